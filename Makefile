@@ -1,0 +1,63 @@
+# Every target does its own set-up in .venv; nothing has to be installed by hand except Python 3.11+ and make.
+#   make demo     the whole method on real input, report in runs/demo
+#   make test     ruff, pyright and the test-suite
+#   make parity   comparison with the torch reference implementations (installs torch in .venv)
+#   make lint     ruff and pyright only;   make format  rewrites the sources
+#   make setup    only the environment that `make test` uses
+
+SHELL := /bin/bash
+# The first Python that is at least 3.11 and can make virtual environments; override with `make PYTHON=/path/to/python`.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+    $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Two workers: compilation by XLA, which most of the time goes to, uses one core each.
+WORKERS ?= 2
+DEMO_ARGS ?=
+PYTEST_ARGS ?=
+
+.PHONY: demo test parity lint format setup clean
+.DEFAULT_GOAL := setup
+
+$(VENV)/.stamp-venv:
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer with venv and ensurepip was found;" \
+	  "install one (for example: apt-get install python3.11-venv) or run make PYTHON=/path/to/python3.11"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# One stamp for each set of extras: a second run costs nothing, a changed pyproject.toml installs again.
+$(VENV)/.stamp-demo: $(VENV)/.stamp-venv pyproject.toml
+	$(PIP) install --quiet --editable .
+	@touch $@
+
+$(VENV)/.stamp-test: $(VENV)/.stamp-venv pyproject.toml
+	$(PIP) install --quiet --editable '.[test]'
+	@touch $@ $(VENV)/.stamp-demo
+
+$(VENV)/.stamp-parity: $(VENV)/.stamp-test
+	$(PIP) install --quiet --editable '.[test,parity]'
+	@touch $@
+
+setup: $(VENV)/.stamp-test
+
+demo: $(VENV)/.stamp-demo
+	$(BIN)/lam-jax demo $(DEMO_ARGS)
+
+lint: $(VENV)/.stamp-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: $(VENV)/.stamp-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: lint
+	$(BIN)/python -m pytest tests --ignore=tests/parity -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+parity: $(VENV)/.stamp-parity
+	$(BIN)/python -m pytest tests/parity $(PYTEST_ARGS)
+
+clean:
+	rm -rf $(VENV) .jax_cache .pytest_cache .ruff_cache build dist *.egg-info
