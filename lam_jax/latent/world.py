@@ -1,0 +1,83 @@
+"""The world model: merges a state with an action's code and reads the next token out.
+
+Legend: B any leading dimensions, D width, F feed-forward.
+"""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import jax
+from flax import struct
+from jaxtyping import Array, Float
+
+from lam_jax.nn.layers import Linear
+from lam_jax.nn.weight import stack
+from lam_jax.qwen.config import TextConfig
+
+Readout = Literal["merged", "delta", "block"]
+
+
+class MergeBlock(struct.PyTreeNode):
+    """`W_o(silu(W_1 [x; c]) * W_2 [x; c])`, without the residual."""
+
+    gate: Linear
+    up: Linear
+    down: Linear
+
+    @classmethod
+    def spec(cls, width: int, hidden: int) -> "MergeBlock":
+        """Specs for D=width, F=hidden."""
+        return cls(
+            gate=Linear.spec(2 * width, hidden, ("embed", "mlp")),
+            up=Linear.spec(2 * width, hidden, ("embed", "mlp")),
+            down=Linear.spec(hidden, width, ("mlp", "embed")),
+        )
+
+    def __call__(self, x: Float[Array, "*B D"], code: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        # [x; c] W = x W_upper + c W_lower: the concatenation is never built.
+        return self.down(jax.nn.silu(_split(self.gate, x, code)) * _split(self.up, x, code))
+
+
+def _split(layer: Linear, x: Array, code: Array) -> Array:
+    upper, lower = layer.kernel[: x.shape[-1]], layer.kernel[x.shape[-1] :]
+    return x @ upper.astype(x.dtype) + code @ lower.astype(x.dtype)
+
+
+class WorldModel(struct.PyTreeNode):
+    """`x <- x + MergeBlock(x, c)`, twice by default (METHOD section 2)."""
+
+    blocks: MergeBlock
+
+    @classmethod
+    def spec(cls, text: TextConfig, layers: int) -> "WorldModel":
+        """Specs of `layers` merge blocks of the backbone's width and feed-forward size."""
+        return cls(blocks=stack(MergeBlock.spec(text.width, text.hidden), layers))
+
+    def __call__(
+        self, x: Float[Array, "*B D"], code: Float[Array, "*B D"]
+    ) -> tuple[Float[Array, "*B D"], Float[Array, "*B D"]]:
+        """The merged state and the last block's own output (its residual left out)."""
+        code = code.astype(x.dtype)
+        outputs = x
+        layers = self.blocks.down.kernel.shape[0]
+        for i in range(layers):  # two layers: unrolled, a scan would save nothing
+            outputs = jax.tree.map(lambda w, i=i: w[i], self.blocks)(x, code)
+            x = x + outputs
+        return x, outputs
+
+
+def readout(
+    kind: Readout, start: Array, merged: Array, block: Array, norm: Callable[[Array], Array]
+) -> Float[Array, "*B D"]:
+    """The input of `lm_head`: `norm(x_2)`, `norm(x_2) - stop_grad(x_0)` or `norm(b)` (METHOD section 2).
+
+    Raises:
+        ValueError: unknown kind.
+    """
+    if kind == "merged":
+        return norm(merged)
+    if kind == "delta":
+        return norm(merged) - jax.lax.stop_gradient(start)
+    if kind == "block":
+        return norm(block)
+    raise ValueError(f"Unknown readout {kind!r}: expected one of {get_args(Readout)}.")

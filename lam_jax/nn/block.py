@@ -1,0 +1,115 @@
+"""The decoder block that serves backbone, inverse dynamics and policy, and the ways to run a stack of them.
+
+Legend: B batch, L length, N prompts, G samples of a prompt, P prompt length, T completion length, D width, K kv heads,
+H heads.
+"""
+
+from collections.abc import Callable
+
+import jax
+from flax import struct
+from jaxtyping import Array, Bool, Float
+
+from lam_jax.nn import attention as attn
+from lam_jax.nn.layers import GatedMLP, Linear, RMSNorm
+from lam_jax.nn.rope import Rotary
+from lam_jax.nn.weight import stack
+
+KeyValue = tuple[Array, Array]
+Attend = Callable[[Array, Array, Array], Array]
+
+
+class DecoderBlock(struct.PyTreeNode):
+    """Pre-norm block of Qwen2.5: `x += attention(norm(x))`, `x += mlp(norm(x))`; biases on query, key and value."""
+
+    attention_norm: RMSNorm
+    query: Linear
+    key: Linear
+    value: Linear
+    output: Linear
+    mlp_norm: RMSNorm
+    mlp: GatedMLP
+    head_dim: int = struct.field(pytree_node=False)
+
+    @classmethod
+    def spec(cls, width: int, hidden: int, heads: int, kv_heads: int, head_dim: int, epsilon: float) -> "DecoderBlock":
+        """Specs of one block; `stacked` makes a stack of them."""
+        return cls(
+            attention_norm=RMSNorm.spec(width, epsilon),
+            query=Linear.spec(width, heads * head_dim, ("embed", "heads"), bias=True),
+            key=Linear.spec(width, kv_heads * head_dim, ("embed", "kv_heads"), bias=True),
+            value=Linear.spec(width, kv_heads * head_dim, ("embed", "kv_heads"), bias=True),
+            output=Linear.spec(heads * head_dim, width, ("heads", "embed")),
+            mlp_norm=RMSNorm.spec(width, epsilon),
+            mlp=GatedMLP.spec(width, hidden),
+            head_dim=head_dim,
+        )
+
+    @classmethod
+    def stacked(cls, layers: int, **sizes) -> "DecoderBlock":
+        """Specs of `layers` blocks on a leading dimension."""
+        return stack(cls.spec(**sizes), layers)
+
+    def __call__(
+        self, x: Float[Array, "*B T D"], rotary: Rotary, attend: Attend
+    ) -> tuple[Float[Array, "*B T D"], KeyValue]:
+        """Returns the block's output and this block's own keys and values [*B, T, K, head_dim] (keys rotated)."""
+        h = self.attention_norm(x)
+        q, k, v = (self._split(layer(h)) for layer in (self.query, self.key, self.value))
+        q, k = rotary(q), rotary(k)
+        y = attend(q, k, v)
+        x = x + self.output(y.reshape(*x.shape[:-1], -1))
+        return x + self.mlp(self.mlp_norm(x)), (k, v)
+
+    def _split(self, x: Array) -> Array:
+        return x.reshape(*x.shape[:-1], -1, self.head_dim)
+
+
+def run(
+    blocks: DecoderBlock,
+    x: Float[Array, "*B L D"],
+    rotary: Rotary,
+    mask: Bool[Array, "*B L"],
+    *,
+    remat: bool = False,
+    keep_cache: bool = False,
+) -> tuple[Float[Array, "*B L D"], KeyValue | None]:
+    """Causal forward through a stack. With `keep_cache`, also the keys and values [layers, *B, L, K, head_dim]."""
+    keep = attn.causal(mask)
+
+    def step(x, block):
+        x, kv = block(x, rotary, lambda q, k, v: attn.attention(q, k, v, keep))
+        return x, (kv if keep_cache else None)
+
+    return jax.lax.scan(jax.checkpoint(step) if remat else step, x, blocks)
+
+
+def run_shared(
+    blocks: DecoderBlock,
+    prompt: Float[Array, "N P D"],
+    sample: Float[Array, "N G T D"],
+    prompt_rotary: Rotary,
+    sample_rotary: Rotary,
+    prompt_mask: Bool[Array, "N P"],
+    sample_mask: Bool[Array, "N G T"],
+    *,
+    remat: bool = False,
+) -> tuple[Float[Array, "N P D"], Float[Array, "N G T D"]]:
+    """Causal forward of G continuations of each prompt; the prompt part is computed once per prompt.
+
+    Equal to running the G concatenated rows, at 1/G of the prompt's cost.
+    """
+    prompt_keep, sample_keep = attn.causal(prompt_mask), attn.causal(sample_mask)
+
+    def step(carry, block):
+        prompt, sample = carry
+        prompt, (key, value) = block(prompt, prompt_rotary, lambda q, k, v: attn.attention(q, k, v, prompt_keep))
+
+        def attend(q, k, v):
+            shared = attn.shared_part(q, key, value, prompt_mask)
+            return attn.finish(attn.merge(shared, attn.part(q, k, v, sample_keep)), q.dtype)
+
+        sample, _ = block(sample, sample_rotary, attend)
+        return (prompt, sample), None
+
+    return jax.lax.scan(jax.checkpoint(step) if remat else step, (prompt, sample), blocks)[0]

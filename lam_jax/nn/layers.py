@@ -1,0 +1,69 @@
+"""Linear maps, RMSNorm and the gated MLP. Dimension legend: D in, O out, F feed-forward."""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float
+
+from lam_jax.nn.weight import Param, Weight
+
+
+def last(vector: Float[Array, " D"], like: jax.Array) -> jax.Array:
+    """A vector shaped to broadcast on the last dimension of `like` (rank promotion is an error in our code)."""
+    return vector.astype(like.dtype).reshape((1,) * (like.ndim - 1) + vector.shape)
+
+
+class Linear(struct.PyTreeNode):
+    """`x @ kernel (+ bias)` in the activations' dtype. Kernel is [D, O]."""
+
+    kernel: Param
+    bias: Param = None
+
+    @classmethod
+    def spec(cls, inputs: int, outputs: int, axes: tuple[str | None, str | None], bias: bool = False) -> "Linear":
+        """Specs of a D=inputs to O=outputs map with logical `axes`."""
+        return cls(
+            kernel=Weight((inputs, outputs), axes),
+            bias=Weight((outputs,), axes[1:], "zeros") if bias else None,
+        )
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... O"]:
+        y = x @ self.kernel.astype(x.dtype)
+        return y if self.bias is None else y + last(self.bias, y)
+
+
+class RMSNorm(struct.PyTreeNode):
+    """`scale * x / rms(x)`, the mean square in float32 whatever the activations' dtype."""
+
+    scale: Param
+    epsilon: float = struct.field(pytree_node=False)
+
+    @classmethod
+    def spec(cls, width: int, epsilon: float = 1e-6) -> "RMSNorm":
+        """Specs of a norm over D=width."""
+        return cls(scale=Weight((width,), (None,), "ones"), epsilon=epsilon)
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.epsilon)
+        return last(self.scale, x) * y.astype(x.dtype)
+
+
+class GatedMLP(struct.PyTreeNode):
+    """SwiGLU: `down(silu(gate(x)) * up(x))`."""
+
+    gate: Linear
+    up: Linear
+    down: Linear
+
+    @classmethod
+    def spec(cls, width: int, hidden: int, bias: bool = False) -> "GatedMLP":
+        """Specs for D=width, F=hidden."""
+        return cls(
+            gate=Linear.spec(width, hidden, ("embed", "mlp"), bias),
+            up=Linear.spec(width, hidden, ("embed", "mlp"), bias),
+            down=Linear.spec(hidden, width, ("mlp", "embed"), bias),
+        )
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))

@@ -1,0 +1,27 @@
+"""Device meshes with the axes `data`, `fsdp`, `tensor`. One device is just a (1, 1, 1) mesh."""
+
+import math
+from collections.abc import Sequence
+
+import jax
+from jax.sharding import AxisType, Mesh
+
+AXES = ("data", "fsdp", "tensor")
+
+
+def make_mesh(shape: tuple[int, int, int] = (1, 1, 1), devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of `shape` = (data, fsdp, tensor) over `devices` (default: the first of `jax.devices()`).
+
+    Raises:
+        ValueError: more devices asked for than there are.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    size = math.prod(shape)
+    if len(shape) != len(AXES) or min(shape) < 1:
+        raise ValueError(f"A mesh shape is three positive sizes (data, fsdp, tensor), got {shape}.")
+    if size > len(devices):
+        raise ValueError(
+            f"Mesh {dict(zip(AXES, shape))} needs {size} devices, but there are {len(devices)}: choose sizes whose "
+            f"product is at most {len(devices)}."
+        )
+    return jax.make_mesh(shape, AXES, devices=devices[:size], axis_types=(AxisType.Auto,) * len(AXES))
