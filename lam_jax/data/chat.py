@@ -1,0 +1,167 @@
+"""Chats to token ids and masks, equal to tokenizing the text of the tokenizer's own Qwen chat template.
+
+    <|im_start|>user\n<|vision_start|><|image_pad|>...<|vision_end|>What is this?<|im_end|>\n<|im_start|>assistant\n...
+
+Special tokens always split the text, so the pieces between them are tokenized one by one; that gives the same ids, lets
+recurring pieces (system lines, headers) come from a cache, and keeps special tokens that are spelled out in somebody's
+message from being read as such. n: tokens of the row.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int32
+from tokenizers import Tokenizer
+
+from lam_jax.data.schemas import Message
+from lam_jax.qwen.config import QwenConfig
+
+START, END = "<|im_start|>", "<|im_end|>"
+VISION_START, IMAGE_PAD, VISION_END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
+IMAGE_TEXT = VISION_START + IMAGE_PAD + VISION_END
+_CACHED_PIECES = 1 << 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """A tokenized row.
+
+    Attributes:
+      tokens: ids; each image placeholder is expanded to the image's number of tokens.
+      valid: METHOD's valid(t), false for vision start, vision end and image placeholders.
+      response: tokens of the assistant's turns, each with its end-of-turn token and without its header.
+    """
+
+    tokens: Int32[np.ndarray, "n"]
+    valid: Bool[np.ndarray, "n"]
+    response: Bool[np.ndarray, "n"]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def take(self, kept: Any) -> "Encoded":
+        """The positions `kept`: a slice, or increasing indices."""
+        return Encoded(self.tokens[kept], self.valid[kept], self.response[kept])
+
+
+class ChatEncoder:
+    """Encodes chats for one tokenizer and model.
+
+    Raises:
+      ValueError: the tokenizer's chat template is not Qwen's, or its special ids are not the model's.
+    """
+
+    def __init__(self, tokenizer: Any, config: QwenConfig):
+        self.config = config
+        self.tokenizer = tokenizer
+        names = (END, VISION_START, VISION_END, IMAGE_PAD)
+        expected = (config.eos_id, config.vision_start_id, config.vision_end_id, config.image_id)
+        for name, wanted in zip(names, expected):
+            found = tokenizer.convert_tokens_to_ids(name)
+            if found != wanted:
+                raise ValueError(
+                    f"Tokenizer: found id {found} for {name}; expected {wanted} as in the model's config. "
+                    "Use the tokenizer that belongs to the model."
+                )
+        self._start = tokenizer.convert_tokens_to_ids(START)
+        self.default_system = _probe_template(tokenizer)
+        self._pieces = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._pieces.no_padding()
+        self._pieces.no_truncation()
+        self._pieces.encode_special_tokens = True
+        self._ids = functools.lru_cache(_CACHED_PIECES)(self._encode_piece)
+
+    def text(self, messages: Sequence[Message], images: int = 0, generation_prompt: bool = False) -> str:
+        """The template's text of a chat with `images` pictures, first in the first user turn, one placeholder each."""
+        parts, waiting = [], images
+        for message in self._with_system(messages):
+            pictures, waiting = (waiting, 0) if message["role"] == "user" else (0, waiting)
+            parts.append(f"{START}{message['role']}\n{IMAGE_TEXT * pictures}{message['content']}{END}\n")
+        return "".join(parts) + (f"{START}assistant\n" if generation_prompt else "")
+
+    def encode(
+        self, messages: Sequence[Message], image_tokens: Sequence[int] = (), generation_prompt: bool = False
+    ) -> Encoded:
+        """Ids and masks of a chat.
+
+        Args:
+          messages: turns, any roles; a template's default system line is added if there is none.
+          image_tokens: placeholder tokens of each picture (h * w / 4 for a grid of h x w patches).
+          generation_prompt: end with the assistant's header, for RL prompts.
+
+        Raises:
+          ValueError: there are images but no user turn.
+        """
+        ids: list[int] = []
+        responses: list[tuple[int, int]] = []
+        waiting = tuple(image_tokens)
+        newline = self._ids("\n")
+        for message in self._with_system(messages):
+            role, content = message["role"], message["content"]
+            ids.append(self._start)
+            if role == "user" and waiting:
+                ids += self._ids("user\n")
+                for count in waiting:
+                    ids += (self.config.vision_start_id, *[self.config.image_id] * count, self.config.vision_end_id)
+                ids += self._ids(content)
+                waiting = ()
+            else:
+                piece = self._ids(f"{role}\n{content}")
+                if role == "assistant":
+                    header = _common_prefix(piece, self._ids("assistant\n"))
+                    responses.append((len(ids) + header, len(ids) + len(piece) + 1))
+                ids += piece
+            ids.append(self.config.eos_id)
+            ids += newline
+        if waiting:
+            raise ValueError(f"encode: found {len(waiting)} images but no user turn; images go in the first user turn.")
+        if generation_prompt:
+            ids += (self._start, *self._ids("assistant\n"))
+        tokens = np.array(ids, np.int32)
+        config = self.config
+        valid = (tokens != config.image_id) & (tokens != config.vision_start_id) & (tokens != config.vision_end_id)
+        response = np.zeros(len(tokens), bool)
+        for start, stop in responses:
+            response[start:stop] = True
+        return Encoded(tokens, valid, response)
+
+    def _with_system(self, messages: Sequence[Message]) -> Sequence[Message]:
+        if self.default_system is None or (messages and messages[0]["role"] == "system"):
+            return messages
+        return ({"role": "system", "content": self.default_system}, *messages)
+
+    def _encode_piece(self, text: str) -> tuple[int, ...]:
+        return tuple(self._pieces.encode(text, add_special_tokens=False).ids)
+
+
+def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """Length of the common prefix: an answer that starts with a line break shares a token with its header."""
+    count = 0
+    for a, b in zip(left, right):
+        if a != b:
+            break
+        count += 1
+    return count
+
+
+def _probe_template(tokenizer: Any) -> str | None:
+    """The system line that the chat template adds by itself, or None; checks that the template is Qwen's."""
+    user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "A"}]}
+    chat = [{"role": "system", "content": "S"}, user, {"role": "assistant", "content": "B"}]
+    rendered = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    tail = f"{START}user\n{IMAGE_TEXT}A{END}\n{START}assistant\nB{END}\n{START}assistant\n"
+    alone = tokenizer.apply_chat_template([{"role": "user", "content": "A"}], tokenize=False)
+    turn, head = f"{START}user\nA{END}\n", f"{START}system\n"
+    added = alone.removesuffix(turn)
+    if rendered == f"{START}system\nS{END}\n{tail}" and alone.endswith(turn):
+        if not added:
+            return None
+        if added.startswith(head) and added.endswith(f"{END}\n"):
+            return added.removeprefix(head).removesuffix(f"{END}\n")
+    raise ValueError(
+        f"Tokenizer: found a chat template that renders {rendered!r}; expected Qwen2.5-VL's, "
+        f"{START}system\\nS{END}\\n{tail!r}. Use the model's own tokenizer files."
+    )

@@ -1,0 +1,83 @@
+"""PCogAlignBench: a user's role set, a picture, a question, and a golden answer that fits that user.
+
+Rows are `{"individual_RoleSet": {location: role}, "query", "golden_response", "image": {"file_path"}, "eval_info":
+{"ImageDesc", "location", "EvalHelp"}}`; the built-in data set's personalised help has the same layout, with bytes for
+the path and optional "facts".
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lam_jax.data.readers import read_rows, resolve_image, row_facts, strip_image_tag
+from lam_jax.data.schemas import DataError, Example, Message, Where, describe, field
+from lam_jax.data.splits import SEED, cut, hold_out, shuffled
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """Examples of the task: SFT rows, RL rows, validation rows, LS1 (known role sets), LS2 (new role sets)."""
+
+    sft: list[Example]
+    rl: list[Example]
+    val: list[Example]
+    ls1: list[Example]
+    ls2: list[Example]
+
+
+def system_message(role_set: Mapping[str, str]) -> Message:
+    """The system line, which tells the user's roles: "role at location; role at location"."""
+    roles = "; ".join(f"{role} at {location}" for location, role in role_set.items())
+    return {"role": "system", "content": f'You are a helpful assistant for a user who is "{roles}".'}
+
+
+def pcogalign_examples(
+    row: Any, where: Where, image_root: Path | None = None, keep_image_tag: bool = False
+) -> list[Example]:
+    """The example of one row. Without own facts, the judge's inputs (`eval_info` and the role set) are its facts.
+
+    Raises:
+      DataError: a key is missing or of a wrong type, the role set is empty, or the image file does not exist.
+    """
+    role_set = field(row, "individual_RoleSet", dict, where)
+    if not role_set or not all(isinstance(role, str) for role in role_set.values()):
+        raise DataError(where, "individual_RoleSet", describe(role_set), "{location: role} texts", "Correct the row.")
+    query, answer = field(row, "query", str, where), field(row, "golden_response", str, where)
+    image = resolve_image(field(row, "image", dict, where).get("file_path"), image_root, where, "image.file_path")
+    info = field(row, "eval_info", dict, where)
+    for key in ("ImageDesc", "location", "EvalHelp"):
+        field(info, key, (str, list, dict), where, "Restore the judge's inputs in eval_info.")
+    messages = (
+        system_message(role_set),
+        Message(role="user", content=query if keep_image_tag else strip_image_tag(query)),
+        Message(role="assistant", content=answer),
+    )
+    facts = row_facts(row, where) or {"task": "help", "role_set": role_set, **info}
+    return [Example(str(row.get("id", where)), messages, (image,), facts, where)]
+
+
+def pcogalign_splits(
+    train: Sequence[Any], ls1: Sequence[Any], ls2: Sequence[Any], image_root: Path | None, seed: int = SEED
+) -> Splits:
+    """The paper's splits: training rows shuffled, 0-50 % SFT, 50-70 % RL, a tenth of the SFT rows for validation."""
+
+    def examples(rows: Sequence[Any], name: str) -> list[Example]:
+        numbered = enumerate(rows)
+        return [example for i, row in numbered for example in pcogalign_examples(row, Where(name, i), image_root)]
+
+    rows = shuffled(train, seed)
+    sft, val = hold_out(examples(cut(rows, 0.0, 0.5), "PCogAlign SFT"), 0.1, seed)
+    rl = examples(cut(rows, 0.5, 0.7), "PCogAlign RL")
+    return Splits(sft, rl, val, examples(ls1, "PCogAlign LS1"), examples(ls2, "PCogAlign LS2"))
+
+
+def read_pcogalign(folder: Path, image_root: Path, seed: int = SEED) -> Splits:
+    """All splits of a folder with the benchmark's three files (NAME.json).
+
+    Raises:
+      DataError: a file or a row is bad.
+    """
+    names = ("HCMAS-golden-train", "HCMAS-golden-test", "HCSHR-golden-test")
+    train, ls1, ls2 = (read_rows(folder / f"{name}.json") for name in names)
+    return pcogalign_splits(train, ls1, ls2, image_root, seed)

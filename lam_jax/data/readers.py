@@ -1,0 +1,140 @@
+"""JSON data files: opening them, counting what is dropped, and the pre-training format.
+
+Pre-training rows (paired, or text-only without `images`) are
+`{"id", "images": [path], "messages": [{"role", "content"}], "instance_type"}`. A literal `<image>` in a message is
+stripped, since the picture goes first in the first user turn; the released code kept it as text (`keep_image_tag`).
+Every `*_examples(row, ...)` function of this package turns one row into examples; files only feed it rows.
+"""
+
+import collections
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lam_jax.data.schemas import DataError, Example, ImageSource, Where, describe, field
+
+IMAGE_TAG = "<image>"
+
+
+@dataclasses.dataclass
+class Drops:
+    """Rows left out while reading, by reason."""
+
+    counts: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+
+    def add(self, reason: str) -> None:
+        """Count one row."""
+        self.counts[reason] += 1
+
+    @property
+    def total(self) -> int:
+        """Number of rows left out."""
+        return sum(self.counts.values())
+
+    def __str__(self) -> str:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.counts.items()))
+        return f"{self.total} rows dropped" + (f" ({reasons})" if reasons else "")
+
+
+def read_json(path: Path) -> Any:
+    """Content of a JSON file.
+
+    Raises:
+      DataError: the file is missing, is not UTF-8, or is not JSON; names line and column.
+    """
+    where = Where(str(path))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(where, None, str(error.strerror), "a readable JSON file", "Check the path.") from error
+    except UnicodeDecodeError as error:
+        found = f"a byte that is not UTF-8 at offset {error.start}"
+        raise DataError(where, None, found, "UTF-8 text", "Re-encode or re-download the file.") from error
+    except json.JSONDecodeError as error:
+        found = f"{error.msg} at line {error.lineno}, column {error.colno}"
+        raise DataError(where, None, found, "valid JSON", "The file is cut or edited; re-download it.") from error
+
+
+def read_rows(path: Path) -> list[Any]:
+    """Rows of a JSON file whose top level is a list.
+
+    Raises:
+      DataError: the file cannot be read, or holds something else than a list.
+    """
+    rows = read_json(path)
+    if not isinstance(rows, list):
+        raise DataError(Where(str(path)), None, f"a top-level {type(rows).__name__}", "a list of rows", "Wrap it.")
+    return rows
+
+
+def resolve_image(value: Any, image_root: Path | None, where: Where, key: str) -> ImageSource:
+    """An image value of a row as bytes, or as the path of an existing file under `image_root`.
+
+    Raises:
+      DataError: the value is neither path nor bytes, or no such file exists.
+    """
+    if isinstance(value, bytes):
+        return value
+    if not isinstance(value, str):
+        raise DataError(where, key, describe(value), "an image path", "Correct the row.")
+    path = (image_root or Path()) / value
+    if not path.is_file():
+        raise DataError(where, key, f"no file {path}", "an image file", "Fetch it, correct image_root, or drop the row.")
+    return path
+
+
+def strip_image_tag(text: str) -> str:
+    """`text` without literal `<image>` tags and the blank space that they leave at its ends."""
+    return text.replace(IMAGE_TAG, "").strip() if IMAGE_TAG in text else text
+
+
+def text_messages(values: Any, where: Where, key: str, keep_image_tag: bool) -> tuple[dict[str, str], ...]:
+    """Checked `{"role", "content"}` messages, image tags stripped unless they are kept."""
+    messages = []
+    for index, value in enumerate(values):
+        place = Where(f"{where}, {key}[{index}]")
+        content = field(value, "content", str, place)
+        if not keep_image_tag:
+            content = strip_image_tag(content)
+        messages.append({"role": field(value, "role", str, place), "content": content})
+    return tuple(messages)
+
+
+def pretraining_examples(
+    row: Any, where: Where, image_root: Path | None = None, keep_image_tag: bool = False
+) -> list[Example]:
+    """The example of one pre-training row; `images` is absent in text-only rows.
+
+    Raises:
+      DataError: a key is missing or of a wrong type, or an image file does not exist.
+    """
+    identifier = str(field(row, "id", (str, int), where))
+    messages = text_messages(field(row, "messages", list, where), where, "messages", keep_image_tag)
+    values = field(row, "images", list, where) if row.get("images") is not None else []
+    images = tuple(resolve_image(value, image_root, where, f"images[{i}]") for i, value in enumerate(values))
+    return [Example(identifier, messages, images, row_facts(row, where), where)]
+
+
+def row_facts(row: Mapping[str, Any], where: Where) -> dict[str, Any] | None:
+    """The optional rubric facts of a row."""
+    return field(row, "facts", dict, where) if row.get("facts") is not None else None
+
+
+def read_examples(rows: Iterable[Any], name: str, parse: Callable[[Any, Where], list[Example]]) -> list[Example]:
+    """Examples of all rows, in order; `parse(row, where)` is one of the `*_examples` functions."""
+    return [example for index, row in enumerate(rows) for example in parse(row, Where(name, index))]
+
+
+def read_pretraining(path: Path, image_root: Path | None = None, keep_image_tag: bool = False) -> list[Example]:
+    """Examples of a paired or a text-only pre-training file.
+
+    Raises:
+      DataError: the file or one of its rows is bad.
+    """
+
+    def parse(row: Any, where: Where) -> list[Example]:
+        return pretraining_examples(row, where, image_root, keep_image_tag)
+
+    return read_examples(read_rows(path), str(path), parse)

@@ -1,0 +1,128 @@
+"""The one row type that every reader produces and every consumer reads, and the error that names a bad row.
+
+`Example` is a chat of text messages that ends in the reference answer, with its pictures and, for the built-in data set,
+the facts that the rubric scores against. Pictures are encoded bytes, or paths that are opened only when a batch is
+built: the real pre-training sets hold hundreds of thousands.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypedDict
+
+ROLES = ("system", "user", "assistant")
+ImageSource = bytes | Path
+
+
+class Message(TypedDict):
+    """One turn of a chat; `role` is one of `ROLES`."""
+
+    role: str
+    content: str
+
+
+class DataError(ValueError):
+    """A data file, row or key that cannot be used: where it is, what was found, what was expected, what to do."""
+
+    def __init__(self, where: "Where", key: str | None, found: str, expected: str, fix: str):
+        place = f"{where}, key {key!r}" if key is not None else str(where)
+        super().__init__(f"{place}: found {found}; expected {expected}. {fix}")
+        self.where, self.key, self.found, self.expected, self.fix = where, key, found, expected, fix
+
+    def __reduce__(self):
+        return DataError, (self.where, self.key, self.found, self.expected, self.fix)
+
+
+@dataclasses.dataclass(frozen=True)
+class Where:
+    """Place of a row: the file (or data set) it came from and its index in there."""
+
+    file: str
+    row: int | None = None
+
+    def __str__(self) -> str:
+        return self.file if self.row is None else f"{self.file}, row {self.row}"
+
+
+def describe(value: Any) -> str:
+    """Short text for an error message: the type, and the value when it is small."""
+    text = repr(value)
+    return f"{type(value).__name__} {text}" if len(text) <= 60 else f"{type(value).__name__} {text[:57]}..."
+
+
+def field(row: Any, key: str, kind: type | tuple[type, ...], where: Where, fix: str = "Add or correct the key.") -> Any:
+    """`row[key]` of type `kind`.
+
+    Raises:
+      DataError: `row` is no mapping, the key is missing, or its value has another type.
+    """
+    names = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
+    if not isinstance(row, Mapping):
+        raise DataError(where, None, describe(row), f"an object with the key {key!r}", "Correct the row.")
+    if key not in row:
+        raise DataError(where, key, f"no such key (keys: {', '.join(map(str, sorted(row))) or 'none'})", names, fix)
+    value = row[key]
+    if not isinstance(value, kind):
+        raise DataError(where, key, describe(value), names, fix)
+    return value
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One row: a chat whose last message is the assistant's reference answer.
+
+    Attributes:
+      id: name of the row, unique within its data set.
+      messages: turns; an optional system message first, an assistant message last.
+      images: pictures of the row, PNG or JPEG bytes or paths; they go first in the first user turn, in this order.
+      facts: what the rubric needs to know about the row, or None.
+
+    Raises:
+      DataError: on a bad role, an empty or missing reference, a misplaced system message, an image without user turn.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    images: tuple[ImageSource, ...] = ()
+    facts: dict[str, Any] | None = None
+    where: Where = dataclasses.field(default=Where("example"), compare=False, repr=False)
+
+    def __post_init__(self):
+        for index, message in enumerate(self.messages):
+            key = f"messages[{index}]"
+            role = field(message, "role", str, self.where)
+            field(message, "content", str, self.where)
+            if role not in ROLES:
+                raise DataError(self.where, f"{key}.role", describe(role), f"one of {ROLES}", "Rename the role.")
+            if role == "system" and index > 0:
+                raise DataError(self.where, key, "a system message", "one as first message only", "Move or drop it.")
+        if not self.messages or self.messages[-1]["role"] != "assistant" or not self.messages[-1]["content"].strip():
+            found = describe(self.messages[-1]) if self.messages else "no messages"
+            raise DataError(self.where, "messages", found, "a non-empty assistant message last", "Drop the row.")
+        if self.images and all(message["role"] != "user" for message in self.messages):
+            raise DataError(self.where, "images", "images but no user turn", "a user turn to put them in", "Add one.")
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """Everything before the reference answer."""
+        return self.messages[:-1]
+
+    @property
+    def reference(self) -> str:
+        """The reference answer."""
+        return self.messages[-1]["content"]
+
+
+def image_bytes(source: ImageSource, where: Where) -> bytes:
+    """Encoded bytes of a picture.
+
+    Raises:
+      DataError: the file is missing or cannot be read.
+    """
+    if isinstance(source, bytes):
+        return source
+    try:
+        return source.read_bytes()
+    except OSError as error:
+        fix = "Restore the file, or drop the row."
+        raise DataError(where, "images", f"{source} ({error.strerror})", "a readable image file", fix) from error
