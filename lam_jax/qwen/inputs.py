@@ -3,9 +3,13 @@
 Legend: B rows, L length, P patches of a row, W attention windows of a row, S patches of a window. -1 = padding.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array
+
+# NumPy from the collator, jax on the device; shape structs and shardings stand in the same places.
+Array = Any
 
 
 class Images(struct.PyTreeNode):
