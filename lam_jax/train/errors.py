@@ -1,0 +1,64 @@
+"""Errors that end a run, each with the exit code that the `lam-jax` command returns for it.
+
+| code | meaning |
+|---|---|
+| 0 | finished |
+| 1 | an error that is not listed here (a stack trace follows) |
+| 2 | bad flag or bad configuration |
+| 3 | the output folder belongs to another configuration (`OtherConfigurationError`) |
+| 4 | the output folder is in use by another process (`RunFolderBusyError`) |
+| 5 | no space left for a checkpoint or a log (`NoSpaceError`) |
+| 6 | no usable checkpoint: all are damaged (`DamagedCheckpointError`) |
+| 7 | the checkpoint does not fit the model (`CheckpointMismatchError`) |
+| 8 | a loss or another metric became infinite or NaN (`NonFiniteError`) |
+| 9 | the codebook collapsed (`CodebookCollapseError`) |
+| 130 | interrupted from the keyboard |
+"""
+
+
+class LamJaxError(Exception):
+    """Base of the errors that the command line reports as one message, without a stack trace."""
+
+    exit_code = 1
+
+
+class OtherConfigurationError(LamJaxError):
+    """The output folder was made by a run with another configuration."""
+
+    exit_code = 3
+
+
+class RunFolderBusyError(LamJaxError):
+    """Another process is writing to the output folder."""
+
+    exit_code = 4
+
+
+class NoSpaceError(LamJaxError):
+    """The disk (or the quota) is full; nothing half-written was left behind."""
+
+    exit_code = 5
+
+
+class DamagedCheckpointError(LamJaxError):
+    """A checkpoint is incomplete, unreadable, or its content differs from what was saved."""
+
+    exit_code = 6
+
+
+class CheckpointMismatchError(LamJaxError):
+    """A sound checkpoint holds other arrays than the ones asked for."""
+
+    exit_code = 7
+
+
+class NonFiniteError(LamJaxError):
+    """A metric became infinite or NaN."""
+
+    exit_code = 8
+
+
+class CodebookCollapseError(LamJaxError):
+    """Too few codes of the codebook stayed in use."""
+
+    exit_code = 9

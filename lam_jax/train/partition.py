@@ -1,0 +1,127 @@
+"""Freezing: a tree of weights split into a trainable and a frozen tree with None holes.
+
+Gradients and optimiser state exist for the trainable tree only. Layers are stacked on a leading axis, so that "the last
+8 of 36 blocks" is a slice of each array: `Last(8)` puts those rows in the trainable tree and the others in the frozen
+one, and `merge` joins them again.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Last:
+    """Selects the last `rows` entries of a stacked array's leading axis."""
+
+    rows: int
+
+    def __post_init__(self):
+        if self.rows < 1:
+            raise ValueError(f"Last(rows={self.rows}): expected at least one row.")
+
+
+Choice = bool | Last
+# By path prefix (the longest that matches decides, anything else is frozen), or a function of path and leaf.
+Where = Mapping[str, Choice] | Callable[[str, Any], Choice]
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """The dotted name of a leaf, e.g. "backbone.text.blocks.attention.q.kernel"."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def path_names(tree: Any) -> list[str]:
+    """Names of all leaves, in the order of `jax.tree.leaves`."""
+    return [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def _longest_prefix(prefixes: Mapping[str, Choice], name: str) -> str | None:
+    matches = [prefix for prefix in prefixes if name == prefix or name.startswith(prefix + ".")]
+    return max(matches, key=len, default=None)
+
+
+def _chooser(tree: Any, where: Where) -> Callable[[str, Any], Choice]:
+    if not isinstance(where, Mapping):
+        return where
+    names = path_names(tree)
+    for prefix in where:
+        if not any(name == prefix or name.startswith(prefix + ".") for name in names):
+            raise ValueError(
+                f"Trainable part {prefix!r} names no weight. Weights are named like {names[:3]}; "
+                "a part is such a name or the beginning of one up to a dot."
+            )
+
+    def choose(name: str, leaf: Any) -> Choice:
+        prefix = _longest_prefix(where, name)
+        return False if prefix is None else where[prefix]
+
+    return choose
+
+
+def _rows(name: str, leaf: Any, choice: Last) -> tuple[Any, Any]:
+    """(trainable, frozen) rows of a stacked leaf."""
+    count = leaf.shape[0] if leaf.ndim else 0
+    if choice.rows > count:
+        raise ValueError(f"{name}: found {count} stacked rows in shape {leaf.shape}, asked to train {choice.rows}.")
+    if choice.rows == count:
+        return leaf, None
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        rest = leaf.shape[1:]
+        return leaf.update(shape=(choice.rows, *rest)), leaf.update(shape=(count - choice.rows, *rest))
+    return leaf[-choice.rows :], leaf[: -choice.rows]
+
+
+def partition(params: T, where: Where) -> tuple[T, T]:
+    """Splits `params` into (trainable, frozen), two trees of the same type with None in the other's places.
+
+    Args:
+        params: arrays, or `jax.ShapeDtypeStruct`s.
+        where: what trains; see `Where`. A leaf for which it gives `Last(n)` is split along its leading axis.
+
+    Raises:
+        ValueError: a prefix that names no weight, `Last` with more rows than there are, or nothing left to train.
+    """
+    choose = _chooser(params, where)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
+    trainable, frozen = [], []
+    for path, leaf in leaves:
+        name = path_name(path)
+        choice = choose(name, leaf)
+        if isinstance(choice, Last):
+            own, other = _rows(name, leaf, choice)
+        else:
+            own, other = (leaf, None) if choice else (None, leaf)
+        trainable.append(own)
+        frozen.append(other)
+    if all(leaf is None for leaf in trainable):
+        raise ValueError(f"Nothing to train: none of {len(leaves)} weights was selected.")
+    return structure.unflatten(trainable), structure.unflatten(frozen)
+
+
+def merge(trainable: T, frozen: T) -> T:
+    """The inverse of `partition`; under `jit` and `grad` a pure function of both trees.
+
+    Raises:
+        ValueError: a place that is empty in both trees.
+    """
+
+    def join(path, own, other):
+        if own is None and other is None:
+            raise ValueError(f"{path_name(path)} is in neither tree: were both made by one call of partition?")
+        if own is None or other is None:
+            return other if own is None else own
+        # Trained rows are the last ones; the frozen half may rest in the compute dtype.
+        return jnp.concatenate([other.astype(own.dtype), own])
+
+    return jax.tree_util.tree_map_with_path(join, trainable, frozen, is_leaf=lambda leaf: leaf is None)
+
+
+def count_parameters(tree: Any) -> int:
+    """Number of scalars in the arrays (or shape structs) of a tree."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,56 @@
+"""What changes from one training step to the next, as one pytree."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.struct import PyTreeNode
+from jaxtyping import Array, Float, Int, Key
+
+from lam_jax.train.optimiser import Optimiser, global_norm
+
+
+class TrainState(PyTreeNode):
+    """State of one training phase.
+
+    Attributes:
+        trainable: the weights that train (None holes for the others), fp32.
+        optimiser_state: of those weights only.
+        step: number of optimiser steps done.
+        key: base random key of the phase; `step_key` derives the one of the present step.
+    """
+
+    trainable: Any
+    optimiser_state: Any
+    step: Int[Array, ""] | Any
+    key: Key[Array, ""] | Any
+
+    @classmethod
+    def create(cls, trainable: Any, optimiser: Optimiser, key: Key[Array, ""]) -> "TrainState":
+        """Step 0. The weights are copied, since steps usually donate the state."""
+        trainable = jax.tree.map(jnp.copy, trainable)
+        return cls(
+            trainable=trainable,
+            optimiser_state=optimiser.init(trainable),
+            step=jnp.zeros((), jnp.int32),
+            key=key,
+        )
+
+    def step_key(self) -> Key[Array, ""]:
+        """A key for this step; it depends on the base key and the step number only, so a resumed run draws the same."""
+        return jax.random.fold_in(self.key, self.step)
+
+    def apply_gradients(self, gradients: Any, optimiser: Optimiser) -> tuple["TrainState", dict[str, Float[Array, ""]]]:
+        """One optimiser step.
+
+        Returns:
+            The next state, and grad_norm (before clipping), lr, update_norm.
+        """
+        trainable, optimiser_state, updates = optimiser.update(gradients, self.optimiser_state, self.trainable)
+        metrics = {
+            "grad_norm": global_norm(gradients),
+            "lr": optimiser.learning_rate(self.step),
+            "update_norm": global_norm(updates),
+        }
+        state = self.replace(trainable=trainable, optimiser_state=optimiser_state, step=self.step + 1)
+        return state, metrics
