@@ -1,0 +1,1 @@
+"""Rewards: the rubric of the built-in data set, embedding similarity, and a judge behind an HTTP endpoint."""

@@ -1,0 +1,56 @@
+"""What a reward says about one answer: a score of the answer and of the reference on each dimension."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """Scores of an answer and its reference, or the reason why there are none.
+
+    Attributes:
+        scores: dimension -> (score of the answer, score of the reference); empty if the call failed.
+        error: why the call failed; None if it succeeded.
+    """
+
+    scores: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    error: str | None = None
+
+    def __post_init__(self):
+        if bool(self.scores) == (self.error is not None):
+            raise ValueError(
+                f"a verdict holds scores or an error, not both and not neither: found {len(self.scores)} dimensions "
+                f"and error {self.error!r}"
+            )
+        for name, (_, reference) in self.scores.items():
+            if reference <= 0:
+                raise ValueError(f"dimension {name!r}: the reference scores {reference}, expected more than 0")
+
+    @property
+    def ok(self) -> bool:
+        """The call succeeded."""
+        return self.error is None
+
+    @property
+    def reward(self) -> float:
+        """Training reward: sum of the answer's scores / sum of the reference's (METHOD section 4)."""
+        self._require_scores()
+        answers, references = zip(*self.scores.values(), strict=True)
+        return sum(answers) / sum(references)
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """Answer / reference of each dimension."""
+        self._require_scores()
+        return {name: answer / reference for name, (answer, reference) in self.scores.items()}
+
+    @property
+    def mean_ratio(self) -> float:
+        """Evaluation score: mean over dimensions of answer / reference (METHOD section 5)."""
+        return sum(self.ratios.values()) / len(self.scores)
+
+    def _require_scores(self) -> None:
+        if not self.ok:
+            raise ValueError(f"a failed call has no scores ({self.error}); check `ok` first")

@@ -1,0 +1,186 @@
+"""Sampling of actions (codes or tokens) and the log-probabilities that RL needs (METHOD section 4).
+
+The truncated set (top-k, then temperature, then top-p) is computed once, from the behaviour policy, and kept with the
+sample: pi, pi_old and pi_ref are all renormalised over that same `Support`, so that their ratios compare
+distributions over the same actions.
+
+K actions, S = slots of the support (the configured top-k, at most K).
+"""
+
+import dataclasses
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float32, Int, Int32, Key
+
+NEVER = -1e30  # log-probability of an action outside the support; finite, so that no NaN gradient can arise
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+    """How an action is drawn.
+
+    Attributes:
+        temperature: divides the logits; 0 takes the most likely action.
+        top_k: number of most likely actions to choose from; None = all.
+        top_p: smallest set of actions, likeliest first, whose probability reaches this; 1 = all.
+        repetition_penalty: of tokens that already occur, as in CTRL; see `penalise_repeats`.
+        renormalise: log-probabilities are taken over the truncated set. False is the released code's choice: the
+            full softmax for pi, pi_old and pi_ref, although the sample came from the truncated one.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    renormalise: bool = True
+
+    def __post_init__(self):
+        if self.temperature < 0:
+            raise ValueError(f"temperature is {self.temperature}, expected 0 (greedy) or more")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k is {self.top_k}, expected at least 1, or None for all actions")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}, expected more than 0 and at most 1")
+        if self.repetition_penalty <= 0:
+            raise ValueError(f"repetition_penalty is {self.repetition_penalty}, expected more than 0 (1 = none)")
+
+    @property
+    def greedy(self) -> bool:
+        """The most likely action is taken, without noise."""
+        return self.temperature == 0
+
+    @property
+    def truncates(self) -> bool:
+        """Some actions can be cut off, so a support has to be kept."""
+        return self.top_k is not None or self.top_p < 1
+
+    @property
+    def scale(self) -> float:
+        """Temperature of the scored distribution: a greedy choice is scored at temperature 1."""
+        return 1.0 if self.greedy else self.temperature
+
+    def official(self) -> "SamplingConfig":
+        """The released code's log-probabilities: over all actions."""
+        return dataclasses.replace(self, renormalise=False)
+
+
+class Support(flax.struct.PyTreeNode):
+    """The actions that the behaviour policy could have chosen at each step."""
+
+    indices: Int32[Array, "*B S"]  # action numbers, likeliest first
+    kept: Bool[Array, "*B S"]  # False = cut by top-p
+
+
+class Sample(flax.struct.PyTreeNode):
+    """A drawn action and how likely it was under the behaviour policy."""
+
+    action: Int32[Array, "*B"]
+    logp: Float32[Array, "*B"]  # over the support, or over all actions where the config does not renormalise
+    gap: Float32[Array, "*B"]  # log-probability over the support minus that over all actions, 0 or more: logged
+    support: Support | None  # None where nothing is truncated or log-probabilities are over all actions
+
+
+def sample_keys(key: Key[Array, ""], sample_ids: Int[Array, "*B"], step: Int[Array, ""] | int) -> Key[Array, "*B"]:
+    """A key of each sample and step: draws do not depend on how samples are laid out over batches and devices.
+
+    Args:
+        key: one key for the whole rollout.
+        sample_ids: global numbers of the samples.
+        step: decode step.
+    """
+    flat = jax.vmap(lambda sample: jax.random.fold_in(jax.random.fold_in(key, sample), step))(sample_ids.reshape(-1))
+    return flat.reshape(sample_ids.shape)
+
+
+def penalise_repeats(
+    logits: Float32[Array, "*B V"], seen: Bool[Array, "*B V"], penalty: float
+) -> Float32[Array, "*B V"]:
+    """Make tokens that already occurred less likely (CTRL, arXiv 1909.05858): positive logits / penalty, others *."""
+    return jnp.where(seen, jnp.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
+def truncate(logits: Float32[Array, "*B K"], config: SamplingConfig) -> Support:
+    """The set of actions that `config` leaves to choose from."""
+    count = logits.shape[-1]
+    top, indices = jax.lax.top_k(logits, min(config.top_k or count, count))
+    probabilities = jax.nn.softmax(top / config.scale, axis=-1)
+    # an action stays while the likelier ones do not reach top_p yet, so the likeliest always stays
+    before = jnp.cumsum(probabilities, axis=-1) - probabilities
+    kept = before < config.top_p if config.top_p < 1 else jnp.ones(top.shape, bool)
+    return Support(indices=indices.astype(jnp.int32), kept=kept)
+
+
+def support_logps(logits: Float32[Array, "*B K"], support: Support, temperature: float = 1.0) -> Float32[Array, "*B S"]:
+    """Log-probabilities of the support's actions, normalised over the kept ones; `NEVER` for those that were cut."""
+    chosen = jnp.take_along_axis(logits, support.indices, axis=-1) / temperature
+    logps = jax.nn.log_softmax(jnp.where(support.kept, chosen, NEVER), axis=-1)
+    return jnp.where(support.kept, logps, NEVER)
+
+
+def action_logps(
+    logits: Float32[Array, "*B K"],
+    action: Int32[Array, "*B"],
+    support: Support | None = None,
+    temperature: float = 1.0,
+) -> Float32[Array, "*B"]:
+    """Log-probability of recorded actions under any policy (pi, pi_old or pi_ref).
+
+    Args:
+        logits: the policy's.
+        action: recorded actions.
+        support: the behaviour policy's stored set; None = all actions.
+        temperature: that of the rollout.
+
+    Returns:
+        `NEVER` for an action outside its support (positions after the end of a completion may hold such).
+    """
+    if support is None:
+        chosen = jnp.take_along_axis(logits, action[..., None], axis=-1)[..., 0] / temperature
+        return chosen - jax.nn.logsumexp(logits / temperature, axis=-1)
+    match = (support.indices == action[..., None]) & support.kept
+    return jnp.max(jnp.where(match, support_logps(logits, support, temperature), NEVER), axis=-1)
+
+
+def entropy(
+    logits: Float32[Array, "*B K"], support: Support | None = None, temperature: float = 1.0
+) -> Float32[Array, "*B"]:
+    """Entropy in nats of the softmax over the support, or over all actions."""
+    if support is None:
+        logps = jax.nn.log_softmax(logits / temperature, axis=-1)
+    else:
+        logps = support_logps(logits, support, temperature)
+    return -jnp.sum(jnp.exp(logps) * logps, axis=-1)
+
+
+def sample(keys: Key[Array, "*B"], logits: Float32[Array, "*B K"], config: SamplingConfig) -> Sample:
+    """Draw an action of each row by the Gumbel-max trick.
+
+    Args:
+        keys: one per row, from `sample_keys`.
+        logits: the behaviour policy's, repetition penalty already applied.
+        config: truncation, temperature and which log-probability is recorded.
+    """
+    support = truncate(logits, config) if config.truncates else None
+    if support is None:
+        scores = logits / config.scale
+    else:
+        scores = support_logps(logits, support, config.scale)
+    if not config.greedy:
+        width = scores.shape[-1]
+        noise = jax.vmap(lambda k: jax.random.gumbel(k, (width,), jnp.float32))(keys.reshape(-1))
+        scores = scores + noise.reshape(scores.shape)
+    choice = jnp.argmax(scores, axis=-1).astype(jnp.int32)
+    if support is None:
+        logp = action_logps(logits, choice, None, config.scale)
+        return Sample(action=choice, logp=logp, gap=jnp.zeros_like(logp), support=None)
+    action = jnp.take_along_axis(support.indices, choice[..., None], axis=-1)[..., 0]
+    over_all = action_logps(logits, action, None, config.scale)
+    over_support = action_logps(logits, action, support, config.scale)
+    return Sample(
+        action=action,
+        logp=over_support if config.renormalise else over_all,
+        gap=over_support - over_all,
+        support=support if config.renormalise else None,
+    )

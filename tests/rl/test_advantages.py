@@ -1,0 +1,62 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from lam_jax.rl import ALGORITHMS, compute_advantages, fill_failed
+from lam_jax.rl.advantages import normalise_rewards
+
+REWARDS = np.array([[1.0, 2.0, 3.0, 6.0], [5.0, 5.0, 5.0, 5.0]], np.float32)
+ALL = np.ones(REWARDS.shape, bool)
+
+
+def test_group_std_by_hand():
+    """Row 0: mean 3, deviations -2 -1 0 3, sample variance 14/3; row 1 has no variance at all."""
+    std = np.sqrt(14 / 3) + 1e-4
+    got = normalise_rewards(REWARDS, ALL, "group_std")
+    np.testing.assert_allclose(got, [[-2 / std, -1 / std, 0, 3 / std], [0, 0, 0, 0]], rtol=1e-6)
+
+
+def test_group_mean_by_hand():
+    np.testing.assert_allclose(normalise_rewards(REWARDS, ALL, "group_mean"), [[-2, -1, 0, 3], [0, 0, 0, 0]])
+
+
+def test_batch_std_by_hand():
+    """All eight rewards: mean 4, squared deviations 9 + 4 + 1 + 4 + 4 * 1 = 22, over 7."""
+    std = np.sqrt(22 / 7) + 1e-4
+    got = normalise_rewards(REWARDS, ALL, "batch_std")
+    np.testing.assert_allclose(got, [[-2 / std, -1 / std, 0, 3 / std], [0, 0, 0, 0]], rtol=1e-6)
+
+
+def test_failed_calls_leave_the_statistics():
+    """Group 0 keeps 1, 2, 3 (mean 2, std 1); group 1 keeps a single sample and is dropped."""
+    ok = np.array([[True, True, True, False], [False, True, False, False]])
+    rewards = np.where(ok, REWARDS, np.nan).astype(np.float32)
+    got, active = compute_advantages(ALGORITHMS["grpo"], rewards, ok)
+    one = 1 / (1 + 1e-4)
+    np.testing.assert_allclose(got, [[-one, 0, one, 0], [0, 0, 0, 0]], rtol=1e-6)
+    np.testing.assert_array_equal(active, [[True, True, True, False], [False] * 4])
+
+
+def test_batch_std_ignores_dropped_groups():
+    ok = np.array([[True, True, True, False], [False, True, False, False]])
+    algorithm = dataclasses.replace(ALGORITHMS["grpo"], advantage="batch_std")
+    got, _ = compute_advantages(algorithm, REWARDS, ok)
+    np.testing.assert_allclose(got[0], [-1 / 1.0001, 0, 1 / 1.0001, 0], rtol=1e-6)
+
+
+def test_official_fill_divides_by_the_group_size():
+    """(1 + 2 + 3) / 4 = 1.5 for the failed sample: biased low, and the sample stays in the update."""
+    ok = np.array([[True, True, True, False], [True] * 4])
+    np.testing.assert_allclose(fill_failed(REWARDS, ok)[0], [1, 2, 3, 1.5])
+    got, active = compute_advantages(ALGORITHMS["grpo"].official(), REWARDS, ok)
+    values = np.array([1, 2, 3, 1.5])
+    expected = (values - values.mean()) / (values.std(ddof=1) + 1e-4)
+    np.testing.assert_allclose(got[0], expected, rtol=1e-5)
+    assert active.all()
+
+
+@pytest.mark.parametrize("kind", ["group_std", "group_mean", "batch_std"])
+def test_no_reward_at_all_gives_zero(kind):
+    got = normalise_rewards(np.full((2, 3), np.nan, np.float32), np.zeros((2, 3), bool), kind)
+    np.testing.assert_array_equal(got, np.zeros((2, 3)))
