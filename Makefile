@@ -54,10 +54,10 @@ format: $(VENV)/.stamp-test
 	$(BIN)/ruff format .
 
 test: lint
-	$(BIN)/python -m pytest tests --ignore=tests/parity -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 parity: $(VENV)/.stamp-parity
-	$(BIN)/python -m pytest tests/parity $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/parity -m '' $(PYTEST_ARGS)
 
 clean:
 	rm -rf $(VENV) .jax_cache .pytest_cache .ruff_cache build dist *.egg-info
