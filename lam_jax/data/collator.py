@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lam_jax.data.chat import ChatEncoder, Encoded
-from lam_jax.data.schemas import DataError, Example, image_bytes
+from lam_jax.data.schemas import DataError, Example, ImageSource, image_bytes
 from lam_jax.qwen.inputs import Batch, Images
 from lam_jax.qwen.positions import image_layout, mrope_positions
 from lam_jax.qwen.processor import Grid, ImageSettings, image_tokens, process_image
@@ -35,7 +35,7 @@ class CollatorConfig:
     lengths: tuple[int, ...]
     kind: str = "train"
     padding: str = "right"
-    image: ImageSettings = ImageSettings()
+    image: ImageSettings = dataclasses.field(default_factory=ImageSettings)
     max_images: int = 1
     patches: int | None = None
     windows: int | None = None
@@ -48,11 +48,13 @@ class CollatorConfig:
         if self.padding not in ("left", "right"):
             raise ValueError(f"CollatorConfig.padding must be 'left' or 'right', got {self.padding!r}.")
         if self.kind == "prompt" and self.padding != "left":
-            raise ValueError("CollatorConfig.padding must be 'left' for kind 'prompt': generation goes on at the right.")
-        if self.max_images < 1:
-            raise ValueError(f"CollatorConfig.max_images must be at least 1, got {self.max_images}.")
+            raise ValueError("CollatorConfig.padding must be 'left' for kind 'prompt': answers follow on the right.")
+        for name in ("max_images", "patches", "windows"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"CollatorConfig.{name} must be at least 1, got {value}.")
         if self.image.size is None and (self.patches is None or self.windows is None):
-            raise ValueError("CollatorConfig needs patches and windows unless image.size stretches pictures to one size.")
+            raise ValueError("CollatorConfig needs patches and windows unless image.size makes all pictures one size.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +87,9 @@ def cut_right(row: Encoded, length: int, example: Example) -> Encoded:
         return row
     if not row.valid[length:].all():
         found = f"{int((~row.valid).sum())} vision tokens that do not end within {length} tokens"
-        raise DataError(example.where, "images", found, "all of them within the row", "Use longer rows or fewer images.")
+        raise DataError(
+            example.where, "images", found, "all of them within the row", "Use longer rows or fewer images."
+        )
     return row.take(slice(length))
 
 
@@ -113,13 +117,16 @@ class Collator:
         self.config = config
         model = encoder.config
         image, vision = config.image, model.vision
-        if (image.patch_size, image.merge_size, image.temporal_patch_size) != (vision.patch, vision.merge, vision.temporal):
+        if (image.patch_size, image.merge_size, image.temporal_patch_size) != (
+            vision.patch,
+            vision.merge,
+            vision.temporal,
+        ):
             raise ValueError(f"Collator: image settings {image} do not fit the vision tower {vision}.")
-        self.patches, self.windows = config.patches, config.windows
+        self.patches, self.windows = config.patches or 0, config.windows or 0
         if image.size is not None:
             hw, _, slots = image_layout([[image.grid(*image.size)] * config.max_images], vision)
-            self.patches = hw.shape[1] if self.patches is None else self.patches
-            self.windows = slots.shape[1] if self.windows is None else self.windows
+            self.patches, self.windows = self.patches or hw.shape[1], self.windows or slots.shape[1]
 
     def __call__(self, examples: Sequence[Example], rows: int | None = None) -> Collated:
         """The batch of `examples`, filled up to `rows` rows that are padding throughout.
@@ -147,7 +154,7 @@ class Collator:
         )
         return Collated(batch, tuple(examples), cuts)
 
-    def _process(self, example: Example, source) -> tuple[np.ndarray, Grid]:
+    def _process(self, example: Example, source: ImageSource) -> tuple[np.ndarray, Grid]:
         return process_image(image_bytes(source, example.where), self.config.image, str(example.where))
 
     def _encode(self, examples: Sequence[Example], grids: Sequence[Sequence[Grid]]) -> tuple[list[Encoded], Cuts]:

@@ -1,18 +1,18 @@
 """Endless shuffled batches through Grain, resumable at any batch, one thread that works ahead.
 
-All processes walk one stream: every epoch is a shuffle of its own, and of each global batch process i takes rows i, i + n,
-i + 2n, ... Hence the global batches do not depend on the number of processes, shards are disjoint, and every row comes
-once an epoch.
+All processes walk one stream: every epoch is a shuffle of its own, and of each global batch process i takes rows i,
+i + n, i + 2n, ... Hence the global batches do not depend on the number of processes, shards are disjoint, and every row
+comes once an epoch.
 """
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import grain
 
-from lam_jax.data.collator import Collated
-from lam_jax.data.schemas import Example
+Row = TypeVar("Row")
+Out = TypeVar("Out")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,20 +47,18 @@ class LoaderConfig:
             raise ValueError(f"LoaderConfig.prefetch must be at least 0, got {self.prefetch}.")
 
 
-class Loader(Iterator[Collated]):
+class Loader(Iterator[Out], Generic[Row, Out]):
     """Iterates over `collate` of this process's rows of each global batch, without end.
 
     Args:
-      examples: random-access rows (a list, or a `SceneSource`).
-      collate: makes a batch of a list of examples, usually a `Collator`.
+      examples: random-access rows, usually examples.
+      collate: makes a batch of a list of rows, usually a `Collator`.
 
     Raises:
       ValueError: there are no rows.
     """
 
-    def __init__(
-        self, examples: Sequence[Example], collate: Callable[[list[Example]], Collated], config: LoaderConfig
-    ):
+    def __init__(self, examples: Sequence[Row], collate: Callable[[list[Row]], Out], config: LoaderConfig):
         if not len(examples):
             raise ValueError("Loader: found no rows; expected at least one. Check the split and the reader's drops.")
         self.config = config
@@ -72,7 +70,7 @@ class Loader(Iterator[Collated]):
         options = grain.ReadOptions(num_threads=min(config.prefetch, 1), prefetch_buffer_size=config.prefetch)
         self._iterator = iter(batches.to_iter_dataset(options))
 
-    def __next__(self) -> Collated:
+    def __next__(self) -> Out:
         return next(self._iterator)
 
     def get_state(self) -> dict[str, Any]:

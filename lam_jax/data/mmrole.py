@@ -168,7 +168,11 @@ def process_raw(raw: Path, image_root: Path, distribution: str, drops: Drops) ->
       DataError: the folder's layout is another, or an item is bad.
     """
     dialogues = raw / "dialogues" / distribution
-    paths = [dialogues / "comment.json"] if distribution == OUT_OF_DISTRIBUTION else sorted(dialogues.glob("comment/*.json"))
+    paths = (
+        [dialogues / "comment.json"]
+        if distribution == OUT_OF_DISTRIBUTION
+        else sorted(dialogues.glob("comment/*.json"))
+    )
     if not paths:
         where, found = Where(str(dialogues / "comment")), "no JSON file"
         raise DataError(where, None, found, "MMRole's commentary dialogues", "Correct the raw folder.")

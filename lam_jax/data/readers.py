@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lam_jax.data.schemas import DataError, Example, ImageSource, Where, describe, field
+from lam_jax.data.schemas import DataError, Example, ImageSource, Message, Where, describe, field
 
 IMAGE_TAG = "<image>"
 
@@ -81,7 +81,9 @@ def resolve_image(value: Any, image_root: Path | None, where: Where, key: str) -
         raise DataError(where, key, describe(value), "an image path", "Correct the row.")
     path = (image_root or Path()) / value
     if not path.is_file():
-        raise DataError(where, key, f"no file {path}", "an image file", "Fetch it, correct image_root, or drop the row.")
+        raise DataError(
+            where, key, f"no file {path}", "an image file", "Fetch it, correct image_root, or drop the row."
+        )
     return path
 
 
@@ -90,7 +92,7 @@ def strip_image_tag(text: str) -> str:
     return text.replace(IMAGE_TAG, "").strip() if IMAGE_TAG in text else text
 
 
-def text_messages(values: Any, where: Where, key: str, keep_image_tag: bool) -> tuple[dict[str, str], ...]:
+def text_messages(values: Any, where: Where, key: str, keep_image_tag: bool) -> tuple[Message, ...]:
     """Checked `{"role", "content"}` messages, image tags stripped unless they are kept."""
     messages = []
     for index, value in enumerate(values):
@@ -98,7 +100,7 @@ def text_messages(values: Any, where: Where, key: str, keep_image_tag: bool) -> 
         content = field(value, "content", str, place)
         if not keep_image_tag:
             content = strip_image_tag(content)
-        messages.append({"role": field(value, "role", str, place), "content": content})
+        messages.append(Message(role=field(value, "role", str, place), content=content))
     return tuple(messages)
 
 
@@ -112,7 +114,7 @@ def pretraining_examples(
     """
     identifier = str(field(row, "id", (str, int), where))
     messages = text_messages(field(row, "messages", list, where), where, "messages", keep_image_tag)
-    values = field(row, "images", list, where) if row.get("images") is not None else []
+    values = field(row, "images", list, where) if row.get("images") is not None else ()
     images = tuple(resolve_image(value, image_root, where, f"images[{i}]") for i, value in enumerate(values))
     return [Example(identifier, messages, images, row_facts(row, where), where)]
 

@@ -1,7 +1,7 @@
 """The one row type that every reader produces and every consumer reads, and the error that names a bad row.
 
-`Example` is a chat of text messages that ends in the reference answer, with its pictures and, for the built-in data set,
-the facts that the rubric scores against. Pictures are encoded bytes, or paths that are opened only when a batch is
+`Example` is a chat of text messages that ends in the reference answer, with its pictures and, for the built-in data
+set, the facts that the rubric scores against. Pictures are encoded bytes, or paths that are opened only when a batch is
 built: the real pre-training sets hold hundreds of thousands.
 """
 

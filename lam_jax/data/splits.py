@@ -23,11 +23,11 @@ def cut(rows: Sequence[Row], start: float, stop: float) -> list[Row]:
 
 
 def hold_out(rows: Sequence[Row], share: float, seed: int = SEED) -> tuple[list[Row], list[Row]]:
-    """(kept, held-out) rows: the held-out share is the tail after a shuffle; it has at least one row if share > 0."""
+    """(kept, held-out) rows, shuffled: `int(share * N)` are held out, but at least one of two or more if share > 0."""
     if not 0.0 <= share < 1.0:
         raise ValueError(f"hold_out: found share {share}; expected 0 <= share < 1.")
-    if share == 0.0:
+    if share == 0.0 or len(rows) < 2:
         return list(rows), []
     mixed = shuffled(rows, seed)
-    kept = min(int((1.0 - share) * len(mixed)), len(mixed) - 1) if mixed else 0
-    return mixed[:kept], mixed[kept:]
+    held = max(1, int(share * len(mixed)))
+    return mixed[:-held], mixed[-held:]

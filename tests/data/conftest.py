@@ -39,7 +39,9 @@ def make_tokenizer():
         )
         backend.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, special_tokens=SPECIAL, show_progress=False)
+        trainer = trainers.BpeTrainer(
+            vocab_size=400, initial_alphabet=alphabet, special_tokens=SPECIAL, show_progress=False
+        )
         backend.train_from_iterator(CORPUS, trainer)
         template = CHAT_TEMPLATE if default_system else CHAT_TEMPLATE.replace(DEFAULT_SYSTEM, "")
         return PreTrainedTokenizerFast(

@@ -27,7 +27,9 @@ def prompts(encoder, *lengths, **options):
 def test_right_padding_masks_and_one_dimensional_positions(encoder):
     rows = [example(), example("What is in the picture?", "A red apple and two cats.")]
     batch = train(encoder, 64, 128)(rows).batch
-    assert batch.tokens.shape == (2, 64) and batch.images is None and not batch.has_image.any()
+    assert batch.tokens.shape == (2, 64)
+    assert batch.images is None
+    assert not batch.has_image.any()
     for index, row in enumerate(rows):
         encoded = encoder.encode(row.messages)
         n = len(encoded)
@@ -46,7 +48,9 @@ def test_left_padding_shifts_the_row_and_keeps_its_positions(encoder, make_png):
     for name in ("tokens", "mask", "valid", "response"):
         assert getattr(left, name)[0, -n:].tolist() == getattr(right, name)[0, :n].tolist()
     assert left.positions[0, :, -n:].tolist() == right.positions[0, :, :n].tolist()
-    assert not left.mask[0, :-n].any() and (left.tokens[0, :-n] == PAD).all() and (left.positions[0, :, :-n] == 1).all()
+    assert not left.mask[0, :-n].any()
+    assert (left.tokens[0, :-n] == PAD).all()
+    assert (left.positions[0, :, :-n] == 1).all()
 
 
 def test_positions_of_an_image_row_by_hand(encoder, make_png):
@@ -65,13 +69,16 @@ def test_several_images_are_laid_out_one_after_the_other(encoder, qwen_config, m
     batch = train(encoder, 96, max_images=2)(rows).batch
     assert batch.has_image.tolist() == [True, True, False]
     assert [(batch.tokens[i] == IMAGE).sum() for i in range(3)] == [8, 4, 0]
-    assert batch.images.patches.shape == (3, 32, 1176) and batch.images.window_slots.shape == (3, 2, 16)
+    assert batch.images.patches.shape == (3, 32, 1176)
+    assert batch.images.window_slots.shape == (3, 2, 16)
     first, second = (process_image(picture, SMALL)[0] for picture in pictures)
     np.testing.assert_array_equal(batch.images.patches[0], np.concatenate([first, second]))
     np.testing.assert_array_equal(batch.images.patches[1, :16], second)
-    assert not batch.images.patches[1, 16:].any() and not batch.images.patches[2].any()
+    assert not batch.images.patches[1, 16:].any()
+    assert not batch.images.patches[2].any()
     assert batch.images.image_id[0].tolist() == [0] * 16 + [1] * 16
-    assert (batch.images.image_id[2] == -1).all() and (batch.images.window_slots[1, 1] == -1).all()
+    assert (batch.images.image_id[2] == -1).all()
+    assert (batch.images.window_slots[1, 1] == -1).all()
     grids = [[(1, 4, 4)] * 2, [(1, 4, 4)], []]
     layout = image_layout(grids, qwen_config.vision, 32, 2)
     np.testing.assert_array_equal(batch.images.patch_hw, layout[0])
@@ -112,15 +119,22 @@ def test_prompts_are_cut_on_the_left_with_all_vision_tokens_kept(encoder, make_p
 def test_prompts_end_in_the_header_and_hold_no_answer(encoder, tokenizer):
     batch = prompts(encoder, 64)([example(answer="SECRET")]).batch
     text = tokenizer.decode(batch.tokens[0])
-    assert text.endswith("<|im_start|>assistant\n") and "SECRET" not in text
-    assert not batch.response.any() and batch.mask[0, -1] and not batch.mask[0, 0]
+    assert text.endswith("<|im_start|>assistant\n")
+    assert "SECRET" not in text
+    assert not batch.response.any()
+    assert batch.mask[0, -1]
+    assert not batch.mask[0, 0]
 
 
 def test_fill_rows_are_padding_throughout(encoder, make_png):
     out = prompts(encoder, 64)([example(images=[make_png()])], rows=3)
-    assert len(out.examples) == 1 and out.batch.tokens.shape == (3, 64)
-    assert not out.batch.mask[1:].any() and not out.batch.valid[1:].any() and (out.batch.tokens[1:] == PAD).all()
-    assert out.batch.has_image.tolist() == [True, False, False] and (out.batch.images.image_id[1:] == -1).all()
+    assert len(out.examples) == 1
+    assert out.batch.tokens.shape == (3, 64)
+    assert not out.batch.mask[1:].any()
+    assert not out.batch.valid[1:].any()
+    assert (out.batch.tokens[1:] == PAD).all()
+    assert out.batch.has_image.tolist() == [True, False, False]
+    assert (out.batch.images.image_id[1:] == -1).all()
     with pytest.raises(ValueError, match="found 2 examples"):
         prompts(encoder, 64)([example()] * 2, rows=1)
 
