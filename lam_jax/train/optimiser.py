@@ -121,8 +121,8 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
 def make_schedule(config: OptimiserConfig, steps: int) -> Schedule:
     """Learning rate of step t = 0 .. steps - 1: transformers' get_{constant,linear,cosine}_schedule_with_warmup.
 
-    With w warm-up steps: lr * t / w while t < w; after that, with p = (t - w) / (steps - w) and f the final fraction,
-    linear is lr * (f + (1 - f) (1 - p)) and cosine is lr * (f + (1 - f) (1 + cos(pi p)) / 2). At t = steps, one past the
+    With w warm-up steps: lr * t / w while t < w; after that, with p = (t - w) / (steps - w) and f the final share,
+    linear is lr * (f + (1 - f) (1 - p)), cosine is lr * (f + (1 - f) (1 + cos(pi p)) / 2). At t = steps, one past the
     last step, it reaches f * lr and stays there.
     """
     if steps < 1:

@@ -105,21 +105,16 @@ def partition(params: T, where: Where) -> tuple[T, T]:
 
 
 def merge(trainable: T, frozen: T) -> T:
-    """The inverse of `partition`; under `jit` and `grad` a pure function of both trees.
+    """The inverse of `partition`; under `jit` and `grad` a pure function of both trees."""
 
-    Raises:
-        ValueError: a place that is empty in both trees.
-    """
-
-    def join(path, own, other):
-        if own is None and other is None:
-            raise ValueError(f"{path_name(path)} is in neither tree: were both made by one call of partition?")
+    def join(own, other):
+        # A place may be empty in both: optional weights (a bias, an untied head) are None in the model itself.
         if own is None or other is None:
             return other if own is None else own
         # Trained rows are the last ones; the frozen half may rest in the compute dtype.
         return jnp.concatenate([other.astype(own.dtype), own])
 
-    return jax.tree_util.tree_map_with_path(join, trainable, frozen, is_leaf=lambda leaf: leaf is None)
+    return jax.tree.map(join, trainable, frozen, is_leaf=lambda leaf: leaf is None)
 
 
 def count_parameters(tree: Any) -> int:
