@@ -50,7 +50,7 @@ LOSS_TYPES = {"sequence_mean": "grpo", "max_length": "dr_grpo", "global_tokens":
 
 
 def trl_loss(algorithm: Algorithm, arrays: dict[str, np.ndarray], steps: int, tokens: int, on_policy: bool):
-    """(loss, d loss / d logps, metrics) of one of `steps` equal micro-batches whose batch has `tokens` active tokens."""
+    """(loss, d loss / d logps, metrics) of one of `steps` equal micro-batches with `tokens` active tokens in all."""
     import torch
 
     grpo_trainer = trl()
@@ -152,7 +152,6 @@ def test_some_ratios_are_clipped_on_both_sides():
 
 def test_failed_rewards_leave_the_group_statistics_as_trls_nan_rewards_do():
     import torch
-
     from trl.trainer import utils
 
     rewards = np.array([[0.2, 0.9, np.nan, 0.4], [0.5, 0.5, 0.5, 0.5]], np.float32)
