@@ -3,6 +3,7 @@
 Legend: B rows, L length, D text width, V vocabulary, N prompts, G samples of a prompt, T completion length.
 """
 
+import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
@@ -49,8 +50,9 @@ class QwenVL(struct.PyTreeNode):
         return multimodal_rotary(positions, text.head_dim, text.rope_theta, text.mrope_sections)
 
     def embed(self, tokens: Int[Array, "*B L"]) -> Float[Array, "*B L D"]:
-        """Plain token embeddings in the compute dtype."""
-        return jnp.take(self.embedding, tokens, axis=0).astype(self.config.dtype)
+        """Plain token embeddings in the compute dtype. Looking padding up trains nothing (torch's `padding_idx`)."""
+        x = jnp.take(self.embedding, tokens, axis=0).astype(self.config.dtype)
+        return jnp.where((tokens == self.config.pad_id)[..., None], jax.lax.stop_gradient(x), x)
 
     def embed_batch(self, batch: Batch, remat: bool = False) -> Float[Array, "B L D"]:
         """Token embeddings with the image embeddings in the place of the image tokens."""

@@ -1,0 +1,102 @@
+"""Action spaces as values. An action space turns hidden states into logits over its actions, and an action into a token.
+
+Legend: N prompts, G samples of a prompt, P prompt length, T completion length, D width, A actions (K codes or V tokens).
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from lam_jax.nn.kv_cache import KVCache
+from lam_jax.nn.rope import Rotary
+from lam_jax.parallel import constrain
+from lam_jax.qwen.inputs import Batch
+from lam_jax.qwen.model import QwenVL
+from lam_jax.rollout.agent import Agent, Reading
+
+
+class TokenActions(struct.PyTreeNode):
+    """Actions are tokens, from the backbone's own logits."""
+
+    backbone: QwenVL
+
+    def begin(
+        self, hidden: Float[Array, "N P D"], prompts: Batch, samples: int, length: int
+    ) -> tuple[Float[Array, "N V"], None]:
+        """Logits of the first action, and no state of its own."""
+        return self._logits(hidden[:, -1]), None
+
+    def advance(
+        self, state: None, hidden: Float[Array, "N G 1 D"], rotary: Rotary, has_image: Array, step: Int[Array, ""]
+    ) -> tuple[Float[Array, "N G V"], None]:
+        """Logits of the next action from the state of the newest token."""
+        return self._logits(hidden[:, :, 0]), state
+
+    def emit(self, hidden: Float[Array, "N G D"], action: Int[Array, "N G"], has_image: Array) -> Int[Array, "N G"]:
+        """A token is its own action."""
+        return action
+
+    def _logits(self, hidden: Array) -> Array:
+        return self.backbone.logits(self.backbone.norm(hidden))
+
+
+class LatentActions(struct.PyTreeNode):
+    """Actions are codes from the policy; the world model emits its most likely token (METHOD section 4)."""
+
+    agent: Agent
+    reading: Reading = struct.field(pytree_node=False)
+
+    @property
+    def backbone(self) -> QwenVL:
+        """The frozen backbone."""
+        return self.agent.backbone
+
+    def begin(
+        self, hidden: Float[Array, "N P D"], prompts: Batch, samples: int, length: int
+    ) -> tuple[Float[Array, "N K"], KVCache]:
+        """Logits of the first action, and the policy's own cache."""
+        x = self._input(hidden, prompts.has_image)
+        logits, kv = self.agent.latent.policy.prefill(x, self.backbone.rotary(prompts.positions), prompts.mask)
+        return logits, KVCache.create(kv, prompts.mask, samples, length)
+
+    def advance(
+        self, state: KVCache, hidden: Float[Array, "N G 1 D"], rotary: Rotary, has_image: Array, step: Int[Array, ""]
+    ) -> tuple[Float[Array, "N G K"], KVCache]:
+        """Logits of the next action from the state of the newest token."""
+        return self.agent.latent.policy.decode(state, self._input(hidden, has_image), rotary, step)
+
+    def emit(self, hidden: Float[Array, "N G D"], action: Int[Array, "N G"], has_image: Array) -> Int[Array, "N G"]:
+        """The most likely token under the code."""
+        logits = self.next_token_logits(hidden, action, has_image)
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+
+    def next_token_logits(
+        self, hidden: Float[Array, "N *G D"], action: Int[Array, "N *G"], has_image: Bool[Array, " N"]
+    ) -> Float[Array, "N *G V"]:
+        """The world model's next-token distribution for pre-norm states under codes."""
+        x = self._input(hidden, has_image)
+        out = self.agent.read(x, self.agent.latent.look_up(action), self.reading)
+        return self.backbone.logits(out)
+
+    def _input(self, hidden: Array, has_image: Array) -> Array:
+        return self.agent.action_input(self.backbone.norm(hidden), has_image, self.reading)
+
+
+ActionSpace = TokenActions | LatentActions
+
+
+def shared_prompt(x: Array, samples: int) -> Array:
+    """[N, ..] repeated for the G samples of each prompt: [N, G, ..]."""
+    return constrain_samples(jnp.broadcast_to(x[:, None], (x.shape[0], samples, *x.shape[1:])))
+
+
+def constrain_samples(x: Array) -> Array:
+    """Pins [N, G, ..] to the prompts and samples axes."""
+    return constrain(x, "prompts", "samples", *(None,) * (x.ndim - 2))
+
+
+def next_positions(prompts: Batch, offset: jax.Array, samples: int) -> Int[Array, "N G 3 1"]:
+    """M-RoPE positions of completion token `offset`: all three streams go on after the prompt's largest position."""
+    start = jnp.max(jnp.where(prompts.mask[:, None, :], prompts.positions, 0), axis=(1, 2)) + 1
+    return jnp.broadcast_to((start + offset)[:, None, None, None], (start.shape[0], samples, 3, 1)).astype(jnp.int32)

@@ -1,0 +1,178 @@
+"""One rollout engine for both action spaces, one jitted program: each unique prompt is prefilled once, then decoded.
+
+Decoding is a `while_loop` over segments of scanned steps with early exit; no host round trip inside.
+Legend: N prompts, G samples of a prompt, P prompt length, T completion length, D width, A actions, S support slots.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Int
+
+from lam_jax.nn.kv_cache import KVCache
+from lam_jax.qwen.inputs import Batch
+from lam_jax.rollout.actions import ActionSpace, constrain_samples, next_positions, shared_prompt
+from lam_jax.rollout.sampling import SamplingConfig, Support, entropy, penalise_repeats, sample, sample_keys
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutConfig:
+    """How prompts are continued.
+
+    Attributes:
+        samples: G, continuations of each prompt.
+        length: T, most tokens of a continuation.
+        sampling: how actions are drawn.
+        stop: whether a continuation ends at the end-of-turn token.
+        segment: decode steps between two looks at whether all have ended.
+    """
+
+    samples: int = 8
+    length: int = 64
+    sampling: SamplingConfig = SamplingConfig()
+    stop: bool = True
+    segment: int = 8
+
+    def __post_init__(self):
+        for name in ("samples", "length", "segment"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"RolloutConfig.{name} must be at least 1, got {getattr(self, name)}.")
+
+
+class Rollout(struct.PyTreeNode):
+    """Continuations and everything the policy update needs of them; nothing has to be run through the backbone again."""
+
+    tokens: Array  # int32 [N, G, T], pad after the end
+    actions: Array  # int32 [N, G, T]
+    mask: Array  # bool [N, G, T], up to and including the end-of-turn token
+    logps: Array  # float32 [N, G, T], behaviour log-probability of the actions
+    gap: Array  # float32 [N, G, T], log-probability over the truncated set minus that over all actions
+    entropy: Array  # float32 [N, G, T]
+    support: Support | None  # [N, G, T, S]
+    prompt_hidden: Array  # [N, P, D], before the final norm
+    hidden: Array  # [N, G, T, D], state after each completion token, before the final norm
+
+    @property
+    def lengths(self) -> Array:
+        """int32 [N, G], tokens of each continuation, the end-of-turn token included."""
+        return jnp.sum(self.mask, axis=-1, dtype=jnp.int32)
+
+
+class _State(struct.PyTreeNode):
+    """The decode loop's named state."""
+
+    step: Array
+    alive: Array  # bool [N, G]
+    hidden: Array  # [N, G, D] of the newest token
+    logits: Array  # [N, G, A] for the next action
+    seen: Array | None  # bool [N, G, V], for the repetition penalty
+    cache: KVCache
+    space: Any
+    out: Rollout
+
+
+def rollout(
+    space: ActionSpace, prompts: Batch, sample_ids: Int[Array, "N G"], key: Array, config: RolloutConfig
+) -> Rollout:
+    """Samples G continuations of each prompt.
+
+    Args:
+        space: token or latent actions.
+        prompts: left-padded prompts; a row of padding only is allowed and gives junk under an all-False mask.
+        sample_ids: global numbers of the samples: draws depend on them, not on the batch layout.
+        key: one key for the whole rollout.
+        config: static.
+    """
+    backbone = space.backbone
+    model = backbone.config
+    segments = math.ceil(config.length / config.segment)
+    room = segments * config.segment
+    prompt_hidden, kv = backbone.prefill(prompts)
+    logits, space_state = space.begin(prompt_hidden, prompts, config.samples, room)
+    shape = (prompts.tokens.shape[0], config.samples, room)
+    real = jnp.any(prompts.mask, axis=1)
+
+    def adjusted(logits: Array, seen: Array | None) -> Array:
+        return logits if seen is None else penalise_repeats(logits, seen, config.sampling.repetition_penalty)
+
+    def draw(state: _State, step: Array):
+        return sample(sample_keys(key, sample_ids, step), adjusted(state.logits, state.seen), config.sampling)
+
+    def decode_step(_, state: _State) -> _State:
+        t = state.step
+        drawn = draw(state, t)
+        token = space.emit(state.hidden, drawn.action, prompts.has_image)
+        # A segment may run past the configured length: those steps are dead.
+        alive = state.alive & (t < config.length)
+        token = jnp.where(alive, token, model.pad_id)
+        positions = next_positions(prompts, t, config.samples)
+        hidden, cache = backbone.decode(state.cache, token[..., None], positions, t)
+        logits, space_state = space.advance(state.space, hidden, backbone.rotary(positions), prompts.has_image, t)
+        put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=t, axis=2)
+        out = state.out.replace(
+            tokens=put(state.out.tokens, token),
+            actions=put(state.out.actions, drawn.action),
+            mask=put(state.out.mask, alive),
+            logps=put(state.out.logps, drawn.logp),
+            gap=put(state.out.gap, drawn.gap),
+            entropy=put(state.out.entropy, entropy(state.logits, drawn.support, config.sampling.scale)),
+            support=jax.tree.map(put, state.out.support, drawn.support),
+            hidden=put(state.out.hidden, hidden[:, :, 0]),
+        )
+        seen = state.seen
+        if seen is not None:
+            seen = seen | jax.nn.one_hot(token, seen.shape[-1], dtype=bool)
+        if config.stop:
+            alive = alive & (token != model.eos_id)
+        return _State(t + 1, alive, hidden[:, :, 0], logits, seen, cache, space_state, out)
+
+    first = jax.eval_shape(
+        lambda: sample(sample_keys(key, sample_ids, 0), shared_prompt(logits, shape[1]), config.sampling)
+    )
+    empty = functools.partial(jnp.zeros, shape)
+    buffers = Rollout(
+        tokens=jnp.full(shape, model.pad_id, jnp.int32),
+        actions=empty(jnp.int32),
+        mask=empty(bool),
+        logps=empty(jnp.float32),
+        gap=empty(jnp.float32),
+        entropy=empty(jnp.float32),
+        support=jax.tree.map(lambda s: jnp.zeros((*shape, s.shape[-1]), s.dtype), first.support),
+        prompt_hidden=prompt_hidden,
+        hidden=jnp.zeros((*shape, prompt_hidden.shape[-1]), prompt_hidden.dtype),
+    )
+    state = _State(
+        step=jnp.int32(0),
+        alive=constrain_samples(jnp.broadcast_to(real[:, None], shape[:2])),
+        hidden=shared_prompt(prompt_hidden[:, -1], config.samples),
+        logits=shared_prompt(logits, config.samples),
+        seen=_seen(prompts, config, model.text.vocab_size),
+        cache=KVCache.create(kv, prompts.mask, config.samples, room),
+        space=space_state,
+        out=buffers,
+    )
+    state = jax.lax.while_loop(
+        lambda s: (s.step < config.length) & jnp.any(s.alive),
+        lambda s: jax.lax.fori_loop(0, config.segment, decode_step, s),
+        state,
+    )
+    return state.out.replace(**_cut(state.out, config.length))
+
+
+def _seen(prompts: Batch, config: RolloutConfig, vocab: int) -> Array | None:
+    if config.sampling.repetition_penalty == 1.0:
+        return None
+    seen = jnp.zeros((prompts.tokens.shape[0], vocab), bool)
+    rows = jnp.arange(seen.shape[0])[:, None]
+    return shared_prompt(seen.at[rows, prompts.tokens].max(prompts.mask), config.samples)
+
+
+def _cut(out: Rollout, length: int) -> dict[str, Any]:
+    """The buffers without the last segment's surplus."""
+    names = ("tokens", "actions", "mask", "logps", "gap", "entropy", "support", "hidden")
+    return {name: jax.tree.map(lambda x: x[:, :, :length], getattr(out, name)) for name in names}

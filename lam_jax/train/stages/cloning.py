@@ -1,0 +1,35 @@
+"""Stage 4, behaviour cloning: the policy learns argmax f_inv from the past alone (METHOD section 3)."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lam_jax.losses import Mean, cloning
+from lam_jax.qwen.inputs import Batch
+from lam_jax.rollout.agent import Agent
+from lam_jax.train.method import Method
+from lam_jax.train.stages.explain import frozen_states, inverse_logits
+from lam_jax.train.stages.joint import MixedBatch
+
+TRAINS = ("latent.policy",)
+
+
+def clone(agent: Agent, batch: Batch, method: Method) -> tuple[Mean, Mean]:
+    """Cross-entropy and accuracy of the policy against the inverse model's codes on the rows of one batch."""
+    x = jax.lax.stop_gradient(agent.action_input(frozen_states(agent, batch), batch.has_image, method.learning))
+    target = jnp.argmax(jax.lax.stop_gradient(inverse_logits(agent, x, batch)), axis=-1)
+    logits = agent.latent.policy(x, agent.backbone.rotary(batch.positions), batch.mask)
+    return cloning(logits, target, batch.valid)
+
+
+def cloning_loss(
+    agent: Agent, batch: MixedBatch, noise: Array | None, method: Method
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """Mean over paired rows plus mean over text-only rows; no randomness."""
+    loss, accuracy = clone(agent, batch.paired, method)
+    total, metrics = loss.value, {"cloning_paired": loss.value, "accuracy_paired": accuracy.value}
+    if batch.text is not None:
+        loss, accuracy = clone(agent, batch.text, method)
+        total = total + loss.value
+        metrics |= {"cloning_text": loss.value, "accuracy_text": accuracy.value}
+    return total, {"loss": total, **metrics}

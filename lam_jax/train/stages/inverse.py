@@ -1,0 +1,20 @@
+"""Stage 1, inverse warm-up: CE(next token | e^{VT}, a) + 1e-3 R on paired rows (METHOD section 3)."""
+
+from jaxtyping import Array, Float
+
+from lam_jax.qwen.inputs import Batch
+from lam_jax.rollout.agent import Agent
+from lam_jax.train.method import Method
+from lam_jax.train.stages.explain import code_metrics, explain, frozen_states, prediction_losses
+
+TRAINS = ("latent.inverse", "latent.codebook", "latent.world")
+
+
+def inverse_loss(
+    agent: Agent, batch: Batch, noise: Array | None, method: Method
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """Loss and metrics. `noise` is Gumbel noise [B, L, K], or None for a deterministic pass."""
+    explained = explain(agent, frozen_states(agent, batch), batch, noise, method.learning)
+    ce, entropy = prediction_losses(agent, explained, batch, method)
+    loss = ce.value + method.entropy_weight * entropy.value
+    return loss, {"loss": loss, "ce": ce.value, "entropy": -entropy.value, **code_metrics(explained, batch)}

@@ -1,0 +1,63 @@
+"""Stage 3, joint training on paired and text-only rows with the cycle-consistency loss (METHOD section 3)."""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float
+
+from lam_jax.losses import gaussian_nll
+from lam_jax.qwen.inputs import Batch
+from lam_jax.rollout.agent import Agent
+from lam_jax.train.method import Method
+from lam_jax.train.stages import inverse, projector
+from lam_jax.train.stages.explain import code_metrics, explain, frozen_states, prediction_losses
+
+TRAINS = inverse.TRAINS + projector.TRAINS
+
+
+class MixedBatch(struct.PyTreeNode):
+    """Paired rows, and text-only rows (None in the ablation without them)."""
+
+    paired: Batch
+    text: Batch | None
+
+
+def joint_loss(
+    agent: Agent, batch: MixedBatch, noise: tuple[Array, Array] | None, method: Method
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """Loss and metrics. `noise` holds the Gumbel noise of the paired and of the text-only rows."""
+    paired_noise, text_noise = noise if noise is not None else (None, None)
+    seen = frozen_states(agent, batch.paired)
+    withheld = frozen_states(agent, batch.paired.without_images())
+    explained = explain(agent, seen, batch.paired, paired_noise, method.learning)
+    ce, entropy = prediction_losses(agent, explained, batch.paired, method)
+    to_image, to_text = projection_losses(agent, seen, withheld, batch.paired)
+    nll = method.nll_weight * (to_image.value + to_text.value)
+    loss = nll + ce.value + method.entropy_weight * entropy.value
+    metrics = {"ce_paired": ce.value, "nll": nll, "entropy_paired": -entropy.value}
+    metrics |= code_metrics(explained, batch.paired)
+    if batch.text is not None:
+        text_loss, text_metrics = text_only_loss(agent, batch.text, text_noise, method)
+        loss, metrics = loss + text_loss, metrics | text_metrics
+    return loss, {"loss": loss, **metrics}
+
+
+projection_losses = projector.projection_losses
+
+
+def text_only_loss(
+    agent: Agent, batch: Batch, noise: Array | None, method: Method
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """CE and R on mu_P(e^T), and the cycle loss, which trains P' and mu_P alike: nothing is detached between them."""
+    states = frozen_states(agent, batch)
+    x = agent.action_input(states, batch.has_image, method.learning)
+    # The projector learns from the likelihoods and the cycle alone: codes and merge read its output as a constant.
+    explained = explain(agent, jax.lax.stop_gradient(x), batch, noise, method.learning)
+    ce, entropy = prediction_losses(agent, explained, batch, method)
+    cycle = jnp.float32(0.0)
+    if method.cycle and method.learning.project:
+        back = agent.latent.back_projector
+        cycle = method.nll_weight * gaussian_nll(back.mean(x), back.log_variance(x), states, batch.valid).value
+    loss = ce.value + method.entropy_weight * entropy.value + cycle
+    metrics = {"ce_text": ce.value, "entropy_text": -entropy.value, "cycle": cycle}
+    return loss, metrics | code_metrics(explained, batch, "text_")

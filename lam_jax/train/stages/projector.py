@@ -1,0 +1,29 @@
+"""Stage 2, projector warm-up: NLL(P(e^T); e^{VT}) + NLL(P'(e^{VT}); e^T) on paired rows (METHOD section 3)."""
+
+from jaxtyping import Array, Float
+
+from lam_jax.losses import Mean, gaussian_nll
+from lam_jax.qwen.inputs import Batch
+from lam_jax.rollout.agent import Agent
+from lam_jax.train.method import Method
+from lam_jax.train.stages.explain import frozen_states
+
+TRAINS = ("latent.projector", "latent.back_projector")
+
+
+def projection_losses(agent: Agent, seen: Array, withheld: Array, batch: Batch) -> tuple[Mean, Mean]:
+    """Both likelihoods from the states with the image (`seen`) and with the image withheld."""
+    forward, backward = agent.latent.projector, agent.latent.back_projector
+    to_image = gaussian_nll(forward.mean(withheld), forward.log_variance(withheld), seen, batch.valid)
+    to_text = gaussian_nll(backward.mean(seen), backward.log_variance(seen), withheld, batch.valid)
+    return to_image, to_text
+
+
+def projector_loss(
+    agent: Agent, batch: Batch, noise: Array | None, method: Method
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """Loss and metrics; no randomness."""
+    seen, withheld = frozen_states(agent, batch), frozen_states(agent, batch.without_images())
+    to_image, to_text = projection_losses(agent, seen, withheld, batch)
+    loss = to_image.value + to_text.value
+    return loss, {"loss": loss, "nll_text_to_image": to_image.value, "nll_image_to_text": to_text.value}

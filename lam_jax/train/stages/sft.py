@@ -1,0 +1,63 @@
+"""Stage 5, supervised fine-tuning on task rows, in the latent and in the token action space (METHOD section 3).
+
+Latent recipes: `released` predicts with the policy's own codes; `guided` predicts response tokens with the inverse
+model's codes (pass A) and then clones the policy on the new backbone (pass B); `joint` does both in one step.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lam_jax.losses import cloning, next_token, target_mask
+from lam_jax.qwen.inputs import Batch
+from lam_jax.rollout.agent import Agent
+from lam_jax.train.method import Method
+from lam_jax.train.stages.explain import inverse_logits
+
+Pass = Literal["released", "predict", "clone", "joint"]
+
+
+def latent_sft_loss(
+    agent: Agent, batch: Batch, noise: Array | None, method: Method, part: Pass | None = None
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """Loss and metrics of one latent recipe; no randomness.
+
+    Args:
+        agent: the merge reads e with gradient; inverse and policy read `stop_grad(e)`; codes are constants.
+        batch: whole chats.
+        noise: not used.
+        method: `method.sft` names the recipe unless `part` does.
+        part: `predict` and `clone` are passes A and B of the guided recipe.
+    """
+    part = part or ("joint" if method.sft == "joint" else "released")
+    states = agent.backbone.states(batch)
+    x = agent.action_input(states, batch.has_image, method.acting)
+    fixed = jax.lax.stop_gradient(x)
+    rotary = agent.backbone.rotary(batch.positions)
+    response = batch.response if part != "released" or method.response_only else None
+    keep = target_mask(batch.valid, batch.mask, response, method.after_padding)
+    policy_logits = agent.latent.policy(fixed, rotary, batch.mask)
+    codes = policy_logits if part == "released" else jax.lax.stop_gradient(inverse_logits(agent, fixed, batch))
+    action = jnp.argmax(codes, axis=-1)
+    loss, metrics = jnp.float32(0.0), {}
+    if part != "clone":
+        out = agent.read(x, jax.lax.stop_gradient(agent.latent.look_up(action)), method.acting)
+        ce = next_token(out, agent.table, batch.tokens, keep)
+        loss, metrics = ce.value, {"ce": ce.value}
+    if part in ("clone", "joint"):
+        clone, accuracy = cloning(policy_logits, action, keep)
+        loss = loss + clone.value
+        metrics |= {"cloning": clone.value, "accuracy": accuracy.value}
+    return loss, {"loss": loss, **metrics}
+
+
+def token_sft_loss(
+    agent: Agent, batch: Batch, noise: Array | None, method: Method
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """Plain next-token loss of the token baseline on the same rows and the same targets as the latent recipe."""
+    response = batch.response if method.sft != "released" or method.response_only else None
+    keep = target_mask(batch.valid, batch.mask, response, method.after_padding)
+    ce = next_token(agent.backbone.states(batch), agent.table, batch.tokens, keep)
+    return ce.value, {"loss": ce.value, "ce": ce.value}
