@@ -12,6 +12,8 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
+from tests import typechecker
+
 # Compiled programs are kept between runs. The size limit also turns on the cache's file lock, which two workers need.
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".jax_cache"))
 jax.config.update("jax_compilation_cache_max_size", 2 * 2**30)
@@ -21,7 +23,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Array shapes and types in signatures are checked at every call.
-install_import_hook("lam_jax", "beartype.beartype")
+install_import_hook("lam_jax", f"{typechecker.__name__}.check")
 
 
 @pytest.fixture

@@ -27,8 +27,8 @@ class TrainState(PyTreeNode):
 
     @classmethod
     def create(cls, trainable: Any, optimiser: Optimiser, key: Key[Array, ""]) -> "TrainState":
-        """Step 0. The weights are copied, since steps usually donate the state."""
-        trainable = jax.tree.map(jnp.copy, trainable)
+        """Step 0. Weights and key are copied, since steps usually donate the state."""
+        trainable, key = jax.tree.map(jnp.copy, (trainable, key))
         return cls(
             trainable=trainable,
             optimiser_state=optimiser.init(trainable),
