@@ -1,7 +1,7 @@
 """The data set "scenes" on disk: a `tensorflow-datasets` builder (ArrayRecord, no TensorFlow) and its reader.
 
-A record holds the row's JSON, in the layout of the real data set that it stands for, and its PNG bytes beside it. Reading
-puts the bytes where the layout has a path and hands the row to that layout's own reader.
+A record holds the row's JSON, in the layout of the real data set that it stands for, and its PNG bytes beside it.
+Reading puts the bytes where the layout has a path and hands the row to that layout's own reader.
 
     folder = prepare(out / "data", SceneSizes())      # seconds; nothing to do if it is there already
     examples = read_split(folder, "role_play", "sft")
@@ -113,6 +113,11 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
         self._sizes = sizes or SceneSizes()
         super().__init__(**options)
 
+    @property
+    def _config_name(self) -> str:
+        assert self.builder_config is not None, "tfds always sets one, since the class lists some"
+        return self.builder_config.name
+
     def _info(self) -> tfds.core.DatasetInfo:
         features = {"row": tfds.features.Text(), "images": tfds.features.Sequence(tfds.features.Text())}
         # Rows keep their order: row i of the file is row i of the generator.
@@ -121,11 +126,11 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, Row]]]:
-        sizes = getattr(self._sizes, self.builder_config.name)
+        sizes = getattr(self._sizes, self._config_name)
         return {split: self._generate_examples(split, size) for split, size in sizes.items()}
 
     def _generate_examples(self, split: str, size: int) -> Iterator[tuple[int, Row]]:
-        make = GENERATORS[self.builder_config.name][split]
+        make = GENERATORS[self._config_name][split]
         for index in range(size):
             row, images = take_images(make(index))
             yield index, {"row": json.dumps(row, ensure_ascii=False), "images": images}
@@ -135,7 +140,8 @@ def fingerprint(sizes: SceneSizes) -> str:
     """Hash of everything that the records depend on: sizes, and the generator's code and assets."""
     digest = hashlib.sha256(json.dumps([VERSION, dataclasses.asdict(sizes)], sort_keys=True).encode())
     here = Path(__file__).parent
-    sources = [path for path in here.rglob("*") if path.suffix in (".py", ".json", ".png") and "tokenizer" not in str(path)]
+    files = (path for path in here.rglob("*") if path.suffix in (".py", ".json", ".png"))
+    sources = [path for path in files if "tokenizer" not in str(path.relative_to(here))]
     for path in sorted([*sources, Path(mmrole.__file__), Path(pcogalign.__file__)]):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:12]
@@ -201,7 +207,7 @@ def read_split(folder: Path, config: str, split: str) -> list[Example]:
         known = ", ".join(f"{name}/{part}" for name, parts in GENERATORS.items() for part in parts)
         raise DataError(where, None, f"no split {config}/{split}", f"one of {known}", "Correct the name.")
     try:
-        source = tfds.builder_from_directory(where.file).as_data_source(split=split)
+        source = tfds.builder_from_directory(where.file).as_data_source(split=split)  # pyright: ignore[reportCallIssue]
         records = source.__getitems__(range(len(source)))
     except Exception as error:  # tfds and array_record raise many kinds, all of them about the files here
         raise DataError(where, None, f"{type(error).__name__}: {error}", "readable records", fix) from error
