@@ -37,7 +37,8 @@ class HashingEmbedder:
 
     def __call__(self, texts: Sequence[str]) -> Float32[np.ndarray, "n d"]:
         """Embeddings in the order of the texts."""
-        return self._vectorizer.transform(list(texts)).toarray().astype(np.float32)
+        counts = self._vectorizer.transform(list(texts))
+        return counts.toarray().astype(np.float32)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class SentenceTransformerEmbedder:
@@ -49,7 +50,7 @@ class SentenceTransformerEmbedder:
 
     def __init__(self, model: str, device: str | None = None):
         try:
-            from sentence_transformers import SentenceTransformer
+            from sentence_transformers import SentenceTransformer  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise ImportError(
                 f"embedding with {model!r} needs the package sentence-transformers: pip install 'lam_jax[embeddings]', "

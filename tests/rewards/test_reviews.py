@@ -1,0 +1,107 @@
+import csv
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from lam_jax.evaluation.scoring import Scored, summarise
+from lam_jax.rewards.reviews import parse_pairs, parse_reply, read_reviews
+
+EXCERPT = Path(__file__).parent / "mmrole_excerpt"
+SHARED = Path(os.environ.get("LAM_JAX_MMROLE", Path(__file__).parents[3] / "shared" / "mmrole")) / "eval"
+# the committed excerpt always, and the whole material where it lies next to the repository
+FILES = [(EXCERPT / "reviews.json", EXCERPT / "results.csv")] + [
+    (path, Path(str(path).replace("_reviews", "_results")).with_suffix(".csv"))
+    for path in sorted(SHARED.glob("*_reviews/*/*.json"))
+]
+
+
+@pytest.mark.parametrize(("reviews", "results"), FILES, ids=lambda path: "-".join(path.parts[-3:]))
+def test_review_texts_reproduce_the_published_means(reviews: Path, results: Path):
+    with results.open(newline="") as file:
+        published = next(csv.DictReader(file))
+    count = int(published.pop("count"))
+    summary = summarise([Scored(row, 0, verdict) for row, verdict in read_reviews(reviews)])
+    assert (summary.prompts, summary.failed) == (count, 0)
+    assert {name: estimate.mean for name, estimate in summary.dimensions.items()} == pytest.approx(
+        {name: float(value) for name, value in published.items()}, abs=1e-9
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Good. [Scores]: (9, 8)",
+        "Good. [Scores]: 9, 8",
+        "Good. **[Scores]**: (9, 8)",
+        "Good. **[Scores]: (9.0, 8.0)**",
+        "Good. [Scores]:\n\n(9, 8)\n",
+        "Good. [Scores]: (Model A: 9, Model B: 8)",
+        "Good. [Scores]: (Model 1: 9, Model 2: 8)",
+        "Good. [Scores]: (9/10, 8/10)",
+        "Good. [Scores: (9, 8)]",
+        "Good. [Score] (9,8). Both 10 times better than 5.",
+        "Good. [Scores]：（9，8）",
+    ],
+)
+def test_formats_of_a_pair(text):
+    assert parse_pairs(text) == [(9, 8)]
+
+
+@pytest.mark.parametrize("text", ["", "no scores", "(9, 8)", "[Scores]:", "[Scores]: (9)", "[Scores]: (9, 8, 7)"])
+def test_texts_without_a_pair(text):
+    assert parse_pairs(text) == []
+
+
+def test_reply_with_all_dimensions():
+    reply = "Fluency: fine. [Scores]: (9, 10)\nTone: odd.\n[Scores]: (4, 8)"
+    assert parse_reply(reply, ["Fluency", "Tone"]).scores == {"Fluency": (9, 10), "Tone": (4, 8)}
+    assert parse_reply(reply, ["Fluency", "Tone"], swapped=True).scores == {"Fluency": (10, 9), "Tone": (8, 4)}
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        ("[Scores]: (9, 10)", "1 score pairs in the reply, expected 2"),
+        ("[Scores]: (9, 10) [Scores]: (1, 2) [Scores]: (3, 4)", "3 score pairs"),
+        ("[Scores]: (9, 10) [Scores]: (0, 2)", "Tone: scores .* expected 1 to 10"),
+        ("[Scores]: (9, 11) [Scores]: (1, 2)", "Fluency: scores"),
+    ],
+)
+def test_bad_replies_fail_with_a_reason(reply, reason):
+    verdict = parse_reply(reply, ["Fluency", "Tone"])
+    assert not verdict.ok
+    with pytest.raises(ValueError, match=reason):
+        _ = verdict.reward
+
+
+def test_official_rule_wants_integers():
+    reply = "[Scores]: (8.5, 9)"
+    assert parse_reply(reply, ["Fluency"]).ok
+    assert not parse_reply(reply, ["Fluency"], integers_only=True).ok
+
+
+def test_rows_without_a_usable_review_are_failed_calls(tmp_path):
+    def row(name, text):
+        return {"id": name, "rm_review": {"Fluency": {"review": text}}}
+
+    path = tmp_path / "reviews.json"
+    rows = [{"id": "none"}, row("zero", "[Scores]: (5, 0)"), row("prose", "both good"), row("bare", "see (3, 4)")]
+    path.write_text(json.dumps(rows))
+    verdicts = dict(read_reviews(path))
+    assert {name: verdict.ok for name, verdict in verdicts.items()} == {
+        "none": False,
+        "zero": False,
+        "prose": False,
+        "bare": True,
+    }
+    assert verdicts["bare"].mean_ratio == 0.75
+
+
+@pytest.mark.parametrize(("content", "message"), [("{}", "expected a list"), ("[{}]", "row 0: found no key 'id'")])
+def test_other_files_are_refused(tmp_path, content, message):
+    path = tmp_path / "reviews.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_reviews(path)
