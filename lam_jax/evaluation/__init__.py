@@ -1,0 +1,1 @@
+"""Scoring, diversity and the report of a run."""

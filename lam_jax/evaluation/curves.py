@@ -1,0 +1,147 @@
+"""Learning curves from `metrics.jsonl`: RL by task, losses by stage, codebook health over the stages."""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+from matplotlib.axes import Axes
+
+from lam_jax.evaluation.figure import SPACE_COLOURS, Plot, Theme, legend, line, plain
+from lam_jax.evaluation.names import SPACES, phase_name
+from lam_jax.evaluation.results_schema import Row
+from lam_jax.evaluation.run_files import curve
+
+LINE_COLOURS = ("#3b82d6", "#dd7f2a", "#3f9d6b", "#b45ab0", "#8a8f98", "#c9a227")
+RL_CURVES = (
+    ("reward", "Mean reward", ("reward_mean", "reward")),
+    ("kl", "KL to the SFT policy [nat]", ("kl", "kl_ref", "kl_mean")),
+    ("entropy", "Entropy of the actions [nat]", ("entropy", "entropy_mean")),
+    ("clip_fraction", "Share of clipped steps", ("clip_fraction", "clip_frac")),
+    ("length", "Answer length [tokens]", ("length_mean", "length", "completion_length")),
+)
+STAGE_LOSSES = ("loss", "ce", "nll")
+HEALTH_CURVES = (
+    ("perplexity", "Perplexity of the mean code distribution", ("perplexity",)),
+    ("share_used", "Share of codes in use", ("share_used", "used_share", "share_in_use", "codes_in_use")),
+    ("dead", "Dead codes", ("dead_codes", "dead")),
+    ("top1_share", "Share of the most used code", ("top1_share", "top_share", "top1")),
+    ("conditional_entropy", "Conditional entropy E[H(p)] [nat]", ("conditional_entropy",)),
+    ("mutual_information", "Mutual information [nat]", ("mutual_information",)),
+    ("random_action_kl", "KL under a random action [nat]", ("random_action_kl", "causal_kl")),
+)
+VALIDATION_MARKS = ("val/", "val_", "validation/", "validation_", "eval/", "eval_")
+
+
+def _first_curve(rows: list[Row], names: tuple[str, ...]) -> tuple[list[float], list[float]]:
+    for name in names:
+        for key in (name, f"train/{name}", f"rl/{name}"):
+            steps, values = curve(rows, key)
+            if steps:
+                return steps, values
+    return [], []
+
+
+def rl_plots(metrics: dict[str, list[Row]]) -> list[Plot]:
+    """Per task and metric one chart with a line per action space; from the phases `rl_SPACE_TASK`."""
+    phases = {phase: phase.split("_", 2) for phase in metrics if phase.startswith(tuple(f"rl_{s}_" for s in SPACES))}
+    plots = []
+    for task in dict.fromkeys(parts[2] for parts in phases.values()):
+        for name, title, keys in RL_CURVES:
+            curves = {
+                space: _first_curve(metrics[f"rl_{space}_{task}"], keys)
+                for space in SPACES
+                if f"rl_{space}_{task}" in metrics
+            }
+            curves = {space: points for space, points in curves.items() if points[0]}
+            if curves:
+                plots.append(Plot(f"rl_{task}_{name}", f"rl_{task}", title, (4.6, 2.8), _draw_spaces(curves)))
+    return plots
+
+
+def _draw_spaces(curves: dict[str, tuple[list[float], list[float]]]) -> Callable[[Axes, Theme], None]:
+    def draw(axes: Axes, theme: Theme) -> None:
+        for space, (steps, values) in curves.items():
+            line(axes, steps, values, SPACE_COLOURS[space], space)
+        axes.set_xlabel("RL step")
+        legend(axes, theme)
+
+    return draw
+
+
+def stage_plots(metrics: dict[str, list[Row]]) -> list[Plot]:
+    """One chart per stage of pre-training and SFT with its losses; validation curves dashed."""
+    plots = []
+    for phase, rows in metrics.items():
+        if not phase.startswith(("stage", "sft")):
+            continue
+        keys = list(dict.fromkeys(key for row in rows for key in row if _is_loss(key)))
+        curves = {key: curve(rows, key) for key in keys}
+        curves = {key: points for key, points in curves.items() if points[0]}
+        if curves:
+            plots.append(Plot(f"stage_{phase}", "stages", phase_name(phase), (4.6, 2.8), _draw_losses(curves)))
+    return plots
+
+
+def _is_loss(key: str) -> bool:
+    for mark in (*VALIDATION_MARKS, "train/"):
+        key = key.removeprefix(mark)
+    return key in STAGE_LOSSES or key.startswith(("ce_", "nll_"))
+
+
+def _draw_losses(curves: dict[str, tuple[list[float], list[float]]]) -> Callable[[Axes, Theme], None]:
+    def draw(axes: Axes, theme: Theme) -> None:
+        for index, (key, (steps, values)) in enumerate(curves.items()):
+            colour = LINE_COLOURS[index % len(LINE_COLOURS)]
+            line(axes, steps, values, colour, key, dashed=key.startswith(VALIDATION_MARKS))
+        magnitudes = [max(map(abs, values)) for _, values in curves.values()]
+        if max(magnitudes) > 50 * max(min(magnitudes), 1e-9):
+            axes.set_yscale("symlog")
+        axes.set_xlabel("step")
+        axes.set_ylabel("loss" if len(curves) > 1 else next(iter(curves)))
+        legend(axes, theme)
+
+    return draw
+
+
+def health_plots(metrics: dict[str, list[Row]]) -> list[Plot]:
+    """Codebook health over the stages one after another, a line per kind of row (image-text, text-only)."""
+    stages = {phase: rows for phase, rows in metrics.items() if phase.startswith("stage")}
+    plots = []
+    for name, title, words in HEALTH_CURVES:
+        logged = dict.fromkeys(key for rows in stages.values() for row in rows for key in row)
+        keys = {key: word for key in logged for word in words[::-1] if word in key}
+        pieces = {phase: {key: curve(rows, key) for key in keys} for phase, rows in stages.items()}
+        pieces = {
+            phase: {key: points for key, points in found.items() if points[0]}
+            for phase, found in pieces.items()
+            if any(points[0] for points in found.values())
+        }
+        if pieces:
+            plots.append(Plot(f"health_{name}", "health", title, (4.6, 2.8), _draw_pieces(pieces, keys)))
+    return plots
+
+
+def _draw_pieces(
+    pieces: dict[str, dict[str, tuple[list[float], list[float]]]], words: dict[str, str]
+) -> Callable[[Axes, Theme], None]:
+    keys = list(dict.fromkeys(key for found in pieces.values() for key in found))
+    labels = [key.replace(words[key], "").strip("/_ ").replace("_", " ") or "all rows" for key in keys]
+    # Stages start their step count anew: shift each behind the one before.
+    ends = [0.0]
+    for found in pieces.values():
+        ends.append(ends[-1] + max(max(steps) for steps, _ in found.values()))
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        for (start, end), (phase, found) in zip(pairwise(ends), pieces.items()):
+            for key, (steps, values) in found.items():
+                index = keys.index(key)
+                label = labels[index] if phase == next(p for p in pieces if key in pieces[p]) else "_"
+                line(axes, [start + step for step in steps], values, LINE_COLOURS[index % len(LINE_COLOURS)], label)
+            axes.axvline(end, color=theme.grid, linewidth=0.8)
+            axes.text((start + end) / 2, 1.0, plain(phase.split("_")[0]), transform=axes.get_xaxis_transform(),
+                      ha="center", va="top", fontsize=7, color=theme.ink, alpha=0.7)  # fmt: skip
+        axes.set_xlabel("step, the stages one after another")
+        axes.margins(y=0.15)
+        if len(labels) > 1:
+            legend(axes, theme)
+
+    return draw
