@@ -112,9 +112,9 @@ def categories() -> dict[str, tuple[Concept, ...]]:
     return {name: tuple(group) for name, group in groups.items()}
 
 
-def draw_scene(rng: random.Random) -> Scene:
-    """A random scene: mostly different concepts, sometimes two or three of one."""
-    number = rng.choices((1, 2, 3), (25, 45, 30))[0]
+def draw_scene(rng: random.Random, most: int = 3) -> Scene:
+    """A random scene of up to `most` objects: mostly different concepts, sometimes two or three of one."""
+    number = rng.choices((1, 2, 3)[:most], (25, 45, 30)[:most])[0]
     if number > 1 and rng.random() < 0.2:
         chosen = [rng.choice(concepts())] * number
     else:

@@ -40,7 +40,7 @@ CONCEPTS = {
     "plant": "evergreen_tree:pine palm_tree:palm deciduous_tree:oak cactus/cactuses rose tulip sunflower "
     "four_leaf_clover:clover lotus/lotuses maple_leaf:leaf/leaves",
     "instrument": "guitar violin trumpet drum_with_drumsticks:drum musical_keyboard:piano harp banjo accordion saxophone",
-    "toy": "basketball soccer:ball skateboard kite yo-yo:yoyo balloon teddy_bear:teddy tennis:racket jigsaw:puzzle sled",
+    "toy": "basketball soccer:ball skateboard kite yo-yo:yoyo balloon teddy_bear:teddy/teddies tennis:racket jigsaw:puzzle sled",
     "building": "house european_castle:castle church/churches school hospital factory/factories tent hut "
     "tokyo_tower:tower classical_building:temple circus_tent:circus/circuses",
 }
