@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import numpy as np
 
@@ -108,6 +108,7 @@ class NpzFile:
         self.path = Path(path)
         try:
             with ZipFile(self.path) as archive:
+                self.compressed = any(member.compress_type != ZIP_STORED for member in archive.infolist())
                 members = [name.removesuffix(".npy") for name in archive.namelist()]
                 infos = {name: self._info(archive, name) for name in members}
         except (BadZipFile, EOFError) as error:

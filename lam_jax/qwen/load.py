@@ -27,6 +27,7 @@ from lam_jax.qwen.safetensors_io import row_chunks
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
+SMALL_BYTES = 32 * 2**20  # weights up to this size, over all devices of the process, are not streamed
 
 
 def load_backbone(folder: str | Path, mesh: Mesh, rules: Rules, dtype: Any = None) -> QwenVL:
@@ -70,12 +71,14 @@ def _fill(filling: Filling, source: TensorSource, mesh: Mesh, parts: tuple, dtyp
     if stacked and parts[0] is not None:
         raise ValueError(f"{entry.path}: the layers axis is sharded over {parts[0]}, but layers are loaded one by one.")
     sharding = NamedSharding(mesh, PartitionSpec(*parts))
-    local = sharding.shard_shape(shape)
+    local, devices = sharding.shard_shape(shape), len(sharding.addressable_devices)
+    if int(np.prod(local)) * dtype.itemsize * devices <= SMALL_BYTES:
+        return jax.make_array_from_callback(shape, sharding, lambda index: _assemble(filling, source, index, dtype))
     # From here on in the files' layout: [out, in] where we hold [in, out].
     turn = slice(None, None, -1) if flipped else slice(None)
     file_shape, file_local, file_parts = ((*sizes[stacked:],)[turn] for sizes in (shape, local, parts))
     file_spec = PartitionSpec(*file_parts)
-    row_bytes = int(np.prod(file_local[1:])) * filling.dtype.itemsize * len(sharding.addressable_devices)
+    row_bytes = int(np.prod(file_local[1:])) * filling.dtype.itemsize * devices
     buffer = _empty(shape, dtype, sharding)()
     for layer, name in enumerate(filling.names):
         for rows in row_chunks(file_local[0], row_bytes):
@@ -87,24 +90,37 @@ def _fill(filling: Filling, source: TensorSource, mesh: Mesh, parts: tuple, dtyp
     return buffer
 
 
+def _assemble(filling: Filling, source: TensorSource, index, dtype: np.dtype) -> np.ndarray:
+    """A device's whole shard of a small weight, put together on the host: no program has to be compiled for it."""
+    stacked, flipped = bool(filling.entry.layers), filling.entry.layout != "same"
+    rest = index[1:] if stacked else index
+    rest = rest[::-1] if flipped else rest
+    pieces = [_read(source, name, rest).astype(dtype) for name in filling.names]
+    pieces = [piece.T if flipped else piece for piece in pieces]
+    return np.stack(pieces) if stacked else pieces[0]
+
+
+def _read(source: TensorSource, name: str, index: tuple[slice, ...]) -> np.ndarray:
+    """A slice of a tensor; the patch embedding's [D, C, T, h, w] counts as [D, C*T*h*w]."""
+    if len(source.tensors[name].shape) == len(index):
+        return source.read(name, index)
+    rows = source.read(name, index[:1])
+    return rows.reshape(rows.shape[0], -1)[:, index[1]]
+
+
 def _piece(
     source: TensorSource, name: str, shape: tuple[int, ...], local_rows: int, rows: slice, sharding: NamedSharding
 ) -> jax.Array:
     """`rows` of every device's own rows of a tensor, as one array whose shards are the devices' chunks."""
     count = rows.stop - rows.start
     shards = shape[0] // local_rows
-    read: dict[tuple, np.ndarray] = {}
+    read: dict[tuple, np.ndarray] = {}  # devices that hold the same slice share one read
 
-    def chunk(index: tuple[slice, ...]) -> np.ndarray:
-        own = index[0].start or 0
-        start = own // count * local_rows + rows.start
+    def chunk(index):
+        start = (index[0].start or 0) // count * local_rows + rows.start
         key = (start, *((part.start, part.stop) for part in index[1:]))
         if key not in read:
-            part = (slice(start, start + count), *index[1:])
-            if len(source.tensors[name].shape) == len(shape):
-                read[key] = source.read(name, part)
-            else:  # the patch embedding's [D, C, T, h, w], which we hold as [D, C*T*h*w]
-                read[key] = source.read(name, part[:1]).reshape(count, -1)[:, index[1]]
+            read[key] = _read(source, name, (slice(start, start + count), *index[1:]))
         return read[key]
 
     return jax.make_array_from_callback((count * shards, *shape[1:]), sharding, chunk)

@@ -97,7 +97,8 @@ def match(entries: Sequence[Entry], specs: Any, source: TensorSource, vision: Vi
             problems.append(f"{entry.name}: layers have the dtypes {sorted(map(str, dtypes))}, expected one")
         if len(present) == len(names) and len(dtypes) == 1:
             fillings[entry.path] = Filling(entry, weight, present, dtypes.pop())
-    aliases = {actual.pop(HEAD): "embedding"} if tied and HEAD in actual else {}
+    table = next((entry.path for entry in entries if entry.name == TABLE), "")
+    aliases = {actual.pop(HEAD): table} if tied and table and HEAD in actual else {}
     skipped = tuple(name for key, name in actual.items() if _BUFFERS.search(key))
     unexpected = [name for key, name in actual.items() if not _BUFFERS.search(key)]
     problems += [f"{n} ({source.file_of(n).name}): unexpected, no weight of this model" for n in unexpected]

@@ -133,11 +133,15 @@ class SafetensorsFile:
     def read(self, name: str, index: tuple[slice, ...] = ()) -> np.ndarray:
         """A copy of a tensor's slice. Only the pages of the slice are touched, and they are released at once."""
         info = self.tensors[name]
-        if math.prod(info.shape) == 0 or not info.shape:
-            raw = np.fromfile(self.path, info.dtype, math.prod(info.shape), offset=info.offset)
-            return raw.reshape(info.shape)[index]
-        # Bits, not numbers: memmap knows no bfloat16, and a copy of bits keeps every NaN as it is.
+        # Bits, not numbers: np.memmap knows no bfloat16, and a copy of bits keeps every NaN as it is.
         bits = np.dtype(f"u{info.dtype.itemsize}")
+        if all(part == slice(None) or part.indices(n) == (0, n, 1) for part, n in zip(index[1:], info.shape[1:])):
+            # Whole rows are one run of bytes: read them without mapped pages, which would count twice.
+            start, stop, _ = (*index, slice(None))[0].indices(info.shape[0]) if info.shape else (0, 1, 1)
+            shape = (max(0, stop - start), *info.shape[1:]) if info.shape else ()
+            skip = start * math.prod(info.shape[1:]) * bits.itemsize
+            raw = np.fromfile(self.path, bits, math.prod(shape), offset=info.offset + skip)
+            return raw.reshape(shape).view(info.dtype)
         view = np.memmap(self.path, bits, "r", info.offset, info.shape)
         return np.array(view[index]).view(info.dtype)
 

@@ -53,15 +53,20 @@ def save_backbone(
     plan = {published(name): part for name, part in plan.items()}
 
     def read(path: str, layer: int | None) -> np.ndarray:
-        leaf = leaves[path] if layer is None else leaves[path][layer]
-        whole_leaf = leaf if leaf.is_fully_addressable else multihost_utils.process_allgather(leaf, tiled=True)
-        return np.asarray(whole_leaf).astype(stored[path], copy=False)
+        return fetch(leaves[path] if layer is None else leaves[path][layer]).astype(stored[path], copy=False)
 
     if jax.process_index() != 0:
         for entry, layer, _, _ in plan.values():  # the gathers are collective
             read(entry.path, layer)
         return
     write_backbone_folder(folder, model.config, plan, read, files or {}, max_shard_bytes)
+
+
+def fetch(array: jax.Array | np.ndarray) -> np.ndarray:
+    """The whole of a (possibly sharded) array on every host; collective where other processes hold parts of it."""
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+    return np.asarray(array)
 
 
 def published(name: str) -> str:
