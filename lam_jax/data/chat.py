@@ -22,7 +22,7 @@ from lam_jax.qwen.config import QwenConfig
 START, END = "<|im_start|>", "<|im_end|>"
 VISION_START, IMAGE_PAD, VISION_END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
 IMAGE_TEXT = VISION_START + IMAGE_PAD + VISION_END
-_CACHED_PIECES = 1 << 16
+_CACHED_PIECES = 1 << 12  # enough for what recurs; whole answers of a large set would fill gigabytes
 
 
 @dataclasses.dataclass(frozen=True)

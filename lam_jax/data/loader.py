@@ -1,4 +1,4 @@
-"""Endless shuffled batches through Grain, resumable at any batch, one thread that works ahead.
+"""Endless shuffled batches through Grain, resumable at any batch, one thread that works ahead; and one pass in order.
 
 All processes walk one stream: every epoch is a shuffle of its own, and of each global batch process i takes rows i,
 i + n, i + 2n, ... Hence the global batches do not depend on the number of processes, shards are disjoint, and every row
@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 import grain
+
+from lam_jax.data.collator import Collated
+from lam_jax.data.schemas import Example
 
 Row = TypeVar("Row")
 Out = TypeVar("Out")
@@ -90,3 +93,11 @@ class Loader(Iterator[Out], Generic[Row, Out]):
                     "Resume with the data and seed that the run started with."
                 )
         self._iterator.set_state(state["position"])
+
+
+def in_order(
+    examples: Sequence[Example], collate: Callable[[Sequence[Example], int], Collated], batch_size: int
+) -> Iterator[Collated]:
+    """All rows once, in order, for evaluation; the last batch is filled up with padding rows to keep one shape."""
+    for start in range(0, len(examples), batch_size):
+        yield collate(examples[start : start + batch_size], batch_size)

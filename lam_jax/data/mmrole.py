@@ -46,9 +46,7 @@ def user_prompt(character: str, profile: Mapping[str, str], history: Sequence[tu
     return "\n".join([*lines, f"Question: {question}"])
 
 
-def mmrole_examples(
-    row: Any, where: Where, image_root: Path | None = None, keep_image_tag: bool = False
-) -> list[Example]:
+def mmrole_examples(row: Any, where: Where, image_root: Path | None = None) -> list[Example]:
     """Examples of one processed row, one for each assistant turn that follows a user turn.
 
     Raises:
@@ -69,8 +67,7 @@ def mmrole_examples(
     facts = row.get("facts")
     for index, (turn, speaker) in enumerate(zip(turns, speakers)):
         place = Where(f"{where}, conversations[{index}]")
-        role, text = field(turn, "role", str, place), field(turn, "content", str, place)
-        text = text if keep_image_tag else strip_image_tag(text)
+        role, text = field(turn, "role", str, place), strip_image_tag(field(turn, "content", str, place))
         if role == "assistant" and index and turns[index - 1]["role"] == "user":
             prompt = user_prompt(character, profile, history[:-1], history[-1][1])
             messages = (

@@ -32,9 +32,7 @@ def system_message(role_set: Mapping[str, str]) -> Message:
     return {"role": "system", "content": f'You are a helpful assistant for a user who is "{roles}".'}
 
 
-def pcogalign_examples(
-    row: Any, where: Where, image_root: Path | None = None, keep_image_tag: bool = False
-) -> list[Example]:
+def pcogalign_examples(row: Any, where: Where, image_root: Path | None = None) -> list[Example]:
     """The example of one row. Without own facts, the judge's inputs (`eval_info` and the role set) are its facts.
 
     Raises:
@@ -50,7 +48,7 @@ def pcogalign_examples(
         field(info, key, (str, list, dict), where, "Restore the judge's inputs in eval_info.")
     messages = (
         system_message(role_set),
-        Message(role="user", content=query if keep_image_tag else strip_image_tag(query)),
+        Message(role="user", content=strip_image_tag(query)),
         Message(role="assistant", content=answer),
     )
     facts = row_facts(row, where) or {"task": "help", "role_set": role_set, **info}

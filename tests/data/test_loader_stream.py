@@ -3,7 +3,7 @@ import json
 import pytest
 
 from lam_jax.data.collator import Collator, CollatorConfig
-from lam_jax.data.loader import Loader, LoaderConfig
+from lam_jax.data.loader import Loader, LoaderConfig, in_order
 from lam_jax.data.schemas import Example
 from lam_jax.qwen.processor import ImageSettings
 
@@ -114,3 +114,11 @@ def test_bad_settings_are_refused(options):
 def test_no_rows_are_refused():
     with pytest.raises(ValueError, match="no rows"):
         Loader([], keep, LoaderConfig(2))
+
+
+def test_one_pass_in_order_fills_the_last_batch(encoder):
+    collate = Collator(encoder, CollatorConfig((64,), image=ImageSettings(size=(56, 56))))
+    batches = list(in_order(rows(5), collate, 2))
+    assert [[example.id for example in out.examples] for out in batches] == [["0", "1"], ["2", "3"], ["4"]]
+    assert [out.batch.tokens.shape for out in batches] == [(2, 64)] * 3
+    assert batches[-1].batch.mask.any(axis=1).tolist() == [True, False]

@@ -6,12 +6,18 @@ import sys
 
 import pytest
 
+from lam_jax.data.chat import ChatEncoder
+from lam_jax.data.collator import Collator, CollatorConfig, Cuts
+from lam_jax.data.loader import Loader, LoaderConfig
 from lam_jax.data.mmrole import mmrole_examples
 from lam_jax.data.pcogalign import pcogalign_examples
 from lam_jax.data.readers import pretraining_examples
 from lam_jax.data.scenes import builder, rows
 from lam_jax.data.scenes.builder import GENERATORS, SceneSizes, prepare, put_images, read_split, take_images
+from lam_jax.data.scenes.tokenizer import load_tokenizer
 from lam_jax.data.schemas import DataError, Where
+from lam_jax.qwen.presets import PRESETS
+from lam_jax.qwen.processor import ImageSettings
 
 SIZES = SceneSizes(**{config: dict.fromkeys(splits, 3) for config, splits in GENERATORS.items()})
 HERE = Where("here")
@@ -111,3 +117,31 @@ def test_sizes_are_checked():
         SceneSizes(help={"sft": 3})
     with pytest.raises(ValueError, match=r"text_only\['test'\] must be at least 1, got 0"):
         SceneSizes(text_only={"train": 3, "test": 0})
+
+
+@pytest.mark.parametrize(
+    ("config", "split", "options", "length"),
+    [
+        ("paired", "train", {}, 96),
+        ("text_only", "train", {}, 128),
+        ("role_play", "sft", {}, 192),
+        ("help", "sft", {}, 128),
+        ("role_play", "rl", {"kind": "prompt", "padding": "left"}, 160),
+        ("help", "rl", {"kind": "prompt", "padding": "left"}, 160),
+    ],
+)
+def test_built_rows_become_batches_of_the_demo_shapes(built, config, split, options, length):
+    collate = Collator(
+        ChatEncoder(load_tokenizer(), PRESETS["tiny"]),
+        CollatorConfig((length,), image=ImageSettings(size=(84, 112)), **options),
+    )
+    out = next(Loader(read_split(built[1], config, split), collate, LoaderConfig(4)))
+    assert out.batch.tokens.shape == (4, length)
+    assert out.cuts == Cuts()
+    if config == "text_only":
+        assert out.batch.images is None
+        return
+    assert out.batch.has_image.all()
+    assert out.batch.images.patches.shape == (4, 48, 1176)
+    assert out.batch.images.window_slots.shape == (4, 4, 16)
+    assert ((out.batch.tokens == PRESETS["tiny"].image_id).sum(axis=1) == 12).all()
