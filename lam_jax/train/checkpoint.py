@@ -92,15 +92,11 @@ def save_checkpoint(path: Path, tree: Any, metadata: dict[str, Any] | None = Non
     _require_space(path, sum(array.nbytes for array in arrays.values()))
     # Orbax refuses empty arrays; their record is enough to make them again.
     written = {name: array for name, array in arrays.items() if array.size}
+    items: dict[str, Any] = {"arrays": ocp.args.PyTreeSave(written)} if written else {}
+    items["record"] = ocp.args.JsonSave({**record, "sha256": _seal(record)})
     try:
         with _checkpointer() as checkpointer:
-            checkpointer.save(
-                path,
-                args=ocp.args.Composite(
-                    arrays=ocp.args.PyTreeSave(written),
-                    record=ocp.args.JsonSave({**record, "sha256": _seal(record)}),
-                ),
-            )
+            checkpointer.save(path, args=ocp.args.Composite(**items))
     except BaseException as error:
         remove_unfinished(path.parent, path.name)
         if is_no_space(error):
@@ -184,22 +180,8 @@ def restore_checkpoint(path: Path, like: T) -> tuple[T, dict[str, Any]]:
         for name, entry in stored.items()
     }
     present = {name: struct for name, struct in structs.items() if struct.size}
-    as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in present if _on_host(wanted[name])}
-    try:
-        with _checkpointer() as checkpointer:
-            arrays = checkpointer.restore(
-                path,
-                args=ocp.args.Composite(
-                    arrays=ocp.args.PyTreeRestore(
-                        present, restore_args={**ocp.checkpoint_utils.construct_restore_args(present), **as_numpy}
-                    )
-                ),
-            )["arrays"]
-    except Exception as error:
-        # Running out of memory says nothing about the file.
-        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-            raise
-        raise _damaged(path, f"its arrays cannot be read: {str(error).splitlines()[0][:200]}") from error
+    on_host = {name for name in present if _on_host(wanted[name])}
+    arrays = _read_arrays(path, present, on_host) if present else {}
     for name, struct in structs.items():
         if not struct.size:
             arrays[name] = np.zeros(struct.shape, struct.dtype) if _on_host(wanted[name]) else jnp.zeros_like(struct)
@@ -209,6 +191,20 @@ def restore_checkpoint(path: Path, like: T) -> tuple[T, dict[str, Any]]:
         raise _damaged(path, f"the content of {len(changed)} of {len(stored)} arrays changed, first {changed[0]!r}")
     leaves = [_leaf(arrays[name], stored[name], leaf) for name, leaf in wanted.items()]
     return jax.tree.unflatten(jax.tree.structure(like), leaves), record["metadata"]
+
+
+def _read_arrays(path: Path, structs: dict[str, jax.ShapeDtypeStruct], on_host: set[str]) -> dict[str, Any]:
+    restore_args = ocp.checkpoint_utils.construct_restore_args(structs)
+    restore_args |= {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in on_host}
+    try:
+        with _checkpointer() as checkpointer:
+            composite = ocp.args.Composite(arrays=ocp.args.PyTreeRestore(structs, restore_args=restore_args))
+            return checkpointer.restore(path, args=composite)["arrays"]
+    except Exception as error:
+        # Running out of memory says nothing about the file.
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            raise
+        raise _damaged(path, f"its arrays cannot be read: {str(error)[:200]!r}") from error
 
 
 def _shape_and_dtype(leaf: Any) -> tuple[tuple[int, ...], str]:
