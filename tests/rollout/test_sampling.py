@@ -21,10 +21,13 @@ PROBABILITIES = np.array([0.25, 0.125, 0.5, 0.125], np.float32)
 LOGITS = jnp.log(jnp.asarray(PROBABILITIES))[None, :] + 3.0
 
 
+jitted_sample = jax.jit(sample, static_argnames="config")
+
+
 def draws(config, count, logits=LOGITS):
     """Empirical probabilities of `count` draws, each under its own sample id."""
     keys = sample_keys(jax.random.key(1), jnp.arange(count), 0)
-    drawn = jax.jit(lambda k, x: sample(k, x, config))(keys, jnp.broadcast_to(logits, (count, logits.shape[-1])))
+    drawn = jitted_sample(keys, jnp.broadcast_to(logits, (count, logits.shape[-1])), config)
     return np.bincount(np.asarray(drawn.action), minlength=logits.shape[-1]) / count, drawn
 
 
@@ -102,7 +105,7 @@ def test_gradient_is_finite_and_stays_in_the_support():
     def total(logits):
         return action_logps(logits, jnp.array([2], jnp.int32), support).sum() + entropy(logits, support).sum()
 
-    gradient = np.asarray(jax.grad(total)(LOGITS))
+    gradient = np.asarray(jax.jit(jax.grad(total))(LOGITS))
     assert np.isfinite(gradient).all()
     assert gradient[0, [1, 3]].tolist() == [0, 0]
     assert gradient[0, 2] > 0
@@ -121,7 +124,7 @@ def test_draws_do_not_depend_on_the_batch_layout():
 
     def actions(order, shape):
         keys = sample_keys(jax.random.key(7), ids[order].reshape(shape), 5)
-        drawn = sample(keys, logits[order].reshape(*shape, 16), SamplingConfig(top_k=8))
+        drawn = jitted_sample(keys, logits[order].reshape(*shape, 16), SamplingConfig(top_k=8))
         return np.asarray(drawn.action).reshape(-1)
 
     whole = actions(ids, (12,))
@@ -131,8 +134,8 @@ def test_draws_do_not_depend_on_the_batch_layout():
 
 def test_steps_and_samples_draw_differently():
     flat = jnp.zeros((64, 128))
-    first = sample(sample_keys(jax.random.key(0), jnp.arange(64), 0), flat, SamplingConfig()).action
-    second = sample(sample_keys(jax.random.key(0), jnp.arange(64), 1), flat, SamplingConfig()).action
+    first = jitted_sample(sample_keys(jax.random.key(0), jnp.arange(64), 0), flat, SamplingConfig()).action
+    second = jitted_sample(sample_keys(jax.random.key(0), jnp.arange(64), 1), flat, SamplingConfig()).action
     assert np.mean(np.asarray(first) == np.asarray(second)) < 0.1
     assert len(np.unique(first)) > 32
 
