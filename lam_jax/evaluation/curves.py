@@ -11,32 +11,33 @@ from lam_jax.evaluation.results_schema import Row
 from lam_jax.evaluation.run_files import curve
 
 LINE_COLOURS = ("#3b82d6", "#dd7f2a", "#3f9d6b", "#b45ab0", "#8a8f98", "#c9a227")
+ROW_KINDS = {"": "image-text", "text": "text-only"}  # what a health metric is about, by the prefix of its name
+VALIDATION = "eval_"  # prefix of the names that evaluations on the validation split get in metrics.jsonl
 RL_CURVES = (
     ("reward", "Mean reward", ("reward_mean", "reward")),
     ("kl", "KL to the SFT policy [nat]", ("kl", "kl_ref", "kl_mean")),
     ("entropy", "Entropy of the actions [nat]", ("entropy", "entropy_mean")),
     ("clip_fraction", "Share of clipped steps", ("clip_fraction", "clip_frac")),
     ("length", "Answer length [tokens]", ("length_mean", "length", "completion_length")),
+    ("validation", "Score on the validation split", (f"{VALIDATION}score",)),
 )
-STAGE_LOSSES = ("loss", "ce", "nll")
+STAGE_CURVES = (("loss", ("loss", "ce", "nll", "cloning", "cycle")), ("accuracy", ("accuracy",)))
 HEALTH_CURVES = (
-    ("perplexity", "Perplexity of the mean code distribution", ("perplexity",)),
-    ("share_used", "Share of codes in use", ("share_used", "used_share", "share_in_use", "codes_in_use")),
-    ("dead", "Dead codes", ("dead_codes", "dead")),
-    ("top1_share", "Share of the most used code", ("top1_share", "top_share", "top1")),
-    ("conditional_entropy", "Conditional entropy E[H(p)] [nat]", ("conditional_entropy",)),
-    ("mutual_information", "Mutual information [nat]", ("mutual_information",)),
-    ("random_action_kl", "KL under a random action [nat]", ("random_action_kl", "causal_kl")),
+    ("perplexity", "Perplexity of the mean code distribution"),
+    ("used_share", "Share of codes in use"),
+    ("dead_codes", "Dead codes"),
+    ("top_share", "Share of the most used code"),
+    ("conditional_entropy", "Conditional entropy E[H(p)] [nat]"),
+    ("mutual_information", "Mutual information [nat]"),
+    ("random_action_kl", "KL under a random action [nat]"),
 )
-VALIDATION_MARKS = ("val/", "val_", "validation/", "validation_", "eval/", "eval_")
 
 
 def _first_curve(rows: list[Row], names: tuple[str, ...]) -> tuple[list[float], list[float]]:
     for name in names:
-        for key in (name, f"train/{name}", f"rl/{name}"):
-            steps, values = curve(rows, key)
-            if steps:
-                return steps, values
+        steps, values = curve(rows, name)
+        if steps:
+            return steps, values
     return [], []
 
 
@@ -68,35 +69,33 @@ def _draw_spaces(curves: dict[str, tuple[list[float], list[float]]]) -> Callable
 
 
 def stage_plots(metrics: dict[str, list[Row]]) -> list[Plot]:
-    """One chart per stage of pre-training and SFT with its losses; validation curves dashed."""
+    """Per stage of pre-training and SFT one chart of its losses and one of its accuracies; validation dashed."""
     plots = []
     for phase, rows in metrics.items():
         if not phase.startswith(("stage", "sft")):
             continue
-        keys = list(dict.fromkeys(key for row in rows for key in row if _is_loss(key)))
-        curves = {key: curve(rows, key) for key in keys}
-        curves = {key: points for key, points in curves.items() if points[0]}
-        if curves:
-            plots.append(Plot(f"stage_{phase}", "stages", phase_name(phase), (4.6, 2.8), _draw_losses(curves)))
+        logged = list(dict.fromkeys(key for row in rows for key in row))
+        for kind, words in STAGE_CURVES:
+            # A name is a word of the kind, alone or with the rows that it is about: "ce", "ce_text", "eval_loss".
+            keys = [key for key in logged if key.removeprefix(VALIDATION).split("_")[0] in words]
+            curves = {key: curve(rows, key) for key in keys}
+            curves = {key: points for key, points in curves.items() if points[0]}
+            if curves:
+                draw = _draw_stage(curves, kind)
+                plots.append(Plot(f"{phase}_{kind}", "stages", f"{phase_name(phase)}, {kind}", (4.6, 2.8), draw))
     return plots
 
 
-def _is_loss(key: str) -> bool:
-    for mark in (*VALIDATION_MARKS, "train/"):
-        key = key.removeprefix(mark)
-    return key in STAGE_LOSSES or key.startswith(("ce_", "nll_"))
-
-
-def _draw_losses(curves: dict[str, tuple[list[float], list[float]]]) -> Callable[[Axes, Theme], None]:
+def _draw_stage(curves: dict[str, tuple[list[float], list[float]]], kind: str) -> Callable[[Axes, Theme], None]:
     def draw(axes: Axes, theme: Theme) -> None:
         for index, (key, (steps, values)) in enumerate(curves.items()):
             colour = LINE_COLOURS[index % len(LINE_COLOURS)]
-            line(axes, steps, values, colour, key, dashed=key.startswith(VALIDATION_MARKS))
+            line(axes, steps, values, colour, key, dashed=key.startswith(VALIDATION))
         magnitudes = [max(map(abs, values)) for _, values in curves.values()]
-        if max(magnitudes) > 50 * max(min(magnitudes), 1e-9):
+        if max(magnitudes) > 50 * max(min(magnitudes), 1e-3):
             axes.set_yscale("symlog")
         axes.set_xlabel("step")
-        axes.set_ylabel("loss" if len(curves) > 1 else next(iter(curves)))
+        axes.set_ylabel(kind if len(curves) > 1 else next(iter(curves)))
         legend(axes, theme)
 
     return draw
@@ -106,9 +105,9 @@ def health_plots(metrics: dict[str, list[Row]]) -> list[Plot]:
     """Codebook health over the stages one after another, a line per kind of row (image-text, text-only)."""
     stages = {phase: rows for phase, rows in metrics.items() if phase.startswith("stage")}
     plots = []
-    for name, title, words in HEALTH_CURVES:
+    for name, title in HEALTH_CURVES:
         logged = dict.fromkeys(key for rows in stages.values() for row in rows for key in row)
-        keys = {key: word for key in logged for word in words[::-1] if word in key}
+        keys = [key for key in logged if key.endswith(name)]
         pieces = {phase: {key: curve(rows, key) for key in keys} for phase, rows in stages.items()}
         pieces = {
             phase: {key: points for key, points in found.items() if points[0]}
@@ -116,15 +115,16 @@ def health_plots(metrics: dict[str, list[Row]]) -> list[Plot]:
             if any(points[0] for points in found.values())
         }
         if pieces:
-            plots.append(Plot(f"health_{name}", "health", title, (4.6, 2.8), _draw_pieces(pieces, keys)))
+            plots.append(Plot(f"health_{name}", "health", title, (4.6, 2.8), _draw_pieces(pieces, name)))
     return plots
 
 
 def _draw_pieces(
-    pieces: dict[str, dict[str, tuple[list[float], list[float]]]], words: dict[str, str]
+    pieces: dict[str, dict[str, tuple[list[float], list[float]]]], name: str
 ) -> Callable[[Axes, Theme], None]:
     keys = list(dict.fromkeys(key for found in pieces.values() for key in found))
-    labels = [key.replace(words[key], "").strip("/_ ").replace("_", " ") or "all rows" for key in keys]
+    kinds = [key.removesuffix(name).strip("_") for key in keys]
+    labels = [ROW_KINDS.get(kind, kind.replace("_", " ")) for kind in kinds]
     # Stages start their step count anew: shift each behind the one before.
     ends = [0.0]
     for found in pieces.values():

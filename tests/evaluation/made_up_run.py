@@ -183,17 +183,17 @@ def metrics(seed: int = 0) -> list[dict[str, Any]]:
         "stage1_inverse": ("loss", "ce_paired"),
         "stage2_projector": ("loss",),
         "stage3_joint": ("loss", "ce_paired", "ce_text"),
-        "stage4_cloning": ("loss",),
+        "stage4_cloning": ("loss", "cloning_paired", "cloning_text", "accuracy_paired"),
     }.items():
         for step in range(0, 300, 10):
             line = {"phase": stage, "step": step, "time": step / 10}
             for place, name in enumerate(names):
                 line[name] = 2.5 * math.exp(-step / 90) + 0.5 + 0.2 * place + rng.random() / 20
             if "projector" not in stage:
-                for kind in ("image_text", "text_only"):
-                    line[f"{kind}/perplexity"] = 12 + 10 * (1 - math.exp(-step / 60)) + rng.random()
-                    line[f"{kind}/used_share"] = 0.7 + 0.25 * (1 - math.exp(-step / 60))
-                    line[f"{kind}/top_share"] = 0.3 * math.exp(-step / 100) + 0.1
+                for kind in ("", "text_"):
+                    line[f"{kind}perplexity"] = 12 + 10 * (1 - math.exp(-step / 60)) + rng.random()
+                    line[f"{kind}used_share"] = 0.7 + 0.25 * (1 - math.exp(-step / 60))
+                    line[f"{kind}top_share"] = 0.3 * math.exp(-step / 100) + 0.1
             lines.append(line)
     for task in TASKS:
         for space in SPACES:
@@ -212,6 +212,7 @@ def metrics(seed: int = 0) -> list[dict[str, Any]]:
                         "entropy": 1.4 - 0.3 * rise,
                         "clip_fraction": 0.02 * rng.random(),
                         "length": 27 + 2 * rng.random(),
+                        **({"eval_score": start + 0.08 * rise} if step % 10 == 0 else {}),
                     }
                 )
     return lines

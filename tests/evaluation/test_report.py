@@ -152,8 +152,9 @@ def test_plots_are_written_as_pictures(run_dir: Path) -> None:
     for task in made_up_run.TASKS:
         assert f"scores_{task}" in names
         assert {f"rl_{task}_{curve}" for curve in ("reward", "kl", "entropy", "clip_fraction", "length")} <= names
-    assert {f"stage_stage{n}" for n in ("1_inverse", "2_projector", "3_joint", "4_cloning")} <= names
-    assert {"code_usage", "code_usage_text_only", "health_perplexity", "health_share_used"} <= names
+    assert {f"stage{n}_loss" for n in ("1_inverse", "2_projector", "3_joint", "4_cloning")} <= names
+    assert {"stage4_cloning_accuracy", "sft_token_help_loss", "rl_help_validation"} <= names
+    assert {"code_usage", "code_usage_text_only", "health_perplexity", "health_used_share"} <= names
     for path in (run_dir / "plots").glob("*.png"):
         with Image.open(path) as image:
             image.load()
