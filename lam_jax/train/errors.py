@@ -3,7 +3,7 @@
 | code | meaning |
 |---|---|
 | 0 | finished |
-| 1 | an error that is not listed here (a stack trace follows) |
+| 1 | an error that is not listed here |
 | 2 | bad flag or bad configuration |
 | 3 | the output folder belongs to another configuration (`OtherConfigurationError`) |
 | 4 | the output folder is in use by another process (`RunFolderBusyError`) |

@@ -92,8 +92,5 @@ def test_errors_name_what_is_wrong(model):
         partition(model, {"blocks": Last(5)})
     with pytest.raises(ValueError, match="Nothing to train"):
         partition(model, lambda name, leaf: False)
-    trainable, _ = partition(model, {"embed": True})
-    with pytest.raises(ValueError, match=r"blocks\.kernel is in neither tree"):
-        merge(trainable, trainable)
     with pytest.raises(ValueError, match="at least one row"):
         Last(0)

@@ -1,0 +1,174 @@
+"""The `lam-jax` command. Each subcommand is a dataclass whose `run` does the work; jax is imported only there.
+
+Exit codes: see `lam_jax.train.errors`.
+"""
+
+import dataclasses
+import errno
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from lam_jax import __version__
+from lam_jax.train.errors import NoSpaceError
+
+Preset = Literal["tiny", "small", "mid", "qwen2_5_vl_3b", "qwen2_5_vl_7b"]
+Task = Literal["role_play", "help"]
+Algorithm = Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "cispo"]
+BAD_FLAG = 2
+INTERRUPTED = 130
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """Runs the whole method on the built-in data set and writes a report.
+
+    A small pretrained vision-language model is loaded, a latent action space is learned from it, task fine-tuning and
+    reinforcement learning run in the latent and in the token action space, and OUT/report.html compares them. About ten
+    minutes on two CPU cores. A run that was interrupted goes on at the stage where it stopped.
+    """
+
+    out: Path = Path("runs/demo")
+    """Output folder: report, metrics (JSONL and TensorBoard), checkpoints."""
+    seed: int = 0
+    """Seed of everything random; two runs with one seed on one machine give identical metrics."""
+    preset: Literal["tiny"] = "tiny"
+    """Size of the model; the shipped base model is the tiny one."""
+    task: tuple[Task, ...] = ("role_play", "help")
+    """Tasks to train."""
+    algorithm: Algorithm | None = None
+    """Reinforcement learning algorithm for all tasks. Default: dapo for role_play, grpo for help."""
+
+    def __post_init__(self):
+        if not self.task or len(set(self.task)) < len(self.task):
+            raise ValueError(f"--task: found {list(self.task)}, expected one or more different tasks.")
+        if self.seed < 0:
+            raise ValueError(f"--seed: found {self.seed}, expected a number that is not negative.")
+
+    def run(self) -> None:
+        """Runs the demo."""
+        from lam_jax.demo import run_demo
+
+        run_demo(self.out, seed=self.seed, preset=self.preset, tasks=self.task, algorithm=self.algorithm)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Writes report.html and plots again from the results of a run."""
+
+    folder: Annotated[Path, tyro.conf.Positional] = Path("runs/demo")
+    """Output folder of the run."""
+
+    def run(self) -> None:
+        """Writes the report."""
+        from lam_jax.evaluation.report import write_report
+
+        Console().print(f"Wrote {write_report(self.folder)}", soft_wrap=True, highlight=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Convert:
+    """Converts a checkpoint: Hugging Face or the released code's state dict into ours, or ours back.
+
+    A target that ends in .safetensors or .npz becomes a state dict, any other a folder.
+    """
+
+    source: Annotated[Path, tyro.conf.Positional]
+    """Folder or file to read."""
+    target: Annotated[Path, tyro.conf.Positional]
+    """Folder or file to write; it must not exist."""
+    preset: Preset | None = None
+    """Sizes of the backbone, for a state dict file alone; a Hugging Face folder holds its own."""
+    config: Path | None = None
+    """A config.json with the sizes, instead of a preset."""
+
+    def __post_init__(self):
+        if self.preset is not None and self.config is not None:
+            raise ValueError("--preset and --config: found both, expected at most one.")
+
+    def run(self) -> None:
+        """Converts."""
+        from lam_jax.latent.convert import convert, read_any_config
+        from lam_jax.qwen.presets import PRESETS
+
+        config = PRESETS[self.preset] if self.preset else read_any_config(self.config) if self.config else None
+        report = convert(self.source, self.target, config)
+        console = Console()
+        console.print(f"{report.kind}: {report.tensors} tensors to {self.target}", soft_wrap=True, highlight=False)
+        for name in report.skipped:
+            console.print(f"skipped: {name}", soft_wrap=True, highlight=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Presets:
+    """Lists the named model sizes with their numbers of parameters."""
+
+    def run(self) -> None:
+        """Prints the table."""
+        from rich.table import Table
+
+        from lam_jax.latent.config import LATENT_PRESETS
+        from lam_jax.nn.weight import count
+        from lam_jax.qwen.presets import PRESETS
+        from lam_jax.rollout.agent import Agent
+
+        table = Table("preset", "width", "layers", "vocabulary", "codes", "backbone", "latent", "policy")
+        for name, config in PRESETS.items():
+            agent = Agent.spec(config, LATENT_PRESETS[name])
+            sizes = (count(agent.backbone), count(agent.latent), count(agent.latent.policy))
+            text = config.text
+            facts = (text.width, text.layers, text.vocab_size, LATENT_PRESETS[name].codes)
+            table.add_row(name, *map(str, facts), *(f"{size / 1e6:,.1f} M" for size in sizes))
+        Console().print(table)
+
+
+COMMANDS = {"demo": Demo, "report": Report, "convert": Convert, "presets": Presets}
+
+
+def exit_code(error: BaseException) -> int:
+    """The code that the command ends with after `error`."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpaceError.exit_code
+    return getattr(error, "exit_code", 1)
+
+
+def is_expected(error: BaseException) -> bool:
+    """Whether the message of an error says all; others are shown with their stack trace."""
+    return isinstance(error, OSError | KeyboardInterrupt) or type(error).__module__.startswith("lam_jax.")
+
+
+def _complain(error: BaseException) -> None:
+    text = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
+    Console(stderr=True).print(f"lam-jax: {text}", style="red", soft_wrap=True, highlight=False, markup=False)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    if (sys.argv[1:] if args is None else args) == ["--version"]:
+        Console().print(f"lam_jax {__version__}", highlight=False)
+        return 0
+    try:
+        command = tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="lam-jax",
+            description="Latent-action reinforcement learning of vision-language agents (arXiv 2601.07516).",
+            args=args,
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
+    except ValueError as error:
+        _complain(error)
+        return BAD_FLAG
+    try:
+        command.run()
+    except (Exception, KeyboardInterrupt) as error:
+        if not is_expected(error):
+            traceback.print_exc()
+        _complain(error)
+        return exit_code(error)
+    return 0
