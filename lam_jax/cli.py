@@ -116,13 +116,17 @@ class Presets:
         from lam_jax.qwen.presets import PRESETS
         from lam_jax.rollout.agent import Agent
 
-        table = Table("preset", "width", "layers", "vocabulary", "codes", "backbone", "latent", "policy")
+        table = Table(
+            "preset", box=None, caption="weights in millions; policy is a part of latent", caption_justify="left"
+        )
+        for header in ("width", "layers", "vocabulary", "codes", "backbone", "latent", "policy"):
+            table.add_column(header, justify="right", no_wrap=True)
         for name, config in PRESETS.items():
             agent = Agent.spec(config, LATENT_PRESETS[name])
             sizes = (count(agent.backbone), count(agent.latent), count(agent.latent.policy))
             text = config.text
             facts = (text.width, text.layers, text.vocab_size, LATENT_PRESETS[name].codes)
-            table.add_row(name, *map(str, facts), *(f"{size / 1e6:,.1f} M" for size in sizes))
+            table.add_row(name, *map(str, facts), *(f"{size / 1e6:,.1f}" for size in sizes))
         Console().print(table)
 
 

@@ -94,7 +94,7 @@ def test_presets_are_listed_with_their_sizes(capsys):
     assert code == 0
     row = out.split("qwen2_5_vl_3b")[1].split("qwen2_5_vl_7b")[0]
     assert "2048" in row
-    assert "1,167" in row, "inverse 308 M + policy 617 M + merge 225 M + projectors 17 M"
+    assert "1,167." in row, "inverse 308 M + policy 617 M + merge 225 M + projectors 17 M"
 
 
 def test_help_does_not_import_jax_and_the_module_runs():
