@@ -160,7 +160,7 @@ def open_tensors(path: str | Path) -> TensorSource:
     return SafetensorsFolder(path)
 
 
-def listing(lines: Iterable[str], limit: int = 8) -> str:
+def listing(lines: Iterable[str], limit: int = 16) -> str:
     """Lines for an error message, the first `limit` of them."""
     lines = list(lines)
     more = [f"... and {len(lines) - limit} more"] if len(lines) > limit else []
