@@ -72,6 +72,10 @@ def save_checkpoint(path: Path, tree: Any, metadata: dict[str, Any] | None = Non
         raise FileExistsError(f"{path}: found a checkpoint, expected none. Save under another name or delete it first.")
     leaves = _flatten(tree)
     arrays = {name: _data(leaf) for name, leaf in leaves.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(path.parent, path.name)
+    _require_space(path, sum(array.nbytes for array in arrays.values()))
+    # With several processes this is also the point that all must reach before one of them begins to write.
     hashes = checksums(arrays)
     record = {
         "format": FORMAT,
@@ -87,9 +91,6 @@ def save_checkpoint(path: Path, tree: Any, metadata: dict[str, Any] | None = Non
         },
     }
     record = json.loads(json.dumps(record))  # what will be read back: tuples become lists
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_unfinished(path.parent, path.name)
-    _require_space(path, sum(array.nbytes for array in arrays.values()))
     # Orbax refuses empty arrays; their record is enough to make them again.
     written = {name: array for name, array in arrays.items() if array.size}
     items: dict[str, Any] = {"arrays": ocp.args.PyTreeSave(written)} if written else {}
