@@ -30,7 +30,6 @@ from lam_jax.qwen.checkpoint_files import (
     NpzFile,
     SafetensorsFolder,
     TensorSource,
-    listing,
     open_tensors,
     pickle_files,
 )
@@ -76,7 +75,7 @@ def convert(source: str | Path, target: str | Path, config: QwenConfig | None = 
     Raises:
         FileNotFoundError: `source` is not there.
         FileExistsError: `target` is there already.
-        ValueError: wrong architecture, pickle, damaged file or keys that do not fit; nothing is left at `target`.
+        CheckpointError: wrong architecture, pickle, damaged file or keys that do not fit; nothing is left at `target`.
     """
     source, target = Path(source), Path(target)
     if not source.exists():
@@ -90,7 +89,7 @@ def read_any_config(path: str | Path) -> QwenConfig:
     """The backbone's sizes from a `config.json`, or from one with text_config, vision_config and special_ids.
 
     Raises:
-        ValueError: not such a file; the message names it.
+        CheckpointError: not such a file; the message names it.
     """
     try:
         values = json.loads(Path(path).read_text())
@@ -99,7 +98,7 @@ def read_any_config(path: str | Path) -> QwenConfig:
         tied = bool(values["tie_word_embeddings"])
         return from_hf_dicts(values["text_config"], values["vision_config"], values["special_ids"], tied)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: not a Qwen2.5-VL config ({error}).") from error
+        raise CheckpointError(f"{path}: not a Qwen2.5-VL config ({error}).") from error
 
 
 def _import(path: Path, target: Path, config: QwenConfig | None) -> Report:
@@ -109,7 +108,9 @@ def _import(path: Path, target: Path, config: QwenConfig | None) -> Report:
         config = read_config(path)
     tensors = open_tensors(path)
     if config is None:
-        raise ValueError(f"{path}: a state dict does not tell heads and special ids: name a preset or a config.json.")
+        raise CheckpointError(
+            f"{path}: a state dict does not tell heads and special ids: name a preset or a config.json."
+        )
     folder = path.is_dir()
     latent = latent_config(tensors) if has_latent(tensors) or not folder else None
     manifest = Manifest(config, latent, _remember(tensors, folder))
@@ -254,9 +255,3 @@ def _export_state_dict(ours: _OurTensors, target: Path) -> Report:
     plan = released_plan(ours.manifest, ours.dtypes)
     write_released(target, plan, ours.layer)
     return Report("lam_jax -> released state dict", len(plan))
-
-
-def describe(report: Report) -> str:
-    """The report as text for the console."""
-    skipped = f"\nSkipped:{listing(report.skipped, limit=20)}" if report.skipped else ""
-    return f"{report.kind}: {report.tensors} tensors.{skipped}"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lam_jax.qwen.config import QwenConfig, TextConfig, VisionConfig
+from lam_jax.qwen.safetensors_io import CheckpointError
 
 Dict = Mapping[str, Any]
 
@@ -122,7 +123,7 @@ def read_config(folder: str | Path) -> QwenConfig:
 
     Raises:
         FileNotFoundError: no config.json.
-        ValueError: not JSON, or not a config this implementation can run; the message names the file.
+        CheckpointError: not JSON, or not a config this implementation can run; the message names the file.
     """
     path = Path(folder) / "config.json"
     if not path.is_file():
@@ -130,7 +131,7 @@ def read_config(folder: str | Path) -> QwenConfig:
     try:
         return from_hf(json.loads(path.read_text()))
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def to_hf(config: QwenConfig, dtype: str) -> dict[str, Any]:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from lam_jax.cli import main
 from lam_jax.latent import convert as module
 from lam_jax.latent.checkpoint import load_checkpoint
 from lam_jax.latent.config import LatentConfig
-from lam_jax.latent.convert import convert, describe, read_any_config
+from lam_jax.latent.convert import convert, read_any_config
 from lam_jax.latent.load import load_released
 from lam_jax.parallel import TRAIN, make_mesh
 from lam_jax.qwen import safetensors_io
@@ -76,7 +77,7 @@ def test_tensors_that_no_weight_needs_are_named_and_given_back(tmp_path: Path):
     folder = made.write(tmp_path / "hf", TINY, tensors, shards=2)
     report = convert(folder, tmp_path / "ours")
     assert sorted(line.split(":")[0] for line in report.skipped) == sorted(set(tensors) - set(made.shapes(TINY)))
-    assert "the tied head, equal to the embedding" in describe(report)
+    assert "lm_head.weight: the tied head, equal to the embedding" in report.skipped
     convert(tmp_path / "ours", tmp_path / "back")
     assert contents(tmp_path / "back") == contents(folder)
 
@@ -168,6 +169,22 @@ def test_configs_come_from_either_kind_of_file(tmp_path: Path):
     (tmp_path / "bad.json").write_text("[]")
     with pytest.raises(ValueError, match=r"bad\.json: not a Qwen2\.5-VL config"):
         read_any_config(tmp_path / "bad.json")
+
+
+def test_the_command_converts_and_refuses(tmp_path: Path, capsys):
+    np.savez(tmp_path / "in.npz", **made_released.tensors(TINY, LATENT))
+    (tmp_path / "config.json").write_text(json.dumps(made.config_json(TINY)))
+    source, ours, out = (str(tmp_path / name) for name in ("in.npz", "ours", "out.npz"))
+    assert main(["convert", source, ours]) == 1
+    assert "name a preset or a config.json" in capsys.readouterr().err
+    assert main(["convert", source, ours, "--config", str(tmp_path / "config.json")]) == 0
+    assert "skipped: lm_head.weight" in capsys.readouterr().out
+    assert main(["convert", ours, out]) == 0
+    assert (tmp_path / "in.npz").read_bytes() == (tmp_path / "out.npz").read_bytes()
+    assert main(["convert", ours, out]) == 1
+    error = capsys.readouterr().err
+    assert "out.npz exists already" in error
+    assert "Traceback" not in error
 
 
 def test_failures_leave_no_output(tmp_path: Path, monkeypatch):
