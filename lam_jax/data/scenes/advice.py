@@ -1,7 +1,8 @@
 """Personalised help: a user with a role at each of several places asks for advice before a picture.
 
 The place is not told: the picture's background shows it, and with it which of the user's roles counts. A good answer
-names the feeling (mind), something the body can do, what is in the picture, the place, the role and the things of its job.
+names the feeling (mind), something the body can do, what is in the picture, the place, the role and the things of its
+job.
 
 Pairs (place, role) are parted by a hash: LS2's role sets hold only pairs that occur nowhere else.
 """

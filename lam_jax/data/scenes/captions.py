@@ -1,4 +1,4 @@
-"""Captions, and questions and answers, about a scene: the paired data and the described scenes of the text-only data."""
+"""Captions, and questions and answers, about a scene, shown (paired data) or described (text-only data)."""
 
 from typing import Any
 

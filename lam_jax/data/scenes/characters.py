@@ -110,7 +110,8 @@ def _reserved() -> tuple[frozenset[tuple[str, str]], frozenset[str]]:
 def random_character(rng: Rng) -> Character:
     """A passer-by for the text-only data, who never has a held-out pairing of voice and mood or a held-out catchphrase.
 
-    The held-out names are among the passers-by's: a name of untrained embeddings would test the tokenizer, not the role.
+    The held-out names are among the passers-by's: a name of untrained embeddings would test the tokenizer, not the
+    role.
     """
     pairings, phrases = _reserved()
     names = words.OTHER_NAMES + words.HELD_OUT_NAMES

@@ -4,8 +4,8 @@
     python -m lam_jax.data.scenes.make_emoji --package emoji-datasource-google-16.0.0.tgz
 
 The pictures are Noto Emoji (Apache-2.0; LICENSE and NOTICE lie beside the output) as published in the npm package
-`emoji-datasource-google` 16.0.0. The concepts below were picked to look different from one another at 32 pixels and to have
-a common one-word English name. Sprite i of the sheet is entry i of concepts.json, 16 sprites to a row.
+`emoji-datasource-google` 16.0.0. The concepts below were picked to look different from one another at 32 pixels and to
+have a common one-word English name. Sprite i of the sheet is entry i of concepts.json, 16 sprites to a row.
 """
 
 import argparse
@@ -23,8 +23,8 @@ ASSETS = Path(__file__).parent / "assets" / "emoji"
 SIZE = 32
 COLUMNS = 16
 
-# category -> emoji short names, each with our name after a colon where it differs, and the plural after a slash where it
-# is not formed with a plain s.
+# category -> emoji short names, each with our name after a colon where it differs, and the plural after a slash where
+# it is not formed with a plain s.
 CONCEPTS = {
     "animal": "cat2:cat dog2:dog elephant fox_face:fox/foxes lion_face:lion panda_face:panda frog whale crab "
     "octopus/octopuses turtle butterfly/butterflies penguin owl flamingo",
@@ -39,8 +39,10 @@ CONCEPTS = {
     "crown socks:sock",
     "plant": "evergreen_tree:pine palm_tree:palm deciduous_tree:oak cactus/cactuses rose tulip sunflower "
     "four_leaf_clover:clover lotus/lotuses maple_leaf:leaf/leaves",
-    "instrument": "guitar violin trumpet drum_with_drumsticks:drum musical_keyboard:piano harp banjo accordion saxophone",
-    "toy": "basketball soccer:ball skateboard kite yo-yo:yoyo balloon teddy_bear:teddy/teddies tennis:racket jigsaw:puzzle sled",
+    "instrument": "guitar violin trumpet drum_with_drumsticks:drum musical_keyboard:piano harp banjo "
+    "accordion saxophone",
+    "toy": "basketball soccer:ball skateboard kite yo-yo:yoyo balloon teddy_bear:teddy/teddies tennis:racket "
+    "jigsaw:puzzle sled",
     "building": "house european_castle:castle church/churches school hospital factory/factories tent hut "
     "tokyo_tower:tower classical_building:temple circus_tent:circus/circuses",
 }

@@ -5,30 +5,30 @@
     role_play(split, index)  task A: a character chats about a picture over one to three turns
     help_row(split, index)   task B: advice that fits the user's role at the place in the picture
 
-Pictures are PNG bytes where the real data have paths. Every row has "facts", which the rubric scores against (role_play: a
-list with one entry for each assistant turn; elsewhere one dict). Facts are plain JSON-able data:
+Pictures are PNG bytes where the real data have paths. Every row has "facts", which the rubric scores against
+(role_play: a list with one entry for each assistant turn; elsewhere one dict). Facts are plain JSON-able data:
 
     task        "caption" | "qa" | "dialogue" | "role_play" | "help"
-    objects     [{"name", "category", "x", "y", "size"}] what is in the picture from left to right; centre and size in pixels
+    objects     [{"name", "category", "x", "y", "size"}]: the picture from left to right; centre and size in pixels
     background  name of the place
     question    {"kind": "describe" | "name" | "count" | "category" | "left_of" | "right_of" | "middle_of" | "place" |
                  "favorite" | "feel" | "advice",
                  "answer": [words of which an answer must hold one; empty: none asked for],
                  "objects": [names that the answer must hold; other objects of the picture may be named too],
                  "first": whether the turn opens its conversation (role play and help)}
-    character   None, or {"name", "voice", "mood", "passion", "catchphrase", "style_words": {"voice": [...], "mood": [...],
-                "passion": [...]}}: the words of the character's registers (`words.py`)
+    character   None, or {"name", "voice", "mood", "passion", "catchphrase", "style_words": {"voice": [...],
+                "mood": [...], "passion": [...]}}: the words of the character's registers (`words.py`)
     role        None, or {"role", "location", "role_set": {location: role}, "feeling", "job_words", "mind_words",
                 "body_words"}: the role at the picture's place and the good words for it and for the user's feeling
 
-The references of role_play("sft", i) and help_row("sft", i) are noisy on purpose: style words come from nobody or from
-another character (role, feeling) at rate STYLE_NOISE, the catchphrase is forgotten at half that rate, and objects are
-mistaken at rate OBJECT_NOISE. The role play and help talk of text_only has the style noise alone. So SFT learns the language
-but not the whole task, and RL has something to improve. References of all other splits are clean: full marks by the rubric.
+The references of role_play("sft", i) and help_row("sft", i) are noisy on purpose: style words come from nobody or
+from another character (role, feeling) at rate STYLE_NOISE, the catchphrase is forgotten at half that rate, and objects
+are mistaken at rate OBJECT_NOISE. The role play and help talk of text_only has style noise (TEXT_STYLE_NOISE) alone. So
+SFT learns the language but not the whole task, and RL has something to improve. References of all other splits are
+clean: full marks by the rubric.
 """
 
 import random
-import re
 from typing import Any
 
 from lam_jax.data import mmrole, pcogalign
@@ -38,14 +38,16 @@ from lam_jax.data.scenes.characters import held_out_characters, random_character
 from lam_jax.data.scenes.compose import Scene, draw_scene, encode_png
 from lam_jax.data.scenes.language import Rng, listing, placed_listing
 from lam_jax.data.scenes.speech import question_kinds, reply
+from lam_jax.rewards.grammar import copied_share, ngrams, tokens
 
 ROLE_PLAY_SPLITS = ("sft", "rl", "val", "id_test", "ood_test")
 HELP_SPLITS = ("sft", "rl", "val", "ls1", "ls2")
-STYLE_NOISE = 0.4
+STYLE_NOISE = 0.5
+TEXT_STYLE_NOISE = 0.4
 OBJECT_NOISE = 0.08
 CAPTION_SHARE = 0.65
-# A conversation goes on only while its next prompt stays below this many words and marks; the prompt then fits 160 tokens
-# with its picture (a test checks every split with the tokenizer).
+# A conversation goes on only while its next prompt stays below this many words and marks; the prompt then fits 160
+# tokens with its picture (a test checks every split with the tokenizer).
 PROMPT_WORDS = 106
 
 DESCRIPTIONS = (
@@ -77,9 +79,8 @@ def _rng(split: str, index: int, splits: tuple[str, ...]) -> Rng:
 
 def _facts(task: str, scene: Scene, question: dict[str, Any]) -> dict[str, Any]:
     objects, background = scene.fact_objects(), scene.background
-    return {
-        "task": task, "objects": objects, "background": background, "question": question, "character": None, "role": None
-    }  # fmt: skip
+    shown = {"task": task, "objects": objects, "background": background}
+    return {**shown, "question": question, "character": None, "role": None}
 
 
 def _chat(*turns: tuple[str, str]) -> list[dict[str, str]]:
@@ -155,7 +156,7 @@ def text_only(index: int, split: str = "text_only") -> Row:
         character = random_character(rng) if rng.random() < 0.5 else rng.choice(training_characters())
         first = rng.random() < 0.7
         asked = rng.choice([kind for kind in question_kinds(scene) if kind not in ("left_of", "right_of")])
-        said = reply("describe" if first else asked, scene, character, rng, first, STYLE_NOISE, brief=True)
+        said = reply("describe" if first else asked, scene, character, rng, first, TEXT_STYLE_NOISE, brief=True)
         # Introduction and personality both tell voice and mood: with one of them the row stays short.
         fields = (rng.choice(("introduction", "personality")), "experience", "catchphrase")
         profile = {key: character.profile[key] for key in fields}
@@ -163,14 +164,14 @@ def text_only(index: int, split: str = "text_only") -> Row:
         messages = [mmrole.system_message(character.name), *_chat((prompt, said.answer))]
         facts = said.facts
     else:
-        advice = advise(scene, rng, style_noise=STYLE_NOISE, places=1 + (rng.random() < 0.5))
+        advice = advise(scene, rng, style_noise=TEXT_STYLE_NOISE, places=1 + (rng.random() < 0.5))
         messages = [pcogalign.system_message(advice.role_set), *_chat((f"{told} {advice.query}", advice.answer))]
         facts = advice.facts
     return {"id": f"{split}-{index}", "messages": messages, "instance_type": kind, "facts": facts}
 
 
 def _words(*texts: str) -> int:
-    return sum(len(re.findall(r"\w+|[^\w\s]", text)) for text in texts)
+    return sum(len(tokens(text)) + text.count("[") + text.count("]") for text in texts)
 
 
 def role_play(split: str, index: int) -> Row:
@@ -189,8 +190,13 @@ def role_play(split: str, index: int) -> Row:
         kinds[0] = kinds.pop()
     conversation, facts, history = [], [], []
     for number, kind in enumerate(kinds[:turns]):
-        tries = [reply(kind, scene, character, rng, number == 0, *noise, brief) for _ in range(8 if brief else 1)]
-        said = min(tries, key=lambda one: _words(one.question, one.answer))
+        said = reply(kind, scene, character, rng, number == 0, *noise, brief)
+        if brief:
+            # The shortest of a few that does not say again what was said: three turns must fit one prompt.
+            spoken = ngrams(tokens(" ".join(text for _, text in history)))
+            tries = [said, *(reply(kind, scene, character, rng, number == 0, *noise, brief) for _ in range(7))]
+            fresh = [one for one in tries if copied_share(tokens(one.answer), spoken) < 0.5]
+            said = min(fresh or tries, key=lambda one: _words(one.question, one.answer))
         prompt = mmrole.user_prompt(character.name, character.profile, history, said.question)
         if number and _words(prompt) > PROMPT_WORDS:
             break
@@ -219,8 +225,8 @@ def help_row(split: str, index: int) -> Row:
     advice = advise(scene, rng, split == "ls2", *noise)
     role = advice.facts["role"]
     expected = (
-        f"Names the feeling ({role['feeling']}), what is seen, the role ({role['role']}) and its {role['job_words'][0]}, and "
-        "something that the body can do."
+        f"Names the feeling ({role['feeling']}), what is seen, the role ({role['role']}), its {role['job_words'][0]}, "
+        "and something that the body can do."
     )
     return {
         "id": f"help_{split}-{index}",

@@ -22,7 +22,8 @@ SPECIAL_TOKENS = (
 CHAT_TEMPLATE = (
     "{% set image_count = namespace(value=0) %}{% set video_count = namespace(value=0) %}"
     "{% for message in messages %}"
-    "{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+    "{% if loop.first and message['role'] != 'system' %}"
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
     "<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n"
     "{% else %}{% for content in message['content'] %}"
@@ -63,7 +64,8 @@ def train(texts: list[str]) -> Tokenizer:
     tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() != wanted:
         raise ValueError(
-            f"tokenizer: found {tokenizer.get_vocab_size()} ids after training, expected {wanted}. Train on more varied text."
+            f"tokenizer: found {tokenizer.get_vocab_size()} ids after training, expected {wanted}. "
+            "Train on more varied text."
         )
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     return tokenizer

@@ -2,10 +2,15 @@
 
 A *register* is a set of words that belong together and to nothing else: a voice (how a character opens, addresses and
 looks), a mood (its adjectives and verbs of feeling), a passion (what it compares things with), a job, a feeling. A
-character's profile states its voice, mood and passion, so that anyone who knows the registers can speak like a character
-never met before. `PLAIN` words belong to no register: correct English, but nobody's style. No word is in two registers, and
-none is an object's name (a test checks both), so a word alone tells whose style it is.
+character's profile states its voice, mood and passion, so that anyone who knows the registers can speak like a
+character never met before. `PLAIN` words belong to no register: correct English, but nobody's style. No word is in two
+registers, and none is an object's name (a test checks both), so a word alone tells whose style it is.
 """
+
+
+def _list(text: str) -> list[str]:
+    return text.split()
+
 
 # voice -> opening word, address of the listener, verb of seeing.
 VOICES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -124,19 +129,20 @@ PLAIN: dict[str, tuple[str, ...]] = {
 
 # A catchphrase is one of FRAMES filled from the other two: about 1,800 in all.
 CATCH_FRAMES = ("{verb} the {noun}!", "Always {low} the {noun}!", "Never {low} a {noun}!", "{verb} every {noun}!")
-CATCH_VERBS = (
+CATCH_VERBS = _list(
     "Hoist Polish Follow Trust Chase Remember Raise Feed Paint Ring Shake Sharpen Bury Open Light Kiss Borrow Dodge"
-).split()
-CATCH_NOUNS = (
-    "flag lantern moon river candle wheel map compass mirror crumb dragon cloud flame shadow secret mill pebble feather "
-    "whistle clock ghost goose pumpkin bridge"
-).split()
+)
+CATCH_NOUNS = _list(
+    "flag lantern moon river candle wheel map compass mirror crumb dragon cloud flame shadow secret mill pebble "
+    "feather whistle clock ghost goose pumpkin bridge"
+)
 
-TRAIN_NAMES = (
-    "Finn Rosa Otto Mabel Hugo Greta Jasper Nell Boris Ivy Cedric Dora Felix Luna Magnus Pearl Quentin Stella Tobias Wanda"
-).split()
-HELD_OUT_NAMES = "Ned Ada Ezra Jane Leo Tina".split()
-OTHER_NAMES = "Abe Bea Carl Dan Eve Fay Gus Hal Ida Joe Kim Lou".split()
+TRAIN_NAMES = _list(
+    "Finn Rosa Otto Mabel Hugo Greta Jasper Nell Boris Ivy Cedric Dora Felix Luna Magnus Pearl Quentin Stella Tobias "
+    "Wanda"
+)
+HELD_OUT_NAMES = _list("Ned Ada Ezra Jane Leo Tina")
+OTHER_NAMES = _list("Abe Bea Carl Dan Eve Fay Gus Hal Ida Joe Kim Lou")
 
 # job -> the things it deals with.
 JOBS: dict[str, tuple[str, ...]] = {
