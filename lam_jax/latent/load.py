@@ -64,8 +64,7 @@ def load_released(
     source = open_tensors(path)
     manifest = Manifest(config, latent or latent_config(source))
     matching = match_released(manifest, source)
-    if jax.process_index() == 0:
-        check_tied(source, matching)
+    check_tied(source, matching)
     loaded = load_weights(manifest.specs(), matching, source, mesh or make_mesh(), rules, dtype)
     return loaded["backbone"], loaded["latent"]
 

@@ -47,8 +47,7 @@ def load_backbone(folder: str | Path, mesh: Mesh, rules: Rules, dtype: Any = Non
     source = SafetensorsFolder(folder)
     specs = QwenVL.spec(config)
     matching = match(names.backbone(config), specs, source, config.vision, config.text.tied)
-    if jax.process_index() == 0:
-        check_tied(source, matching)
+    check_tied(source, matching)
     for name in (*matching.aliases, *matching.skipped):
         log.info("%s: skipped %s (a tied head or a buffer that the config determines)", source.file_of(name), name)
     return load_weights(specs, matching, source, mesh, rules, dtype)

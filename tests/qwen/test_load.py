@@ -214,6 +214,7 @@ def test_peak_memory_stays_near_the_result(tmp_path: Path):
         file.write(len(header).to_bytes(8, "little") + header.encode())
         file.truncate(8 + len(header) + size)
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    flags["PYTHONPATH"] = str(Path(__file__).parents[2])
     command = [sys.executable, "-c", PEAK, str(folder)]
     done = subprocess.run(command, env={**os.environ, **flags}, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
