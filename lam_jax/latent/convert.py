@@ -104,7 +104,8 @@ def read_any_config(path: str | Path) -> QwenConfig:
 def _import(path: Path, target: Path, config: QwenConfig | None) -> Report:
     if path.is_dir() and (pickles := pickle_files(path)):
         raise CheckpointError(
-            f"{path}: found the pickle files {pickles}, expected none. Move away those that are not weights. {PICKLE_ADVICE}"
+            f"{path}: found the pickle files {pickles}, expected none. Move those that are not weights away. "
+            f"{PICKLE_ADVICE}"
         )
     if config is None and path.is_dir():
         config = read_config(path)
