@@ -37,7 +37,8 @@ def examples(task, split, count):
 
 def test_rows_are_the_same_in_another_process():
     made = "(rows.paired(3), rows.text_only(3), rows.role_play('sft', 3), rows.help_row('ls2', 3))"
-    code = f"import hashlib; from lam_jax.data.scenes import rows; print(hashlib.sha256(repr({made}).encode()).hexdigest())"
+    digest = f"hashlib.sha256(repr({made}).encode()).hexdigest()"
+    code = f"import hashlib; from lam_jax.data.scenes import rows; print({digest})"
     command = [sys.executable, "-c", code]
     digests = {subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)}
     assert len(digests) == 1
