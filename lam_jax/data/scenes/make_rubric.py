@@ -73,7 +73,7 @@ def tables(count: int) -> dict:
 def main() -> None:
     """Command line: writes the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=12000, help="rows of each split to collect trigrams from")
+    parser.add_argument("--rows", type=int, default=8000, help="rows of each split to collect trigrams from")
     parser.add_argument("--out", type=Path, default=ASSET)
     args = parser.parse_args()
     args.out.parent.mkdir(parents=True, exist_ok=True)
