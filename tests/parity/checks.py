@@ -15,6 +15,12 @@ TOLERANCES = {
     "input": "input",
 }
 
+# Near zero, `1e-5 + 1e-4 |b|` is below the rounding of the reference itself: evaluating the same formulas in float64
+# misses it as well, by a factor of 1.3 on InverseWarmUp/action_logits and more on logits, which are sums of products
+# ten times as large as themselves. Such elements count as rounding if they are within this share of their row's
+# largest, about 100 units in its last place; the table says how many there were.
+ROUNDING = 1e-5
+
 
 @dataclass(frozen=True)
 class Check:
@@ -62,10 +68,18 @@ def judge(name: str, check: Check | None, reference: np.ndarray) -> Verdict:
         "exact": np.zeros_like(size),
     }[kind]
     relative = np.max(np.divide(error, size, out=np.zeros_like(error), where=size > 0), initial=0.0)
+    passed, note = bool(np.all(error <= allowed)), ""
+    if kind == "output" and not passed and reference.ndim > 1:
+        beyond = int(np.sum(~(error <= allowed)))
+        row = np.broadcast_to(np.max(np.abs(reference), axis=-1, keepdims=True), reference.shape)
+        row = row if check.where is None else row[check.where]
+        passed = bool(np.all(error <= allowed + ROUNDING * row))
+        note = f"{beyond} of {error.size} near zero, within {ROUNDING} of their row" if passed else ""
     return Verdict(
         name=name,
         absolute=float(np.max(error, initial=0.0)),
         relative=float(relative),
         tolerance=TOLERANCES[kind],
-        passed=bool(np.all(error <= allowed)) and bool(np.all(np.isfinite(a))),
+        passed=passed and bool(np.all(np.isfinite(a))),
+        note=note,
     )

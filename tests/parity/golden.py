@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -19,10 +20,10 @@ from tests.parity.case import Arrays, Case
 from tests.parity.checks import Check, Verdict, judge
 from tests.parity.generation import generation
 from tests.parity.grpo import check_grpo
+from tests.parity.patch_order import in_patch_order
 from tests.parity.released import load, round_trip
 from tests.parity.stage_gradients import gradients
 from tests.parity.stage_outputs import outputs
-from tests.parity.summation import in_reference_order
 
 INPUTS = ("input_ids", "attention_mask", "labels")
 
@@ -50,7 +51,7 @@ def _checks(case: Case, part: str, reference: Arrays) -> dict[str, Check]:
     if part == "grpo":
         compared = check_grpo(reference)
         return {key: Check(ours, "gradient" if key.endswith("grad_logps") else "output") for key, ours, _ in compared}
-    agent = in_reference_order(load(case))
+    agent = in_patch_order(load(case))
     if part == "outputs":
         return outputs(agent, case, reference)
     if part == "generation":
@@ -66,7 +67,7 @@ def report(found: list[Verdict], console: Console) -> bool:
     for column in table.columns:
         column.no_wrap = True
     for verdict in found:
-        numbers = ("-", "-") if verdict.note else (f"{verdict.absolute:.2e}", f"{verdict.relative:.2e}")
+        numbers = ("-", "-") if np.isnan(verdict.absolute) else (f"{verdict.absolute:.2e}", f"{verdict.relative:.2e}")
         result = "[green]pass[/]" if verdict.passed else "[red]FAIL[/]"
         table.add_row(verdict.name, *numbers, verdict.tolerance, f"{result} {verdict.note}".strip())
     console.print(table)
@@ -83,7 +84,7 @@ def main() -> int:
     # The reference multiplied in full float32; accelerators would otherwise round the factors.
     jax.config.update("jax_default_matmul_precision", "highest")
     # Wide enough for every name, so that a line of the table stays a line when piped.
-    return 0 if report(verdicts(arguments.folder, arguments.set), Console(width=200)) else 1
+    return 0 if report(verdicts(arguments.folder, arguments.set), Console(width=220)) else 1
 
 
 if __name__ == "__main__":
