@@ -39,7 +39,7 @@ class CodeModel(struct.PyTreeNode):
         self, states: Float[Array, "B L D"], rotary: Rotary, mask: Bool[Array, "B L"], remat: bool = False
     ) -> Float[Array, "B L K"]:
         """float32 code logits at every position, from the positions up to it."""
-        x, _ = block.run(self.blocks, states, rotary, mask, remat=remat)
+        x = block.run(self.blocks, states, rotary, mask, remat=remat)
         return self._logits(x)
 
     def shared(
@@ -58,7 +58,7 @@ class CodeModel(struct.PyTreeNode):
         self, states: Float[Array, "N P D"], rotary: Rotary, mask: Bool[Array, "N P"]
     ) -> tuple[Float[Array, "N K"], KeyValue]:
         """Logits at the prompt's last position, and the prompt's keys and values."""
-        x, kv = block.run(self.blocks, states, rotary, mask, keep_cache=True)
+        x, kv = block.prefill(self.blocks, states, rotary, mask)
         return self._logits(x[:, -1]), kv
 
     def decode(

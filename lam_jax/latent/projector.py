@@ -25,6 +25,7 @@ class Bottleneck(struct.PyTreeNode):
         )
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        """The map of [*B, D]; same width out."""
         return self.up(jnp.tanh(self.down(x)))
 
 

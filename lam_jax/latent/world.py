@@ -34,6 +34,7 @@ class MergeBlock(struct.PyTreeNode):
         )
 
     def __call__(self, x: Float[Array, "*B D"], code: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        """The block's own output for states `x` and codebook rows `code`."""
         # [x; c] W = x W_upper + c W_lower: the concatenation is never built.
         return self.down(jax.nn.silu(_split(self.gate, x, code)) * _split(self.up, x, code))
 

@@ -5,6 +5,7 @@ A query whose keys are all masked gets a zero output, as in torch's SDPA.
 Legend: B batch, G samples of a prompt, T queries, S keys, H heads, K kv heads, R = H / K, D head dimension.
 """
 
+import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float
@@ -24,8 +25,10 @@ class Part(struct.PyTreeNode):
 def _part(scores: Array, keep: Array, values: Array, equation: str) -> Part:
     """`scores` is float32 [.., K, R, T, S]; `keep` broadcasts to it; `equation` contracts weights with values."""
     scores = jnp.where(keep, scores, FLOOR)
-    peak = jnp.max(scores, axis=-1)
-    weights = jnp.where(keep, jnp.exp(scores - peak[..., None]), 0.0)
+    # Any shift gives the same attention, so its gradient is zero; half the floor makes a row without keys weigh
+    # nothing.
+    peak = jax.lax.stop_gradient(jnp.maximum(jnp.max(scores, axis=-1), FLOOR / 2))
+    weights = jnp.exp(scores - peak[..., None])
     mass = jnp.moveaxis(jnp.sum(weights, axis=-1), -1, -3)
     total = jnp.einsum(equation, weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
     return Part(total, mass, jnp.moveaxis(peak, -1, -3))

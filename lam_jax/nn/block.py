@@ -72,16 +72,26 @@ def run(
     mask: Bool[Array, "*B L"],
     *,
     remat: bool = False,
-    keep_cache: bool = False,
-) -> tuple[Float[Array, "*B L D"], KeyValue | None]:
-    """Causal forward through a stack. With `keep_cache`, also the keys and values [layers, *B, L, K, head_dim]."""
+) -> Float[Array, "*B L D"]:
+    """Causal forward through a stack."""
     keep = attn.causal(mask)
 
     def step(x, block):
-        x, kv = block(x, rotary, lambda q, k, v: attn.attention(q, k, v, keep))
-        return x, (kv if keep_cache else None)
+        return block(x, rotary, lambda q, k, v: attn.attention(q, k, v, keep))[0], None
 
-    return jax.lax.scan(jax.checkpoint(step) if remat else step, x, blocks)
+    return jax.lax.scan(jax.checkpoint(step) if remat else step, x, blocks)[0]
+
+
+def prefill(
+    blocks: DecoderBlock, x: Float[Array, "*B L D"], rotary: Rotary, mask: Bool[Array, "*B L"]
+) -> tuple[Float[Array, "*B L D"], KeyValue]:
+    """As `run`, and the keys and values [layers, *B, L, K, head_dim]."""
+    keep = attn.causal(mask)
+
+    def step(x, block):
+        return block(x, rotary, lambda q, k, v: attn.attention(q, k, v, keep))
+
+    return jax.lax.scan(step, x, blocks)
 
 
 def run_shared(

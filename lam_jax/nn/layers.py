@@ -28,7 +28,9 @@ class Linear(struct.PyTreeNode):
         )
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... O"]:
-        y = x @ self.kernel.astype(x.dtype)
+        """The map of the last dimension."""
+        # One flat matrix product: XLA's CPU backward is twice as fast as with several leading dimensions.
+        y = (x.reshape(-1, x.shape[-1]) @ self.kernel.astype(x.dtype)).reshape(*x.shape[:-1], -1)
         return y if self.bias is None else y + last(self.bias, y)
 
 
@@ -44,6 +46,7 @@ class RMSNorm(struct.PyTreeNode):
         return cls(scale=Weight((width,), (None,), "ones"), epsilon=epsilon)
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        """Normalises the last dimension; same dtype out."""
         y = x.astype(jnp.float32)
         y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.epsilon)
         return last(self.scale, x) * y.astype(x.dtype)
@@ -66,4 +69,5 @@ class GatedMLP(struct.PyTreeNode):
         )
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        """The MLP of the last dimension; same width out."""
         return self.down(jax.nn.silu(self.gate(x)) * self.up(x))

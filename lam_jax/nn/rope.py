@@ -15,6 +15,7 @@ class Rotary(struct.PyTreeNode):
     sin: Array
 
     def __call__(self, x: Float[Array, "*batch L H D"]) -> Float[Array, "*batch L H D"]:
+        """Rotates the pairs (i, i + D/2) of every head."""
         first, second = jnp.split(x, 2, axis=-1)
         rotated = jnp.concatenate([-second, first], axis=-1)
         cos, sin = self.cos[..., None, :].astype(x.dtype), self.sin[..., None, :].astype(x.dtype)

@@ -1,7 +1,7 @@
 """One declaration per weight, from which initialisation, shardings, loading, export and counting all derive.
 
-A module is a frozen `flax.struct.PyTreeNode` whose weight fields hold, at different times, `Weight` specs, arrays, shape
-structs or shardings. That is why fields are annotated with the loose `Param`.
+A module is a frozen `flax.struct.PyTreeNode` whose weight fields hold, at different times, `Weight` specs, arrays,
+shape structs or shardings. That is why fields are annotated with the loose `Param`.
 """
 
 import dataclasses
@@ -58,7 +58,7 @@ def map_specs(function: Callable[[Weight], Any], specs: T) -> T:
 
 
 def stack(specs: T, count: int, axis: str = "layers") -> T:
-    """The specs of `count` equal modules stacked on a new leading dimension named `axis`, to be folded by `lax.scan`."""
+    """Specs of `count` equal modules stacked on a new leading dimension named `axis`, to be folded by `lax.scan`."""
     return map_specs(lambda w: dataclasses.replace(w, shape=(count, *w.shape), axes=(axis, *w.axes)), specs)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh
@@ -9,7 +10,7 @@ from jax.sharding import AxisType, Mesh
 AXES = ("data", "fsdp", "tensor")
 
 
-def make_mesh(shape: tuple[int, int, int] = (1, 1, 1), devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(shape: tuple[int, int, int] = (1, 1, 1), devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh of `shape` = (data, fsdp, tensor) over `devices` (default: the first of `jax.devices()`).
 
     Raises:

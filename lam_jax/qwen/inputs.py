@@ -33,7 +33,7 @@ class Batch(struct.PyTreeNode):
     images: Images | None = None
 
     def without_images(self) -> "Batch":
-        """The same tokens with the image withheld: placeholder embeddings stay, positions are 1-D (METHOD section 2)."""
+        """The same tokens, image withheld: placeholder embeddings stay, positions are 1-D (METHOD section 2)."""
         order = jnp.where(self.mask, jnp.cumsum(self.mask, axis=1, dtype=jnp.int32) - 1, 1)
         positions = jnp.broadcast_to(order[:, None, :], self.positions.shape)
         return self.replace(positions=positions, images=None)

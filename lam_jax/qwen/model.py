@@ -69,7 +69,7 @@ class QwenVL(struct.PyTreeNode):
     def hidden(self, batch: Batch, remat: bool = False) -> Float[Array, "B L D"]:
         """States after the last block, before the final norm."""
         x = self.embed_batch(batch, remat)
-        x, _ = block.run(self.blocks, x, self.rotary(batch.positions), batch.mask, remat=remat)
+        x = block.run(self.blocks, x, self.rotary(batch.positions), batch.mask, remat=remat)
         return constrain(x, "batch", "length", None)
 
     def states(self, batch: Batch, remat: bool = False) -> Float[Array, "B L D"]:
@@ -85,7 +85,7 @@ class QwenVL(struct.PyTreeNode):
     def prefill(self, batch: Batch) -> tuple[Float[Array, "N P D"], KeyValue]:
         """Pre-norm states of prompts and the keys and values of every block."""
         x = self.embed_batch(batch)
-        return block.run(self.blocks, x, self.rotary(batch.positions), batch.mask, keep_cache=True)
+        return block.prefill(self.blocks, x, self.rotary(batch.positions), batch.mask)
 
     def decode(
         self, cache: KVCache, tokens: Int[Array, "N G 1"], positions: Int[Array, "N G 3 1"], step: Int[Array, ""]

@@ -1,7 +1,7 @@
 """Which checkpoint tensor fills which weight: one table per model, read by loading, export and the parity tests.
 
-Names follow transformers' Qwen2.5-VL modules (`model.visual`, `model.language_model`, `lm_head`). Checkpoints on disk may
-use the older prefixes (`visual.`, `model.`): `canonical` maps those.
+Names follow transformers' Qwen2.5-VL modules (`model.visual`, `model.language_model`, `lm_head`). Checkpoints on disk
+may use the older prefixes (`visual.`, `model.`): `canonical` maps those.
 """
 
 import dataclasses

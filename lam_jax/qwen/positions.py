@@ -37,7 +37,8 @@ def _row(tokens: np.ndarray, grids: Sequence[Grid], config: QwenConfig, row: int
     if int(is_image.sum()) != expected:
         raise ValueError(
             f"Row {row} holds {int(is_image.sum())} image tokens, but its {len(grids)} image(s) with grids "
-            f"{[tuple(g) for g in grids]} need {expected}. Expand every image placeholder to h*w/{config.vision.merge_patches} tokens."
+            f"{[tuple(g) for g in grids]} need {expected}. Expand every image placeholder to "
+            f"h*w/{config.vision.merge_patches} tokens."
         )
     if not grids:
         return np.broadcast_to(np.arange(len(tokens), dtype=np.int32), (3, len(tokens)))

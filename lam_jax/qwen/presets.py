@@ -1,9 +1,11 @@
 """Named sizes. The Qwen ones are the published configurations; the others are for laptops, tests and benchmarks."""
 
+from typing import Any
+
 from lam_jax.qwen.config import QwenConfig, TextConfig, VisionConfig
 
 # Special tokens of the scenes tokenizer: the last seven of its 2048 ids (data/scenes/assets/tokenizer).
-_SCENES_IDS = {
+_SCENES_IDS: dict[str, Any] = {
     "pad_id": 2041,
     "eos_id": 2043,
     "vision_start_id": 2044,

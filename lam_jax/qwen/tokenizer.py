@@ -90,7 +90,8 @@ def published_tokenizer() -> PreTrainedTokenizerFast:
 
     tokenizer = Qwen2Tokenizer(
         vocab={text(token): rank for token, rank in ranks.items()},
-        merges=[(text(left), text(right)) for left, right in _merges(ranks)],
+        # transformers annotates strings here, but hands the pairs to a `tokenizers` model, which takes pairs
+        merges=[(text(left), text(right)) for left, right in _merges(ranks)],  # pyright: ignore[reportArgumentType]
         model_max_length=131072,
     )
     tokenizer.add_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIAL_TOKENS])

@@ -1,6 +1,7 @@
 """Qwen2.5-VL's vision tower on fixed shapes: windowed blocks gather patches, attend in a window and scatter back.
 
-Legend: B rows, P patches, W windows, S patches of a window, D vision width, H heads, M = P / merge^2 tokens, O text width.
+Legend: B rows, P patches, W windows, S patches of a window, D vision width, H heads, M = P / merge^2 tokens,
+O text width.
 """
 
 import jax

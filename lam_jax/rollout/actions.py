@@ -1,6 +1,7 @@
-"""Action spaces as values. An action space turns hidden states into logits over its actions, and an action into a token.
+"""Action spaces as values: one turns hidden states into logits over its actions, and an action into a token.
 
-Legend: N prompts, G samples of a prompt, P prompt length, T completion length, D width, A actions (K codes or V tokens).
+Legend: N prompts, G samples of a prompt, P prompt length, T completion length, D width, A actions (K codes or V
+tokens).
 """
 
 import jax

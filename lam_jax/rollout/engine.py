@@ -34,7 +34,7 @@ class RolloutConfig:
 
     samples: int = 8
     length: int = 64
-    sampling: SamplingConfig = SamplingConfig()
+    sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
     stop: bool = True
     segment: int = 8
 
@@ -45,7 +45,7 @@ class RolloutConfig:
 
 
 class Rollout(struct.PyTreeNode):
-    """Continuations and everything the policy update needs of them; nothing has to be run through the backbone again."""
+    """Continuations and everything that the policy update needs; nothing has to pass the backbone again."""
 
     tokens: Array  # int32 [N, G, T], pad after the end
     actions: Array  # int32 [N, G, T]

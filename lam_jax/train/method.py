@@ -29,9 +29,9 @@ class Method:
         train_norm: latent RL trains the backbone's final norm too.
     """
 
-    learning: Reading = Reading("merged")
-    acting: Reading = Reading("merged")
-    generating: Reading = Reading("merged")
+    learning: Reading = dataclasses.field(default_factory=Reading)
+    acting: Reading = dataclasses.field(default_factory=Reading)
+    generating: Reading = dataclasses.field(default_factory=Reading)
     entropy_weight: float = 1e-3
     nll_weight: float = 1e-5
     cycle: bool = True

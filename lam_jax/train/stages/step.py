@@ -1,7 +1,7 @@
 """From a stage's loss to a jitted training step."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -26,7 +26,7 @@ STAGE_PARTS = {
 }
 
 
-def trainable_parts(stage: str, config: QwenConfig, method: Method) -> dict[str, Choice]:
+def trainable_parts(stage: str, config: QwenConfig, method: Method) -> Mapping[str, Choice]:
     """What a stage trains, for `partition`.
 
     Args:
@@ -43,7 +43,7 @@ def trainable_parts(stage: str, config: QwenConfig, method: Method) -> dict[str,
     top: dict[str, Choice] = {"backbone.blocks": blocks, "backbone.norm": True, "backbone.embedding": True}
     if not config.text.tied:
         top["backbone.lm_head"] = True
-    parts: dict[str, dict[str, Choice]] = {
+    parts: dict[str, Mapping[str, Choice]] = {
         "rl_latent": {"latent.policy": True} | ({"backbone.norm": True} if method.train_norm else {}),
         "rl_token": top,
         "sft_token": {"backbone.vision": True, **top},
