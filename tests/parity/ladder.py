@@ -98,7 +98,7 @@ class Ladder:
 
         rotary = model.rotary(batch.positions)
         rungs = [
-            Rung("text/positions", np.asarray(batch.positions), arrays["text/positions"], 0.0),
+            self._positions(),
             rung("text/cos", rotary.cos, TIGHT),
             rung("text/sin", rotary.sin, TIGHT),
         ]
@@ -115,6 +115,13 @@ class Ladder:
         rungs.append(rung("text/states", model.states(batch), DEEP))
         rungs.append(rung("text/logits", model.logits(model.states(batch)), DEEP))
         return rungs
+
+    def _positions(self) -> Rung:
+        """At real tokens: transformers 4 gave padding the position 1, transformers 5 gives it 0."""
+        ours, theirs = (
+            np.swapaxes(x, 1, 2)[self.arrays["mask"]] for x in (self.batch.positions, self.arrays["text/positions"])
+        )
+        return Rung("text/positions", ours, theirs, 0.0)
 
     def vision_rungs(self) -> list[Rung]:
         tower, arrays, images = self.model.vision, self.arrays, self.images
@@ -187,7 +194,7 @@ class Ladder:
         probe, batch = jnp.asarray(self.arrays["probe"]), self.batch
 
         def probed(model: QwenVL) -> jax.Array:
-            return jnp.sum(model.logits(model.states(batch)) * probe * batch.mask[..., None])
+            return jnp.sum(jnp.where(batch.mask[..., None], model.logits(model.states(batch)) * probe, 0.0))
 
         leaves = weights_by_path(jax.jit(jax.grad(probed))(self.model))
         rungs = []

@@ -1,0 +1,50 @@
+"""The ladder against transformers and torch themselves: the committed cases, and more of them. `make parity`."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.parity.ladder import Ladder
+from tests.parity.ladder_cases import CASES, LadderCase
+from tests.parity.test_ladder import GOLDEN
+from tests.parity.transformers_reference import reference
+
+pytestmark = pytest.mark.parity
+
+LEFT, RIGHT, TEXT = CASES
+MORE = (
+    dataclasses.replace(LEFT, name="untied_ungrouped", kv_heads=4, tied=False, seed=11),
+    dataclasses.replace(LEFT, name="every_layer_windowed", full_layers=(), window=28, seed=12),
+    dataclasses.replace(LEFT, name="every_layer_full", full_layers=(0, 1, 2), kv_heads=1, seed=13),
+    dataclasses.replace(LEFT, name="wide", width=96, heads=6, kv_heads=3, sections=(2, 3, 3), layers=4, seed=14),
+    dataclasses.replace(RIGHT, name="right_grouped_tied", kv_heads=1, tied=True, window=112, seed=15),
+    dataclasses.replace(
+        RIGHT,
+        name="three_images_in_a_row",
+        rows=((1, (1, 2, 2), (1, 10, 2), 1, (1, 6, 6), 2), (5, (1, 2, 14), 4)),
+        padding="left",
+        seed=16,
+    ),
+    dataclasses.replace(TEXT, name="text_right", padding="right", tied=True, seed=17),
+)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_committed_files_are_what_transformers_computes_today(case: LadderCase):
+    fresh = reference(case)
+    with np.load(GOLDEN / f"ladder_{case.name}.npz") as file:
+        assert set(file.files) == set(fresh)
+        for name in file.files:
+            np.testing.assert_allclose(file[name], fresh[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("case", MORE, ids=lambda case: case.name)
+def test_every_rung(case: LadderCase, tmp_path: Path):
+    ladder = Ladder(case, reference(case), tmp_path)
+    rungs = ladder.text_rungs() + ladder.gradient_rungs()
+    rungs += ladder.vision_rungs() if any(case.grids) else []
+    rungs += ladder.decoding_rungs() if case.padding == "left" else []
+    for rung in rungs:
+        rung.check()
