@@ -1,0 +1,120 @@
+"""`lam-jax demo`: the whole method on the built-in data set, from the base model to the report."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from lam_jax.data.loader import in_order
+from lam_jax.demo.latent import learn_latent_actions
+from lam_jax.demo.material import Material
+from lam_jax.demo.results import collect, write_results
+from lam_jax.demo.settings import DEFAULT_ALGORITHMS, DemoConfig
+from lam_jax.demo.tasks import TaskRun
+from lam_jax.evaluation.captions import caption_scores
+from lam_jax.evaluation.codes import probe_codes
+from lam_jax.evaluation.report import write_report
+from lam_jax.evaluation.tables import summary_tables
+from lam_jax.rollout.agent import Agent
+from lam_jax.train.progress import Progress
+from lam_jax.train.run import Run
+
+SPACES = ("latent", "token")
+
+
+def run_demo(
+    out: Path,
+    *,
+    seed: int = 0,
+    preset: str = "tiny",
+    tasks: Sequence[str] = ("role_play", "help"),
+    algorithm: str | None = None,
+    config: DemoConfig | None = None,
+) -> dict[str, Any]:
+    """Runs or resumes the demo in `out` and returns its results.
+
+    Args:
+        out: run folder.
+        seed, preset, tasks: see `DemoConfig`.
+        algorithm: RL algorithm of all tasks; None: each task's default.
+        config: everything at once, instead of the other settings.
+
+    Raises:
+        LamJaxError: see `lam_jax.train.errors`.
+    """
+    algorithms = dict.fromkeys(tasks, algorithm) if algorithm else {t: DEFAULT_ALGORITHMS[t] for t in tasks}
+    config = config or DemoConfig(seed=seed, preset=preset, tasks=tuple(tasks), algorithms=algorithms)
+    progress = Progress()
+    with Run(out, config, progress) as run:
+        opened: list[Material] = []
+
+        def open_material():
+            opened.append(Material.open(config, run.folder / "data"))
+            return None, {}
+
+        run.stage("data", open_material)
+        material = opened[0] if opened else Material.open(config, run.folder / "data")
+        agent = material.base_agent()
+        base = run.stage("base_model", lambda: (None, _base_scores(material, agent))).record
+        agent = learn_latent_actions(run, material, agent)
+        probed = run.stage("codes", lambda: (None, _probe(material, agent))).record
+        scores: dict[tuple[str, str, str], dict[str, Any]] = {}
+        speed: list[dict[str, Any]] = []
+        after_sft: list[float] = []
+        for task in config.tasks:
+            for space in SPACES:
+                job = TaskRun(run, material, task, space, agent)
+                job.fine_tune()
+                if space == "latent":
+                    after_sft.append(_control_after_sft(run, job))
+                scores[task, space, "sft"] = job.score("sft")
+                job.reinforce()
+                scores[task, space, "rl"] = job.score("rl")
+                speed.append(job.speed)
+        latent = probed | {"random_action_kl_after_sft": min(after_sft)}
+        results = collect(run, material, base, latent, scores, speed)
+        write_results(run.folder, results)
+        report = run.stage("report", lambda: (None, {"path": str(write_report(run.folder).name)}))
+        for table in summary_tables(results):
+            progress.console.print(table)
+        progress.say(f"report: {run.folder / report.record['path']}")
+        return results
+
+
+def _base_scores(material: Material, agent: Agent) -> dict[str, Any]:
+    examples = material.examples("paired", "caption_test")
+    chats, prompts = material.chats["paired"], material.prompts
+    return dataclasses.asdict(caption_scores(agent.backbone, examples, chats, prompts, material.tokenizer))
+
+
+def _probe(material: Material, agent: Agent) -> dict[str, Any]:
+    """Codebook health and the causal test after stage 4, for image-text and text-only rows."""
+    reading, key = material.config.method.acting, jax.random.key(material.config.seed)
+    found = {}
+    for name, source, kind in (("image_text", "paired", "paired"), ("text_only", "text_only", "text")):
+        batches = [c.batch for c in in_order(material.examples(source, "test"), material.chats[kind], 32)]
+        found[name] = probe_codes(agent, batches, key, reading)
+    paired = found["image_text"]
+    return {
+        "usage": paired.pop("usage"),
+        "usage_text_only": found["text_only"].pop("usage"),
+        "random_action_kl_after_stage4": min(f["random_action_kl"] for f in found.values()),
+        "cloning_accuracy": paired["cloning_accuracy"],
+        "majority_share": paired["top_share"],
+        **found,
+    }
+
+
+def _control_after_sft(run: Run, job: TaskRun) -> float:
+    """The causal test on the task's validation rows after SFT."""
+
+    def probe():
+        material = job.material
+        collated = in_order(material.examples(job.task, "val"), material.chats["task"], 32)
+        batches = [c.batch.replace(valid=c.batch.valid & c.batch.response) for c in collated]
+        found = probe_codes(job.agent, batches, jax.random.key(material.config.seed), material.config.method.acting)
+        return None, {"random_action_kl": found["random_action_kl"]}
+
+    return run.stage(f"control_{job.task}", probe).record["random_action_kl"]

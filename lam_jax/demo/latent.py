@@ -1,0 +1,118 @@
+"""Stages 1 to 4 of the demo: a latent action space and a policy from unlabelled rows."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lam_jax.data.loader import in_order
+from lam_jax.demo.material import Material
+from lam_jax.demo.settings import StageSettings
+from lam_jax.evaluation.codes import probe_codes
+from lam_jax.qwen.inputs import Batch
+from lam_jax.rollout.agent import Agent
+from lam_jax.train.errors import CodebookCollapseError
+from lam_jax.train.loop import fit
+from lam_jax.train.method import Method
+from lam_jax.train.optimiser import make_optimiser
+from lam_jax.train.partition import merge, partition
+from lam_jax.train.run import Run
+from lam_jax.train.stages import MixedBatch, cloning_loss, inverse_loss, joint_loss, projector_loss
+from lam_jax.train.stages.step import Loss, make_step, trainable_parts
+from lam_jax.train.state import TrainState
+
+LEAST_USED_SHARE = 0.1  # below it the codebook counts as collapsed
+
+
+def learn_latent_actions(run: Run, material: Material, agent: Agent) -> Agent:
+    """Runs stages 1 to 4; each is checkpointed and skipped when it is done already."""
+    config, method = material.config, material.config.method
+    paired, text = material.examples("paired", "train"), material.examples("text_only", "train")
+    held_out = _held_out(material)
+
+    def mixed(rows: int) -> Iterator[MixedBatch]:
+        shown = material.batches("paired", paired, rows)
+        unseen = material.batches("text", text, rows) if method.text_only else None
+        return (MixedBatch(batch, next(unseen) if unseen else None) for batch in shown)
+
+    plans: list[tuple[str, str, Loss, StageSettings, Any, Any]] = [
+        ("stage1_inverse", "inverse", inverse_loss, config.inverse, material.batches, held_out.paired),
+        ("stage2_projector", "projector", projector_loss, config.projector, material.batches, held_out.paired),
+        ("stage3_joint", "joint", joint_loss, config.joint, mixed, held_out),
+        ("stage4_cloning", "cloning", cloning_loss, config.cloning, mixed, held_out),
+    ]
+    for number, (phase, stage, loss, settings, make_batches, validation) in enumerate(plans):
+        batches = make_batches("paired", paired, settings.rows) if number < 2 else make_batches(settings.rows)
+        agent = train_stage(run, phase, stage, loss, settings, agent, batches, validation, method, config.seed)
+        if stage in ("inverse", "joint"):
+            _require_codes(run, agent, held_out.paired, method, phase)
+    return agent
+
+
+def train_stage(
+    run: Run,
+    phase: str,
+    stage: str,
+    loss: Loss,
+    settings: StageSettings,
+    agent: Agent,
+    batches: Iterator[Any],
+    validation: Any,
+    method: Method,
+    seed: int,
+) -> Agent:
+    """Trains one of stages 1 to 5 and returns the agent with the last weights; the best ones are kept beside them."""
+    trainable, frozen = partition(agent, trainable_parts(stage, agent.backbone.config, method))
+
+    def train() -> tuple[Any, dict[str, Any]]:
+        optimiser = make_optimiser(settings.optimiser, settings.steps)
+        state = TrainState.create(trainable, optimiser, jax.random.key(seed))
+        step = make_step(loss, frozen, optimiser, method, noisy=stage in ("inverse", "joint"))
+        held_out_loss = jax.jit(lambda weights, frozen: loss(merge(weights, frozen), validation, None, method)[1])
+
+        def evaluate(state: TrainState) -> dict[str, Any]:
+            metrics = held_out_loss(state.trainable, frozen)
+            return {"score": -metrics["loss"], **metrics}
+
+        fitted = fit(
+            phase,
+            state,
+            step,
+            batches,
+            settings.steps,
+            writer=run.metrics,
+            progress=run.progress,
+            evaluate=evaluate,
+            evaluate_every=max(1, settings.steps // 3),
+        )
+        return keep_best_and_last(fitted)
+
+    result = run.stage(phase, train, {"last": trainable, "best": trainable})
+    return merge(result.tree["last"], frozen)
+
+
+def keep_best_and_last(fitted: Any) -> tuple[Any, dict[str, Any]]:
+    """The checkpoint of a phase: last weights, best weights on validation, and where the best were found."""
+    best = fitted.best.trainable if fitted.best else fitted.state.trainable
+    record = {"best_step": fitted.best.step, "best_score": fitted.best.score} if fitted.best else {}
+    return {"last": fitted.state.trainable, "best": best}, record
+
+
+def _held_out(material: Material) -> MixedBatch:
+    rows = 32
+    shown, unseen = (
+        jax.tree.map(jnp.asarray, next(in_order(material.examples(source, "test"), material.chats[kind], rows)).batch)
+        for source, kind in (("paired", "paired"), ("text_only", "text"))
+    )
+    return MixedBatch(shown, unseen if material.config.method.text_only else None)
+
+
+def _require_codes(run: Run, agent: Agent, batch: Batch, method: Method, phase: str) -> None:
+    probe = probe_codes(agent, [batch], jax.random.key(0), method.learning)
+    if probe["used_share"] < LEAST_USED_SHARE:
+        codes = agent.latent.config.codes
+        raise CodebookCollapseError(
+            f"After {phase} only {codes - probe['dead_codes']} of {codes} codes are in use on held-out rows, less than "
+            f"{LEAST_USED_SHARE:.0%}. Lower the stage's learning rate or raise Method.entropy_weight, and run again."
+        )

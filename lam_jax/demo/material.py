@@ -1,0 +1,106 @@
+"""What the demo's stages draw on: data, collators, loaders, tokenizer, base model, rewards."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from lam_jax.data.chat import ChatEncoder
+from lam_jax.data.collator import Collated, Collator, CollatorConfig
+from lam_jax.data.loader import Loader, LoaderConfig
+from lam_jax.data.scenes.builder import prepare, read_split
+from lam_jax.data.scenes.tokenizer import load_tokenizer
+from lam_jax.data.schemas import Example
+from lam_jax.demo.settings import (
+    ANSWER_LENGTH,
+    CHAT_LENGTH,
+    IMAGE_SIZE,
+    PAIRED_LENGTH,
+    PROMPT_LENGTH,
+    TEXT_LENGTH,
+    DemoConfig,
+    demo_sizes,
+)
+from lam_jax.latent.config import LATENT_PRESETS
+from lam_jax.parallel import TRAIN, make_mesh
+from lam_jax.qwen.inputs import Batch
+from lam_jax.qwen.load import load_backbone
+from lam_jax.qwen.presets import PRESETS
+from lam_jax.qwen.processor import ImageSettings
+from lam_jax.rewards.rubric import Rubric
+from lam_jax.rewards.verdict import Verdict
+from lam_jax.rollout.agent import Agent, init_latent
+from lam_jax.rollout.engine import RolloutConfig
+from lam_jax.rollout.sampling import SamplingConfig
+
+BASE_MODEL = Path(__file__).parents[1] / "assets" / "base_model"
+
+
+@dataclasses.dataclass
+class Material:
+    """Open data set, tokenizer and collators of a run."""
+
+    config: DemoConfig
+    folder: Path
+    tokenizer: Any
+    chats: dict[str, Collator]  # by kind of row: "paired", "text", "task"
+    prompts: Collator
+
+    @classmethod
+    def open(cls, config: DemoConfig, folder: Path) -> "Material":
+        """Builds the data set in `folder` unless it is there."""
+        tokenizer = load_tokenizer()
+        encoder = ChatEncoder(tokenizer, PRESETS[config.preset])
+        image = ImageSettings(size=IMAGE_SIZE)
+        lengths = {"paired": PAIRED_LENGTH, "text": TEXT_LENGTH, "task": CHAT_LENGTH}
+        chats = {kind: Collator(encoder, CollatorConfig((length,), image=image)) for kind, length in lengths.items()}
+        prompts = Collator(encoder, CollatorConfig((PROMPT_LENGTH,), kind="prompt", padding="left", image=image))
+        return cls(config, prepare(folder, demo_sizes()), tokenizer, chats, prompts)
+
+    def examples(self, source: str, split: str) -> list[Example]:
+        """A split of the data set."""
+        return read_split(self.folder, source, split)
+
+    def batches(self, kind: str, examples: Sequence[Example], rows: int) -> Iterator[Batch]:
+        """Endless shuffled training batches."""
+        loader = Loader(examples, self.chats[kind], LoaderConfig(rows, seed=self.config.seed))
+        return (collated.batch for collated in loader)
+
+    def prompt_loader(self, examples: Sequence[Example]) -> Loader[Example, Collated]:
+        """Endless shuffled prompts for RL."""
+        return Loader(examples, self.prompts, LoaderConfig(self.config.rl_prompts, seed=self.config.seed))
+
+    def base_agent(self) -> Agent:
+        """The shipped base model with new latent modules."""
+        mesh = make_mesh()
+        backbone = load_backbone(BASE_MODEL, mesh, TRAIN, np.float32)
+        return init_latent(backbone, LATENT_PRESETS[self.config.preset], jax.random.key(self.config.seed), mesh)
+
+    def rollout_config(self, samples: int, temperature: float = 1.0) -> RolloutConfig:
+        """Rollouts of this run: no truncation at 32 codes, so that both spaces sample alike."""
+        return RolloutConfig(samples=samples, length=ANSWER_LENGTH, sampling=SamplingConfig(temperature=temperature))
+
+
+class RubricJudge:
+    """The rubric as RL's reward and as evaluation's judge."""
+
+    def __init__(self, task: str):
+        self.rubric = Rubric(task)
+
+    def __call__(self, answers: Sequence[str], examples: Sequence[Example]) -> list[Verdict]:
+        """Verdicts, one example an answer."""
+        return self._rewards(answers, examples).verdicts()
+
+    def reward(self, examples: Sequence[Example], answers: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
+        """Rewards [N, G]; a rubric never fails."""
+        flat = [text for group in answers[: len(examples)] for text in group]
+        repeated = [example for example, group in zip(examples, answers) for _ in group]
+        rewards = self._rewards(flat, repeated).rewards.reshape(len(examples), -1)
+        return rewards, np.ones(rewards.shape, bool)
+
+    def _rewards(self, answers: Sequence[str], examples: Sequence[Example]):
+        facts = [example.facts or {} for example in examples]
+        return self.rubric.reward(list(answers), facts, [e.prompt for e in examples], [e.reference for e in examples])

@@ -1,0 +1,80 @@
+"""Settings of the demo: sizes and steps that fit the whole method into ten minutes on two CPU cores."""
+
+import dataclasses
+
+from lam_jax.data.scenes.builder import SceneSizes
+from lam_jax.rl import ALGORITHMS
+from lam_jax.train.method import Method
+from lam_jax.train.optimiser import OptimiserConfig
+
+IMAGE_SIZE = (84, 112)  # height, width
+PAIRED_LENGTH, TEXT_LENGTH, CHAT_LENGTH, PROMPT_LENGTH, ANSWER_LENGTH = 96, 120, 192, 160, 64
+TASK_SPLITS = {"role_play": ("id_test", "ood_test"), "help": ("ls1", "ls2")}
+DEFAULT_ALGORITHMS = {"role_play": "dapo", "help": "grpo"}
+
+
+def demo_sizes() -> SceneSizes:
+    """Rows of the built-in data set; text-only data are five times the paired data in tokens."""
+    return SceneSizes(
+        paired={"train": 6_000, "test": 128, "caption_test": 128},
+        text_only={"train": 21_600, "test": 128},
+        role_play={"sft": 1_000, "rl": 400, "val": 32, "id_test": 96, "ood_test": 96},
+        help={"sft": 1_600, "rl": 600, "val": 32, "ls1": 96, "ls2": 96},
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class StageSettings:
+    """Steps and optimiser of a stage; `rows` of each batch (and as many text-only rows where a stage reads them)."""
+
+    steps: int
+    rows: int
+    optimiser: OptimiserConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoConfig:
+    """Everything that a demo run depends on.
+
+    Attributes:
+        seed: of everything random.
+        preset: model size.
+        tasks: which tasks are trained.
+        algorithms: RL algorithm of each task.
+        method: switches of the method.
+        inverse, projector, joint, cloning, sft: stages 1 to 5.
+        rl_steps, rl_prompts, rl_samples: stage 6: rollouts, prompts a rollout, samples a prompt.
+        rl_latent, rl_token: its optimisers.
+        score_prompts: prompts of each test split that are scored.
+        near_greedy_samples: samples of each at temperature 0.1; at temperature 1 it is `rl_samples`.
+        gain_prompts, gain_samples: fixed training prompts on which RL's gain is measured.
+    """
+
+    seed: int = 0
+    preset: str = "tiny"
+    tasks: tuple[str, ...] = ("role_play", "help")
+    algorithms: dict[str, str] = dataclasses.field(default_factory=lambda: dict(DEFAULT_ALGORITHMS))
+    method: Method = dataclasses.field(default_factory=Method)
+    inverse: StageSettings = StageSettings(240, 16, OptimiserConfig(2e-3, "cosine", 0.05, 0.1))
+    projector: StageSettings = StageSettings(80, 16, OptimiserConfig(2e-3, "linear", 0.1))
+    joint: StageSettings = StageSettings(160, 16, OptimiserConfig(1e-3, "cosine", 0.1, 0.1))
+    cloning: StageSettings = StageSettings(240, 16, OptimiserConfig(2e-3, "cosine", 0.05))
+    sft: StageSettings = StageSettings(120, 16, OptimiserConfig(5e-4, "cosine", 0.03))
+    rl_steps: int = 30
+    rl_prompts: int = 16
+    rl_samples: int = 8
+    rl_latent: OptimiserConfig = OptimiserConfig(3e-4)
+    rl_token: OptimiserConfig = OptimiserConfig(1e-4)
+    score_prompts: int = 48
+    near_greedy_samples: int = 3
+    gain_prompts: int = 256
+    gain_samples: int = 2
+
+    def __post_init__(self):
+        for task in self.tasks:
+            if task not in TASK_SPLITS:
+                raise ValueError(f"Unknown task {task!r}: expected some of {sorted(TASK_SPLITS)}.")
+            if self.algorithms.get(task) not in ALGORITHMS:
+                raise ValueError(
+                    f"Task {task!r} has algorithm {self.algorithms.get(task)!r}: expected one of {sorted(ALGORITHMS)}."
+                )

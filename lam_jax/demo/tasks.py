@@ -1,0 +1,228 @@
+"""Stages 5 and 6 of the demo, and the scores after each, for one task in one action space."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lam_jax.data.loader import in_order
+from lam_jax.data.schemas import Example
+from lam_jax.demo.latent import keep_best_and_last, train_stage
+from lam_jax.demo.material import Material, RubricJudge
+from lam_jax.demo.settings import TASK_SPLITS, StageSettings
+from lam_jax.evaluation.generate import Answered, answer_diversity, generate, judge_all, mean_length
+from lam_jax.evaluation.scoring import Scored, paired_gain, summarise
+from lam_jax.rewards.embedding import load_embedder
+from lam_jax.rewards.grammar import is_fluent
+from lam_jax.rewards.verdict import Verdict
+from lam_jax.rl import ALGORITHMS
+from lam_jax.rollout.agent import Agent
+from lam_jax.rollout.engine import RolloutConfig
+from lam_jax.train.loop import fit
+from lam_jax.train.optimiser import make_optimiser
+from lam_jax.train.partition import count_parameters, merge, partition
+from lam_jax.train.rl import Decoder, RLConfig, RLStep, Space, action_space
+from lam_jax.train.run import Run
+from lam_jax.train.stages import latent_sft_loss, token_sft_loss
+from lam_jax.train.stages.step import trainable_parts
+from lam_jax.train.state import TrainState
+
+
+@dataclasses.dataclass
+class TaskRun:
+    """One task in one action space.
+
+    Attributes:
+        run, material: where it runs and what on.
+        task, space: which.
+        agent: as far as trained.
+    """
+
+    run: Run
+    material: Material
+    task: str
+    space: Space
+    agent: Agent
+
+    def __post_init__(self):
+        self.judge = RubricJudge(self.task)
+
+    def fine_tune(self) -> None:
+        """Stage 5."""
+        config = self.material.config
+        rows = self.material.examples(self.task, "sft")
+        held_out = next(in_order(self.material.examples(self.task, "val"), self.material.chats["task"], 32)).batch
+        held_out = jax.tree.map(jnp.asarray, held_out)
+        for name, stage, loss, settings in self._recipe():
+            phase = f"{name}_{self.space}_{self.task}"
+            batches = self.material.batches("task", rows, settings.rows)
+            self.agent = train_stage(
+                self.run, phase, stage, loss, settings, self.agent, batches, held_out, config.method, config.seed
+            )
+
+    def _recipe(self) -> list[tuple[str, str, Any, StageSettings]]:
+        config = self.material.config
+        if self.space == "token":
+            return [("sft", "sft_token", token_sft_loss, config.sft)]
+        if config.method.sft != "guided":
+            return [("sft", "sft_latent", latent_sft_loss, config.sft)]
+
+        def clone(agent, batch, noise, method):
+            return latent_sft_loss(agent, batch, noise, method, part="clone")
+
+        def predict(agent, batch, noise, method):
+            return latent_sft_loss(agent, batch, noise, method, part="predict")
+
+        return [("sft", "sft_latent", predict, config.sft), ("sft_clone", "cloning", clone, config.sft)]
+
+    def reinforce(self) -> None:
+        """Stage 6."""
+        config, method = self.material.config, self.material.config.method
+        settings = self.rl_config()
+        trainable, frozen = partition(
+            self.agent, trainable_parts(f"rl_{self.space}", self.agent.backbone.config, method)
+        )
+        phase = f"rl_{self.space}_{self.task}"
+        validation = self.material.examples(self.task, "val")[: config.rl_prompts]
+
+        def train() -> tuple[Any, dict[str, Any]]:
+            optimiser = make_optimiser(settings.optimiser, settings.steps * settings.updates)
+            state = TrainState.create(trainable, optimiser, jax.random.key(config.seed))
+            loader = self.material.prompt_loader(self.material.examples(self.task, "rl"))
+            decode = Decoder(self.material.tokenizer)
+            step = RLStep(settings, method, frozen, trainable, optimiser, self.judge.reward, decode, loader)
+
+            def evaluate(state: TrainState) -> dict[str, Any]:
+                answered = self._answers(merge(state.trainable, frozen), validation, settings.rollout, 101)
+                return {"score": np.mean([s.verdict.reward for s in judge_all(answered, self.judge)])}
+
+            fitted = fit(
+                phase,
+                state,
+                step,
+                loader,
+                settings.steps,
+                writer=self.run.metrics,
+                progress=self.run.progress,
+                evaluate=evaluate,
+                evaluate_every=max(1, settings.steps // 2),
+            )
+            tree, record = keep_best_and_last(fitted)
+            warm = fitted.history[len(fitted.history) // 3 :]
+            names = ("rollout_s", "update_s", "rl_step_s", "rollout_tokens_per_s", "update_tokens_per_s")
+            speed = {n: float(np.median([r[n] for r in warm if n in r])) for n in names}
+            return tree, record | {"speed": speed | {"trainable_parameters": count_parameters(trainable)}}
+
+        result = self.run.stage(phase, train, {"last": trainable, "best": trainable})
+        self.agent = merge(result.tree["last"], frozen)
+        speed = dict(result.record["speed"])
+        self.speed = {"task": self.task, "space": self.space, "step_s": speed.pop("rl_step_s"), **speed}
+
+    def rl_config(self) -> RLConfig:
+        """Settings of stage 6."""
+        config = self.material.config
+        return RLConfig(
+            algorithm=ALGORITHMS[config.algorithms[self.task]],
+            space=self.space,
+            steps=config.rl_steps,
+            prompts=config.rl_prompts,
+            rollout=self.material.rollout_config(config.rl_samples),
+            optimiser=config.rl_latent if self.space == "latent" else config.rl_token,
+        )
+
+    def score(self, phase: str) -> dict[str, Any]:
+        """Scores, diversity and sample answers after `phase` ("sft" or "rl"), as a JSON record."""
+        result = self.run.stage(f"scores_{phase}_{self.space}_{self.task}", lambda: (None, self._score(phase)))
+        return result.record
+
+    def _score(self, phase: str) -> dict[str, Any]:
+        config = self.material.config
+        embedder, rows, samples = load_embedder("hashing"), [], {}
+        fluent: list[bool] = []
+        for split, name in zip(TASK_SPLITS[self.task], ("id", "ood")):
+            examples = self.material.examples(self.task, split)[: config.score_prompts]
+            for temperature, count in ((1.0, config.rl_samples), (0.1, config.near_greedy_samples)):
+                rollouts = self.material.rollout_config(count, temperature)
+                answered = self._answers(self.agent, examples, rollouts, 202)
+                summary = summarise(judge_all(answered, self.judge))
+                spread, distinct = answer_diversity(answered, embedder)
+                rows.append(
+                    {
+                        "task": self.task,
+                        "space": self.space,
+                        "phase": phase,
+                        "split": name,
+                        "temperature": temperature,
+                        "prompts": summary.prompts,
+                        "samples": count,
+                        **dataclasses.asdict(summary.score),
+                        "dimensions": {n: dataclasses.asdict(e) for n, e in summary.dimensions.items()},
+                        "diversity": spread.diversity,
+                        "diversity_reciprocal_mean": spread.reciprocal_mean,
+                        "distinct": distinct,
+                        "length": mean_length(answered),
+                    }
+                )
+                if temperature == 1.0:
+                    samples[name] = [self._sample(item) for item in answered[:20]]
+                    fluent += [is_fluent(answer.text) for item in answered for answer in item.answers]
+        fluency = {"share": float(np.mean(fluent)), "checked": len(fluent)}
+        return {"scores": rows, "answers": samples, "fluency": fluency, "fixed": self._fixed()}
+
+    def _fixed(self) -> dict[str, list[float]]:
+        """Rewards on the fixed training prompts, by row."""
+        config = self.material.config
+        examples = self.material.examples(self.task, "rl")[: config.gain_prompts]
+        rollouts = self.material.rollout_config(config.gain_samples)
+        answered = self._answers(self.agent, examples, rollouts, 303, batch_size=64)
+        rewards: dict[str, list[float]] = {}
+        for item in judge_all(answered, self.judge):
+            rewards.setdefault(item.row, []).append(item.verdict.reward)
+        return rewards
+
+    def _answers(
+        self,
+        agent: Agent,
+        examples: Sequence[Example],
+        config: RolloutConfig,
+        salt: int,
+        batch_size: int | None = None,
+    ) -> list[Answered]:
+        key = jax.random.fold_in(jax.random.key(self.material.config.seed), salt)
+        space = action_space(agent, self.space, self.material.config.method)
+        size = batch_size or self.material.config.rl_prompts
+        return generate(space, examples, self.material.prompts, self.material.tokenizer, config, key, size)
+
+    def _sample(self, item: Answered) -> dict[str, Any]:
+        """The first answer to a prompt, with its tokens and codes."""
+        answer = item.answers[0]
+        verdict = self.judge([answer.text], [item.example])[0]
+        pieces = [self.material.tokenizer.decode([token]) for token in answer.tokens]
+        return {
+            "id": item.example.id,
+            "space": self.space,
+            "text": answer.text,
+            "tokens": pieces,
+            "actions": answer.actions if self.space == "latent" else None,
+            "score": verdict.reward,
+            "dimensions": verdict.ratios,
+        }
+
+
+def gain(before: dict[str, list[float]], after: dict[str, list[float]]) -> dict[str, Any]:
+    """RL's gain on the fixed training prompts, with its paired standard error."""
+
+    def scored(rewards: dict[str, list[float]]) -> list[Scored]:
+        # One dimension whose reference scores 1: its ratio is the reward itself.
+        return [
+            Scored(row, i, Verdict({"reward": (value, 1.0)}))
+            for row, values in rewards.items()
+            for i, value in enumerate(values)
+        ]
+
+    found = dataclasses.asdict(paired_gain(scored(before), scored(after)))
+    found.pop("unpaired")
+    return found

@@ -1,0 +1,94 @@
+"""Answers to a set of prompts, for evaluation: batches of one shape, samples numbered globally.
+
+Legend: N prompts of a batch, G samples of a prompt.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from lam_jax.data.collator import Collated
+from lam_jax.data.loader import in_order
+from lam_jax.data.schemas import Example
+from lam_jax.evaluation.diversity import Diversity, distinct_answers, diversity
+from lam_jax.evaluation.scoring import Scored
+from lam_jax.rewards.embedding import Embedder
+from lam_jax.rewards.verdict import Verdict
+from lam_jax.rollout.actions import ActionSpace
+from lam_jax.rollout.engine import RolloutConfig
+from lam_jax.train.rl import run_rollout
+
+# (answers, examples), one example an answer
+Judge = Callable[[Sequence[str], Sequence[Example]], list[Verdict]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """One sampled continuation.
+
+    Attributes:
+        text: without special tokens.
+        tokens: ids up to and including the end-of-turn token.
+        actions: the code (or token) behind each token.
+    """
+
+    text: str
+    tokens: list[int]
+    actions: list[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answered:
+    """A prompt with its G answers."""
+
+    example: Example
+    answers: list[Answer]
+
+
+def generate(
+    space: ActionSpace,
+    examples: Sequence[Example],
+    collate: Callable[[Sequence[Example], int], Collated],
+    tokenizer: Any,
+    config: RolloutConfig,
+    key: jax.Array,
+    batch_size: int,
+) -> list[Answered]:
+    """Samples answers to all examples, in order. The last batch is filled up with masked prompts."""
+    out: list[Answered] = []
+    for index, collated in enumerate(in_order(examples, collate, batch_size)):
+        shape = (batch_size, config.samples)
+        ids = (np.arange(batch_size * config.samples, dtype=np.int32) + index * batch_size * config.samples).reshape(
+            shape
+        )
+        taken = run_rollout(space, collated.batch, ids, key, config)
+        tokens, actions, mask = jax.device_get((taken.tokens, taken.actions, taken.mask))
+        for row, example in enumerate(collated.examples):
+            kept = [(tokens[row, g][mask[row, g]], actions[row, g][mask[row, g]]) for g in range(config.samples)]
+            texts = tokenizer.batch_decode([list(t) for t, _ in kept], skip_special_tokens=True)
+            answers = [Answer(text, t.tolist(), a.tolist()) for text, (t, a) in zip(texts, kept)]
+            out.append(Answered(example, answers))
+    return out
+
+
+def judge_all(answered: Sequence[Answered], judge: Judge) -> list[Scored]:
+    """Verdicts on every answer, keyed by (row, sample)."""
+    answers = [a.text for item in answered for a in item.answers]
+    examples = [item.example for item in answered for _ in item.answers]
+    verdicts = iter(judge(answers, examples))
+    return [Scored(item.example.id, sample, next(verdicts)) for item in answered for sample in range(len(item.answers))]
+
+
+def answer_diversity(answered: Sequence[Answered], embedder: Embedder) -> tuple[Diversity, float]:
+    """Diversity of the prompts' answers, and distinct answers per prompt."""
+    texts = [[a.text for a in item.answers] for item in answered]
+    flat = np.asarray(embedder.embed([text for group in texts for text in group]))
+    return diversity(flat.reshape(len(texts), len(texts[0]), -1)), distinct_answers(texts)
+
+
+def mean_length(answered: Sequence[Answered]) -> float:
+    """Mean number of tokens of an answer."""
+    return float(np.mean([len(a.tokens) for item in answered for a in item.answers]))

@@ -1,0 +1,280 @@
+"""Stage 6: reinforcement learning over codes or over tokens (METHOD section 4). One step: roll out, reward, update.
+
+Legend: N prompts, G samples of a prompt, T completion length.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float
+
+from lam_jax.data.collator import Collated
+from lam_jax.data.schemas import Example
+from lam_jax.qwen.inputs import Batch
+from lam_jax.rl import (
+    Algorithm,
+    compute_advantages,
+    count_batch,
+    fill_slots,
+    informative_groups,
+    loss_denominator,
+    overlong_penalty,
+    policy_loss,
+)
+from lam_jax.rollout.actions import ActionSpace, LatentActions, TokenActions
+from lam_jax.rollout.agent import Agent
+from lam_jax.rollout.engine import Rollout, RolloutConfig, rollout
+from lam_jax.rollout.rescore import latent_logps, token_space_logps
+from lam_jax.train.method import Method
+from lam_jax.train.optimiser import Optimiser, OptimiserConfig
+from lam_jax.train.partition import merge
+from lam_jax.train.state import TrainState
+
+Space = Literal["latent", "token"]
+# (examples [N], answers [N][G]) -> rewards and whether each call succeeded, both [N, G]
+Reward = Callable[[Sequence[Example], list[list[str]]], tuple[Float[np.ndarray, "N G"], Bool[np.ndarray, "N G"]]]
+
+run_rollout = jax.jit(rollout, static_argnames="config")
+
+
+@dataclasses.dataclass(frozen=True)
+class RLConfig:
+    """Settings of a run of stage 6; the defaults are the released ones.
+
+    Attributes:
+        algorithm: which policy gradient.
+        space: what an action is.
+        steps: rollouts.
+        prompts: N, prompts of each rollout.
+        rollout: how they are continued.
+        epochs: passes over each rollout.
+        mini_batches: optimiser steps of each pass, over equal shares of the prompts.
+        optimiser: learning rate and schedule.
+        remat: recompute activations in the update's backward pass.
+    """
+
+    algorithm: Algorithm
+    space: Space
+    steps: int = 100
+    prompts: int = 4
+    rollout: RolloutConfig = dataclasses.field(default_factory=RolloutConfig)
+    epochs: int = 1
+    mini_batches: int = 1
+    optimiser: OptimiserConfig = dataclasses.field(default_factory=lambda: OptimiserConfig(lr=1e-6))
+    remat: bool = False
+
+    def __post_init__(self):
+        if self.space not in ("latent", "token"):
+            raise ValueError(f"RLConfig.space is {self.space!r}, expected 'latent' or 'token'.")
+        for name in ("steps", "prompts", "epochs", "mini_batches"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"RLConfig.{name} must be at least 1, got {getattr(self, name)}.")
+        if self.prompts % self.mini_batches:
+            raise ValueError(f"RLConfig.mini_batches {self.mini_batches} must divide prompts {self.prompts}.")
+
+    @property
+    def updates(self) -> int:
+        """Optimiser steps of one rollout."""
+        return self.epochs * self.mini_batches
+
+
+def action_space(agent: Agent, space: Space, method: Method) -> ActionSpace:
+    """The action space in which `agent` is rolled out."""
+    return LatentActions(agent, method.generating) if space == "latent" else TokenActions(agent.backbone)
+
+
+class Taken(struct.PyTreeNode):
+    """A rewarded rollout, ready for the update."""
+
+    prompts: Batch
+    rollout: Rollout
+    advantages: Array  # float32 [N, G]
+    mask: Array  # bool [N, G, T], tokens that count
+
+
+def policy_logps(
+    agent: Agent, space: Space, method: Method, taken: Taken, config: RolloutConfig, remat: bool = False
+) -> tuple[Array, Array]:
+    """Log-probabilities of the taken actions and entropies, both [N, G, T]."""
+    if space == "latent":
+        chosen = LatentActions(agent, method.acting)
+        return latent_logps(chosen, taken.prompts, taken.rollout, config.sampling, remat)
+    return token_space_logps(agent.backbone, taken.prompts, taken.rollout, config.sampling, remat)
+
+
+def make_update(config: RLConfig, method: Method, optimiser: Optimiser) -> Callable[..., Any]:
+    """A jitted (state, frozen, reference, taken) -> (state, metrics); the state is donated."""
+    algorithm = config.algorithm
+
+    def objective(trainable, frozen, reference, taken: Taken):
+        logps, entropies = policy_logps(
+            merge(trainable, frozen), config.space, method, taken, config.rollout, config.remat
+        )
+        ref_logps = None
+        if algorithm.beta > 0:
+            ref, _ = policy_logps(merge(reference, frozen), config.space, method, taken, config.rollout)
+            ref_logps = _flat(jax.lax.stop_gradient(ref))
+        mask = _flat(taken.mask)
+        denominator = loss_denominator(algorithm.normaliser, count_batch(mask), config.rollout.length)
+        # With one update a rollout the ratio is 1 by construction; recorded log-probabilities would only add rounding.
+        old_logps = None if config.updates == 1 else _flat(taken.rollout.logps)
+        loss, metrics = policy_loss(
+            algorithm,
+            _flat(logps),
+            old_logps,
+            ref_logps,
+            taken.advantages.reshape(-1),
+            mask,
+            denominator,
+            _flat(entropies),
+        )
+        return loss, {"loss": loss, **metrics.means()}
+
+    def update(state: TrainState, frozen: Agent, reference: Any, taken: Taken):
+        (_, metrics), gradients = jax.value_and_grad(objective, has_aux=True)(state.trainable, frozen, reference, taken)
+        state, applied = state.apply_gradients(gradients, optimiser)
+        return state, metrics | applied
+
+    return jax.jit(update, donate_argnums=0)
+
+
+def _flat(x: Array) -> Array:
+    return x.reshape(-1, x.shape[-1])
+
+
+class Decoder:
+    """Turns completion tokens into text."""
+
+    def __init__(self, tokenizer: Any):
+        self.tokenizer = tokenizer
+
+    def __call__(self, tokens: np.ndarray, mask: np.ndarray) -> list[list[str]]:
+        """Answers [N][G] of tokens and mask [N, G, T], special tokens left out."""
+        groups = [[list(row[keep]) for row, keep in zip(rows, keeps)] for rows, keeps in zip(tokens, mask)]
+        return [self.tokenizer.batch_decode(group, skip_special_tokens=True) for group in groups]
+
+
+class RLStep:
+    """One step of stage 6 as `fit` wants it: (state, collated prompts) -> (state, metrics).
+
+    Args:
+        config: settings.
+        method: switches.
+        frozen: the agent without its trainable part.
+        reference: the trainable part at the start, for the KL.
+        optimiser: for `config.steps * config.updates` steps.
+        reward: scores answers.
+        decode: tokens to text.
+        refill: where dynamic sampling draws further prompts from.
+    """
+
+    def __init__(
+        self,
+        config: RLConfig,
+        method: Method,
+        frozen: Agent,
+        reference: Any,
+        optimiser: Optimiser,
+        reward: Reward,
+        decode: Decoder,
+        refill: Iterator[Collated],
+    ):
+        self.config, self.method, self.frozen = config, method, frozen
+        self.reference = jax.tree.map(jnp.copy, reference)
+        self.reward, self.decode, self.refill = reward, decode, refill
+        self.update = make_update(config, method, optimiser)
+
+    def __call__(self, state: TrainState, collated: Collated) -> tuple[TrainState, dict[str, Any]]:
+        """Rolls out, rewards, updates."""
+        key = jax.random.fold_in(state.key, state.step)
+        began = time.monotonic()
+        taken, metrics = self._rewarded(state, collated, key, 0)
+        taken, refills = self._dynamic(state, taken, metrics, key)
+        metrics |= {"refills": float(refills)}
+        rewarded = time.monotonic()
+        for part in self._parts(taken):
+            state, applied = self.update(state, self.frozen, self.reference, part)
+        jax.block_until_ready(state.trainable)
+        done = time.monotonic()
+        tokens = float(np.sum(taken.rollout.mask))
+        metrics |= applied
+        metrics |= {
+            "rollout_s": metrics.pop("generation_s"),
+            "reward_s": metrics["reward_s"],
+            "update_s": done - rewarded,
+            "rl_step_s": done - began,
+            "update_tokens_per_s": tokens / (done - rewarded),
+        }
+        metrics["rollout_tokens_per_s"] = tokens / metrics["rollout_s"]
+        return state, metrics
+
+    def _rewarded(self, state, collated: Collated, key: Array, attempt: int) -> tuple[Taken, dict[str, Any]]:
+        config, algorithm = self.config, self.config.algorithm
+        began = time.monotonic()
+        agent = merge(state.trainable, self.frozen)
+        shape = (collated.batch.tokens.shape[0], config.rollout.samples)
+        ids = np.arange(shape[0] * shape[1], dtype=np.int32).reshape(shape) + attempt * shape[0] * shape[1]
+        out = run_rollout(action_space(agent, config.space, self.method), collated.batch, ids, key, config.rollout)
+        tokens, mask = jax.device_get((out.tokens, out.mask))
+        generated = time.monotonic()
+        rewards, ok = self.reward(collated.examples, self.decode(tokens, mask))
+        lengths = mask.sum(axis=-1)
+        zone = algorithm.overlong_tokens(config.rollout.length)
+        shaped = rewards + overlong_penalty(lengths, config.rollout.length, zone)
+        advantages, active = compute_advantages(algorithm, shaped.astype(np.float32), ok)
+        if algorithm.dynamic_sampling_std is not None:
+            informative = informative_groups(shaped, ok, algorithm.dynamic_sampling_std)
+            active = active & jnp.asarray(informative)[:, None]
+        taken = Taken(collated.batch, out, advantages, out.mask & active[..., None])
+        metrics = {
+            "reward_mean": float(rewards[ok].mean()) if ok.any() else 0.0,
+            "reward_std": float(rewards.std(axis=1, ddof=1).mean()),
+            "length_mean": float(lengths.mean()),
+            "ended": float((lengths < config.rollout.length).mean()),
+            "failed_rewards": float((~ok).sum()),
+            "gap": float(jnp.sum(out.gap * out.mask) / max(1, mask.sum())),
+            "informative_groups": float(jnp.mean(jnp.any(active, axis=1))),
+            "generation_s": generated - began,
+            "reward_s": time.monotonic() - generated,
+        }
+        return taken, metrics
+
+    def _dynamic(self, state, taken: Taken, metrics: dict[str, Any], key: Array) -> tuple[Taken, int]:
+        """DAPO's dynamic sampling: groups without a signal are replaced by those of further prompts."""
+        refills = 0
+        if self.config.algorithm.dynamic_sampling_std is None:
+            return taken, refills
+        keep = np.asarray(jnp.any(taken.mask, axis=(1, 2)))
+        while not keep.all() and refills < self.config.algorithm.max_refills:
+            refills += 1
+            more, extra = self._rewarded(state, next(self.refill), key, refills)
+            source, keep = fill_slots(keep, np.asarray(jnp.any(more.mask, axis=(1, 2))))
+            taken = _replace_rows(taken, more, jnp.asarray(source))
+            for name in ("generation_s", "reward_s"):
+                metrics[name] += extra[name]
+        return taken, refills
+
+    def _parts(self, taken: Taken) -> Iterator[Taken]:
+        count = self.config.mini_batches
+        size = self.config.prompts // count
+        for _ in range(self.config.epochs):
+            for i in range(count):
+                rows = slice(i * size, (i + 1) * size)
+                yield taken if count == 1 else jax.tree.map(lambda x, rows=rows: x[rows], taken)
+
+
+@jax.jit
+def _replace_rows(taken: Taken, more: Taken, source: Array) -> Taken:
+    """Row i of `more[source[i]]` where source is not -1."""
+
+    def choose(old, new):
+        fresh = jnp.take(new, jnp.maximum(source, 0), axis=0)
+        return jnp.where((source >= 0).reshape(-1, *(1,) * (old.ndim - 1)), fresh, old)
+
+    return jax.tree.map(choose, taken, more)
