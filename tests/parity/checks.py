@@ -16,8 +16,8 @@ TOLERANCES = {
 }
 
 # Near zero, `1e-5 + 1e-4 |b|` is below the rounding of the reference itself: evaluating the same formulas in float64
-# misses it as well, by a factor of 1.3 on InverseWarmUp/action_logits and more on logits, which are sums of products
-# ten times as large as themselves. Such elements count as rounding if they are within this share of their row's
+# misses it as well, by a factor of 1.3 on InverseWarmUp/action_logits; logits are sums of products that are
+# larger than themselves. Such elements count as rounding if they are within this share of their row's
 # largest, about 100 units in its last place; the table says how many there were.
 ROUNDING = 1e-5
 

@@ -82,9 +82,10 @@ def main() -> int:
     parser.add_argument("set", help="name of the set, such as public or processor_public")
     arguments = parser.parse_args()
     # The reference multiplied in full float32; accelerators would otherwise round the factors.
-    jax.config.update("jax_default_matmul_precision", "highest")
+    with jax.default_matmul_precision("highest"):
+        found = verdicts(arguments.folder, arguments.set)
     # Wide enough for every name, so that a line of the table stays a line when piped.
-    return 0 if report(verdicts(arguments.folder, arguments.set), Console(width=220)) else 1
+    return 0 if report(found, Console(width=220)) else 1
 
 
 if __name__ == "__main__":
