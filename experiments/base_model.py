@@ -2,12 +2,12 @@
 
     .venv/bin/python -m experiments.base_model --out runs/base
 
-Phase `align` teaches the vision tower alone: every image token must tell which object (or background) its 28 x 28 pixel
-cell shows, through a linear head that is thrown away afterwards. Phase `chat` trains all weights on captions, questions and
-text-only dialogues, next-token prediction on every position, with the same head as an auxiliary loss. Rows are drawn fresh
-from the grammar (split names "paired" and "text_only"), so none is seen twice.
+Phase `align` teaches the vision tower alone: every image token must tell which object (or background) its 28 x 28
+pixel cell shows, through a linear head that is thrown away afterwards. Phase `chat` trains all weights on captions,
+questions and text-only dialogues, next-token prediction on every position, with such a head as an auxiliary loss. Rows
+are drawn fresh from the grammar (split names "paired" and "text_only"), so none is seen twice.
 
-Writes OUT/model (Hugging Face folder) and OUT/metrics.jsonl. The scores in the card come from `experiments.base_scores`.
+Writes OUT/model (Hugging Face folder) and OUT/metrics.jsonl; `experiments.base_scores` scores it and writes the card.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from lam_jax.data.readers import pretraining_examples
 from lam_jax.data.scenes.rows import paired, text_only
 from lam_jax.data.scenes.tokenizer import FOLDER, load_tokenizer
 from lam_jax.data.schemas import Example, Where
-from lam_jax.losses import masked_mean, next_token, target_mask
+from lam_jax.losses import next_token, target_mask
 from lam_jax.nn.layers import Linear
 from lam_jax.nn.weight import materialize
 from lam_jax.parallel import TRAIN, make_mesh
@@ -79,7 +79,7 @@ class Generated:
 
 
 def cell_names(example: Example) -> list[str]:
-    """What each 28 x 28 pixel cell of the scene shows, row by row: the object that covers most of it, or the background."""
+    """What each cell of the scene shows, row by row: the object that covers most of it, or the background."""
     facts = example.facts or {}
     cells = []
     for top in range(0, HEIGHT, CELL):
@@ -192,11 +192,20 @@ def main(config: Config) -> None:
             optimiser = make_optimiser(OptimiserConfig(lr, "cosine", 0.05, 0.02), steps)
             state = TrainState.create(params, optimiser, jax.random.key(config.seed))
             fitted = fit(
-                phase, state, make_train_step(loss, optimiser), batches, steps, writer=writer, progress=progress, log_every=20
+                phase,
+                state,
+                make_train_step(loss, optimiser),
+                batches,
+                steps,
+                writer=writer,
+                progress=progress,
+                log_every=20,
             )
             params = fitted.state.trainable
             files = {path.name: path for path in Path(FOLDER).iterdir()} if phase == "chat" else None
-            save_backbone(params[0], config.out / ("model" if phase == "chat" else phase), dtype=np.float16, files=files)
+            save_backbone(
+                params[0], config.out / ("model" if phase == "chat" else phase), dtype=np.float16, files=files
+            )
 
 
 if __name__ == "__main__":
