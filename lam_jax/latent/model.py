@@ -45,11 +45,11 @@ class LatentModel(struct.PyTreeNode):
         return jnp.take(self.codebook, action, axis=0)
 
     def action_input(
-        self, states: Float[Array, "*B D"], has_image: Bool[Array, "*B 1"] | None, project: bool = True
+        self, states: Float[Array, "*B D"], has_image: Bool[Array, "*#B"] | None, project: bool = True
     ) -> Float[Array, "*B D"]:
         """What inverse, policy and merge read: e where the row has an image, mu_P(e) where it has not.
 
-        `has_image` broadcasts against `states` without its last dimension; None: every row has one. `project` False is
+        `has_image` broadcasts against the leading dimensions of `states`; None: every row has one. `project` False is
         the ablation without projector (and the released code's generation).
         """
         if has_image is None or not project:

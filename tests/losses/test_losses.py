@@ -1,0 +1,131 @@
+"""Losses of stages 1 to 5 against hand-computed numbers and their plain formulas. B rows, L length, V vocabulary."""
+
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lam_jax.losses import (
+    Mean,
+    cloning,
+    gaussian_nll,
+    masked_mean,
+    negative_entropy,
+    next_token,
+    target_mask,
+    token_logps,
+)
+from lam_jax.losses.mean import mean_of_means
+
+NO, YES = False, True
+
+
+def normal(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
+
+
+def test_masked_mean_ignores_masked_values():
+    mean = masked_mean(jnp.array([[1.0, jnp.nan, 3.0]]), jnp.array([[YES, NO, YES]]))
+    assert (float(mean.value), float(mean.count)) == (2.0, 2.0)
+    assert float(masked_mean(jnp.array([jnp.nan]), jnp.array([NO])).value) == 0
+
+
+def test_micro_batches_add_up_to_a_global_mean_or_officially_to_a_mean_of_means():
+    parts = [Mean(jnp.float32(6.0), jnp.float32(3.0)), Mean(jnp.float32(8.0), jnp.float32(1.0))]
+    assert float((parts[0] + parts[1]).value) == 3.5
+    assert float(mean_of_means(parts)) == 5.0
+
+
+def test_gaussian_nll_by_hand():
+    """Position 0: 4 * exp(-1) + 1 + 1 * exp(0) + 0; position 1 is masked."""
+    args = [jnp.array([[x, [9.0, 9.0]]]) for x in ([3.0, 1.0], [1.0, 0.0], [1.0, 2.0])]
+    nll = gaussian_nll(*args, jnp.array([[YES, NO]]))
+    assert float(nll.value) == pytest.approx(4 * np.exp(-1) + 2, rel=1e-6)
+
+
+def test_gaussian_nll_trains_no_target():
+    mean, log_variance, target = normal(0, 3, 1, 2, 4)
+    gradient = jax.grad(lambda t: gaussian_nll(mean, log_variance, t, jnp.ones((1, 2), bool)).value)(target)
+    assert not gradient.any()
+
+
+def test_cloning_by_hand():
+    """Code probabilities (3/4, 1/4) with target 1, (1/4, 3/4) with target 1, and a masked position."""
+    logits = jnp.log(jnp.array([[[0.75, 0.25], [0.25, 0.75], [0.5, 0.5]]]))
+    loss, accuracy = cloning(logits, jnp.array([[1, 1, 0]]), jnp.array([[YES, YES, NO]]))
+    assert float(loss.value) == pytest.approx((np.log(4) + np.log(4 / 3)) / 2, rel=1e-5)
+    assert float(accuracy.value) == 0.5
+
+
+def test_negative_entropy_by_hand():
+    logits = jnp.log(jnp.array([[[0.5, 0.5], [1e-9, 1.0]]]))
+    value = negative_entropy(logits, jnp.array([[YES, NO]])).value
+    assert float(value) == pytest.approx(-np.log(2), rel=1e-6)
+
+
+# Left padding, image block, question, answer:   pad  vs  img  ve   q    a   eos
+MASK = jnp.array([[NO, YES, YES, YES, YES, YES, YES]])
+VALID = jnp.array([[NO, NO, NO, NO, YES, YES, YES]])
+RESPONSE = jnp.array([[NO, NO, NO, NO, NO, YES, YES]])
+
+
+def test_targets_are_valid_tokens_and_the_last_position_has_none():
+    assert target_mask(VALID, MASK).tolist() == [[NO, NO, NO, YES, YES, YES, NO]]
+
+
+def test_targets_in_the_response_include_the_one_of_the_last_prompt_position():
+    assert target_mask(VALID, MASK, RESPONSE).tolist() == [[NO, NO, NO, NO, YES, YES, NO]]
+
+
+def test_official_targets_include_the_token_after_the_padding():
+    mask = jnp.array([[NO, NO, YES, YES]])
+    assert target_mask(mask, mask).tolist() == [[NO, NO, YES, NO]]
+    assert target_mask(mask, mask, after_padding=True).tolist() == [[NO, YES, YES, NO]]
+
+
+V, WIDTH = 11, 6
+
+
+def plain_logps(states, table, targets, temperature):
+    logps = jax.nn.log_softmax(states @ table.T / temperature, axis=-1)
+    chosen = jnp.take_along_axis(logps, targets[..., None], axis=-1)[..., 0]
+    return chosen, -jnp.sum(jnp.exp(logps) * logps, axis=-1)
+
+
+@pytest.fixture
+def two_positions_a_chunk(monkeypatch):
+    """Room for the float32 logits of two positions of six rows: seven positions need four chunks, one half empty."""
+    module = importlib.import_module("lam_jax.losses.next_token")
+    monkeypatch.setattr(module, "CHUNK_BYTES", 2 * 6 * V * 4)
+
+
+@pytest.mark.usefixtures("two_positions_a_chunk")
+def test_chunked_log_probabilities_equal_the_plain_formula_with_gradients():
+    """Over leading dimensions [2, 3] and a temperature; the entropy carries no gradient."""
+    states, table = normal(0, 2, 3, 7, WIDTH), normal(1, V, WIDTH)
+    targets = jnp.asarray(np.random.default_rng(2).integers(0, V, (2, 3, 7)))
+    weight = normal(3, 2, 3, 7)
+
+    def with_gradients(function):
+        def total(states, table):
+            logps, entropy = function(states, table)
+            return jnp.sum(weight * logps), (logps, entropy)
+
+        return jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))(states, table)
+
+    (_, values), gradients = with_gradients(lambda s, t: token_logps(s, t, targets, 0.7, want_entropy=True))
+    (_, expected), expected_gradients = with_gradients(lambda s, t: plain_logps(s, t, targets, 0.7))
+    for got, want in zip((*values, *gradients), (*expected, *expected_gradients), strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+@pytest.mark.usefixtures("two_positions_a_chunk")
+def test_next_token_is_the_mean_cross_entropy_of_the_following_token():
+    states, table = normal(4, 6, 7, WIDTH), normal(5, V, WIDTH)
+    tokens = jnp.asarray(np.random.default_rng(6).integers(0, V, (6, 7)))
+    keep = jnp.asarray(np.random.default_rng(7).random((6, 7)) < 0.5).at[:, -1].set(NO)
+    logps, _ = plain_logps(states[:, :-1], table, tokens[:, 1:], 1.0)
+    expected = -np.asarray(logps)[np.asarray(keep)[:, :-1]].mean()
+    assert float(next_token(states, table, tokens, keep).value) == pytest.approx(expected, rel=1e-5)
