@@ -5,6 +5,7 @@ Row: one chat. P patches of a row, L length.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -60,7 +61,7 @@ class Row:
         images = [
             [VISION_START, *[IMAGE] * (h * w // CONFIG.vision.merge_patches), VISION_END] for _, h, w in self.grids
         ]
-        return [*sum(images, []), *self.words]
+        return [*itertools.chain.from_iterable(images), *self.words]
 
 
 def words(count: int, seed: int = 0) -> tuple[int, ...]:

@@ -4,6 +4,8 @@ Legend: N prompts, G samples of a prompt, P prompt length, T completion length, 
 tokens).
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -15,6 +17,10 @@ from lam_jax.parallel import constrain
 from lam_jax.qwen.inputs import Batch
 from lam_jax.qwen.model import QwenVL
 from lam_jax.rollout.agent import Agent, Reading
+
+
+# Repetition penalty on next-token logits [N, G, V]; the identity where there is none.
+Penalty = Callable[[Array], Array]
 
 
 class TokenActions(struct.PyTreeNode):
@@ -34,7 +40,13 @@ class TokenActions(struct.PyTreeNode):
         """Logits of the next action from the state of the newest token."""
         return self._logits(hidden[:, :, 0]), state
 
-    def emit(self, hidden: Float[Array, "N G D"], action: Int[Array, "N G"], has_image: Array) -> Int[Array, "N G"]:
+    def choice(self, logits: Float[Array, "N G V"], penalise: Penalty) -> Float[Array, "N G V"]:
+        """The logits that actions are drawn from: the penalty on tokens falls on the actions."""
+        return penalise(logits)
+
+    def emit(
+        self, hidden: Float[Array, "N G D"], action: Int[Array, "N G"], has_image: Array, penalise: Penalty
+    ) -> Int[Array, "N G"]:
         """A token is its own action."""
         return action
 
@@ -67,9 +79,15 @@ class LatentActions(struct.PyTreeNode):
         """Logits of the next action from the state of the newest token."""
         return self.agent.latent.policy.decode(state, self._input(hidden, has_image), rotary, step)
 
-    def emit(self, hidden: Float[Array, "N G D"], action: Int[Array, "N G"], has_image: Array) -> Int[Array, "N G"]:
-        """The most likely token under the code."""
-        logits = self.next_token_logits(hidden, action, has_image)
+    def choice(self, logits: Float[Array, "N G K"], penalise: Penalty) -> Float[Array, "N G K"]:
+        """The logits that codes are drawn from; a penalty on tokens does not concern them."""
+        return logits
+
+    def emit(
+        self, hidden: Float[Array, "N G D"], action: Int[Array, "N G"], has_image: Array, penalise: Penalty
+    ) -> Int[Array, "N G"]:
+        """The most likely token under the code, after the penalty."""
+        logits = penalise(self.next_token_logits(hidden, action, has_image))
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
     def next_token_logits(

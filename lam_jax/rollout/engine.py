@@ -97,16 +97,17 @@ def rollout(
     shape = (prompts.tokens.shape[0], config.samples, room)
     real = jnp.any(prompts.mask, axis=1)
 
-    def adjusted(logits: Array, seen: Array | None) -> Array:
-        return logits if seen is None else penalise_repeats(logits, seen, config.sampling.repetition_penalty)
-
-    def draw(state: _State, step: Array):
-        return sample(sample_keys(key, sample_ids, step), adjusted(state.logits, state.seen), config.sampling)
-
     def decode_step(_, state: _State) -> _State:
         t = state.step
-        drawn = draw(state, t)
-        token = space.emit(state.hidden, drawn.action, prompts.has_image)
+
+        def penalise(token_logits: Array) -> Array:
+            if state.seen is None:
+                return token_logits
+            return penalise_repeats(token_logits, state.seen, config.sampling.repetition_penalty)
+
+        choice = space.choice(state.logits, penalise)
+        drawn = sample(sample_keys(key, sample_ids, t), choice, config.sampling)
+        token = space.emit(state.hidden, drawn.action, prompts.has_image, penalise)
         # A segment may run past the configured length: those steps are dead.
         alive = state.alive & (t < config.length)
         token = jnp.where(alive, token, model.pad_id)
@@ -120,7 +121,7 @@ def rollout(
             mask=put(state.out.mask, alive),
             logps=put(state.out.logps, drawn.logp),
             gap=put(state.out.gap, drawn.gap),
-            entropy=put(state.out.entropy, entropy(state.logits, drawn.support, config.sampling.scale)),
+            entropy=put(state.out.entropy, entropy(choice, drawn.support, config.sampling.scale)),
             support=jax.tree.map(put, state.out.support, drawn.support),
             hidden=put(state.out.hidden, hidden[:, :, 0]),
         )

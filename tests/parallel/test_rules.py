@@ -36,7 +36,7 @@ def test_kv_heads_that_do_not_divide_are_replicated(mesh):
 
 
 def test_unknown_axis_is_an_error(mesh):
-    with pytest.raises(ValueError, match="'width' of .* is not in the rules table"):
+    with pytest.raises(ValueError, match=r"'width' of .* is not in the rules table"):
         partition_spec(("width",), (8,), mesh, TRAIN)
 
 
