@@ -26,6 +26,14 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 install_import_hook("lam_jax", f"{typechecker.__name__}.check")
 
 
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """XLA without most optimisations: for modules that compile much and compute little (measured: half the time)."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def key() -> jax.Array:
     """A PRNG key; tests that need several split it."""

@@ -43,7 +43,9 @@ def agent() -> Agent:
         scale, centre = (0.12, 0.0) if weight.init == "normal" else (0.1, float(weight.init == "ones"))
         return jnp.asarray(rng.normal(centre, scale, weight.shape).astype(np.float32))
 
-    return jax.tree.map(draw, Agent.spec(CONFIG, LATENT), is_leaf=is_weight)
+    params = jax.tree.map(draw, Agent.spec(CONFIG, LATENT), is_leaf=is_weight)
+    # Codes as large as normed states, so that they steer.
+    return params.replace(latent=params.latent.replace(codebook=8 * params.latent.codebook))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,6 @@ from lam_jax.qwen.inputs import Batch
 from lam_jax.qwen.model import QwenVL
 from lam_jax.rollout.agent import Agent, Reading
 
-
 # Repetition penalty on next-token logits [N, G, V]; the identity where there is none.
 Penalty = Callable[[Array], Array]
 

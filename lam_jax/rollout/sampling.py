@@ -8,12 +8,15 @@ K actions, S = slots of the support (the configured top-k, at most K).
 """
 
 import dataclasses
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int, Int32, Key
 
+# Fields of trees that hold shape structs too (the engine sizes its buffers by them), so their types are not checked.
+Leaf = Any
 NEVER = -1e30  # log-probability of an action outside the support; finite, so that no NaN gradient can arise
 
 
@@ -69,16 +72,16 @@ class SamplingConfig:
 class Support(flax.struct.PyTreeNode):
     """The actions that the behaviour policy could have chosen at each step."""
 
-    indices: Int32[Array, "*B S"]  # action numbers, likeliest first
-    kept: Bool[Array, "*B S"]  # False = cut by top-p
+    indices: Leaf  # int32 [*B, S], action numbers, likeliest first
+    kept: Leaf  # bool [*B, S], False = cut by top-p
 
 
 class Sample(flax.struct.PyTreeNode):
     """A drawn action and how likely it was under the behaviour policy."""
 
-    action: Int32[Array, "*B"]
-    logp: Float32[Array, "*B"]  # over the support, or over all actions where the config does not renormalise
-    gap: Float32[Array, "*B"]  # log-probability over the support minus that over all actions, 0 or more: logged
+    action: Leaf  # int32 [*B]
+    logp: Leaf  # float32 [*B], over the support, or over all actions where the config does not renormalise
+    gap: Leaf  # float32 [*B], log-probability over the support minus that over all actions, 0 or more: logged
     support: Support | None  # None where nothing is truncated or log-probabilities are over all actions
 
 
