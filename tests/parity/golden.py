@@ -33,12 +33,14 @@ def verdicts(folder: Path, name: str) -> list[Verdict]:
     if name.startswith("processor"):
         return processor_set.verdicts(folder, name)
     case = Case(folder, name)
-    found = []
-    for part in case.parts():
-        reference = case.arrays(part)
-        checks = _checks(case, part, reference)
-        found += [judge(f"{part}: {key}", checks.get(key), value) for key, value in reference.items()]
-    return found
+    return [verdict for part in case.parts() for verdict in part_verdicts(case, part)]
+
+
+def part_verdicts(case: Case, part: str) -> list[Verdict]:
+    """One verdict for every array of SET_`part`.npz."""
+    reference = case.arrays(part)
+    checks = _checks(case, part, reference)
+    return [judge(f"{part}: {key}", checks.get(key), value) for key, value in reference.items()]
 
 
 def _checks(case: Case, part: str, reference: Arrays) -> dict[str, Check]:

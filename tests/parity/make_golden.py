@@ -1,4 +1,8 @@
-"""Writes the ladder's golden files from transformers and torch: python -m tests.parity.make_golden [FOLDER]."""
+"""Writes the committed golden files from transformers and torch: python -m tests.parity.make_golden [FOLDER].
+
+The ladder's cases, and one golden set of our own in the format of the released ones. Of that set's gradients only those
+of stage 5 stay, which reach backbone and vision tower; `make parity` compares all of them, and other sets.
+"""
 
 import sys
 from pathlib import Path
@@ -6,12 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from tests.parity.ladder_cases import CASES
+from tests.parity.made_sets import OWN, make
 from tests.parity.transformers_reference import reference
 
 FOLDER = Path(__file__).parent / "golden_data"
 
 
 def main(folder: Path) -> None:
+    make(OWN, folder)
+    for path in folder.glob(f"{OWN.name}_grads_*.npz"):
+        if not path.stem.endswith("_PolicyActionWorldVLM"):
+            path.unlink()
     for case in CASES:
         path = folder / f"ladder_{case.name}.npz"
         np.savez_compressed(path, **reference(case))

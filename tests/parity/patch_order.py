@@ -14,6 +14,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
+from lam_jax.nn.layers import Linear
 from lam_jax.qwen.config import VisionConfig
 from lam_jax.rollout.agent import Agent
 
@@ -41,12 +42,10 @@ def _backward(saved, gradient):
 in_order.defvjp(_forward, _backward)
 
 
-class PatchEmbedding(struct.PyTreeNode):
-    """Stands for the tower's `patch_embed`, with its kernel."""
+class PatchEmbedding(Linear):
+    """The tower's `patch_embed` with its kernel, summed in order."""
 
-    kernel: Array
-    bias: None
-    config: VisionConfig = struct.field(pytree_node=False)
+    config: VisionConfig | None = struct.field(pytree_node=False, default=None)
 
     def __call__(self, x: Float[Array, "B P I"]) -> Float[Array, "B P D"]:
         c = self.config

@@ -10,9 +10,11 @@ from PIL import Image
 from rich.console import Console
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from tests.parity.case import Case
 from tests.parity.checks import Check, judge
-from tests.parity.golden import main, report, verdicts
+from tests.parity.golden import main, part_verdicts, report, verdicts
 
+GOLDEN = Path(__file__).parent / "golden_data"
 SHARED = Path(os.environ.get("LAM_JAX_PARITY", Path(__file__).parents[3] / "shared" / "parity"))
 REFERENCE = np.array([[10.0, 0.0, -3.0]], np.float32)
 
@@ -88,6 +90,12 @@ def test_exit_status_and_table(processor_set: Path, monkeypatch, capsys):
 def test_a_set_that_is_not_there(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"nothing_config\.json"):
         verdicts(tmp_path, "nothing")
+
+
+@pytest.mark.parametrize("part", ["weights", "inputs", "outputs", "generation", "grads_PolicyActionWorldVLM"])
+def test_committed_set_of_our_own(part: str):
+    """From `python -m tests.parity.make_golden`: three rows with up to two images, two text rows, an untied head."""
+    assert report(part_verdicts(Case(GOLDEN, "own"), part), Console(width=220))
 
 
 @pytest.mark.parity
