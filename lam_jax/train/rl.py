@@ -221,7 +221,7 @@ class RLStep:
         shape = (collated.batch.tokens.shape[0], config.rollout.samples)
         ids = np.arange(shape[0] * shape[1], dtype=np.int32).reshape(shape) + attempt * shape[0] * shape[1]
         out = run_rollout(action_space(agent, config.space, self.method), collated.batch, ids, key, config.rollout)
-        tokens, mask = jax.device_get((out.tokens, out.mask))
+        tokens, mask, gap = jax.device_get((out.tokens, out.mask, out.gap))
         generated = time.monotonic()
         rewards, ok = self.reward(collated.examples, self.decode(tokens, mask))
         lengths = mask.sum(axis=-1)
@@ -234,11 +234,11 @@ class RLStep:
         taken = Taken(collated.batch, out, advantages, out.mask & active[..., None])
         metrics = {
             "reward_mean": float(rewards[ok].mean()) if ok.any() else 0.0,
-            "reward_std": float(rewards.std(axis=1, ddof=1).mean()),
+            "reward_std": _group_std(rewards, ok),
             "length_mean": float(lengths.mean()),
             "ended": float((lengths < config.rollout.length).mean()),
             "failed_rewards": float((~ok).sum()),
-            "gap": float(jnp.sum(out.gap * out.mask) / max(1, mask.sum())),
+            "gap": float(gap[mask].mean()) if mask.any() else 0.0,
             "informative_groups": float(jnp.mean(jnp.any(active, axis=1))),
             "generation_s": generated - began,
             "reward_s": time.monotonic() - generated,
@@ -267,6 +267,12 @@ class RLStep:
             for i in range(count):
                 rows = slice(i * size, (i + 1) * size)
                 yield taken if count == 1 else jax.tree.map(lambda x, rows=rows: x[rows], taken)
+
+
+def _group_std(rewards: Float[np.ndarray, "N G"], ok: Bool[np.ndarray, "N G"]) -> float:
+    """Mean over prompts of the sample standard deviation of the successful rewards, where there are two or more."""
+    spreads = [row[kept].std(ddof=1) for row, kept in zip(rewards, ok) if kept.sum() >= 2]
+    return float(np.mean(spreads)) if spreads else 0.0
 
 
 @jax.jit

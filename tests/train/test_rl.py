@@ -1,0 +1,171 @@
+"""Stage 6 on a tiny agent with a made-up reward. N prompts, G samples of a prompt, T completion length."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lam_jax.data.collator import Collated, Cuts
+from lam_jax.data.schemas import Example
+from lam_jax.rl import ALGORITHMS
+from lam_jax.rollout.engine import RolloutConfig
+from lam_jax.rollout.sampling import SamplingConfig
+from lam_jax.train.method import METHODS
+from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
+from lam_jax.train.partition import partition
+from lam_jax.train.rl import Decoder, RLConfig, RLStep
+from lam_jax.train.stages import trainable_parts
+from lam_jax.train.state import TrainState
+from tests import tiny
+from tests.tiny import Row, make_batch, words
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+N, G, T = 2, 16, 5
+METHOD = METHODS["default"]
+EXAMPLE = Example("row", ({"role": "user", "content": "Say it."}, {"role": "assistant", "content": "It."}))
+
+
+class Numbers:
+    """A tokenizer whose words are the token numbers."""
+
+    def batch_decode(self, group, skip_special_tokens):
+        assert skip_special_tokens
+        return [" ".join(str(int(token)) for token in row if token >= tiny.FIRST_WORD) for row in group]
+
+
+def share_of_even_tokens(examples, answers):
+    """Easy to raise in both spaces; never fails."""
+    rewards = [[np.mean([int(w) % 2 == 0 for w in text.split()] or [0]) for text in group] for group in answers]
+    return np.array(rewards), np.ones((len(answers), G), bool)
+
+
+def prompts(seed) -> Collated:
+    rows = [Row(words(4, seed), ((1, 2, 2),), seed=seed), Row(words(6, seed + 1))]
+    return Collated(make_batch(rows, 8, left=True), (EXAMPLE,) * N, Cuts())
+
+
+def config(space, name="grpo", **changes) -> RLConfig:
+    sampling = SamplingConfig(top_k=6) if space == "latent" else SamplingConfig()
+    rollout = RolloutConfig(samples=G, length=T, sampling=sampling, segment=T, stop=False)
+    algorithm = dataclasses.replace(ALGORITHMS[name], **changes)
+    return RLConfig(algorithm, space, prompts=N, rollout=rollout, optimiser=OptimiserConfig(lr=1e-2))
+
+
+def make(space, reward=share_of_even_tokens, refill=(), name="grpo", **changes):
+    """(step, state)"""
+    settings = config(space, name, **changes)
+    trainable, frozen = partition(tiny.agent(), trainable_parts(f"rl_{space}", tiny.CONFIG, METHOD))
+    optimiser = make_optimiser(settings.optimiser, settings.steps)
+    step = RLStep(settings, METHOD, frozen, trainable, optimiser, reward, Decoder(Numbers()), iter(refill))
+    return step, functools.partial(TrainState.create, trainable, optimiser, jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def made():
+    """Steps by action space; the update is compiled once."""
+    return functools.cache(make)
+
+
+@pytest.mark.parametrize("space", ["latent", "token"])
+def test_training_raises_the_reward(made, space):
+    step, create = made(space)
+    state, rewards = create(), []
+    for _ in range(8):
+        state, metrics = step(state, prompts(0))
+        rewards.append(metrics["reward_mean"])
+        assert np.isfinite([float(value) for value in metrics.values()]).all()
+    assert np.mean(rewards[-2:]) > np.mean(rewards[:2]) + 0.15
+    assert int(state.step) == 8
+    # The first step starts at the reference, on policy.
+    assert metrics["ratio_mean"] == pytest.approx(1, abs=1e-5)
+    assert float(metrics["kl"]) > 0
+    assert metrics["failed_rewards"] == 0
+
+
+def weights(state):
+    return [np.asarray(x) for x in jax.tree.leaves(state.trainable)]
+
+
+def test_failed_calls_count_nowhere(made):
+    """Whatever stands in their place; if all fail nothing moves."""
+    step, create = made("latent")
+
+    def failing(value, failed):
+        def reward(examples, answers):
+            rewards, ok = share_of_even_tokens(examples, answers)
+            return np.where(failed, value, rewards), ok & ~failed
+
+        return reward
+
+    some = np.zeros((N, G), bool)
+    some[0, 3] = some[1, :5] = True
+    results = []
+    for value, failed in ((np.nan, some), (1e6, some), (np.nan, np.ones((N, G), bool))):
+        step.reward = failing(value, failed)
+        state, metrics = step(create(), prompts(0))
+        assert np.isfinite([float(value) for value in metrics.values()]).all()
+        assert metrics["failed_rewards"] == failed.sum()
+        results.append(weights(state))
+    step.reward = share_of_even_tokens
+    start = weights(create())
+    for nans, numbers, nothing, old in zip(*results, start, strict=True):
+        np.testing.assert_array_equal(nans, numbers)
+        np.testing.assert_array_equal(nothing, old)
+    assert any((x != y).any() for x, y in zip(results[0], start, strict=True))
+
+
+def test_dynamic_sampling_replaces_groups_without_a_signal():
+    """The second prompt's answers are all alike at first, and so is all of the first refill."""
+    calls = []
+
+    def reward(examples, answers):
+        rewards, ok = share_of_even_tokens(examples, answers)
+        informative = [[True, False], [False, False], [False, True]][len(calls)]
+        calls.append(answers)
+        return np.where(np.array(informative)[:, None], np.arange(G)[None] / G, 0.5) + 0 * rewards, ok
+
+    def taken_by(refills):
+        calls.clear()
+        step, create = make("latent", reward, (prompts(s) for s in (10, 20)), "dapo", max_refills=refills)
+        seen = []
+        step.update = lambda state, frozen, reference, taken: (seen.append(taken), (state, {}))[1]
+        _, metrics = step(create(), prompts(0))
+        return seen[0], metrics
+
+    taken, metrics = taken_by(2)
+    assert metrics["refills"] == 2
+    np.testing.assert_array_equal(taken.prompts.tokens[0], prompts(0).batch.tokens[0])
+    np.testing.assert_array_equal(taken.prompts.tokens[1], prompts(20).batch.tokens[1])
+    np.testing.assert_array_equal(taken.prompts.images.patches[1], prompts(20).batch.images.patches[1])
+    assert np.asarray(taken.mask).any(axis=(1, 2)).all()
+    assert float(jnp.abs(taken.advantages[1]).max()) > 0
+
+    taken, metrics = taken_by(1)
+    assert metrics["refills"] == 1
+    assert np.asarray(taken.mask).any(axis=(1, 2)).tolist() == [True, False]
+    np.testing.assert_array_equal(taken.prompts.tokens[1], prompts(0).batch.tokens[1])
+
+
+def test_several_updates_share_a_rollout(made):
+    """Two passes over two mini-batches of one prompt each."""
+    step, create = made("latent")
+    several = dataclasses.replace(step.config, epochs=2, mini_batches=2)
+    assert several.updates == 4
+    other, seen = RLStep.__new__(RLStep), []
+    other.__dict__ |= step.__dict__ | {"config": several}
+    other.update = lambda state, frozen, reference, taken: (seen.append(taken), (state, {}))[1]
+    other(create(), prompts(0))
+    rows = [prompts(0).batch.tokens[i] for i in (0, 1, 0, 1)]
+    for taken, row in zip(seen, rows, strict=True):
+        np.testing.assert_array_equal(taken.prompts.tokens, row[None])
+        assert taken.rollout.tokens.shape == (1, G, T)
+
+
+def test_impossible_settings_are_refused():
+    with pytest.raises(ValueError, match="mini_batches 3 must divide prompts 2"):
+        dataclasses.replace(config("latent"), mini_batches=3)
+    with pytest.raises(ValueError, match="epochs must be at least 1, got 0"):
+        dataclasses.replace(config("latent"), epochs=0)
