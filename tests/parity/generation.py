@@ -51,21 +51,24 @@ def generate(space: LatentActions, prompts: Batch, new_tokens: int) -> Rollout:
 
 def _greedy(space: LatentActions, prompts: Batch, taken: Rollout) -> dict[str, Check]:
     """What the engine's cached decoding chose. Codes at prompt positions choose nothing; they are the policy's."""
-    hidden = jnp.concatenate([taken.prompt_hidden, taken.hidden[:, 0, :-1]], axis=1)
     length = prompts.tokens.shape[1]
-    sequences = jnp.concatenate([prompts.tokens, taken.tokens[:, 0]], axis=1)
-    before = _policy(space, prompts, taken.prompt_hidden)
-    action = jnp.concatenate([jnp.argmax(before[:, :-1], axis=-1), taken.actions[:, 0]], axis=1)
-    chosen = jnp.max(jax.nn.softmax(before[:, :-1], axis=-1), axis=-1)
-    probabilities = jnp.concatenate([chosen, jnp.exp(taken.logps[:, 0])], axis=1)
+
+    @jax.jit
+    def arrays(space: LatentActions, prompts: Batch, taken: Rollout) -> dict[str, jax.Array]:
+        hidden = jnp.concatenate([taken.prompt_hidden, taken.hidden[:, 0, :-1]], axis=1)
+        before = _policy(space, prompts, taken.prompt_hidden)[:, :-1]
+        chosen = jnp.max(jax.nn.softmax(before, axis=-1), axis=-1)
+        return {
+            "sequences": jnp.concatenate([prompts.tokens, taken.tokens[:, 0]], axis=1),
+            "action_idx": jnp.concatenate([jnp.argmax(before, axis=-1), taken.actions[:, 0]], axis=1),
+            "action_probs": jnp.concatenate([chosen, jnp.exp(taken.logps[:, 0])], axis=1),
+            "logits": space.next_token_logits(hidden[:, length - 1 :], taken.actions[:, 0], prompts.has_image),
+        }
+
     real = np.concatenate([np.asarray(prompts.mask)[:, :-1], np.ones(taken.actions[:, 0].shape, bool)], axis=1)
-    logits = space.next_token_logits(hidden[:, length - 1 :], taken.actions[:, 0], prompts.has_image)
-    return {
-        "sequences": Check(np.asarray(sequences)),
-        "action_idx": Check(np.asarray(action), where=real),
-        "action_probs": Check(np.asarray(probabilities), where=real),
-        "logits": Check(np.asarray(logits)),
-    }
+    per_position = ("action_idx", "action_probs")
+    found = arrays(space, prompts, taken)
+    return {name: Check(value, where=real if name in per_position else None) for name, value in found.items()}
 
 
 def _without_cache(space: LatentActions, prompts: Batch, taken: Rollout) -> dict[str, Check]:
