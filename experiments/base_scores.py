@@ -1,10 +1,9 @@
 """Scores a base model on held-out scenes and writes its card beside it.
 
-    .venv/bin/python -m experiments.base_scores --model runs/base/model --metrics runs/base/metrics.jsonl \\
-        --install
+    .venv/bin/python -m experiments.base_scores --model runs/base/model --metrics runs/base/metrics.jsonl --install
 
-Scenes are those of the split "caption_test", which pre-training never sees. With `--install` the model folder, the scores and
-the card become the package's base model.
+Scenes are those of the split "caption_test", which pre-training never sees. With `--install` the model folder, the
+scores and the card become the package's base model.
 """
 
 import dataclasses
@@ -38,7 +37,8 @@ A Qwen2.5-VL of 2.6 million parameters (preset `tiny`), pre-trained from random 
     .venv/bin/python -m experiments.base_model --out runs/base
 
 Seed {seed}; {align_steps} steps of {align_rows} scenes on the vision tower alone, then {chat_steps} steps of
-{paired_rows} image-text and {text_rows} text-only rows on all weights. The rows are generated, and none comes twice.
+{paired_rows} image-text and {text_rows} text-only rows on all weights, then {bind_steps} steps of
+{bind_paired_rows} and {bind_text_rows} with an extra loss on the objects' names. All rows come from the generator.
 Stored in float16 under the names of a Hugging Face checkpoint; it computes in float32. Its training steps took
 {hours:.2f} hours on 2 CPU cores that were busy with other work as well.
 

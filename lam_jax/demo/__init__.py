@@ -59,7 +59,7 @@ def run_demo(
         agent = material.base_agent()
         base = run.stage("base_model", lambda: (None, _base_scores(material, agent))).record
         agent = learn_latent_actions(run, material, agent)
-        probed = run.stage("codes", lambda: (None, _probe(material, agent))).record
+        probed = run.stage("codes", lambda: (None, probe(material, agent))).record
         scores: dict[tuple[str, str, str], dict[str, Any]] = {}
         speed: list[dict[str, Any]] = []
         after_sft: list[float] = []
@@ -68,7 +68,7 @@ def run_demo(
                 job = TaskRun(run, material, task, space, agent)
                 job.fine_tune()
                 if space == "latent":
-                    after_sft.append(_control_after_sft(run, job))
+                    after_sft.append(control_after_sft(run, job))
                 scores[task, space, "sft"] = job.score("sft")
                 job.reinforce()
                 scores[task, space, "rl"] = job.score("rl")
@@ -89,7 +89,7 @@ def _base_scores(material: Material, agent: Agent) -> dict[str, Any]:
     return dataclasses.asdict(caption_scores(agent.backbone, examples, chats, prompts, material.tokenizer))
 
 
-def _probe(material: Material, agent: Agent) -> dict[str, Any]:
+def probe(material: Material, agent: Agent) -> dict[str, Any]:
     """Codebook health and the causal test after stage 4, for image-text and text-only rows."""
     reading, key = material.config.method.acting, jax.random.key(material.config.seed)
     found = {}
@@ -107,14 +107,14 @@ def _probe(material: Material, agent: Agent) -> dict[str, Any]:
     }
 
 
-def _control_after_sft(run: Run, job: TaskRun) -> float:
+def control_after_sft(run: Run, job: TaskRun) -> float:
     """The causal test on the task's validation rows after SFT."""
 
-    def probe():
+    def measure():
         material = job.material
         collated = in_order(material.examples(job.task, "val"), material.chats["task"], 32)
         batches = [c.batch.replace(valid=c.batch.valid & c.batch.response) for c in collated]
         found = probe_codes(job.agent, batches, jax.random.key(material.config.seed), material.config.method.acting)
         return None, {"random_action_kl": found["random_action_kl"]}
 
-    return run.stage(f"control_{job.task}", probe).record["random_action_kl"]
+    return run.stage(f"control_{job.task}", measure).record["random_action_kl"]

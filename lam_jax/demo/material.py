@@ -22,7 +22,6 @@ from lam_jax.demo.settings import (
     PROMPT_LENGTH,
     TEXT_LENGTH,
     DemoConfig,
-    demo_sizes,
 )
 from lam_jax.latent.config import LATENT_PRESETS
 from lam_jax.parallel import TRAIN, make_mesh
@@ -58,7 +57,7 @@ class Material:
         lengths = {"paired": PAIRED_LENGTH, "text": TEXT_LENGTH, "task": CHAT_LENGTH}
         chats = {kind: Collator(encoder, CollatorConfig((length,), image=image)) for kind, length in lengths.items()}
         prompts = Collator(encoder, CollatorConfig((PROMPT_LENGTH,), kind="prompt", padding="left", image=image))
-        return cls(config, prepare(folder, demo_sizes()), tokenizer, chats, prompts)
+        return cls(config, prepare(folder, config.sizes), tokenizer, chats, prompts)
 
     def examples(self, source: str, split: str) -> list[Example]:
         """A split of the data set."""

@@ -42,6 +42,7 @@ class DemoConfig:
         tasks: which tasks are trained.
         algorithms: RL algorithm of each task.
         method: switches of the method.
+        sizes: rows of the built-in data set.
         inverse, projector, joint, cloning, sft: stages 1 to 5.
         rl_steps, rl_prompts, rl_samples: stage 6: rollouts, prompts a rollout, samples a prompt.
         rl_latent, rl_token: its optimisers.
@@ -55,6 +56,7 @@ class DemoConfig:
     tasks: tuple[str, ...] = ("role_play", "help")
     algorithms: dict[str, str] = dataclasses.field(default_factory=lambda: dict(DEFAULT_ALGORITHMS))
     method: Method = dataclasses.field(default_factory=Method)
+    sizes: SceneSizes = dataclasses.field(default_factory=demo_sizes)
     inverse: StageSettings = StageSettings(240, 16, OptimiserConfig(2e-3, "cosine", 0.05, 0.1))
     projector: StageSettings = StageSettings(80, 16, OptimiserConfig(2e-3, "linear", 0.1))
     joint: StageSettings = StageSettings(160, 16, OptimiserConfig(1e-3, "cosine", 0.1, 0.1))
