@@ -102,4 +102,5 @@ class RubricJudge:
 
     def _rewards(self, answers: Sequence[str], examples: Sequence[Example]):
         facts = [example.facts or {} for example in examples]
-        return self.rubric.reward(list(answers), facts, [e.prompt for e in examples], [e.reference for e in examples])
+        prompts = [[dict(message) for message in example.prompt] for example in examples]
+        return self.rubric.reward(list(answers), facts, prompts, [e.reference for e in examples])

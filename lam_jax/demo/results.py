@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from lam_jax.data.schemas import image_bytes
 from lam_jax.demo.material import Material
 from lam_jax.demo.settings import TASK_SPLITS
 from lam_jax.demo.tasks import gain
@@ -91,7 +92,7 @@ def _samples(folder: Path, material: Material, scores: dict[tuple[str, str, str]
         for split, name in zip(TASK_SPLITS[task], ("id", "ood")):
             for index, example in enumerate(material.examples(task, split)[:SHOWN_SAMPLES]):
                 image = f"samples/{example.id}.png"
-                (folder / image).write_bytes(example.images[0])
+                (folder / image).write_bytes(image_bytes(example.images[0], example.where))
                 out.append(
                     {
                         "task": task,

@@ -85,7 +85,7 @@ def judge_all(answered: Sequence[Answered], judge: Judge) -> list[Scored]:
 def answer_diversity(answered: Sequence[Answered], embedder: Embedder) -> tuple[Diversity, float]:
     """Diversity of the prompts' answers, and distinct answers per prompt."""
     texts = [[a.text for a in item.answers] for item in answered]
-    flat = np.asarray(embedder.embed([text for group in texts for text in group]))
+    flat = np.asarray(embedder([text for group in texts for text in group]))
     return diversity(flat.reshape(len(texts), len(texts[0]), -1)), distinct_answers(texts)
 
 

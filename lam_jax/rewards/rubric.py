@@ -30,7 +30,7 @@ from lam_jax.rewards.grammar import (
 )
 from lam_jax.rewards.verdict import Verdict
 
-Prompt = str | Sequence[Mapping[str, str]]
+Prompt = str | Sequence[Mapping[str, Any]]
 LOW, HIGH = 1.0, 10.0
 UNFINISHED = 0.7  # what is left of an answer without an end
 WORDS = {"role_play": (12, 50), "help": (24, 55)}  # words of an answer of proper length
