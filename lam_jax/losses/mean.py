@@ -1,6 +1,7 @@
 """A mean kept as total and count, so that parts of a batch (micro-batches, shards) combine to one global mean."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from flax import struct
@@ -10,8 +11,8 @@ from jaxtyping import Array, Bool, Float
 class Mean(struct.PyTreeNode):
     """`total / count`, 0 where nothing was counted."""
 
-    total: Float[Array, ""]
-    count: Float[Array, ""]
+    total: Any  # float32 [], loosely typed: host arrays and shape structs pass through too
+    count: Any  # float32 []
 
     @property
     def value(self) -> Float[Array, ""]:
