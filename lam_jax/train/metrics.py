@@ -87,7 +87,8 @@ class MetricsWriter:
         if step == 0 and folder.exists():
             shutil.rmtree(folder)
         records = read_metrics(self.path)
-        kept = [r for r in records if r["phase"] != phase or r["step"] <= step]
+        # A phase that starts anew evaluates before its first step again: nothing of the interrupted one stays.
+        kept = [r for r in records if r["phase"] != phase or (step > 0 and r["step"] <= step)]
         if len(kept) < len(records):
             self._file.close()
             self._rewrite(kept)
