@@ -39,6 +39,7 @@ A Qwen2.5-VL of 2.6 million parameters (preset `tiny`), pre-trained from random 
 Seed {seed}; {align_steps} steps of {align_rows} scenes on the vision tower alone, then {chat_steps} steps of
 {paired_rows} image-text and {text_rows} text-only rows on all weights, then {bind_steps} steps of
 {bind_paired_rows} and {bind_text_rows} with an extra loss on the objects' names. All rows come from the generator.
+The phases were run one after the other, each from the float16 weights that the one before had stored.
 Stored in float16 under the names of a Hugging Face checkpoint; it computes in float32. Its training steps took
 {hours:.2f} hours on 2 CPU cores that were busy with other work as well.
 

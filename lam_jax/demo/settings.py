@@ -1,4 +1,4 @@
-"""Settings of the demo: sizes and steps that fit the whole method into ten minutes on two CPU cores."""
+"""Settings of the demo: sizes and steps that aim at ten minutes for the whole method on two quiet CPU cores."""
 
 import dataclasses
 
