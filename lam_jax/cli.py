@@ -28,7 +28,8 @@ class Demo:
     """Runs the whole method on the built-in data set and writes a report.
 
     A small pretrained vision-language model is loaded, a latent action space is learned from it, task fine-tuning and
-    reinforcement learning run in the latent and in the token action space, and OUT/report.html compares them. A run that was interrupted goes on at the stage where it stopped.
+    reinforcement learning run in the latent and in the token action space, and OUT/report.html compares them. A run
+    that was interrupted goes on at the stage where it stopped.
     """
 
     out: Path = Path("runs/demo")
