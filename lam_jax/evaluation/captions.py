@@ -50,12 +50,7 @@ def named_objects(text: str) -> set[str]:
 def _first_choices(model: QwenVL, batch: Batch):
     states = model.states(batch)
     keep = target_mask(batch.valid, batch.mask, batch.response)
-    return model.logits(states).argmax(axis=-1), keep, next_token(states, model_table(model), batch.tokens, keep)
-
-
-def model_table(model: QwenVL) -> jax.Array:
-    """The `lm_head` table."""
-    return model.embedding if model.lm_head is None else model.lm_head
+    return model.logits(states).argmax(axis=-1), keep, next_token(states, model.table, batch.tokens, keep)
 
 
 def caption_scores(

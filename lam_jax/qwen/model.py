@@ -44,6 +44,11 @@ class QwenVL(struct.PyTreeNode):
             config=config,
         )
 
+    @property
+    def table(self) -> Array:
+        """[V, D], what the states are multiplied with: the head, or the embedding it is tied to."""
+        return self.embedding if self.lm_head is None else self.lm_head
+
     def rotary(self, positions: Int[Array, "*B 3 L"]) -> Rotary:
         """Rotary embedding of M-RoPE positions."""
         text = self.config.text
@@ -78,9 +83,8 @@ class QwenVL(struct.PyTreeNode):
 
     def logits(self, states: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """float32 next-token logits of normed states."""
-        table = self.embedding if self.lm_head is None else self.lm_head
-        y = jnp.einsum("...d,vd->...v", states, table.astype(states.dtype), preferred_element_type=jnp.float32)
-        return y
+        table = self.table.astype(states.dtype)
+        return jnp.einsum("...d,vd->...v", states, table, preferred_element_type=jnp.float32)
 
     def prefill(self, batch: Batch) -> tuple[Float[Array, "N P D"], KeyValue]:
         """Pre-norm states of prompts and the keys and values of every block."""

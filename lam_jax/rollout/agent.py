@@ -41,7 +41,7 @@ class Agent(struct.PyTreeNode):
     @property
     def table(self) -> Array:
         """[V, D], what `lm_head` multiplies with."""
-        return self.backbone.embedding if self.backbone.lm_head is None else self.backbone.lm_head
+        return self.backbone.table
 
     def action_input(self, states: Float[Array, "*B D"], has_image: Array, reading: Reading) -> Float[Array, "*B D"]:
         """e, or mu_P(e) on rows without an image. `has_image` [B] is shaped to fit `states`."""

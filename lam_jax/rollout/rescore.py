@@ -91,9 +91,8 @@ def token_space_logps(
             f"{sampling.repetition_penalty}: set it to 1, or choose SamplingConfig.official() to score without it."
         )
     states = backbone.norm(token_hidden(backbone, prompts, taken.tokens, taken.mask, remat))
-    table = backbone.embedding if backbone.lm_head is None else backbone.lm_head
     if taken.support is None:
-        return token_logps(states, table, taken.tokens, sampling.scale, want_entropy=True)
+        return token_logps(states, backbone.table, taken.tokens, sampling.scale, want_entropy=True)
     logits = backbone.logits(states)
     logps = action_logps(logits, taken.actions, taken.support, sampling.scale)
     return logps, jax.lax.stop_gradient(entropy(logits, taken.support, sampling.scale))

@@ -198,6 +198,12 @@ def test_unknown_stage_is_refused():
         trainable_parts("stage7", tiny.CONFIG, DEFAULT)
 
 
+def test_the_guided_recipe_needs_its_pass():
+    guided = dataclasses.replace(DEFAULT, sft="guided")
+    with pytest.raises(ValueError, match="part='predict', then with part='clone'"):
+        latent_sft_loss(tiny.agent(), PAIRED, None, guided)
+
+
 def test_guided_passes_split_the_joint_recipe():
     """Pass A is its cross-entropy, pass B its cloning; only response targets count."""
 

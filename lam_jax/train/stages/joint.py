@@ -31,7 +31,7 @@ def joint_loss(
     withheld = frozen_states(agent, batch.paired.without_images())
     explained = explain(agent, seen, batch.paired, paired_noise, method.learning)
     ce, entropy = prediction_losses(agent, explained, batch.paired, method)
-    to_image, to_text = projection_losses(agent, seen, withheld, batch.paired)
+    to_image, to_text = projector.projection_losses(agent, seen, withheld, batch.paired)
     nll = method.nll_weight * (to_image.value + to_text.value)
     loss = nll + ce.value + method.entropy_weight * entropy.value
     metrics = {"ce_paired": ce.value, "nll": nll, "entropy_paired": -entropy.value}
@@ -40,9 +40,6 @@ def joint_loss(
         text_loss, text_metrics = text_only_loss(agent, batch.text, text_noise, method)
         loss, metrics = loss + text_loss, metrics | text_metrics
     return loss, {"loss": loss, **metrics}
-
-
-projection_losses = projector.projection_losses
 
 
 def text_only_loss(

@@ -30,7 +30,12 @@ def latent_sft_loss(
         noise: not used.
         method: `method.sft` names the recipe unless `part` does.
         part: `predict` and `clone` are passes A and B of the guided recipe.
+
+    Raises:
+        ValueError: the guided recipe without its pass.
     """
+    if part is None and method.sft == "guided":
+        raise ValueError("The guided recipe has two passes: call it with part='predict', then with part='clone'.")
     part = part or ("joint" if method.sft == "joint" else "released")
     states = agent.backbone.states(batch)
     x = agent.action_input(states, batch.has_image, method.acting)
