@@ -65,7 +65,8 @@ def generate(
         ids = (np.arange(batch_size * config.samples, dtype=np.int32) + index * batch_size * config.samples).reshape(
             shape
         )
-        batch = jax.device_put(collated.batch, replicated_beside(space))  # as in training: one program serves both
+        # Placed as in training: one program serves both.
+        batch, key = jax.device_put((collated.batch, key), replicated_beside(space))
         taken = run_rollout(space, batch, ids, key, config)
         tokens, actions, mask = jax.device_get((taken.tokens, taken.actions, taken.mask))
         for row, example in enumerate(collated.examples):
