@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from lam_jax.nn.axes import constrain_samples
 from lam_jax.nn.kv_cache import KVCache
 from lam_jax.nn.rope import Rotary
-from lam_jax.parallel import constrain
 from lam_jax.qwen.inputs import Batch
 from lam_jax.qwen.model import QwenVL
 from lam_jax.rollout.agent import Agent, Reading
@@ -107,11 +107,6 @@ ActionSpace = TokenActions | LatentActions
 def shared_prompt(x: Array, samples: int) -> Array:
     """[N, ..] repeated for the G samples of each prompt: [N, G, ..]."""
     return constrain_samples(jnp.broadcast_to(x[:, None], (x.shape[0], samples, *x.shape[1:])))
-
-
-def constrain_samples(x: Array) -> Array:
-    """Pins [N, G, ..] to the prompts and samples axes."""
-    return constrain(x, "prompts", "samples", *(None,) * (x.ndim - 2))
 
 
 def next_positions(prompts: Batch, offset: jax.Array, samples: int) -> Int[Array, "N G 3 1"]:

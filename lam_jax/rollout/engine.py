@@ -14,9 +14,10 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Int
 
+from lam_jax.nn.axes import constrain_samples
 from lam_jax.nn.kv_cache import KVCache
 from lam_jax.qwen.inputs import Batch
-from lam_jax.rollout.actions import ActionSpace, constrain_samples, next_positions, shared_prompt
+from lam_jax.rollout.actions import ActionSpace, next_positions, shared_prompt
 from lam_jax.rollout.sampling import SamplingConfig, Support, entropy, penalise_repeats, sample, sample_keys
 
 

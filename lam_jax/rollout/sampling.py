@@ -8,12 +8,15 @@ K actions, S = slots of the support (the configured top-k, at most K).
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int, Int32, Key
+
+from lam_jax.nn.vocabulary import pick, pick_many
 
 # Fields of trees that hold shape structs too (the engine sizes its buffers by them), so their types are not checked.
 Leaf = Any
@@ -85,6 +88,13 @@ class Sample(flax.struct.PyTreeNode):
     support: Support | None  # None where nothing is truncated or log-probabilities are over all actions
 
 
+def _each(function: Callable[[Array], Array], values: Array) -> Array:
+    """Maps over all dimensions, without joining them: they may lie on different mesh axes."""
+    for _ in range(values.ndim):
+        function = jax.vmap(function)
+    return function(values)
+
+
 def sample_keys(key: Key[Array, ""], sample_ids: Int[Array, "*B"], step: Int[Array, ""] | int) -> Key[Array, "*B"]:
     """A key of each sample and step: draws do not depend on how samples are laid out over batches and devices.
 
@@ -93,8 +103,7 @@ def sample_keys(key: Key[Array, ""], sample_ids: Int[Array, "*B"], step: Int[Arr
         sample_ids: global numbers of the samples.
         step: decode step.
     """
-    flat = jax.vmap(lambda sample: jax.random.fold_in(jax.random.fold_in(key, sample), step))(sample_ids.reshape(-1))
-    return flat.reshape(sample_ids.shape)
+    return _each(lambda sample: jax.random.fold_in(jax.random.fold_in(key, sample), step), sample_ids)
 
 
 def penalise_repeats(
@@ -117,7 +126,7 @@ def truncate(logits: Float32[Array, "*B K"], config: SamplingConfig) -> Support:
 
 def support_logps(logits: Float32[Array, "*B K"], support: Support, temperature: float = 1.0) -> Float32[Array, "*B S"]:
     """Log-probabilities of the support's actions, normalised over the kept ones; `NEVER` for those that were cut."""
-    chosen = jnp.take_along_axis(logits, support.indices, axis=-1) / temperature
+    chosen = pick_many(logits, support.indices) / temperature
     logps = jax.nn.log_softmax(jnp.where(support.kept, chosen, NEVER), axis=-1)
     return jnp.where(support.kept, logps, NEVER)
 
@@ -140,7 +149,7 @@ def action_logps(
         `NEVER` for an action outside its support (positions after the end of a completion may hold such).
     """
     if support is None:
-        chosen = jnp.take_along_axis(logits, action[..., None], axis=-1)[..., 0] / temperature
+        chosen = pick(logits, action) / temperature
         return chosen - jax.nn.logsumexp(logits / temperature, axis=-1)
     match = (support.indices == action[..., None]) & support.kept
     return jnp.max(jnp.where(match, support_logps(logits, support, temperature), NEVER), axis=-1)
@@ -172,8 +181,7 @@ def sample(keys: Key[Array, "*B"], logits: Float32[Array, "*B K"], config: Sampl
         scores = support_logps(logits, support, config.scale)
     if not config.greedy:
         width = scores.shape[-1]
-        noise = jax.vmap(lambda k: jax.random.gumbel(k, (width,), jnp.float32))(keys.reshape(-1))
-        scores = scores + noise.reshape(scores.shape)
+        scores = scores + _each(lambda k: jax.random.gumbel(k, (width,), jnp.float32), keys)
     choice = jnp.argmax(scores, axis=-1).astype(jnp.int32)
     if support is None:
         logp = action_logps(logits, choice, None, config.scale)
