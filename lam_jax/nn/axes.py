@@ -7,13 +7,16 @@ Rows [B, ..] lie on the axis `batch`, samples [N, G, ..] on `prompts` and `sampl
 import contextlib
 import contextvars
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 
-Axes = tuple[str | None, ...]  # a logical axis, or None: not sharded, per dimension
+# Per dimension a logical axis, None (not sharded) or ANY (as the compiler likes).
+Axes = tuple[str | None, ...]
+ANY = "*"
 
 
+@runtime_checkable
 class Placement(Protocol):
     """Where arrays with logical axes lie."""
 
@@ -39,6 +42,11 @@ def placed_by(placement: Placement | None) -> Iterator[None]:
         _active.reset(token)
 
 
+def active() -> Placement | None:
+    """The placement in force."""
+    return _active.get()
+
+
 def is_sharded() -> bool:
     """Whether the function being traced runs over several devices: merging two dimensions may then cost a transfer."""
     return _active.get() is not None
@@ -58,6 +66,11 @@ def constrain_rows(x: jax.Array, *last: str | None) -> jax.Array:
 def constrain_samples(x: jax.Array, *last: str | None) -> jax.Array:
     """Pins [N, G, ..] to `prompts` and `samples`; `last` as in `constrain_rows`."""
     return constrain(x, "prompts", "samples", *(None,) * (x.ndim - 2 - len(last)), *last)
+
+
+def constrain_last(x: jax.Array, *last: str | None) -> jax.Array:
+    """Pins the last dimensions only."""
+    return constrain(x, *(ANY,) * (x.ndim - len(last)), *last)
 
 
 def local_shape(shape: tuple[int, ...], *axes: str | None) -> tuple[int, ...]:

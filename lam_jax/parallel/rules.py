@@ -7,16 +7,27 @@ whose samples lie as in rollouts.
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from lam_jax.nn.axes import Axes, constrain, placed_by
+from lam_jax.nn.axes import ANY, Axes, active, constrain, placed_by
 from lam_jax.nn.weight import Weight, map_specs
 
-__all__ = ["ROLLOUT", "TRAIN", "UPDATE", "Rules", "constrain", "mesh_of", "place", "shardings", "use"]
+__all__ = [
+    "ROLLOUT",
+    "TRAIN",
+    "UPDATE",
+    "Rules",
+    "constrain",
+    "constrain_weights",
+    "mesh_of",
+    "place",
+    "shardings",
+    "use",
+]
 T = TypeVar("T")
 Rules = Mapping[str, tuple[str, ...]]
 
@@ -92,18 +103,24 @@ def mesh_of(tree: Any) -> Mesh | None:
 def partition_spec(
     axes: Axes,
     shape: tuple[int, ...],
-    mesh: Mesh,
+    mesh: Mesh | AbstractMesh,
     rules: Rules,
     units: tuple[int | None, ...] | None = None,
 ) -> PartitionSpec:
     """The PartitionSpec of an array with logical `axes`; `units` as in `Weight`.
 
+    In the form in which jit returns shardings: a step whose inputs are placed in another form of the same sharding
+    would compile again when it gets its own outputs.
+
     Raises:
         ValueError: unknown axis, mesh axis used twice, or a size that does not divide its mesh axes.
     """
-    parts: list[tuple[str, ...] | None] = []
+    parts: list[Any] = []
     taken: set[str] = set()
     for name, size, parts_of in zip(axes, shape, units or (None,) * len(shape), strict=True):
+        if name == ANY:
+            parts.append(PartitionSpec.UNCONSTRAINED)
+            continue
         if name is not None and name not in rules:
             raise ValueError(f"Logical axis {name!r} of {axes} is not in the rules table (known: {sorted(rules)}).")
         mesh_axes = tuple(a for a in (rules[name] if name else ()) if mesh.shape[a] > 1)
@@ -117,7 +134,15 @@ def partition_spec(
             raise ValueError(f"Axes {axes} would use mesh axes {sorted(taken & set(mesh_axes))} twice.")
         taken |= set(mesh_axes)
         parts.append(mesh_axes or None)
-    return PartitionSpec(*parts)
+    return canonical_spec(parts)
+
+
+def canonical_spec(parts: Sequence[Any]) -> PartitionSpec:
+    """The PartitionSpec of mesh axes for each dimension: no one-element tuples, no trailing None."""
+    names = [part[0] if isinstance(part, tuple) and len(part) == 1 else part or None for part in parts]
+    while names and names[-1] is None:
+        names.pop()
+    return PartitionSpec(*names)
 
 
 def _indivisible(name: str, count: int, mesh_axes: tuple[str, ...], shards: int) -> str:
@@ -131,7 +156,7 @@ def _indivisible(name: str, count: int, mesh_axes: tuple[str, ...], shards: int)
     return f"{message}{fix}."
 
 
-def weight_spec(weight: Weight, mesh: Mesh, rules: Rules) -> PartitionSpec:
+def weight_spec(weight: Weight, mesh: Mesh | AbstractMesh, rules: Rules) -> PartitionSpec:
     """The PartitionSpec of a declared weight; raises as `partition_spec` does."""
     return partition_spec(weight.axes, weight.shape, mesh, rules, weight.units)
 
@@ -141,12 +166,40 @@ def shardings(specs: T, mesh: Mesh, rules: Rules) -> T:
     return map_specs(lambda weight: NamedSharding(mesh, weight_spec(weight, mesh, rules)), specs)
 
 
-def place(tree: Any, mesh: Mesh, rules: Rules, axis: str = "batch") -> Any:
-    """Puts host arrays on the mesh, their leading dimension on logical `axis`.
+def with_holes(full: T, tree: T) -> T:
+    """`full` with None wherever `tree` (a part of the same thing, see `lam_jax.train.partition`) has None."""
+    return jax.tree.map(lambda own, other: None if own is None else other, tree, full, is_leaf=lambda x: x is None)
+
+
+def constrain_weights(tree: T, specs: Any) -> T:
+    """Pins weights, or their gradients, to the shardings of their specs; `tree` may have None holes.
+
+    Without it the embedding's gradient, say, is added up in full on every device.
+    """
+
+    def pin(x: Any, weight: Any) -> Any:
+        return None if x is None else constrain_weight(x, weight)
+
+    return jax.tree.map(pin, tree, specs, is_leaf=lambda x: x is None)
+
+
+def constrain_weight(x: jax.Array, weight: Weight) -> jax.Array:
+    """Pins a weight, or a slice of its layers, to the sharding of its spec; the identity outside `use`."""
+    placement = active()
+    if not isinstance(placement, _Placed):
+        return x
+    spec = weight_spec(weight, placement.mesh, placement.rules)
+    return jax.lax.with_sharding_constraint(x, NamedSharding(placement.mesh, spec))
+
+
+def place(tree: Any, mesh: Mesh | None, rules: Rules, axis: str = "batch") -> Any:
+    """Puts host arrays on the mesh, their leading dimension on logical `axis`; on one device jit does that as well.
 
     Raises:
         ValueError: the leading dimension does not divide.
     """
+    if mesh is None or mesh.size == 1:
+        return tree
 
     def put(x):
         spec = partition_spec((axis, *(None,) * (x.ndim - 1)), x.shape, mesh, rules)

@@ -9,7 +9,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from lam_jax.nn import block, kv_cache
-from lam_jax.nn.axes import constrain_rows
+from lam_jax.nn.axes import constrain_last, constrain_rows
 from lam_jax.nn.block import DecoderBlock, KeyValue
 from lam_jax.nn.kv_cache import KVCache
 from lam_jax.nn.layers import RMSNorm
@@ -83,7 +83,8 @@ class QwenVL(struct.PyTreeNode):
     def logits(self, states: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """float32 next-token logits of normed states."""
         table = self.table.astype(states.dtype)
-        return jnp.einsum("...d,vd->...v", states, table, preferred_element_type=jnp.float32)
+        logits = jnp.einsum("...d,vd->...v", states, table, preferred_element_type=jnp.float32)
+        return constrain_last(logits, "vocab")
 
     def prefill(self, batch: Batch) -> tuple[Float[Array, "N P D"], KeyValue]:
         """Pre-norm states of prompts and the keys and values of every block."""

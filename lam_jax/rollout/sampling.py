@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int, Int32, Key
 
-from lam_jax.nn.vocabulary import pick, pick_many
+from lam_jax.nn.axes import constrain_last
+from lam_jax.nn.vocabulary import pick, pick_many, top_k
 
 # Fields of trees that hold shape structs too (the engine sizes its buffers by them), so their types are not checked.
 Leaf = Any
@@ -113,10 +114,11 @@ def penalise_repeats(
     return jnp.where(seen, jnp.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
-def truncate(logits: Float32[Array, "*B K"], config: SamplingConfig) -> Support:
-    """The set of actions that `config` leaves to choose from."""
+def truncate(logits: Float32[Array, "*B K"], config: SamplingConfig, axis: str = "codes") -> Support:
+    """The set of actions that `config` leaves to choose from; `axis` is the actions' logical axis, see `sample`."""
     count = logits.shape[-1]
-    top, indices = jax.lax.top_k(logits, min(config.top_k or count, count))
+    find = top_k if axis == "vocab" else jax.lax.top_k
+    top, indices = find(logits, min(config.top_k or count, count))
     probabilities = jax.nn.softmax(top / config.scale, axis=-1)
     # an action stays while the likelier ones do not reach top_p yet, so the likeliest always stays
     before = jnp.cumsum(probabilities, axis=-1) - probabilities
@@ -166,22 +168,26 @@ def entropy(
     return -jnp.sum(jnp.exp(logps) * logps, axis=-1)
 
 
-def sample(keys: Key[Array, "*B"], logits: Float32[Array, "*B K"], config: SamplingConfig) -> Sample:
+def sample(
+    keys: Key[Array, "*B"], logits: Float32[Array, "*B K"], config: SamplingConfig, axis: str = "codes"
+) -> Sample:
     """Draw an action of each row by the Gumbel-max trick.
 
     Args:
         keys: one per row, from `sample_keys`.
         logits: the behaviour policy's, repetition penalty already applied.
         config: truncation, temperature and which log-probability is recorded.
+        axis: logical axis of the actions: "codes", or "vocab", which may lie in shards.
     """
-    support = truncate(logits, config) if config.truncates else None
+    support = truncate(logits, config, axis) if config.truncates else None
     if support is None:
         scores = logits / config.scale
     else:
         scores = support_logps(logits, support, config.scale)
     if not config.greedy:
         width = scores.shape[-1]
-        scores = scores + _each(lambda k: jax.random.gumbel(k, (width,), jnp.float32), keys)
+        noise = _each(lambda k: jax.random.gumbel(k, (width,), jnp.float32), keys)
+        scores = scores + (constrain_last(noise, axis) if support is None else noise)
     choice = jnp.argmax(scores, axis=-1).astype(jnp.int32)
     if support is None:
         logp = action_logps(logits, choice, None, config.scale)
