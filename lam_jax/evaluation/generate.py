@@ -61,19 +61,9 @@ def generate(
     out: list[Answered] = []
     space = prepared(space)
     for index, collated in enumerate(in_order(examples, collate, batch_size)):
-<<<<<<< HEAD
         prompts = fill_prompts(collated.batch, space)
         ids = np.arange(len(prompts.tokens) * config.samples, dtype=np.int32) + index * batch_size * config.samples
         taken = run_rollout(space, prompts, ids.reshape(-1, config.samples), key, config)
-=======
-        shape = (batch_size, config.samples)
-        ids = (np.arange(batch_size * config.samples, dtype=np.int32) + index * batch_size * config.samples).reshape(
-            shape
-        )
-        # Placed as in training: one program serves both.
-        batch, key = jax.device_put((collated.batch, key), replicated_beside(space))
-        taken = run_rollout(space, batch, ids, key, config)
->>>>>>> main
         tokens, actions, mask = jax.device_get((taken.tokens, taken.actions, taken.mask))
         for row, example in enumerate(collated.examples):
             kept = [(tokens[row, g][mask[row, g]], actions[row, g][mask[row, g]]) for g in range(config.samples)]
