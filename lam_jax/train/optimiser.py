@@ -76,6 +76,10 @@ class Optimiser:
                 raise TypeError(f"{name}: found master weight of {leaf.dtype}, expected float32. Cast in the forward.")
         with jax.numpy_dtype_promotion("standard"):
             struct = jax.eval_shape(self.transform.init, trainable)
+            # Weights that are free to move stay so, and the state with them: were the state alone committed to the
+            # device, the first step would commit the weights too, and the second would be compiled anew.
+            if not any(getattr(leaf, "committed", False) for leaf in jax.tree.leaves(trainable)):
+                return jax.jit(self.transform.init)(trainable)
             return jax.jit(self.transform.init, out_shardings=self._shardings(struct, trainable))(trainable)
 
     def update(self, gradients: Any, state: Any, trainable: Any) -> tuple[Any, Any, Any]:
