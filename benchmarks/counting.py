@@ -119,7 +119,7 @@ def token_update(
     lower, upper = decoder(text, text.layers - trained, tokens, pairs), decoder(text, trained, tokens, pairs)
     table = head(text, prompts * samples * length)
     seen = vision(config.vision, grid, prompts) if grid else Pass()
-    # The reference shares the frozen part below what trains: vision always, the lower blocks unless the embedding moves.
+    # The reference shares the frozen part below what trains: vision always, the lower blocks unless embeddings train.
     shared = seen.forward + (0.0 if tables else lower.forward)
     reference = upper.forward + table.forward + (lower.forward if tables else 0.0)
     policy = upper.both(trained=True) + table.both(trained=tables)
