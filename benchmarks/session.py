@@ -13,7 +13,7 @@ from benchmarks.statistics import Estimate, Target, estimate, ratio
 from benchmarks.table import show
 from benchmarks.targets import MID
 from benchmarks.workload import WORKLOADS, Workload
-from lam_jax.train.compilation import compilations
+from lam_jax.train.compilation import CompileClock
 
 Floor = Callable[[Peaks], float]
 
@@ -66,10 +66,10 @@ class Session:
         self.say(f"timing {', '.join(candidates)}")
         for run in candidates.values():
             run()
-        before = compilations()
-        times = compare(candidates, settings)
-        if compilations() > before:
-            raise RecompiledError(f"{compilations() - before} compilations while timing {sorted(candidates)}.")
+        with CompileClock() as clock:
+            times = compare(candidates, settings)
+        if clock.programs:
+            raise RecompiledError(f"{clock.programs} compilations while timing {sorted(candidates)}.")
         self.thrown_away += times.thrown_away
         self.contended += times.contended
         return times

@@ -10,7 +10,7 @@ import tyro
 from benchmarks.programs import StepProgram, with_natural_ends
 from benchmarks.session import Options, RecompiledError, Session
 from benchmarks.workload import make_agent
-from lam_jax.train.compilation import compilations
+from lam_jax.train.compilation import CompileClock
 
 STEPS = 50
 
@@ -34,10 +34,10 @@ def run(options: Options) -> list:
         session.say(f"{STEPS} {name} steps with natural lengths")
         for _ in range(2):
             natural()
-        before = compilations()
-        for _ in range(STEPS):
-            natural()
-        count = compilations() - before
+        with CompileClock() as clock:
+            for _ in range(STEPS):
+                natural()
+        count = clock.programs
         session.add_counted(f"recompiles.{name}", count, "count", f"in {STEPS} steps")
         recompiled += count
     session.add_counted("recompiles", recompiled, "count", f"in {STEPS} steps of each action space")

@@ -19,6 +19,7 @@ from lam_jax.rewards.embedding import Embedder
 from lam_jax.rewards.verdict import Verdict
 from lam_jax.rollout.actions import ActionSpace
 from lam_jax.rollout.engine import RolloutConfig
+from lam_jax.train.optimiser import replicated_beside
 from lam_jax.train.rl import run_rollout
 
 # (answers, examples), one example an answer
@@ -64,7 +65,8 @@ def generate(
         ids = (np.arange(batch_size * config.samples, dtype=np.int32) + index * batch_size * config.samples).reshape(
             shape
         )
-        taken = run_rollout(space, collated.batch, ids, key, config)
+        batch = jax.device_put(collated.batch, replicated_beside(space))  # as in training: one program serves both
+        taken = run_rollout(space, batch, ids, key, config)
         tokens, actions, mask = jax.device_get((taken.tokens, taken.actions, taken.mask))
         for row, example in enumerate(collated.examples):
             kept = [(tokens[row, g][mask[row, g]], actions[row, g][mask[row, g]]) for g in range(config.samples)]

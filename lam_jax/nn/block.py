@@ -6,13 +6,13 @@ H heads.
 
 from collections.abc import Callable
 
-import jax
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
 from lam_jax.nn import attention as attn
 from lam_jax.nn.layers import GatedMLP, Linear, RMSNorm
 from lam_jax.nn.rope import Rotary
+from lam_jax.nn.stack import fold_layers
 from lam_jax.nn.weight import stack
 
 KeyValue = tuple[Array, Array]
@@ -79,7 +79,7 @@ def run(
     def step(x, block):
         return block(x, rotary, lambda q, k, v: attn.attention(q, k, v, keep))[0], None
 
-    return jax.lax.scan(jax.checkpoint(step) if remat else step, x, blocks)[0]
+    return fold_layers(step, x, blocks, remat=remat)[0]
 
 
 def prefill(
@@ -91,7 +91,7 @@ def prefill(
     def step(x, block):
         return block(x, rotary, lambda q, k, v: attn.attention(q, k, v, keep))
 
-    return jax.lax.scan(step, x, blocks)
+    return fold_layers(step, x, blocks)
 
 
 def run_shared(
@@ -122,4 +122,4 @@ def run_shared(
         sample, _ = block(sample, sample_rotary, attend)
         return (prompt, sample), None
 
-    return jax.lax.scan(jax.checkpoint(step) if remat else step, (prompt, sample), blocks)[0]
+    return fold_layers(step, (prompt, sample), blocks, remat=remat)[0]

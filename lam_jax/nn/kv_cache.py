@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from lam_jax.nn import attention as attn
 from lam_jax.nn.block import DecoderBlock, KeyValue
 from lam_jax.nn.rope import Rotary
+from lam_jax.nn.stack import fold_layers
 
 
 class KVCache(struct.PyTreeNode):
@@ -42,8 +43,7 @@ def decode(
     seen = jnp.arange(cache.key.shape[3]) <= step
     keep = jnp.broadcast_to(seen[None, None, None, :], (*x.shape[:3], seen.shape[0]))
 
-    def layer(x, inputs):
-        block, prompt_key, prompt_value, key, value = inputs
+    def layer(x, block, prompt_key, prompt_value, key, value):
         written = {}
 
         def attend(q, k, v):
@@ -56,6 +56,6 @@ def decode(
         x, _ = block(x, rotary, attend)
         return x, (written["key"], written["value"])
 
-    inputs = (blocks, cache.prompt_key, cache.prompt_value, cache.key, cache.value)
-    x, (key, value) = jax.lax.scan(layer, x, inputs)
+    caches = (cache.prompt_key, cache.prompt_value, cache.key, cache.value)
+    x, (key, value) = fold_layers(layer, x, blocks, *caches)
     return x, cache.replace(key=key, value=value)

@@ -3,7 +3,7 @@
 import contextlib
 import contextvars
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -46,6 +46,9 @@ def use(mesh: Mesh, rules: Rules) -> Iterator[None]:
 def partition_spec(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh, rules: Rules) -> PartitionSpec:
     """The PartitionSpec of an array with logical `axes`.
 
+    In the form in which jit returns shardings: a step whose inputs are placed in another form of the same sharding
+    would compile again when it gets its own outputs.
+
     Raises:
         ValueError: unknown axis, mesh axis used twice, or a size that does not divide its mesh axes.
     """
@@ -67,7 +70,15 @@ def partition_spec(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: M
             raise ValueError(f"Axes {axes} would use mesh axes {sorted(taken & set(mesh_axes))} twice.")
         taken |= set(mesh_axes)
         parts.append(mesh_axes or None)
-    return PartitionSpec(*parts)
+    return canonical_spec(parts)
+
+
+def canonical_spec(parts: Sequence[tuple[str, ...] | None]) -> PartitionSpec:
+    """The PartitionSpec of mesh axes for each dimension: no one-element tuples, no trailing None."""
+    names = [part[0] if part and len(part) == 1 else part or None for part in parts]
+    while names and names[-1] is None:
+        names.pop()
+    return PartitionSpec(*names)
 
 
 def shardings(specs: T, mesh: Mesh, rules: Rules) -> T:

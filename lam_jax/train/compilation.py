@@ -1,55 +1,64 @@
-"""Counts XLA compilations by jax's own events: a step that compiles again after warm-up costs more than it computes."""
+"""What compilation costs, how often it happens, and the cache that saves it."""
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-import jax.monitoring
+import jax
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger("lam_jax")
 
 # One event for every program that is asked for and not in memory, read from the persistent cache or compiled.
-EVENT = "/jax/core/compile/backend_compile_duration"
+PROGRAM_EVENT = "/jax/core/compile/backend_compile_duration"
+COMPILE_EVENTS = (PROGRAM_EVENT, "/jax/core/compile/jaxpr_to_mlir_module_duration")
 
 
-class _Counter:
-    """Programs and seconds since the process started to listen."""
+class CompileClock:
+    """Adds up programs and seconds that XLA compiles while it is open (reading the compilation cache counts too)."""
 
-    def __init__(self) -> None:
-        self.count = 0
+    def __init__(self):
+        self.programs = 0
         self.seconds = 0.0
 
-    def __call__(self, event: str, seconds: float, **_: Any) -> None:
-        if event == EVENT:
-            self.count += 1
-            self.seconds += seconds
+    def _listen(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
+        self.programs += event == PROGRAM_EVENT
+        if event in COMPILE_EVENTS:
+            self.seconds += duration_secs
 
+    def __enter__(self) -> "CompileClock":
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+        return self
 
-_counter = _Counter()
-jax.monitoring.register_event_duration_secs_listener(_counter)
-
-
-def compilations() -> int:
-    """Programs compiled (or read from the persistent cache) since this module was imported."""
-    return _counter.count
-
-
-def compile_seconds() -> float:
-    """Seconds that they took."""
-    return _counter.seconds
+    def __exit__(self, *_: Any) -> None:
+        jax.monitoring.unregister_event_duration_listener(self._listen)
 
 
 @contextlib.contextmanager
-def warn_of_recompilation(what: str) -> Iterator[None]:
+def warn_of_recompilation(what: str) -> Iterator[CompileClock]:
     """Logs a warning if anything is compiled inside, which a warmed-up step should not do."""
-    before, seconds = _counter.count, _counter.seconds
-    yield
-    if _counter.count > before:
-        log.warning(
-            "%s compiled %d program(s) in %.1f s after warm-up: a shape or dtype changed. Use fewer length buckets, or "
-            "warm all of them up.",
+    with CompileClock() as clock:
+        yield clock
+    if clock.programs:
+        logger.warning(
+            "%s compiled %d program(s) in %.1f s after warm-up: a shape, dtype or placement changed. Use fewer length "
+            "buckets, or warm all of them up.",
             what,
-            _counter.count - before,
-            _counter.seconds - seconds,
+            clock.programs,
+            clock.seconds,
         )
+
+
+def keep_compiled_programs() -> Path:
+    """Turns on JAX's persistent compilation cache, and returns its folder.
+
+    The folder is `JAX_COMPILATION_CACHE_DIR` where that is set, else `lam_jax` in the user's cache folder. It serves
+    within one run too: a program that is needed again after its function was made anew is read instead of compiled.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(base / "lam_jax" / "programs"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    return Path(jax.config.jax_compilation_cache_dir)

@@ -32,7 +32,7 @@ from lam_jax.rollout.agent import Agent
 from lam_jax.rollout.engine import Rollout, RolloutConfig, rollout
 from lam_jax.rollout.rescore import latent_logps, token_space_logps
 from lam_jax.train.method import Method
-from lam_jax.train.optimiser import Optimiser, OptimiserConfig
+from lam_jax.train.optimiser import Optimiser, OptimiserConfig, replicated_beside
 from lam_jax.train.partition import merge
 from lam_jax.train.state import TrainState
 
@@ -187,6 +187,7 @@ class RLStep:
     ):
         self.config, self.method, self.frozen = config, method, frozen
         self.reference = jax.tree.map(jnp.copy, reference)
+        self.placement = replicated_beside(reference)
         self.reward, self.decode, self.refill = reward, decode, refill
         self.update = make_update(config, method, optimiser)
 
@@ -220,7 +221,8 @@ class RLStep:
         agent = merge(state.trainable, self.frozen)
         shape = (collated.batch.tokens.shape[0], config.rollout.samples)
         ids = np.arange(shape[0] * shape[1], dtype=np.int32).reshape(shape) + attempt * shape[0] * shape[1]
-        out = run_rollout(action_space(agent, config.space, self.method), collated.batch, ids, key, config.rollout)
+        batch = jax.device_put(collated.batch, self.placement)
+        out = run_rollout(action_space(agent, config.space, self.method), batch, ids, key, config.rollout)
         tokens, mask, gap = jax.device_get((out.tokens, out.mask, out.gap))
         generated = time.monotonic()
         rewards, ok = self.reward(collated.examples, self.decode(tokens, mask))
@@ -231,7 +233,9 @@ class RLStep:
         if algorithm.dynamic_sampling_std is not None:
             informative = informative_groups(shaped, ok, algorithm.dynamic_sampling_std)
             active = active & jnp.asarray(informative)[:, None]
-        taken = Taken(collated.batch, out, advantages, out.mask & active[..., None])
+        # Placed like the rollout, so that an update after a refill is the same program.
+        advantages, active = jax.device_put((advantages, active), self.placement)
+        taken = Taken(batch, out, advantages, out.mask & active[..., None])
         metrics = {
             "reward_mean": float(rewards[ok].mean()) if ok.any() else 0.0,
             "reward_std": _group_std(rewards, ok),
