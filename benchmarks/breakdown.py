@@ -9,12 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.counting import block_weights, decode_bytes, merge_weights
+from benchmarks.counting import block_weights, decode_bytes, merge_state_weights
 from benchmarks.session import Session
 from benchmarks.workload import SAMPLING, prompts, sample_ids, spaces
 from lam_jax.nn import attention as attn
 from lam_jax.nn import kv_cache
 from lam_jax.nn.kv_cache import KVCache
+from lam_jax.nn.stack import is_small, split_layers
 from lam_jax.rollout.actions import next_positions
 from lam_jax.rollout.agent import Agent
 from lam_jax.rollout.sampling import sample, sample_keys
@@ -29,7 +30,7 @@ def components(session: Session, agent: Agent) -> None:
     bytes_read = {
         "backbone_blocks": text.layers * block_weights(text) * item,
         "policy_blocks": work.latent.policy_layers * block_weights(text) * item,
-        "merge": merge_weights(text, work.latent) * item,
+        "merge": merge_state_weights(text, work.latent) * item,
         "vocabulary": text.vocab_size * text.width * item,
         "sampling": None,
         "caches": caches.caches,
@@ -53,9 +54,10 @@ def _parts(session: Session, agent: Agent) -> dict[str, Callable[[], Any]]:
     def stack(blocks):
         """A stack of blocks on caches of one position: its weights and little else."""
         text = work.config.text
-        layers = blocks.mlp.down.kernel.shape[0]
+        layers, split = blocks.mlp.down.kernel.shape[0], is_small(blocks)
         empty = jnp.zeros((layers, work.prompts, 1, text.kv_heads, text.head_dim), x.dtype)
-        cache = KVCache.create((empty, empty), jnp.ones((work.prompts, 1), bool), work.samples, 1)
+        cache = KVCache.create((empty, empty), jnp.ones((work.prompts, 1), bool), work.samples, 1, split)
+        blocks = split_layers(blocks) if split else blocks
 
         def body(t, x):
             rotary = agent.backbone.rotary(next_positions(batch, t, work.samples))
@@ -63,9 +65,11 @@ def _parts(session: Session, agent: Agent) -> dict[str, Callable[[], Any]]:
 
         return body
 
+    world = jax.jit(agent.latent.world.tabulated)(agent.latent.codebook)
+
     def merge(t, x):
-        codes = agent.latent.look_up(jnp.zeros(lead, jnp.int32) + t % work.latent.codes)
-        return agent.latent.world(x[:, :, 0], codes)[0][:, :, None] * 0.1
+        codes = jnp.zeros(lead, jnp.int32) + t % work.latent.codes
+        return world(x[:, :, 0], codes)[0][:, :, None] * 0.1
 
     def vocabulary(t, x):
         token = jnp.argmax(agent.backbone.logits(x[:, :, 0]), axis=-1)
@@ -97,7 +101,8 @@ def _caches(session: Session) -> Callable[[], Any]:
     work, text = session.work, session.work.config.text
     layers, dtype = text.layers + work.latent.policy_layers, work.config.dtype
     prompt = jnp.ones((layers, work.prompts, work.prompt, text.kv_heads, text.head_dim), dtype)
-    cache = KVCache.create((prompt, prompt), jnp.ones(prompt.shape[1:3], bool), work.samples, work.completion)
+    mask = jnp.ones(prompt.shape[1:3], bool)
+    cache = KVCache.create((prompt, prompt), mask, work.samples, work.completion, split=True)
     q = jnp.ones((work.prompts, work.samples, 1, text.heads, text.head_dim), dtype)
     kv = q[:, :, :, : text.kv_heads]
 
@@ -109,16 +114,17 @@ def _caches(session: Session) -> Callable[[], Any]:
                 (jnp.arange(work.completion) <= t)[None, None, None], (*q.shape[:3], work.completion)
             )
 
-            def layer(q, inputs):
-                prompt_key, prompt_value, key, value = inputs
-                key = jax.lax.dynamic_update_slice_in_dim(key, kv, t, axis=2)
-                value = jax.lax.dynamic_update_slice_in_dim(value, kv, t, axis=2)
-                shared = attn.shared_part(q, prompt_key, prompt_value, cache.prompt_mask)
-                out = attn.finish(attn.merge(shared, attn.part(q, key, value, keep)), q.dtype)
-                return out, (key, value)
-
-            q, (key, value) = jax.lax.scan(layer, q, (cache.prompt_key, cache.prompt_value, cache.key, cache.value))
-            return cache.replace(key=key, value=value), q
+            keys, values = [], []
+            for prompt_key, prompt_value, key, value in zip(
+                cache.prompt_key, cache.prompt_value, cache.key, cache.value, strict=True
+            ):
+                key = jax.lax.dynamic_update_slice_in_dim(key, jnp.moveaxis(kv, 2, -1), t, axis=4)
+                value = jax.lax.dynamic_update_slice_in_dim(value, jnp.moveaxis(kv, 2, 3), t, axis=3)
+                shared = attn.cached_shared_part(q, prompt_key, prompt_value, cache.prompt_mask)
+                q = attn.finish(attn.merge(shared, attn.cached_part(q, key, value, keep)), q.dtype)
+                keys.append(key)
+                values.append(value)
+            return cache.replace(key=tuple(keys), value=tuple(values)), q
 
         return jax.lax.fori_loop(0, work.completion, body, (cache, q))[1]
 

@@ -54,6 +54,11 @@ def merge_weights(text: TextConfig, latent: LatentConfig) -> int:
     return latent.merge_layers * (2 * 2 * text.width * text.hidden + text.hidden * text.width)
 
 
+def merge_state_weights(text: TextConfig, latent: LatentConfig) -> int:
+    """Of these, the entries that multiply states, not codes."""
+    return latent.merge_layers * 3 * text.width * text.hidden
+
+
 def decoder(text: TextConfig, layers: int, tokens: float, pairs: float) -> Pass:
     """`layers` decoder blocks over `tokens` positions with `pairs` attended pairs a layer."""
     return Pass(2.0 * layers * tokens * block_weights(text), 4.0 * layers * pairs * text.width)
@@ -129,7 +134,10 @@ def token_update(
 
 @dataclasses.dataclass(frozen=True)
 class DecodeBytes:
-    """Bytes that a decode step has to read at least: every weight once, and the live part of the caches."""
+    """Bytes that a decode step has to read at least: every weight once, and the live part of the caches.
+
+    The half of the merge's maps that multiplies codes is not among them: with a fixed codebook it is a look-up.
+    """
 
     weights: float
     caches: float
@@ -148,7 +156,7 @@ def decode_bytes(
     layers = text.layers + (latent.policy_layers if latent else 0)
     weights = layers * block_weights(text) + text.vocab_size * text.width
     if latent:
-        weights += merge_weights(text, latent) + text.width * latent.codes
+        weights += merge_state_weights(text, latent) + text.width * latent.codes
     kv = 2 * layers * text.kv_heads * text.head_dim
     positions = prompts * (prompt + samples * (length + 1) / 2)
     return DecodeBytes(float(weights * item), float(kv * positions * item))

@@ -15,45 +15,71 @@ FLOOR = -1e30
 
 
 class Part(struct.PyTreeNode):
-    """Unnormalised attention over one key block: sum [.., T, K, R, D], mass and peak [.., T, K, R] (float32)."""
+    """Unnormalised attention over one key block: sum [.., K, R, T, D], mass and peak [.., K, R, T] (float32)."""
 
     sum: Array
     mass: Array
     peak: Array
 
 
-def _part(scores: Array, keep: Array, values: Array, equation: str) -> Part:
-    """`scores` is float32 [.., K, R, T, S]; `keep` broadcasts to it; `equation` contracts weights with values."""
+def _part(rows: Array, k: Array, v: Array, keep: Array) -> Part:
+    """Softmax sums of `rows` [.., K, X, D] over keys [.., K, D, S] and values [.., K, S, D].
+
+    One matrix product per kv head, operands as they are multiplied: XLA's CPU backend copies what it has to transpose.
+    `keep` broadcasts to the scores [.., K, X, S].
+    """
+    scores = jnp.matmul(rows, k, preferred_element_type=jnp.float32)
     scores = jnp.where(keep, scores, FLOOR)
     # Any shift gives the same attention, so its gradient is zero; half the floor makes a row without keys weigh
     # nothing.
     peak = jax.lax.stop_gradient(jnp.maximum(jnp.max(scores, axis=-1), FLOOR / 2))
     weights = jnp.exp(scores - peak[..., None])
-    mass = jnp.moveaxis(jnp.sum(weights, axis=-1), -1, -3)
-    total = jnp.einsum(equation, weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
-    return Part(total, mass, jnp.moveaxis(peak, -1, -3))
+    total = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    return Part(total, jnp.sum(weights, axis=-1), peak)
 
 
-def _grouped(q: Array, kv_heads: int) -> Array:
-    """Splits H into [K, R] and scales, so that scores need no division."""
-    *lead, heads, dim = q.shape
-    return q.reshape(*lead, kv_heads, heads // kv_heads, dim) * jnp.asarray(dim**-0.5, q.dtype)
+def _heads_first(q: Array, kv_heads: int) -> Array:
+    """[.., T, H, D] to [.., K, R, T, D], scaled, so that scores need no division."""
+    *lead, length, heads, dim = q.shape
+    q = q.reshape(*lead, length, kv_heads, heads // kv_heads, dim) * jnp.asarray(dim**-0.5, q.dtype)
+    return jnp.moveaxis(q, -4, -2)
+
+
+def cached_part(
+    q: Float[Array, "*B T H D"], k: Float[Array, "*B K D S"], v: Float[Array, "*B K S D"], keep: Bool[Array, "*B T S"]
+) -> Part:
+    """Attention of each row's queries over its own keys, not yet normalised; keys and values in the cache's layout."""
+    q = _heads_first(q, k.shape[-3])
+    *lead, kv_heads, repeat, length, dim = q.shape
+    keep = jnp.broadcast_to(keep[..., None, :, :], (*lead, repeat, *keep.shape[-2:]))
+    keep = keep.reshape(*lead, 1, repeat * length, -1)
+    part = _part(q.reshape(*lead, kv_heads, repeat * length, dim), k, v, keep)
+    return jax.tree.map(lambda x: x.reshape(*lead, kv_heads, repeat, length, *x.shape[len(lead) + 2 :]), part)
 
 
 def part(
     q: Float[Array, "*B T H D"], k: Float[Array, "*B S K D"], v: Float[Array, "*B S K D"], keep: Bool[Array, "*B T S"]
 ) -> Part:
-    """Attention of each row's queries over its own keys, not yet normalised."""
-    scores = jnp.einsum("...tkrd,...skd->...krts", _grouped(q, k.shape[-2]), k, preferred_element_type=jnp.float32)
-    return _part(scores, keep[..., None, None, :, :], v, "...krts,...skd->...tkrd")
+    """As `cached_part`, keys and values as a block makes them."""
+    return cached_part(q, jnp.moveaxis(k, -3, -1), jnp.swapaxes(v, -3, -2), keep)
+
+
+def cached_shared_part(
+    q: Float[Array, "N G T H D"], k: Float[Array, "N K D S"], v: Float[Array, "N K S D"], keep: Bool[Array, "N S"]
+) -> Part:
+    """Attention of the G samples of each prompt over the prompt's keys, stored once: one product for all samples."""
+    q = jnp.moveaxis(_heads_first(q, k.shape[1]), 1, 2)
+    prompts, kv_heads, samples, repeat, length, dim = q.shape
+    part = _part(q.reshape(prompts, kv_heads, -1, dim), k, v, keep[:, None, None, :])
+    split = (prompts, kv_heads, samples, repeat, length)
+    return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(*split, *x.shape[3:]), 2, 1), part)
 
 
 def shared_part(
     q: Float[Array, "N G T H D"], k: Float[Array, "N S K D"], v: Float[Array, "N S K D"], keep: Bool[Array, "N S"]
 ) -> Part:
-    """Attention of the G samples of each prompt over the prompt's keys, stored once."""
-    scores = jnp.einsum("ngtkrd,nskd->ngkrts", _grouped(q, k.shape[-2]), k, preferred_element_type=jnp.float32)
-    return _part(scores, keep[:, None, None, None, None, :], v, "ngkrts,nskd->ngtkrd")
+    """As `cached_shared_part`, keys and values as a block makes them."""
+    return cached_shared_part(q, jnp.moveaxis(k, 1, -1), jnp.swapaxes(v, 1, 2), keep)
 
 
 def merge(first: Part, second: Part) -> Part:
@@ -66,8 +92,8 @@ def merge(first: Part, second: Part) -> Part:
 def finish(whole: Part, dtype: jnp.dtype) -> Float[Array, "*B T H D"]:
     """Divides by the mass (a row without keys has mass 0 and gives 0) and joins the heads."""
     y = whole.sum / jnp.where(whole.mass > 0, whole.mass, 1.0)[..., None]
-    *lead, kv_heads, repeat, dim = y.shape
-    return y.reshape(*lead, kv_heads * repeat, dim).astype(dtype)
+    *lead, kv_heads, repeat, length, dim = y.shape
+    return jnp.moveaxis(y, -2, -4).reshape(*lead, length, kv_heads * repeat, dim).astype(dtype)
 
 
 def attention(

@@ -19,6 +19,8 @@ from lam_jax.qwen.config import QwenConfig
 from lam_jax.qwen.inputs import Batch
 from lam_jax.qwen.vision import VisionTower
 
+FEW_ROWS = 64  # of a decode step
+
 
 class QwenVL(struct.PyTreeNode):
     """Weights and pure functions of a Qwen2.5-VL. `lm_head` is None when tied to the embedding."""
@@ -84,6 +86,11 @@ class QwenVL(struct.PyTreeNode):
     def logits(self, states: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """float32 next-token logits of normed states."""
         table = self.table.astype(states.dtype)
+        if states.size <= FEW_ROWS * states.shape[-1]:
+            # For a few rows, the table as the left operand: XLA's CPU product reads it 1.6 times faster that way.
+            flat = states.reshape(-1, states.shape[-1])
+            logits = jnp.einsum("vd,nd->vn", table, flat, preferred_element_type=jnp.float32)
+            return logits.T.reshape(*states.shape[:-1], -1)
         return jnp.einsum("...d,vd->...v", states, table, preferred_element_type=jnp.float32)
 
     def prefill(self, batch: Batch) -> tuple[Float[Array, "N P D"], KeyValue]:

@@ -69,7 +69,7 @@ def test_bytes_of_a_decode_step():
     # Keys and values of one head of 2 in three layers; the prompt once, suffixes of 1.5 on average.
     assert token.caches == 4 * (2 * 3 * 2) * (3 + 2 * 1.5)
     latent = counting.decode_bytes(CONFIG, LATENT, prompts=1, samples=2, prompt=3, length=2)
-    assert latent.weights == 4 * (5 * 84 + 40 + 2 * 60 + 20)
+    assert latent.weights == 4 * (5 * 84 + 40 + 2 * 36 + 20)
     assert latent.caches == 4 * (2 * 5 * 2) * 6
     assert latent.total == latent.weights + latent.caches
 
