@@ -15,7 +15,7 @@ from benchmarks.programs import UPDATES, UpdateProgram
 from benchmarks.session import Options, Session
 from benchmarks.stages import LOSSES, StageProgram
 from benchmarks.workload import make_agent, prompts, rl_config, sample_ids, spaces
-from lam_jax.train.rl import run_rollout
+from lam_jax.rollout.run import jitted
 
 
 def run(options: Options) -> list:
@@ -27,7 +27,9 @@ def run(options: Options) -> list:
     programs: dict[str, Callable[[], Any]] = {}
     for name, space in spaces(agent).items():
         config = rl_config(work, name).rollout
-        programs[f"rollout.{name}"] = lambda s=space, c=config: run_rollout.lower(s, batch, ids, jax.random.key(0), c)
+        programs[f"rollout.{name}"] = lambda s=space, c=config: jitted.lower(
+            s, batch, ids, jax.random.key(0), config=c, mesh=None
+        )
     for kind in UPDATES:
         programs[f"update.{kind}"] = UpdateProgram(agent, work, kind).lower
     for stage in LOSSES:

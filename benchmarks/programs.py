@@ -15,9 +15,10 @@ from lam_jax.qwen.inputs import Batch
 from lam_jax.rollout.actions import ActionSpace
 from lam_jax.rollout.agent import Agent
 from lam_jax.rollout.engine import Rollout, RolloutConfig
+from lam_jax.rollout.run import run_rollout
 from lam_jax.train.optimiser import make_optimiser
 from lam_jax.train.partition import Choice, Last, count_parameters, partition
-from lam_jax.train.rl import Decoder, RLStep, Space, Taken, action_space, make_update, run_rollout
+from lam_jax.train.rl import Decoder, RLStep, Space, Taken, action_space, make_update
 from lam_jax.train.stages import trainable_parts
 from lam_jax.train.state import TrainState
 

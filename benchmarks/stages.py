@@ -56,6 +56,10 @@ class StageProgram:
         self.state, metrics = self.step(self.state, self.batch)
         return metrics
 
+    def lower(self) -> jax.stages.Lowered:
+        """The lowered program."""
+        return self.step.lower(self.state, self.batch)
+
 
 def run(options: Options) -> list:
     """Times everything and returns the records."""

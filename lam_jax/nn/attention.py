@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
+from lam_jax.nn.axes import is_sharded
+
 # Far below any real score, yet finite: exp(floor - floor) must not be NaN for a row without keys.
 FLOOR = -1e30
 
@@ -22,20 +24,29 @@ class Part(struct.PyTreeNode):
     peak: Array
 
 
-def _part(rows: Array, k: Array, v: Array, keep: Array) -> Part:
-    """Softmax sums of `rows` [.., K, X, D] over keys [.., K, D, S] and values [.., K, S, D].
+def _product(x: Array, y: Array) -> Array:
+    """[*B, K, *X, I] times [*B, K, I, J], in float32.
 
     One matrix product per kv head, operands as they are multiplied: XLA's CPU backend copies what it has to transpose.
-    `keep` broadcasts to the scores [.., K, X, S].
     """
-    scores = jnp.matmul(rows, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(keep, scores, FLOOR)
+    if is_sharded():  # dimensions on different mesh axes cannot be joined in place
+        inner = "abc"[: x.ndim - y.ndim + 1]
+        return jnp.einsum(f"...k{inner}i,...kij->...k{inner}j", x, y, preferred_element_type=jnp.float32)
+    rows = x.reshape(*y.shape[:-2], -1, x.shape[-1])
+    return jnp.matmul(rows, y, preferred_element_type=jnp.float32).reshape(*x.shape[:-1], y.shape[-1])
+
+
+def _part(q: Array, k: Array, v: Array, keep: Array) -> Part:
+    """Softmax sums of queries [*B, K, *X, D] over keys [*B, K, D, S] and values [*B, K, S, D].
+
+    `keep` broadcasts to the scores [*B, K, *X, S].
+    """
+    scores = jnp.where(keep, _product(q, k), FLOOR)
     # Any shift gives the same attention, so its gradient is zero; half the floor makes a row without keys weigh
     # nothing.
     peak = jax.lax.stop_gradient(jnp.maximum(jnp.max(scores, axis=-1), FLOOR / 2))
     weights = jnp.exp(scores - peak[..., None])
-    total = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-    return Part(total, jnp.sum(weights, axis=-1), peak)
+    return Part(_product(weights.astype(v.dtype), v), jnp.sum(weights, axis=-1), peak)
 
 
 def _heads_first(q: Array, kv_heads: int) -> Array:
@@ -49,12 +60,7 @@ def cached_part(
     q: Float[Array, "*B T H D"], k: Float[Array, "*B K D S"], v: Float[Array, "*B K S D"], keep: Bool[Array, "*B T S"]
 ) -> Part:
     """Attention of each row's queries over its own keys, not yet normalised; keys and values in the cache's layout."""
-    q = _heads_first(q, k.shape[-3])
-    *lead, kv_heads, repeat, length, dim = q.shape
-    keep = jnp.broadcast_to(keep[..., None, :, :], (*lead, repeat, *keep.shape[-2:]))
-    keep = keep.reshape(*lead, 1, repeat * length, -1)
-    part = _part(q.reshape(*lead, kv_heads, repeat * length, dim), k, v, keep)
-    return jax.tree.map(lambda x: x.reshape(*lead, kv_heads, repeat, length, *x.shape[len(lead) + 2 :]), part)
+    return _part(_heads_first(q, k.shape[-3]), k, v, keep[..., None, None, :, :])
 
 
 def part(
@@ -69,10 +75,8 @@ def cached_shared_part(
 ) -> Part:
     """Attention of the G samples of each prompt over the prompt's keys, stored once: one product for all samples."""
     q = jnp.moveaxis(_heads_first(q, k.shape[1]), 1, 2)
-    prompts, kv_heads, samples, repeat, length, dim = q.shape
-    part = _part(q.reshape(prompts, kv_heads, -1, dim), k, v, keep[:, None, None, :])
-    split = (prompts, kv_heads, samples, repeat, length)
-    return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(*split, *x.shape[3:]), 2, 1), part)
+    part = _part(q, k, v, keep[:, None, None, None, None, :])
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 2, 1), part)
 
 
 def shared_part(

@@ -9,6 +9,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from lam_jax.nn import attention as attn
+from lam_jax.nn.axes import constrain, constrain_samples
 from lam_jax.nn.block import DecoderBlock, KeyValue
 from lam_jax.nn.rope import Rotary
 from lam_jax.nn.stack import Layers, fold_layers, split_layers
@@ -41,7 +42,9 @@ class KVCache(struct.PyTreeNode):
         layers, prompts, _, kv_heads, dim = prompt[0].shape
         lead = (layers, prompts, samples, kv_heads)
         empty = (jnp.zeros((*lead, *shape), prompt[0].dtype) for shape in ((dim, length), (length, dim)))
-        parts = (jnp.moveaxis(prompt[0], 2, -1), jnp.swapaxes(prompt[1], 2, 3), *empty)
+        suffix = (constrain(x, "layers", "prompts", "samples", "kv_heads", None, None) for x in empty)
+        parts = (jnp.moveaxis(prompt[0], 2, -1), jnp.swapaxes(prompt[1], 2, 3))
+        parts = (*(constrain(x, "layers", "prompts", "kv_heads", None, None) for x in parts), *suffix)
         prompt_key, prompt_value, key, value = map(split_layers, parts) if split else parts
         return cls(prompt_key, prompt_value, prompt_mask, key, value)
 
@@ -69,8 +72,10 @@ def decode(
             return attn.finish(attn.merge(shared, own), q.dtype)
 
         x, _ = block(x, rotary, attend)
-        return x, (written["key"], written["value"])
+        key, value = (constrain_samples(written[name], "kv_heads", None, None) for name in ("key", "value"))
+        return constrain_samples(x), (key, value)
 
     caches = (cache.prompt_key, cache.prompt_value, cache.key, cache.value)
-    x, (key, value) = fold_layers(layer, x, blocks, *caches)
+    # Stacked layers are scanned: unrolled, stacking the caches again would copy them at every token.
+    x, (key, value) = fold_layers(layer, x, blocks, *caches, unroll=False)
     return x, cache.replace(key=key, value=value)

@@ -17,7 +17,12 @@ UNROLLED_WEIGHTS = 2**25
 
 
 def fold_layers(
-    step: Callable[..., tuple[Any, Any]], carry: Any, layers: Any, *inputs: Any, remat: bool = False
+    step: Callable[..., tuple[Any, Any]],
+    carry: Any,
+    layers: Layers,
+    *inputs: Layers,
+    remat: bool = False,
+    unroll: bool | None = None,
 ) -> tuple[Any, Any]:
     """`carry, out[i] = step(carry, layers[i], *inputs[i])` for each layer, the outputs stacked.
 
@@ -27,24 +32,25 @@ def fold_layers(
         layers: weights, stacked on a leading dimension, or a tuple.
         inputs: further arrays alike.
         remat: recompute each layer's activations in the backward pass.
+        unroll: a stack instead of scanning it; default: if it is small.
 
     Returns:
         The last carry, and the outputs stacked, or as trees of tuples where `layers` is a tuple.
     """
-    if isinstance(layers, tuple):
-        outputs = []
-        for xs in zip(layers, *inputs, strict=True):
-            carry, out = step(carry, *xs)
-            outputs.append(out)
-        return carry, jax.tree.map(lambda *parts: parts, *outputs)
-    unroll = is_small(layers)
+    unroll = isinstance(layers, tuple) or (is_small(layers) if unroll is None else unroll)
 
     def body(carry, xs):
         return step(carry, *xs)
 
     # Inside a loop the compiler cannot merge the recomputation with the first pass; unrolled it could.
     body = jax.checkpoint(body, prevent_cse=unroll) if remat else body
-    return jax.lax.scan(body, carry, (layers, *inputs), unroll=unroll)
+    if not isinstance(layers, tuple):
+        return jax.lax.scan(body, carry, (layers, *inputs), unroll=unroll)
+    outputs = []
+    for xs in zip(layers, *inputs, strict=True):
+        carry, out = body(carry, xs)
+        outputs.append(out)
+    return carry, jax.tree.map(lambda *parts: parts, *outputs)
 
 
 def split_layers(stacked: Any) -> tuple[Any, ...]:

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lam_jax.nn.weight import is_weight
 from lam_jax.parallel import Rules
-from lam_jax.parallel.rules import partition_spec
+from lam_jax.parallel.rules import weight_spec
 from lam_jax.qwen import names
 from lam_jax.qwen.checkpoint_files import SafetensorsFolder, TensorSource
 from lam_jax.qwen.hf_config import read_config
@@ -58,7 +58,7 @@ def load_weights(specs: T, matching: Matching, source: TensorSource, mesh: Mesh,
 
     def load(path, weight):
         filling = matching.fillings[jax.tree_util.keystr(path, simple=True, separator=".")]
-        spec = partition_spec(weight.axes, weight.shape, mesh, rules)
+        spec = weight_spec(weight, mesh, rules)
         return _fill(filling, source, mesh, spec, np.dtype(weight.dtype if dtype is None else dtype))
 
     return jax.tree_util.tree_map_with_path(load, specs, is_leaf=is_weight)
@@ -66,7 +66,7 @@ def load_weights(specs: T, matching: Matching, source: TensorSource, mesh: Mesh,
 
 def _fill(filling: Filling, source: TensorSource, mesh: Mesh, spec: PartitionSpec, dtype: np.dtype) -> jax.Array:
     entry, shape = filling.entry, filling.weight.shape
-    parts = (*spec, *[None] * (len(shape) - len(spec)))
+    parts: tuple[Any, ...] = (*spec, *[None] * (len(shape) - len(spec)))
     stacked, flipped = bool(entry.layers), entry.layout != "same"
     if stacked and parts[0] is not None:
         raise ValueError(f"{entry.path}: the layers axis is sharded over {parts[0]}, but layers are loaded one by one.")
