@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import Literal, get_args
 
 import jax
+import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from lam_jax.nn.layers import Linear
+from lam_jax.nn.stack import split_layers
 from lam_jax.nn.weight import stack
 from lam_jax.qwen.config import TextConfig
 
@@ -63,6 +65,55 @@ class WorldModel(struct.PyTreeNode):
         layers = self.blocks.down.kernel.shape[0]
         for i in range(layers):  # two layers: unrolled, a scan would save nothing
             outputs = jax.tree.map(lambda w, i=i: w[i], self.blocks)(x, code)
+            x = x + outputs
+        return x, outputs
+
+    def tabulated(self, codebook: Float[Array, "K D"]) -> "TabulatedWorld":
+        """The same map for codes of a fixed codebook."""
+        blocks = []
+        for block in split_layers(self.blocks):
+            (gate, gate_code), (up, up_code) = (_halves(layer, codebook) for layer in (block.gate, block.up))
+            blocks.append(TabulatedBlock(gate, up, block.down, gate_code, up_code))
+        return TabulatedWorld(tuple(blocks))
+
+
+def _halves(layer: Linear, codebook: Array) -> tuple[Linear, Array]:
+    """The map of the state, and what every code adds to it [K, F]."""
+    width = codebook.shape[-1]
+    return Linear(layer.kernel[:width]), codebook @ layer.kernel[width:].astype(codebook.dtype)
+
+
+class TabulatedBlock(struct.PyTreeNode):
+    """`MergeBlock` whose half for the code is looked up."""
+
+    gate: Linear
+    up: Linear
+    down: Linear
+    gate_code: Array  # [K, F]
+    up_code: Array
+
+    def __call__(self, x: Float[Array, "*B D"], action: Int[Array, "*B"]) -> Float[Array, "*B D"]:
+        """The block's own output."""
+        gate = self.gate(x) + jnp.take(self.gate_code, action, axis=0).astype(x.dtype)
+        up = self.up(x) + jnp.take(self.up_code, action, axis=0).astype(x.dtype)
+        return self.down(jax.nn.silu(gate) * up)
+
+
+class TabulatedWorld(struct.PyTreeNode):
+    """The world model while the codebook stands still, as in rollouts: [x; c] W = x W_upper + (c W_lower), looked up.
+
+    A step then reads 3 D F weights a block instead of 5 D F.
+    """
+
+    blocks: tuple[TabulatedBlock, ...]
+
+    def __call__(
+        self, x: Float[Array, "*B D"], action: Int[Array, "*B"]
+    ) -> tuple[Float[Array, "*B D"], Float[Array, "*B D"]]:
+        """As `WorldModel`, for code numbers."""
+        outputs = x
+        for block in self.blocks:
+            outputs = block(x, action)
             x = x + outputs
         return x, outputs
 

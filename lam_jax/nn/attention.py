@@ -10,50 +10,80 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
+from lam_jax.nn.axes import is_sharded
+
 # Far below any real score, yet finite: exp(floor - floor) must not be NaN for a row without keys.
 FLOOR = -1e30
 
 
 class Part(struct.PyTreeNode):
-    """Unnormalised attention over one key block: sum [.., T, K, R, D], mass and peak [.., T, K, R] (float32)."""
+    """Unnormalised attention over one key block: sum [.., K, R, T, D], mass and peak [.., K, R, T] (float32)."""
 
     sum: Array
     mass: Array
     peak: Array
 
 
-def _part(scores: Array, keep: Array, values: Array, equation: str) -> Part:
-    """`scores` is float32 [.., K, R, T, S]; `keep` broadcasts to it; `equation` contracts weights with values."""
-    scores = jnp.where(keep, scores, FLOOR)
+def _product(x: Array, y: Array) -> Array:
+    """[*B, K, *X, I] times [*B, K, I, J], in float32.
+
+    One matrix product per kv head, operands as they are multiplied: XLA's CPU backend copies what it has to transpose.
+    """
+    if is_sharded():  # dimensions on different mesh axes cannot be joined in place
+        inner = "abc"[: x.ndim - y.ndim + 1]
+        return jnp.einsum(f"...k{inner}i,...kij->...k{inner}j", x, y, preferred_element_type=jnp.float32)
+    rows = x.reshape(*y.shape[:-2], -1, x.shape[-1])
+    return jnp.matmul(rows, y, preferred_element_type=jnp.float32).reshape(*x.shape[:-1], y.shape[-1])
+
+
+def _part(q: Array, k: Array, v: Array, keep: Array) -> Part:
+    """Softmax sums of queries [*B, K, *X, D] over keys [*B, K, D, S] and values [*B, K, S, D].
+
+    `keep` broadcasts to the scores [*B, K, *X, S].
+    """
+    scores = jnp.where(keep, _product(q, k), FLOOR)
     # Any shift gives the same attention, so its gradient is zero; half the floor makes a row without keys weigh
     # nothing.
     peak = jax.lax.stop_gradient(jnp.maximum(jnp.max(scores, axis=-1), FLOOR / 2))
     weights = jnp.exp(scores - peak[..., None])
-    mass = jnp.moveaxis(jnp.sum(weights, axis=-1), -1, -3)
-    total = jnp.einsum(equation, weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
-    return Part(total, mass, jnp.moveaxis(peak, -1, -3))
+    return Part(_product(weights.astype(v.dtype), v), jnp.sum(weights, axis=-1), peak)
 
 
-def _grouped(q: Array, kv_heads: int) -> Array:
-    """Splits H into [K, R] and scales, so that scores need no division."""
-    *lead, heads, dim = q.shape
-    return q.reshape(*lead, kv_heads, heads // kv_heads, dim) * jnp.asarray(dim**-0.5, q.dtype)
+def _heads_first(q: Array, kv_heads: int) -> Array:
+    """[.., T, H, D] to [.., K, R, T, D], scaled, so that scores need no division."""
+    *lead, length, heads, dim = q.shape
+    q = q.reshape(*lead, length, kv_heads, heads // kv_heads, dim) * jnp.asarray(dim**-0.5, q.dtype)
+    return jnp.moveaxis(q, -4, -2)
+
+
+def cached_part(
+    q: Float[Array, "*B T H D"], k: Float[Array, "*B K D S"], v: Float[Array, "*B K S D"], keep: Bool[Array, "*B T S"]
+) -> Part:
+    """Attention of each row's queries over its own keys, not yet normalised; keys and values in the cache's layout."""
+    return _part(_heads_first(q, k.shape[-3]), k, v, keep[..., None, None, :, :])
 
 
 def part(
     q: Float[Array, "*B T H D"], k: Float[Array, "*B S K D"], v: Float[Array, "*B S K D"], keep: Bool[Array, "*B T S"]
 ) -> Part:
-    """Attention of each row's queries over its own keys, not yet normalised."""
-    scores = jnp.einsum("...tkrd,...skd->...krts", _grouped(q, k.shape[-2]), k, preferred_element_type=jnp.float32)
-    return _part(scores, keep[..., None, None, :, :], v, "...krts,...skd->...tkrd")
+    """As `cached_part`, keys and values as a block makes them."""
+    return cached_part(q, jnp.moveaxis(k, -3, -1), jnp.swapaxes(v, -3, -2), keep)
+
+
+def cached_shared_part(
+    q: Float[Array, "N G T H D"], k: Float[Array, "N K D S"], v: Float[Array, "N K S D"], keep: Bool[Array, "N S"]
+) -> Part:
+    """Attention of the G samples of each prompt over the prompt's keys, stored once: one product for all samples."""
+    q = jnp.moveaxis(_heads_first(q, k.shape[1]), 1, 2)
+    part = _part(q, k, v, keep[:, None, None, None, None, :])
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 2, 1), part)
 
 
 def shared_part(
     q: Float[Array, "N G T H D"], k: Float[Array, "N S K D"], v: Float[Array, "N S K D"], keep: Bool[Array, "N S"]
 ) -> Part:
-    """Attention of the G samples of each prompt over the prompt's keys, stored once."""
-    scores = jnp.einsum("ngtkrd,nskd->ngkrts", _grouped(q, k.shape[-2]), k, preferred_element_type=jnp.float32)
-    return _part(scores, keep[:, None, None, None, None, :], v, "ngkrts,nskd->ngtkrd")
+    """As `cached_shared_part`, keys and values as a block makes them."""
+    return cached_shared_part(q, jnp.moveaxis(k, 1, -1), jnp.swapaxes(v, 1, 2), keep)
 
 
 def merge(first: Part, second: Part) -> Part:
@@ -66,8 +96,8 @@ def merge(first: Part, second: Part) -> Part:
 def finish(whole: Part, dtype: jnp.dtype) -> Float[Array, "*B T H D"]:
     """Divides by the mass (a row without keys has mass 0 and gives 0) and joins the heads."""
     y = whole.sum / jnp.where(whole.mass > 0, whole.mass, 1.0)[..., None]
-    *lead, kv_heads, repeat, dim = y.shape
-    return y.reshape(*lead, kv_heads * repeat, dim).astype(dtype)
+    *lead, kv_heads, repeat, length, dim = y.shape
+    return jnp.moveaxis(y, -2, -4).reshape(*lead, length, kv_heads * repeat, dim).astype(dtype)
 
 
 def attention(

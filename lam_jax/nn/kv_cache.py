@@ -12,55 +12,70 @@ from lam_jax.nn import attention as attn
 from lam_jax.nn.axes import constrain, constrain_samples
 from lam_jax.nn.block import DecoderBlock, KeyValue
 from lam_jax.nn.rope import Rotary
+from lam_jax.nn.stack import Layers, fold_layers, split_layers
 
 
 class KVCache(struct.PyTreeNode):
-    """Keys and values of one stack of blocks during decoding."""
+    """Keys and values of one stack of blocks during decoding.
 
-    prompt_key: Array  # [Y, N, P, K, D]
-    prompt_value: Array
+    All lie as the products with queries and weights read them, so that no step transposes them; the layers are apart
+    where their weights are (`stack.split_layers`), so that no step copies them either.
+    """
+
+    prompt_key: Layers  # [Y, N, K, D, P], or a tuple of Y
+    prompt_value: Layers  # [Y, N, K, P, D], or a tuple of Y
     prompt_mask: Array  # bool [N, P]
-    key: Array  # [Y, N, G, T, K, D]
-    value: Array
+    key: Layers  # [Y, N, G, K, D, T], or a tuple of Y
+    value: Layers  # [Y, N, G, K, T, D], or a tuple of Y
 
     @classmethod
-    def create(cls, prompt: KeyValue, prompt_mask: Array, samples: int, length: int) -> "KVCache":
-        """A cache with the prompt filled in and room for `length` tokens of `samples` continuations."""
+    def create(cls, prompt: KeyValue, prompt_mask: Array, samples: int, length: int, split: bool = False) -> "KVCache":
+        """A cache with the prompt filled in and room for `length` tokens of `samples` continuations.
+
+        Args:
+            prompt: keys and values of the prompt [Y, N, P, K, D].
+            prompt_mask: bool [N, P].
+            samples: G.
+            length: T.
+            split: for a stack whose layers are apart.
+        """
         layers, prompts, _, kv_heads, dim = prompt[0].shape
-        empty = jnp.zeros((layers, prompts, samples, length, kv_heads, dim), prompt[0].dtype)
-        empty = constrain(empty, "layers", "prompts", "samples", "length", "kv_heads", None)
-        key, value = (constrain(x, "layers", "prompts", "length", "kv_heads", None) for x in prompt)
-        return cls(key, value, prompt_mask, empty, empty)
+        lead = (layers, prompts, samples, kv_heads)
+        empty = (jnp.zeros((*lead, *shape), prompt[0].dtype) for shape in ((dim, length), (length, dim)))
+        suffix = (constrain(x, "layers", "prompts", "samples", "kv_heads", None, None) for x in empty)
+        parts = (jnp.moveaxis(prompt[0], 2, -1), jnp.swapaxes(prompt[1], 2, 3))
+        parts = (*(constrain(x, "layers", "prompts", "kv_heads", None, None) for x in parts), *suffix)
+        prompt_key, prompt_value, key, value = map(split_layers, parts) if split else parts
+        return cls(prompt_key, prompt_value, prompt_mask, key, value)
 
     @property
-    def prompt_size(self) -> int:
-        """Length of the prompt part, padding included."""
-        return self.prompt_key.shape[2]
+    def length(self) -> int:
+        """T, room for a continuation."""
+        return jax.tree.leaves(self.key)[0].shape[-1]
 
 
 def decode(
-    blocks: DecoderBlock, cache: KVCache, x: Float[Array, "N G 1 D"], rotary: Rotary, step: Int[Array, ""]
+    blocks: Layers, cache: KVCache, x: Float[Array, "N G 1 D"], rotary: Rotary, step: Int[Array, ""]
 ) -> tuple[Float[Array, "N G 1 D"], KVCache]:
     """One token for every sample. `step` counts the tokens already in the suffix; all samples are at the same step."""
-    seen = jnp.arange(cache.key.shape[3]) <= step
+    seen = jnp.arange(cache.length) <= step
     keep = jnp.broadcast_to(seen[None, None, None, :], (*x.shape[:3], seen.shape[0]))
 
-    def layer(x, inputs):
-        block, prompt_key, prompt_value, key, value = inputs
+    def layer(x: Array, block: DecoderBlock, prompt_key: Array, prompt_value: Array, key: Array, value: Array):
         written = {}
 
         def attend(q, k, v):
-            written["key"] = jax.lax.dynamic_update_slice_in_dim(key, k, step, axis=2)
-            written["value"] = jax.lax.dynamic_update_slice_in_dim(value, v, step, axis=2)
-            shared = attn.shared_part(q, prompt_key, prompt_value, cache.prompt_mask)
-            own = attn.part(q, written["key"], written["value"], keep)
+            written["key"] = jax.lax.dynamic_update_slice_in_dim(key, jnp.moveaxis(k, 2, -1), step, axis=4)
+            written["value"] = jax.lax.dynamic_update_slice_in_dim(value, jnp.moveaxis(v, 2, 3), step, axis=3)
+            shared = attn.cached_shared_part(q, prompt_key, prompt_value, cache.prompt_mask)
+            own = attn.cached_part(q, written["key"], written["value"], keep)
             return attn.finish(attn.merge(shared, own), q.dtype)
 
         x, _ = block(x, rotary, attend)
-        key, value = (constrain_samples(written[name], "length", "kv_heads", None) for name in ("key", "value"))
+        key, value = (constrain_samples(written[name], "kv_heads", None, None) for name in ("key", "value"))
         return constrain_samples(x), (key, value)
 
-    # Not unrolled: stacking the caches again would copy them at every token.
-    inputs = (blocks, cache.prompt_key, cache.prompt_value, cache.key, cache.value)
-    x, (key, value) = jax.lax.scan(layer, x, inputs)
+    caches = (cache.prompt_key, cache.prompt_value, cache.key, cache.value)
+    # Stacked layers are scanned: unrolled, stacking the caches again would copy them at every token.
+    x, (key, value) = fold_layers(layer, x, blocks, *caches, frozen=True)
     return x, cache.replace(key=key, value=value)

@@ -9,7 +9,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from lam_jax.nn import block, kv_cache
-from lam_jax.nn.axes import constrain, constrain_last, constrain_rows
+from lam_jax.nn.axes import constrain, constrain_last, constrain_rows, is_sharded
 from lam_jax.nn.block import DecoderBlock, KeyValue
 from lam_jax.nn.kv_cache import KVCache
 from lam_jax.nn.layers import RMSNorm
@@ -19,6 +19,8 @@ from lam_jax.nn.weight import Param, Weight
 from lam_jax.qwen.config import QwenConfig
 from lam_jax.qwen.inputs import Batch
 from lam_jax.qwen.vision import VisionTower
+
+FEW_ROWS = 64  # of a decode step
 
 
 class QwenVL(struct.PyTreeNode):
@@ -84,6 +86,11 @@ class QwenVL(struct.PyTreeNode):
     def logits(self, states: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """float32 next-token logits of normed states."""
         table = constrain(self.table.astype(states.dtype), "vocab", None)
+        if states.size <= FEW_ROWS * states.shape[-1] and not is_sharded():
+            # For a few rows, the table as the left operand: XLA's CPU product reads it 1.6 times faster that way.
+            flat = states.reshape(-1, states.shape[-1])
+            logits = jnp.matmul(table, flat.T, preferred_element_type=jnp.float32)
+            return logits.T.reshape(*states.shape[:-1], -1)
         logits = jnp.einsum("...d,vd->...v", states, table, preferred_element_type=jnp.float32)
         return constrain_last(logits, "vocab")
 

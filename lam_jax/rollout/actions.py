@@ -5,20 +5,24 @@ tokens).
 """
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from lam_jax.latent.coder import CodeModel
+from lam_jax.latent.world import TabulatedWorld, readout
 from lam_jax.nn.axes import ANY, constrain
 from lam_jax.nn.kv_cache import KVCache
 from lam_jax.nn.rope import Rotary
+from lam_jax.nn.stack import is_small, split_layers
 from lam_jax.qwen.inputs import Batch
 from lam_jax.qwen.model import QwenVL
 from lam_jax.rollout.agent import Agent, Reading
 
+M = TypeVar("M", QwenVL, CodeModel)
 # Repetition penalty on next-token logits [N, G, V]; the identity where there is none.
 Penalty = Callable[[Array], Array]
 
@@ -39,6 +43,10 @@ class TokenActions(struct.PyTreeNode):
     ) -> tuple[Float[Array, "N V"], None]:
         """Logits of the first action, and no state of its own."""
         return self._logits(hidden[:, -1]), None
+
+    def decoding(self) -> "TokenActions":
+        """The same space with weights laid out for decoding; `begin` is not to be called on it."""
+        return self.replace(backbone=_apart(self.backbone))
 
     def advance(
         self, state: None, hidden: Float[Array, "N G 1 D"], rotary: Rotary, has_image: Array, step: Int[Array, ""]
@@ -65,6 +73,7 @@ class LatentActions(struct.PyTreeNode):
 
     agent: Agent
     reading: Reading = struct.field(pytree_node=False)
+    world: TabulatedWorld | None = None  # in decoding
     axis: ClassVar[str] = "codes"
 
     @property
@@ -83,7 +92,15 @@ class LatentActions(struct.PyTreeNode):
         """Logits of the first action, and the policy's own cache."""
         x = self._input(hidden, prompts.has_image)
         logits, kv = self.agent.latent.policy.prefill(x, self.backbone.rotary(prompts.positions), prompts.mask)
-        return logits, KVCache.create(kv, prompts.mask, samples, length)
+        split = is_small(self.agent.latent.policy.blocks)
+        return logits, KVCache.create(kv, prompts.mask, samples, length, split)
+
+    def decoding(self) -> "LatentActions":
+        """The same space with weights laid out for decoding; `begin` is not to be called on it."""
+        latent = self.agent.latent
+        world = latent.world.tabulated(latent.codebook.astype(self.backbone.config.dtype))
+        apart = latent.replace(policy=_apart(latent.policy))
+        return self.replace(agent=self.agent.replace(backbone=_apart(self.backbone), latent=apart), world=world)
 
     def advance(
         self, state: KVCache, hidden: Float[Array, "N G 1 D"], rotary: Rotary, has_image: Array, step: Int[Array, ""]
@@ -107,11 +124,18 @@ class LatentActions(struct.PyTreeNode):
     ) -> Float[Array, "N *G V"]:
         """The world model's next-token distribution for pre-norm states under codes."""
         x = self._input(hidden, has_image)
-        out = self.agent.read(x, self.agent.latent.look_up(action), self.reading)
-        return self.backbone.logits(out)
+        if self.world is None:
+            return self.backbone.logits(self.agent.read(x, self.agent.latent.look_up(action), self.reading))
+        merged, block = self.world(x, action)
+        return self.backbone.logits(readout(self.reading.readout, x, merged, block, self.backbone.norm))
 
     def _input(self, hidden: Array, has_image: Array) -> Array:
         return self.agent.action_input(self.backbone.norm(hidden), has_image, self.reading)
+
+
+def _apart(module: M) -> M:
+    """A backbone or policy with its layers apart, if they are small (see `stack.split_layers`)."""
+    return module.replace(blocks=split_layers(module.blocks)) if is_small(module.blocks) else module
 
 
 ActionSpace = TokenActions | LatentActions

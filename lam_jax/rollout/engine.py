@@ -16,6 +16,7 @@ from jaxtyping import Array, Int
 
 from lam_jax.nn.axes import constrain_rows, constrain_samples
 from lam_jax.nn.kv_cache import KVCache
+from lam_jax.nn.stack import is_small
 from lam_jax.qwen.inputs import Batch
 from lam_jax.rollout.actions import ActionSpace, next_positions, shared_prompt
 from lam_jax.rollout.sampling import SamplingConfig, Support, entropy, penalise_repeats, sample, sample_keys
@@ -97,6 +98,7 @@ def rollout(
     logits, space_state = space.begin(prompt_hidden, prompts, config.samples, room)
     shape = (prompts.tokens.shape[0], config.samples, room)
     real = jnp.any(prompts.mask, axis=1)
+    decoding = space.decoding()
 
     def decode_step(_, state: _State) -> _State:
         t = state.step
@@ -106,15 +108,15 @@ def rollout(
                 return token_logits
             return penalise_repeats(token_logits, state.seen, config.sampling.repetition_penalty)
 
-        choice = space.choice(state.logits, penalise)
+        choice = decoding.choice(state.logits, penalise)
         drawn = sample(sample_keys(key, sample_ids, t), choice, config.sampling, space.axis)
-        token = space.emit(state.hidden, drawn.action, prompts.has_image, penalise)
+        token = decoding.emit(state.hidden, drawn.action, prompts.has_image, penalise)
         # A segment may run past the configured length: those steps are dead.
         alive = state.alive & (t < config.length)
         token = jnp.where(alive, token, model.pad_id)
         positions = next_positions(prompts, t, config.samples)
-        hidden, cache = backbone.decode(state.cache, token[..., None], positions, t)
-        logits, space_state = space.advance(state.space, hidden, backbone.rotary(positions), prompts.has_image, t)
+        hidden, cache = decoding.backbone.decode(state.cache, token[..., None], positions, t)
+        logits, space_state = decoding.advance(state.space, hidden, backbone.rotary(positions), prompts.has_image, t)
         put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=t, axis=2)
         out = state.out.replace(
             tokens=put(state.out.tokens, token),
@@ -154,7 +156,7 @@ def rollout(
         hidden=shared_prompt(prompt_hidden[:, -1], config.samples),
         logits=shared_prompt(logits, config.samples),
         seen=_seen(prompts, config, model.text.vocab_size),
-        cache=KVCache.create(kv, prompts.mask, config.samples, room),
+        cache=KVCache.create(kv, prompts.mask, config.samples, room, is_small(backbone.blocks)),
         space=space_state,
         out=buffers,
     )

@@ -1,21 +1,30 @@
-"""What compilation costs, and the cache that saves it."""
+"""What compilation costs, how often it happens, and the cache that saves it."""
 
+import contextlib
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
-COMPILE_EVENTS = ("/jax/core/compile/backend_compile_duration", "/jax/core/compile/jaxpr_to_mlir_module_duration")
+logger = logging.getLogger("lam_jax")
+
+# One event for every program that is asked for and not in memory, read from the persistent cache or compiled.
+PROGRAM_EVENT = "/jax/core/compile/backend_compile_duration"
+COMPILE_EVENTS = (PROGRAM_EVENT, "/jax/core/compile/jaxpr_to_mlir_module_duration")
 
 
 class CompileClock:
-    """Adds up the seconds that XLA compiles while it is open (reading the compilation cache counts too)."""
+    """Adds up programs and seconds that XLA compiles while it is open (reading the compilation cache counts too)."""
 
     def __init__(self):
+        self.programs = 0
         self.seconds = 0.0
 
     def _listen(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
+        self.programs += event == PROGRAM_EVENT
         if event in COMPILE_EVENTS:
             self.seconds += duration_secs
 
@@ -25,6 +34,21 @@ class CompileClock:
 
     def __exit__(self, *_: Any) -> None:
         jax.monitoring.unregister_event_duration_listener(self._listen)
+
+
+@contextlib.contextmanager
+def warn_of_recompilation(what: str) -> Iterator[CompileClock]:
+    """Logs a warning if anything is compiled inside, which a warmed-up step should not do."""
+    with CompileClock() as clock:
+        yield clock
+    if clock.programs:
+        logger.warning(
+            "%s compiled %d program(s) in %.1f s after warm-up: a shape, dtype or placement changed. Use fewer length "
+            "buckets, or warm all of them up.",
+            what,
+            clock.programs,
+            clock.seconds,
+        )
 
 
 def keep_compiled_programs() -> Path:

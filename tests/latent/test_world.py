@@ -32,6 +32,15 @@ def test_merge_by_hand(world):
     np.testing.assert_allclose(block, [second], rtol=1e-6)
 
 
+def test_the_tabulated_world_is_the_same_map(key):
+    latent = tiny.agent().latent
+    x = jax.random.normal(key, (2, 5, latent.codebook.shape[1]))
+    action = jnp.arange(10, dtype=jnp.int32).reshape(2, 5) % latent.codebook.shape[0]
+    expected = latent.world(x, latent.look_up(action))
+    for got, want in zip(latent.world.tabulated(latent.codebook)(x, action), expected, strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-5)
+
+
 def test_readouts_by_hand():
     """The norm of (3, 4) is (3, 4) / sqrt(12.5)."""
     norm = RMSNorm(jnp.ones(2), epsilon=0.0)

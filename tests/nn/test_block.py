@@ -11,6 +11,7 @@ import pytest
 from lam_jax.nn import block, kv_cache
 from lam_jax.nn.kv_cache import KVCache
 from lam_jax.nn.rope import Rotary
+from lam_jax.nn.stack import split_layers
 from tests import tiny
 
 N, G, P, T, WIDTH = 2, 3, 5, 4, 32
@@ -89,11 +90,15 @@ def test_gradients_of_run_shared_equal_those_of_concatenated_rows(blocks, prompt
         np.testing.assert_allclose(got, want, atol=2e-5 * max(1.0, float(abs(want).max())))
 
 
-def test_cached_decode_equals_the_full_forward(blocks, prompts, samples):
+@pytest.mark.parametrize("split", [False, True])
+def test_cached_decode_equals_the_full_forward(blocks, prompts, samples, split):
+    """Layers stacked, and apart."""
+
     @jax.jit
     def decoded(blocks, prompt, sample):
         _, kv = block.prefill(blocks, prompt, rotary(PROMPT_POSITIONS, N, P), prompts[1])
-        cache = KVCache.create(kv, prompts[1], G, T)
+        cache = KVCache.create(kv, prompts[1], G, T, split)
+        blocks = split_layers(blocks) if split else blocks
         out = []
         for t in range(T):
             place = rotary([P + t], N, G, 1)

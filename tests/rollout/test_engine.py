@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lam_jax.nn import block
+from lam_jax.nn import block, stack
 from lam_jax.rollout.actions import LatentActions, TokenActions
 from lam_jax.rollout.agent import Reading
 from lam_jax.rollout.engine import RolloutConfig, rollout
@@ -192,6 +192,13 @@ def test_without_stop_every_sample_has_full_length_whatever_the_segment(case):
     same(free, case.taken.replace(mask=free.mask), case.mask)
     np.testing.assert_array_equal(np.asarray(free.tokens)[:PADDING_ROW], case.reference[0][:PADDING_ROW])
     assert np.asarray(free.mask)[:PADDING_ROW].all()
+
+
+@pytest.mark.parametrize("name", ["latent", "token"])
+def test_large_models_decode_with_their_layers_stacked(case, name, monkeypatch):
+    case = case(name, SAMPLED[name])
+    monkeypatch.setattr(stack, "UNROLLED_WEIGHTS", 0)
+    same(jax.jit(rollout, static_argnames="config")(case.space, PROMPTS, IDS, KEY, case.config), case.taken, case.mask)
 
 
 def test_other_numbers_or_another_key_draw_other_samples(case):

@@ -1,0 +1,162 @@
+"""Bytes and useful FLOPs of each program, from the sizes alone: matrix products only, masked pairs left out.
+
+Useful means: what the mathematics needs. Recomputation under remat, padding and masked attention scores do not count.
+"""
+
+import dataclasses
+
+from lam_jax.latent.config import LatentConfig
+from lam_jax.qwen.config import QwenConfig, TextConfig, VisionConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """FLOPs of a forward pass, in products with weights and in products of activations (attention)."""
+
+    weights: float = 0.0
+    activations: float = 0.0
+
+    def __add__(self, other: "Pass") -> "Pass":
+        return Pass(self.weights + other.weights, self.activations + other.activations)
+
+    @property
+    def forward(self) -> float:
+        """FLOPs forward."""
+        return self.weights + self.activations
+
+    def backward(self, trained: bool) -> float:
+        """FLOPs of gradients to the inputs, and to the weights if they train; activations have two operands each."""
+        return (2 if trained else 1) * self.weights + 2 * self.activations
+
+    def both(self, trained: bool) -> float:
+        """Forward and backward."""
+        return self.forward + self.backward(trained)
+
+
+def causal_pairs(rows: int, length: int) -> int:
+    """(query, key) pairs of causal self-attention."""
+    return rows * length * (length + 1) // 2
+
+
+def continuation_pairs(samples: int, prompt: int, length: int) -> int:
+    """Pairs of `samples` continuations, whose queries see the prompt and their own past."""
+    return samples * length * prompt + causal_pairs(samples, length)
+
+
+def block_weights(text: TextConfig) -> int:
+    """Entries of the matrices of one decoder block."""
+    kv = text.kv_heads * text.head_dim
+    return 2 * text.width * text.width + 2 * text.width * kv + 3 * text.width * text.hidden
+
+
+def merge_weights(text: TextConfig, latent: LatentConfig) -> int:
+    """Entries of the matrices of all merge blocks."""
+    return latent.merge_layers * (2 * 2 * text.width * text.hidden + text.hidden * text.width)
+
+
+def merge_state_weights(text: TextConfig, latent: LatentConfig) -> int:
+    """Of these, the entries that multiply states, not codes."""
+    return latent.merge_layers * 3 * text.width * text.hidden
+
+
+def decoder(text: TextConfig, layers: int, tokens: float, pairs: float) -> Pass:
+    """`layers` decoder blocks over `tokens` positions with `pairs` attended pairs a layer."""
+    return Pass(2.0 * layers * tokens * block_weights(text), 4.0 * layers * pairs * text.width)
+
+
+def linear(tokens: float, inputs: int, outputs: int) -> Pass:
+    """One matrix over `tokens` positions."""
+    return Pass(2.0 * tokens * inputs * outputs)
+
+
+def head(text: TextConfig, tokens: float) -> Pass:
+    """The vocabulary."""
+    return linear(tokens, text.width, text.vocab_size)
+
+
+def merge(text: TextConfig, latent: LatentConfig, tokens: float) -> Pass:
+    """The world model's merge blocks."""
+    return Pass(2.0 * tokens * merge_weights(text, latent))
+
+
+def projectors(text: TextConfig, tokens: float, networks: int) -> Pass:
+    """`networks` bottlenecks width -> width/2 -> width."""
+    return Pass(networks * 2.0 * tokens * 2 * text.width * (text.width // 2))
+
+
+def vision(config: VisionConfig, grid: tuple[int, int], images: int) -> Pass:
+    """The vision tower over `images` images of `grid` = (h, w) patches."""
+    h, w = grid
+    patches, side = h * w, config.window // config.patch
+    sides = [[min(side, total - start) for start in range(0, total, side)] for total in (h, w)]
+    windowed = sum((a * b) ** 2 for a in sides[0] for b in sides[1])
+    full = len(config.full_layers)
+    joined = config.width * config.merge_patches
+    weights = patches * config.patch_size * config.width
+    weights += config.layers * patches * (4 * config.width**2 + 3 * config.width * config.hidden)
+    weights += patches // config.merge_patches * joined * (joined + config.out_width)
+    pairs = full * patches**2 + (config.layers - full) * windowed
+    return Pass(2.0 * images * weights, 4.0 * images * pairs * config.width)
+
+
+def latent_update(
+    config: QwenConfig, latent: LatentConfig, prompts: int, samples: int, prompt: int, length: int
+) -> float:
+    """FLOPs of a latent update: policy forward and backward, reference forward, each prompt once."""
+    text = config.text
+    tokens = prompts * (prompt + samples * length)
+    pairs = prompts * (causal_pairs(1, prompt) + continuation_pairs(samples, prompt, length))
+    policy = decoder(text, latent.policy_layers, tokens, pairs)
+    policy += linear(prompts * samples * length, text.width, latent.codes)
+    return policy.both(trained=True) + policy.forward
+
+
+def token_update(
+    config: QwenConfig, trained: int, tables: bool, grid, prompts: int, samples: int, prompt: int, length: int
+) -> float:
+    """FLOPs of a token update with `trained` top blocks and, if `tables`, embedding and head in training.
+
+    Without the tables nothing below the trained blocks has a gradient, so those run forward only.
+    """
+    text = config.text
+    tokens = prompts * (prompt + samples * length)
+    pairs = prompts * (causal_pairs(1, prompt) + continuation_pairs(samples, prompt, length))
+    lower, upper = decoder(text, text.layers - trained, tokens, pairs), decoder(text, trained, tokens, pairs)
+    table = head(text, prompts * samples * length)
+    seen = vision(config.vision, grid, prompts) if grid else Pass()
+    # The reference shares the frozen part below what trains: vision always, the lower blocks unless embeddings train.
+    shared = seen.forward + (0.0 if tables else lower.forward)
+    reference = upper.forward + table.forward + (lower.forward if tables else 0.0)
+    policy = upper.both(trained=True) + table.both(trained=tables)
+    policy += lower.both(trained=False) if tables else 0.0
+    return shared + reference + policy
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeBytes:
+    """Bytes that a decode step has to read at least: every weight once, and the live part of the caches.
+
+    The half of the merge's maps that multiplies codes is not among them: with a fixed codebook it is a look-up.
+    """
+
+    weights: float
+    caches: float
+
+    @property
+    def total(self) -> float:
+        """Both."""
+        return self.weights + self.caches
+
+
+def decode_bytes(
+    config: QwenConfig, latent: LatentConfig | None, prompts: int, samples: int, prompt: int, length: int, item: int = 4
+) -> DecodeBytes:
+    """Of a step of token decoding, or of latent decoding if `latent` is given; suffixes at their mean length."""
+    text = config.text
+    layers = text.layers + (latent.policy_layers if latent else 0)
+    weights = layers * block_weights(text) + text.vocab_size * text.width
+    if latent:
+        weights += merge_state_weights(text, latent) + text.width * latent.codes
+    kv = 2 * layers * text.kv_heads * text.head_dim
+    positions = prompts * (prompt + samples * (length + 1) / 2)
+    return DecodeBytes(float(weights * item), float(kv * positions * item))

@@ -1,0 +1,140 @@
+"""The library's programs as things to be timed: called without arguments, they return device arrays.
+
+N prompts, G samples of a prompt, T completion length.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.workload import METHOD, Workload, endless_prompts, prompts, rl_config, sample_ids, spaces
+from lam_jax.qwen.inputs import Batch
+from lam_jax.rollout.actions import ActionSpace
+from lam_jax.rollout.agent import Agent
+from lam_jax.rollout.engine import Rollout, RolloutConfig
+from lam_jax.rollout.run import run_rollout
+from lam_jax.train.optimiser import make_optimiser
+from lam_jax.train.partition import Choice, Last, count_parameters, partition
+from lam_jax.train.rl import Decoder, RLStep, Space, Taken, action_space, make_update
+from lam_jax.train.stages import trainable_parts
+from lam_jax.train.state import TrainState
+
+UpdateKind = Literal["latent", "token", "token_matched"]
+UPDATES: tuple[UpdateKind, ...] = ("latent", "token", "token_matched")
+
+
+class RolloutProgram:
+    """A rollout of fixed prompts, another key each time."""
+
+    def __init__(self, space: ActionSpace, batch: Batch, config: RolloutConfig):
+        self.space, self.batch, self.config = space, batch, config
+        self.ids = sample_ids(batch.tokens.shape[0], config.samples)
+        self.key = jax.random.key(0)
+
+    def __call__(self) -> Rollout:
+        self.key = jax.random.split(self.key, 2)[0]
+        return run_rollout(self.space, self.batch, self.ids, self.key, self.config)
+
+
+@jax.jit
+def _prefill(space: ActionSpace, batch: Batch) -> Any:
+    hidden, kv = space.backbone.prefill(batch)
+    logits, state = space.begin(hidden, batch, 1, 1)
+    return hidden, kv, logits, state
+
+
+class PrefillProgram:
+    """What a rollout does before its first token."""
+
+    def __init__(self, space: ActionSpace, batch: Batch):
+        self.space, self.batch = space, batch
+
+    def __call__(self) -> Any:
+        return _prefill(self.space, self.batch)
+
+
+def update_parts(work: Workload, kind: UpdateKind) -> tuple[Space, dict[str, Choice]]:
+    """Action space and what trains: the released recipes, and a token update with the policy's number of blocks."""
+    if kind == "latent":
+        return "latent", dict(trainable_parts("rl_latent", work.config, METHOD))
+    if kind == "token":
+        return "token", dict(trainable_parts("rl_token", work.config, METHOD))
+    return "token", {"backbone.blocks": Last(work.latent.policy_layers), "backbone.norm": True}
+
+
+class UpdateProgram:
+    """A policy update on one recorded rollout with made-up advantages; the state moves on."""
+
+    def __init__(self, agent: Agent, work: Workload, kind: UpdateKind, remat: bool = False):
+        space, parts = update_parts(work, kind)
+        config = dataclasses.replace(rl_config(work, space), remat=remat)
+        batch = prompts(work)
+        out = RolloutProgram(action_space(agent, space, METHOD), batch, config.rollout)()
+        advantages = np.random.default_rng(0).standard_normal((work.prompts, work.samples)).astype(np.float32)
+        self.taken = Taken(batch, out, jnp.asarray(advantages), out.mask)
+        trainable, self.frozen = partition(agent, parts)
+        self.parameters = count_parameters(trainable)
+        optimiser = make_optimiser(config.optimiser, config.steps)
+        self.state = TrainState.create(trainable, optimiser, jax.random.key(0))
+        self.reference = jax.tree.map(jnp.copy, trainable)
+        self.update = make_update(config, METHOD, optimiser)
+
+    def __call__(self) -> dict[str, jax.Array]:
+        self.state, metrics = self.update(self.state, self.frozen, self.reference, self.taken)
+        return metrics
+
+    def lower(self) -> Any:
+        """The lowered program."""
+        return self.update.lower(self.state, self.frozen, self.reference, self.taken)
+
+
+class Words:
+    """A tokenizer for random weights: token numbers as words."""
+
+    def batch_decode(self, group: Any, skip_special_tokens: bool) -> list[str]:
+        """One string a row."""
+        return [" ".join(map(str, row)) for row in group]
+
+
+class StepProgram:
+    """A whole RL step, reward and host work included: rollout of new prompts, reward, update."""
+
+    def __init__(self, agent: Agent, work: Workload, space: Space, stop: bool):
+        config = rl_config(work, space, stop)
+        trainable, frozen = partition(agent, trainable_parts(f"rl_{space}", work.config, METHOD))
+        optimiser = make_optimiser(config.optimiser, config.steps)
+        self.state = TrainState.create(trainable, optimiser, jax.random.key(0))
+        rng = np.random.default_rng(0)
+
+        def reward(examples, answers):
+            shape = (len(answers), len(answers[0]))
+            return rng.random(shape), np.ones(shape, bool)
+
+        self.step = RLStep(config, METHOD, frozen, trainable, optimiser, reward, Decoder(Words()), iter(()))
+        self.batches = endless_prompts(work)
+
+    def __call__(self) -> dict[str, Any]:
+        self.state, metrics = self.step(self.state, next(self.batches))
+        return metrics
+
+
+def with_natural_ends(agent: Agent, work: Workload, space: Space) -> Agent:
+    """The agent with its end-of-turn row so much longer that random weights end after about half the longest length.
+
+    Random weights hardly ever end a turn by themselves. The scale is the one, of a few, whose mean length is nearest.
+    """
+    backbone, batch = agent.backbone, prompts(work)
+    config = rl_config(work, space, stop=True).rollout
+    best, distance = agent, np.inf
+    for scale in np.geomspace(2, 32, 9):
+        factor = jnp.ones((backbone.table.shape[0], 1)).at[backbone.config.eos_id].set(float(scale))
+        name = "embedding" if backbone.lm_head is None else "lm_head"
+        moved = agent.replace(backbone=backbone.replace(**{name: backbone.table * factor}))
+        lengths = RolloutProgram(spaces(moved)[space], batch, config)().lengths
+        away = abs(float(jnp.mean(lengths)) - work.completion / 2)
+        if away < distance:
+            best, distance = moved, away
+    return best

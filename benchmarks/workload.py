@@ -1,0 +1,152 @@
+"""What the benchmarks run: a preset with random weights, prompts with one picture each, rollouts of forced length.
+
+N prompts, G samples of a prompt, P prompt length, T completion length.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lam_jax.data.collator import Collated, Cuts
+from lam_jax.data.schemas import Example
+from lam_jax.latent.config import LATENT_PRESETS, LatentConfig
+from lam_jax.nn.weight import materialize
+from lam_jax.qwen.config import QwenConfig
+from lam_jax.qwen.inputs import Batch, Images
+from lam_jax.qwen.positions import image_layout, mrope_positions
+from lam_jax.qwen.presets import PRESETS
+from lam_jax.rl import ALGORITHMS
+from lam_jax.rollout.actions import ActionSpace
+from lam_jax.rollout.agent import Agent
+from lam_jax.rollout.engine import RolloutConfig
+from lam_jax.rollout.sampling import SamplingConfig
+from lam_jax.train.method import METHODS
+from lam_jax.train.rl import RLConfig, Space, action_space
+
+METHOD = METHODS["default"]
+# The paper's latent rollouts: top-k 32 of the codes; tokens at temperature 1.
+SAMPLING: dict[Space, SamplingConfig] = {"latent": SamplingConfig(top_k=32), "token": SamplingConfig()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """Sizes of a run.
+
+    Attributes:
+        preset: name of the backbone's and the latent modules' sizes.
+        prompt: P, tokens of a prompt, those of its picture included.
+        image: height and width in pixels.
+        completion: T.
+        samples: G.
+        prompts: N.
+        rows: rows of a batch of stages 1 to 5.
+    """
+
+    preset: str
+    prompt: int = 200
+    image: tuple[int, int] = (280, 420)
+    completion: int = 128
+    samples: int = 8
+    prompts: int = 1
+    rows: int = 8
+
+    @property
+    def config(self) -> QwenConfig:
+        """The backbone's sizes."""
+        return PRESETS[self.preset]
+
+    @property
+    def latent(self) -> LatentConfig:
+        """The latent modules' sizes."""
+        return LATENT_PRESETS[self.preset]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches of a picture, (h, w)."""
+        return self.image[0] // self.config.vision.patch, self.image[1] // self.config.vision.patch
+
+    @property
+    def tokens(self) -> int:
+        """Completion tokens of a rollout."""
+        return self.prompts * self.samples * self.completion
+
+
+# `mid` is the standard workload; the published sizes run as the paper did.
+WORKLOADS: dict[str, Workload] = {
+    "tiny": Workload("tiny", prompt=32, image=(56, 112), completion=8, samples=4, rows=2),
+    "small": Workload("small"),
+    "mid": Workload("mid"),
+    "qwen2_5_vl_3b": Workload("qwen2_5_vl_3b", prompt=1024, completion=1024, prompts=4, rows=4),
+    "qwen2_5_vl_7b": Workload("qwen2_5_vl_7b", prompt=1024, completion=1024, prompts=4, rows=4),
+}
+
+
+def make_agent(work: Workload, seed: int = 0) -> Agent:
+    """Random weights, made on the device. The frozen part of presets that compute in bfloat16 rests in it."""
+    specs = Agent.spec(work.config, work.latent)
+    return jax.jit(lambda key: materialize(specs, key))(jax.random.key(seed))
+
+
+def make_batch(work: Workload, rows: int, length: int, pictures: bool = True, seed: int = 0) -> Batch:
+    """Rows without padding: an image if `pictures`, then random words; the last quarter counts as the response."""
+    config, rng = work.config, np.random.default_rng(seed)
+    grids = [[(1, *work.grid)] if pictures else []] * rows
+    marks = (config.pad_id, config.eos_id, config.vision_start_id, config.vision_end_id, config.image_id)
+    words = np.setdiff1d(np.arange(config.text.vocab_size), (*marks, config.video_id))
+    tokens = rng.choice(words, (rows, length)).astype(np.int32)
+    if pictures:
+        count = work.grid[0] * work.grid[1] // config.vision.merge_patches
+        picture = [config.vision_start_id, *[config.image_id] * count, config.vision_end_id]
+        if len(picture) >= length:
+            raise ValueError(f"A picture takes {len(picture)} tokens, more than a row of {length}: choose longer rows.")
+        tokens[:, : len(picture)] = picture
+    mask = np.ones(tokens.shape, bool)
+    response = np.broadcast_to(np.arange(length) >= length - length // 4, tokens.shape)
+    images = None
+    if pictures:
+        patch_hw, image_id, slots = image_layout(grids, config.vision)
+        patches = rng.standard_normal((*image_id.shape, config.vision.patch_size), np.float32)
+        images = Images(patches, patch_hw, image_id, slots)
+    batch = Batch(
+        tokens=tokens,
+        mask=mask,
+        valid=mask & ~np.isin(tokens, marks[:1] + marks[2:]),
+        response=response,
+        positions=mrope_positions(tokens, mask, grids, config),
+        has_image=np.full(rows, pictures),
+        images=images,
+    )
+    return jax.tree.map(jnp.asarray, batch)
+
+
+def prompts(work: Workload, count: int | None = None, seed: int = 0) -> Batch:
+    """`count` prompts (default: the workload's)."""
+    return make_batch(work, count or work.prompts, work.prompt, seed=seed)
+
+
+def sample_ids(count: int, samples: int) -> jax.Array:
+    """int32 [N, G]."""
+    return jnp.arange(count * samples, dtype=jnp.int32).reshape(count, samples)
+
+
+def rl_config(work: Workload, space: Space, stop: bool = False) -> RLConfig:
+    """GRPO with its reference, as released; every completion of full length unless `stop`."""
+    rollout = RolloutConfig(work.samples, work.completion, SAMPLING[space], stop=stop)
+    return RLConfig(ALGORITHMS["grpo"], space, prompts=work.prompts, rollout=rollout)
+
+
+def spaces(agent: Agent) -> dict[Space, ActionSpace]:
+    """Both action spaces over one agent."""
+    return {"latent": action_space(agent, "latent", METHOD), "token": action_space(agent, "token", METHOD)}
+
+
+def endless_prompts(work: Workload) -> Iterator[Collated]:
+    """Collated prompts, another seed each time."""
+    example = Example("row", ({"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}))
+    seed = 0
+    while True:
+        yield Collated(prompts(work, seed=seed), (example,) * work.prompts, Cuts())
+        seed += 1
