@@ -78,6 +78,13 @@ class Optimiser:
             struct = jax.eval_shape(self.transform.init, trainable)
             return jax.jit(self.transform.init, out_shardings=self._shardings(struct, trainable))(trainable)
 
+    def abstract(self, trainable: Any) -> Any:
+        """What `init` would make of abstract weights (shape structs with shardings): shape structs with shardings."""
+        with jax.numpy_dtype_promotion("standard"):
+            struct = jax.eval_shape(self.transform.init, trainable)
+        placed = self._shardings(struct, trainable)
+        return jax.tree.map(lambda leaf, sharding: leaf.update(sharding=sharding), struct, placed)
+
     def update(self, gradients: Any, state: Any, trainable: Any) -> tuple[Any, Any, Any]:
         """Applies one step. Returns (new weights, new state, what was added to the weights)."""
         with jax.numpy_dtype_promotion("standard"):
@@ -87,7 +94,7 @@ class Optimiser:
     def _shardings(self, struct: Any, trainable: Any) -> Any:
         # jit alone would not keep the weights' shardings for the moments.
         leaves = jax.tree.leaves(trainable)
-        first = leaves[0].sharding if isinstance(leaves[0], jax.Array) else SingleDeviceSharding(jax.devices()[0])
+        first = getattr(leaves[0], "sharding", None) or SingleDeviceSharding(jax.devices()[0])
         scalar = NamedSharding(first.mesh, PartitionSpec()) if isinstance(first, NamedSharding) else first
         return optax.tree.map_params(
             self.transform,

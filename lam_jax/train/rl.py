@@ -33,7 +33,7 @@ from lam_jax.rollout.engine import Rollout, RolloutConfig, rollout
 from lam_jax.rollout.rescore import latent_logps, token_space_logps
 from lam_jax.train.method import Method
 from lam_jax.train.optimiser import Optimiser, OptimiserConfig
-from lam_jax.train.partition import merge
+from lam_jax.train.partition import in_dtype, merge
 from lam_jax.train.state import TrainState
 
 Space = Literal["latent", "token"]
@@ -113,12 +113,13 @@ def make_update(config: RLConfig, method: Method, optimiser: Optimiser) -> Calla
     algorithm = config.algorithm
 
     def objective(trainable, frozen, reference, taken: Taken):
+        dtype = frozen.backbone.config.dtype
         logps, entropies = policy_logps(
-            merge(trainable, frozen), config.space, method, taken, config.rollout, config.remat
+            merge(in_dtype(trainable, dtype), frozen), config.space, method, taken, config.rollout, config.remat
         )
         ref_logps = None
         if algorithm.beta > 0:
-            ref, _ = policy_logps(merge(reference, frozen), config.space, method, taken, config.rollout)
+            ref, _ = policy_logps(merge(in_dtype(reference, dtype), frozen), config.space, method, taken, config.rollout)
             ref_logps = _flat(jax.lax.stop_gradient(ref))
         mask = _flat(taken.mask)
         denominator = loss_denominator(algorithm.normaliser, count_batch(mask), config.rollout.length)

@@ -11,7 +11,7 @@ from lam_jax.qwen.config import QwenConfig
 from lam_jax.rollout.agent import Agent
 from lam_jax.train.method import Method
 from lam_jax.train.optimiser import Optimiser
-from lam_jax.train.partition import Choice, Last, merge
+from lam_jax.train.partition import Choice, Last, in_dtype, merge
 from lam_jax.train.stages import cloning, inverse, joint, projector
 from lam_jax.train.stages.explain import gumbel
 from lam_jax.train.stages.joint import MixedBatch
@@ -66,16 +66,23 @@ def make_step(
     loss: Loss, frozen: Agent, optimiser: Optimiser, method: Method, noisy: bool = False
 ) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]:
     """A jitted (state, batch) -> (state, metrics). The state's buffers are donated."""
+    step = jit_step(loss, optimiser, method, noisy)
+    return lambda state, batch: step(state, frozen, batch)
+
+
+def jit_step(loss: Loss, optimiser: Optimiser, method: Method, noisy: bool = False) -> Any:
+    """The jitted (state, frozen, batch) -> (state, metrics) behind `make_step`, which can also be compiled ahead."""
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, frozen: Agent, batch: Any):
         noise = stage_noise(batch, state.step_key(), frozen.latent.config.codes) if noisy else None
 
         def objective(trainable):
-            return loss(merge(trainable, frozen), batch, noise, method)
+            agent = merge(in_dtype(trainable, frozen.backbone.config.dtype), frozen)
+            return loss(agent, batch, noise, method)
 
         (_, metrics), gradients = jax.value_and_grad(objective, has_aux=True)(state.trainable)
         state, applied = state.apply_gradients(gradients, optimiser)
         return state, metrics | applied
 
-    return lambda state, batch: step(state, frozen, batch)
+    return step
