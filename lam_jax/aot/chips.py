@@ -1,7 +1,7 @@
 """Peak figures of the accelerators, from Google's public documentation of each chip.
 
-Sources, all under https://cloud.google.com/tpu/docs/: the tables "Key chip specifications" of the pages v5e, v5p and v6e
-(peak bf16 compute, HBM bandwidth, and the bidirectional bandwidth of the inter-chip links per chip, of which one
+Sources, all under https://cloud.google.com/tpu/docs/: the tables "Key chip specifications" of the pages v5e, v5p and
+v6e (peak bf16 compute, HBM bandwidth, and the bidirectional bandwidth of the inter-chip links per chip, of which one
 direction is half). They are upper limits: nothing here was measured by us. The memory that a program may use is what
 libtpu's compiler names when it refuses a larger one; it is a little less than the documented 16, 95 and 32 GB.
 """

@@ -96,7 +96,9 @@ class Setting:
 
     def batch(self, images: bool = True) -> Any:
         """Rows of stages 1 to 5."""
-        return abstract_batch(self.config, self.work, self.work.rows, self.work.length, self.mesh, TRAIN, "batch", images)
+        return abstract_batch(
+            self.config, self.work, self.work.rows, self.work.length, self.mesh, TRAIN, "batch", images
+        )
 
     def prompts(self, rules: Rules) -> Any:
         """Prompts of stage 6."""
@@ -166,9 +168,7 @@ def _rollout(space: Space, setting: Setting) -> Program:
     resident = (held["state"], held["frozen"], held["reference"], held["rollout"], prompts)
     trips = -(-rollout.length // rollout.segment)
     tokens = setting.work.prompts * setting.work.samples * rollout.length
-    return Program(
-        run_rollout, arguments, {"config": rollout}, resident, setting.mesh, ROLLOUT, trips, tokens
-    )
+    return Program(run_rollout, arguments, {"config": rollout}, resident, setting.mesh, ROLLOUT, trips, tokens)
 
 
 def _update(space: Space, setting: Setting) -> Program:
@@ -185,7 +185,9 @@ def _update(space: Space, setting: Setting) -> Program:
     hidden = shapes.prompt_hidden
     taken = Taken(
         prompts=setting.prompts(TRAIN),
-        rollout=taken_rollout.replace(prompt_hidden=abstract_array(hidden.shape, hidden.dtype, ("prompts",), mesh, TRAIN)),
+        rollout=taken_rollout.replace(
+            prompt_hidden=abstract_array(hidden.shape, hidden.dtype, ("prompts",), mesh, TRAIN)
+        ),
         advantages=abstract_array((work.prompts, work.samples), jnp.float32, ("prompts", "samples"), mesh, TRAIN),
         mask=per_sample(shapes.mask),
     )

@@ -2,8 +2,11 @@
 
 That is what lets the G samples of a prompt share the prompt's keys and values (DESIGN.md, two-part caches).
 A query whose keys are all masked gets a zero output, as in torch's SDPA.
+Scores of long rows are made for a block of queries at a time, so that they never fill a chip's memory.
 Legend: B batch, G samples of a prompt, T queries, S keys, H heads, K kv heads, R = H / K, D head dimension.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +15,8 @@ from jaxtyping import Array, Bool, Float
 
 # Far below any real score, yet finite: exp(floor - floor) must not be NaN for a row without keys.
 FLOOR = -1e30
+# Queries whose scores are held at a time. Float32 scores of 16 heads take 33 KB a query at 512 keys, 134 KB at 2048.
+QUERY_BLOCK = 512
 
 
 class Part(struct.PyTreeNode):
@@ -74,7 +79,34 @@ def attention(
     q: Float[Array, "*B T H D"], k: Float[Array, "*B S K D"], v: Float[Array, "*B S K D"], keep: Bool[Array, "*B T S"]
 ) -> Float[Array, "*B T H D"]:
     """Grouped-query attention, softmax in float32. `keep` is True where a query may look at a key."""
-    return finish(part(q, k, v, keep), q.dtype)
+    return by_query_blocks(lambda q, keep: finish(part(q, k, v, keep), q.dtype), q, keep)
+
+
+def by_query_blocks(
+    attend: Callable[[Array, Array], Array], q: Float[Array, "*B T H D"], keep: Bool[Array, "*B T S"]
+) -> Float[Array, "*B T H D"]:
+    """`attend(q, keep)`, for more than `QUERY_BLOCK` queries in equal blocks one after the other.
+
+    A block's scores are recomputed in the backward pass instead of kept. Every query sees all keys at once, so the
+    result is the same.
+    """
+    length = q.shape[-3]
+    blocks = -(-length // QUERY_BLOCK)
+    if blocks == 1:
+        return attend(q, keep)
+    size = -(-length // blocks)
+    queries, keeps = (_split(x, axis, blocks, size) for x, axis in ((q, q.ndim - 3), (keep, keep.ndim - 2)))
+    y = jax.lax.map(jax.checkpoint(lambda block: attend(*block)), (queries, keeps))
+    y = jnp.moveaxis(y, 0, -4)
+    return y.reshape(*y.shape[:-4], blocks * size, *y.shape[-2:])[..., :length, :, :]
+
+
+def _split(x: Array, axis: int, blocks: int, size: int) -> Array:
+    """Cuts an axis into blocks on a new leading axis; the surplus of the last one is zeros (False)."""
+    padding = [(0, 0)] * x.ndim
+    padding[axis] = (0, blocks * size - x.shape[axis])
+    x = jnp.pad(x, padding)
+    return jnp.moveaxis(x.reshape(*x.shape[:axis], blocks, size, *x.shape[axis + 1 :]), axis, 0)
 
 
 def causal(mask: Bool[Array, "*B L"]) -> Bool[Array, "*B L L"]:

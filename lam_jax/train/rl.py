@@ -119,7 +119,9 @@ def make_update(config: RLConfig, method: Method, optimiser: Optimiser) -> Calla
         )
         ref_logps = None
         if algorithm.beta > 0:
-            ref, _ = policy_logps(merge(in_dtype(reference, dtype), frozen), config.space, method, taken, config.rollout)
+            ref, _ = policy_logps(
+                merge(in_dtype(reference, dtype), frozen), config.space, method, taken, config.rollout
+            )
             ref_logps = _flat(jax.lax.stop_gradient(ref))
         mask = _flat(taken.mask)
         denominator = loss_denominator(algorithm.normaliser, count_batch(mask), config.rollout.length)

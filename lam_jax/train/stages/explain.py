@@ -29,9 +29,7 @@ def frozen_states(agent: Agent, batch: Batch) -> Float[Array, "B L D"]:
     return jax.lax.stop_gradient(jax.lax.stop_gradient(agent.backbone).states(batch))
 
 
-def inverse_logits(
-    agent: Agent, x: Float[Array, "B L D"], batch: Batch, remat: bool = False
-) -> Float[Array, "B L K"]:
+def inverse_logits(agent: Agent, x: Float[Array, "B L D"], batch: Batch, remat: bool = False) -> Float[Array, "B L K"]:
     """Code logits of inverse dynamics, aligned with actions."""
     return inverse_shift(agent.latent.inverse(x, agent.backbone.rotary(batch.positions), batch.mask, remat))
 

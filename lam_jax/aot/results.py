@@ -1,0 +1,102 @@
+"""Results of `lam-jax compile` as JSON files, one a preset and topology, and as markdown tables of all of them."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from lam_jax.aot.programs import STAGES
+from lam_jax.aot.report import Report
+
+GIB = 2**30
+NOTE = """\
+Compiled by the TPU compiler on a CPU machine; no TPU was attached and nothing was run. Memory and collectives are what the
+compiler reports. Times and MFU are **estimates** from the chips' published peak figures (`lam_jax/aot/chips.py`): the larger
+of matrix products and memory traffic, plus all collectives, none overlapped; rollouts are taken to run to their last token.
+Recomputed activations count as operations. *work* is what the chips compute together over what the traced program asks for:
+above 1 they repeat each other's work. CPU time is that of the compilation, on one core of a shared machine.
+"""
+
+
+def save(report: Report, folder: Path) -> Path:
+    """Writes a report into the file of its preset and topology, in the place of an older one of the same stage."""
+    path = folder / f"{report.preset}_{report.topology.replace(':', '_')}.json"
+    reports = {found["stage"]: found for found in load(path)}
+    reports[report.stage] = dataclasses.asdict(report)
+    ordered = [reports[stage] for stage in STAGES if stage in reports]
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"reports": ordered}, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def load(path: Path) -> list[dict[str, Any]]:
+    """The reports in a file; none if there is no such file."""
+    return json.loads(path.read_text(encoding="utf-8"))["reports"] if path.exists() else []
+
+
+def write_markdown(folder: Path, path: Path) -> None:
+    """Writes the tables of all results in `folder`."""
+    groups = [reports for file in folder.glob("*.json") if (reports := load(file))]
+    groups.sort(key=lambda reports: (reports[0]["preset"], reports[0]["chips"], reports[0]["topology"]))
+    parts = ["# Will it fit: compiled for pods that are not there", NOTE]
+    parts += [_table(reports) for reports in groups]
+    scaling = _scaling([report for reports in groups for report in reports])
+    text = "\n".join([*parts, *scaling])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text.rstrip() + "\n", encoding="utf-8")
+
+
+def _table(reports: list[dict[str, Any]]) -> str:
+    first = reports[0]
+    work = first["workload"]
+    mesh = ", ".join(f"{axis} {size}" for axis, size in first["mesh"].items())
+    lines = [
+        f"## {first['preset']} on {first['topology']}: {first['chips']} chips",
+        "",
+        f"Mesh {mesh}. {work['rows']} rows of {work['prompt'] + work['completion']} tokens; {work['prompts']} prompts x "
+        f"{work['samples']} samples, {work['prompt']} + {work['completion']} tokens; {first['hbm'] / GIB:.2f} GiB a chip.",
+        "",
+        "| stage | memory, GiB | of it beside | fits | TFLOP | work | collectives a chip, GB | step, s | MFU | CPU s |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    return "\n".join([*lines, *map(_line, reports), ""])
+
+
+def _line(report: dict[str, Any]) -> str:
+    memory, guess = report["memory"], report["estimate"]
+    total = f"{sum(memory.values()) / GIB:.2f}" if memory else "-"
+    beside = f"{memory['beside'] / GIB:.2f}" if memory else "-"
+    work = f"{report['chip_flops'] * report['chips'] / report['flops']:.2f}" if report["chip_flops"] else "-"
+    sent = ", ".join(f"{kind} {traffic['bytes'] / 1e9:.2f}" for kind, traffic in report["collectives"].items()) or "-"
+    fits = "yes" if report["fits"] else f"no: {report['reason']}"
+    step, mfu = (f"{guess['step']:.3f}", f"{guess['mfu']:.1%}") if guess else ("-", "-")
+    cells = (report["stage"], total, beside, fits, f"{report['flops'] / 1e12:,.0f}", work, sent, step, mfu)
+    return f"| {' | '.join(cells)} | {report['cpu_seconds']:.0f} |"
+
+
+def _scaling(reports: list[dict[str, Any]]) -> list[str]:
+    """Weak scaling: the estimate at 16 chips over that at more, at the same work a chip."""
+    found = {
+        (r["preset"], r["topology"].split(":")[0], r["stage"], r["chips"]): r
+        for r in reports
+        if r["estimate"] is not None
+    }
+    lines = []
+    for (preset, chip, stage, chips), report in found.items():
+        small = found.get((preset, chip, stage, 16))
+        if chips == 16 or small is None:
+            continue
+        one, many = small["estimate"]["step"], report["estimate"]["step"]
+        lines.append(f"| {preset} | {chip} | {stage} | {one:.3f} | {chips} | {many:.3f} | {one / many:.0%} |")
+    if not lines:
+        return []
+    return [
+        "## Weak scaling",
+        "",
+        "The same work a chip, so a perfect step takes as long on more chips. Estimates as above.",
+        "",
+        "| preset | chip | stage | step on 16 chips, s | chips | step, s | efficiency |",
+        "|---|---|---|---|---|---|---|",
+        *lines,
+        "",
+    ]
