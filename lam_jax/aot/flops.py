@@ -1,8 +1,8 @@
 """Floating point operations of a traced program: a walk of its jaxpr.
 
-Matrix products and convolutions only: two operations for every multiply-add. Loops count as often as they run, recomputed
-activations (remat) count again where the gradient runs them, and of a conditional's branches the dearest counts.
-`compiled.cost_analysis()` will not do: it counts the body of a loop once.
+Matrix products and convolutions only: two operations for every multiply-add. Loops count as often as they run,
+recomputed activations (remat) count again where the gradient runs them, and of a conditional's branches the dearest
+counts. `compiled.cost_analysis()` will not do: it counts the body of a loop once.
 """
 
 import math

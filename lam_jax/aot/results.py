@@ -10,11 +10,11 @@ from lam_jax.aot.report import Report
 
 GIB = 2**30
 NOTE = """\
-Compiled by the TPU compiler on a CPU machine; no TPU was attached and nothing was run. Memory and collectives are what the
-compiler reports. Times and MFU are **estimates** from the chips' published peak figures (`lam_jax/aot/chips.py`): the larger
-of matrix products and memory traffic, plus all collectives, none overlapped; rollouts are taken to run to their last token.
-Recomputed activations count as operations. *work* is what the chips compute together over what the traced program asks for:
-above 1 they repeat each other's work. CPU time is that of the compilation, on one core of a shared machine.
+Compiled by the TPU compiler on a CPU machine; no TPU was attached and nothing was run. Memory and collectives are what
+the compiler reports. Times and MFU are **estimates** from the chips' published peak figures (`lam_jax/aot/chips.py`):
+the larger of matrix products and memory traffic, plus all collectives, none overlapped; rollouts are taken to run to
+their last token. Recomputed activations count as operations. *work* is what the chips compute together over what the
+traced program asks for: above 1 they repeat each other's work. CPU time is that of tracing and compiling.
 """
 
 
@@ -49,12 +49,13 @@ def write_markdown(folder: Path, path: Path) -> None:
 def _table(reports: list[dict[str, Any]]) -> str:
     first = reports[0]
     work = first["workload"]
+    lengths = f"{work['prompt']} + {work['completion']}"
     mesh = ", ".join(f"{axis} {size}" for axis, size in first["mesh"].items())
     lines = [
         f"## {first['preset']} on {first['topology']}: {first['chips']} chips",
         "",
-        f"Mesh {mesh}. {work['rows']} rows of {work['prompt'] + work['completion']} tokens; {work['prompts']} prompts x "
-        f"{work['samples']} samples, {work['prompt']} + {work['completion']} tokens; {first['hbm'] / GIB:.2f} GiB a chip.",
+        f"Mesh {mesh}. Stages 1 to 5: {work['rows']} rows of {lengths} tokens. Rollouts and updates: {work['prompts']} "
+        f"prompts x {work['samples']} samples of {lengths} tokens. A chip has {first['hbm'] / GIB:.2f} GiB.",
         "",
         "| stage | memory, GiB | of it beside | fits | TFLOP | work | collectives a chip, GB | step, s | MFU | CPU s |",
         "|---|---|---|---|---|---|---|---|---|---|",

@@ -108,7 +108,7 @@ def topology_mesh(devices: list[Any], shape: tuple[int, int, int]) -> jax.shardi
     """
     if math.prod(shape) != len(devices):
         raise TopologyError(
-            f"--mesh: data={shape[0]}, fsdp={shape[1]}, tensor={shape[2]} is a mesh of {math.prod(shape)} chips, but the "
-            f"topology has {len(devices)}: choose three sizes whose product is {len(devices)}."
+            f"--mesh: data={shape[0]}, fsdp={shape[1]}, tensor={shape[2]} is a mesh of {math.prod(shape)} chips, but "
+            f"the topology has {len(devices)}: choose three sizes whose product is {len(devices)}."
         )
     return make_mesh(shape, devices)

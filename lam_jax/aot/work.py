@@ -1,7 +1,7 @@
-"""What one chip does in a compiled program, read from its optimised HLO: operations and memory traffic of its products.
+"""What one chip does in a compiled program, read from its optimised HLO: operations and traffic of its products.
 
-Shapes in optimised HLO are those on one chip, so work that several chips repeat is counted on each of them; the count from
-the traced program (`count_flops`) divided by the number of chips is what a perfect division would leave.
+Shapes in optimised HLO are those on one chip, so work that several chips repeat is counted on each of them; the count
+from the traced program (`count_flops`) divided by the number of chips is what a perfect division would leave.
 """
 
 import dataclasses
@@ -59,8 +59,8 @@ def _contracted(product: Instruction, arrays: list[tuple[str, tuple[int, ...]]])
 def _window(attributes: str) -> list[int]:
     """Sizes of the window's dimensions that are summed over.
 
-    The TPU compiler writes products as convolutions. A window dimension that dilates or pads its operand is a batch or an
-    outer dimension: every element of the result sees one entry of it.
+    The TPU compiler writes products as convolutions. A window dimension that dilates or pads its operand is a batch or
+    an outer dimension: every element of the result sees one entry of it.
     """
     found = re.search(r"window=\{([^}]*)\}", attributes)
     parts = dict(re.findall(r"(\w+)=(\S+)", found[1])) if found else {}

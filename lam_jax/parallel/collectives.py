@@ -65,6 +65,8 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
+    """One line of an HLO computation."""
+
     name: str
     type: str
     opcode: str
@@ -163,6 +165,7 @@ def arrays_of(type_text: str) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def array_bytes(dtype: str, shape: tuple[int, ...]) -> int:
+    """Size of an array, without the padding of its layout."""
     bits = 8 if dtype == "pred" else int(re.findall(r"\d+", dtype)[0])
     return math.ceil(math.prod(shape) * bits / 8)
 
