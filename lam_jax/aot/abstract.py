@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from lam_jax.aot.workload import Workload
 from lam_jax.nn.weight import Weight, map_specs
 from lam_jax.parallel import Rules
-from lam_jax.parallel.rules import partition_spec
+from lam_jax.parallel.rules import partition_spec, weight_spec
 from lam_jax.qwen.config import QwenConfig
 from lam_jax.qwen.inputs import Batch, Images
 from lam_jax.qwen.positions import image_layout
@@ -40,30 +40,35 @@ def abstract_weights(specs: T, mesh: Mesh, rules: Rules, dtype: Any = None) -> T
     """
 
     def array(weight: Weight) -> jax.ShapeDtypeStruct:
-        return abstract_array(weight.shape, weight.dtype if dtype is None else dtype, weight.axes, mesh, rules)
+        sharding = NamedSharding(mesh, weight_spec(weight, mesh, rules))
+        return jax.ShapeDtypeStruct(weight.shape, weight.dtype if dtype is None else dtype, sharding=sharding)
 
     return map_specs(array, specs)
 
 
 def abstract_state(trainable: T, optimiser: Optimiser, mesh: Mesh) -> TrainState:
     """The `TrainState` that `TrainState.create` would make of abstract weights."""
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    key = jax.eval_shape(lambda: jax.random.key(0))
     return TrainState(
         trainable=trainable,
         optimiser_state=optimiser.abstract(trainable),
-        step=jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere),
-        key=jax.ShapeDtypeStruct((), key.dtype, sharding=everywhere),
+        step=jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec())),
+        key=abstract_key(mesh),
     )
 
 
+def abstract_key(mesh: Mesh) -> jax.ShapeDtypeStruct:
+    """A random key, the same everywhere."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return jax.ShapeDtypeStruct((), key.dtype, sharding=NamedSharding(mesh, PartitionSpec()))
+
+
 def abstract_batch(
-    config: QwenConfig, work: Workload, rows: int, length: int, mesh: Mesh, rules: Rules, axis: str, images: bool = True
+    config: QwenConfig, work: Workload, rows: int, length: int, mesh: Mesh, rules: Rules, images: bool = True
 ) -> Batch:
-    """A collated batch [B=rows, L=length], its rows on logical `axis`, with one image a row or none."""
+    """A collated batch [B=rows, L=length] as `place` puts it, with one image a row or none."""
 
     def array(dtype: Any, *rest: int) -> Any:
-        return abstract_array((rows, *rest), dtype, (axis,), mesh, rules)
+        return abstract_array((rows, *rest), dtype, ("batch",), mesh, rules)
 
     pictures = None
     if images:

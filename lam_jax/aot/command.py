@@ -1,7 +1,6 @@
 """`lam-jax compile`: compiles stages for a topology, prints what they need, keeps the results."""
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,14 +8,13 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from lam_jax.aot.choose import choose_mesh
-from lam_jax.aot.programs import Setting
+from lam_jax.aot.programs import Setting, load_of
 from lam_jax.aot.report import Report, check
 from lam_jax.aot.results import save, write_markdown
 from lam_jax.aot.topology import TopologyError, chip_of, topology_devices, topology_mesh
 from lam_jax.aot.workload import Workload
+from lam_jax.parallel.choose import check_mesh, choose_mesh, parse_shape
 from lam_jax.parallel.mesh import AXES
-from lam_jax.qwen.presets import PRESETS
 from lam_jax.train.errors import LamJaxError
 
 GIB = 2**30
@@ -24,22 +22,6 @@ GIB = 2**30
 
 class DoesNotFitError(LamJaxError):
     """At least one program needs more memory than a chip has."""
-
-
-def parse_mesh(text: str) -> tuple[int, int, int]:
-    """(data, fsdp, tensor) from "data=2,fsdp=4,tensor=2"; axes that are left out are 1.
-
-    Raises:
-        TopologyError: another form, an unknown axis, or one that is named twice.
-    """
-    parts = [re.fullmatch(r"\s*(\w+)=([1-9]\d*)\s*", part) for part in text.split(",")]
-    sizes = {part[1]: int(part[2]) for part in parts if part}
-    if len(sizes) != len(parts) or set(sizes) - set(AXES):
-        raise TopologyError(
-            f"--mesh: found {text!r}, expected sizes of {', '.join(AXES)}, e.g. data=2,fsdp=4,tensor=2."
-        )
-    data, fsdp, tensor = (sizes.get(axis, 1) for axis in AXES)
-    return data, fsdp, tensor
 
 
 def run_compile(
@@ -70,14 +52,20 @@ def run_compile(
     # Nothing runs: the host's CPU traces, whatever accelerator it may have.
     jax.config.update("jax_platforms", "cpu")
     console = Console()
-    chip, shape = chip_of(topology), parse_mesh(mesh) if mesh else None
-    devices = topology_devices(topology)
+    chip, devices = chip_of(topology), topology_devices(topology)
     work = Workload.of(len(devices), **sizes)
+    load = load_of(preset, work)
     try:
-        shape = shape or choose_mesh(preset, PRESETS[preset], chip, len(devices), work.samples)
+        if mesh is None:
+            choice = choose_mesh(load, len(devices), int(chip.hbm))
+            console.print(str(choice), soft_wrap=True, highlight=False)
+            shape = choice.shape
+        else:
+            shape = parse_shape(mesh)
+            check_mesh(shape, load)
         setting = Setting(preset, topology_mesh(devices, shape), work)
     except ValueError as error:
-        raise TopologyError(f"--topology {topology}: {error}") from error
+        raise TopologyError(f"{preset} on {topology}: {error}") from error
     short = []
     for stage in stages:
         try:

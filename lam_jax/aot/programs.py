@@ -1,38 +1,43 @@
 """The programs of the method, each the function that training runs, with abstract inputs."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
-from lam_jax.aot.abstract import abstract_array, abstract_batch, abstract_state, abstract_weights
+from lam_jax.aot.abstract import abstract_array, abstract_batch, abstract_key, abstract_state, abstract_weights
 from lam_jax.aot.workload import Workload
 from lam_jax.latent.config import LATENT_PRESETS
-from lam_jax.parallel import ROLLOUT, TRAIN, Rules, use
+from lam_jax.nn.weight import structs
+from lam_jax.parallel import ROLLOUT, TRAIN, UPDATE, Rules
+from lam_jax.parallel.choose import Load
 from lam_jax.qwen.config import QwenConfig
 from lam_jax.qwen.presets import PRESETS
 from lam_jax.rl import ALGORITHMS
 from lam_jax.rollout.agent import Agent
 from lam_jax.rollout.engine import RolloutConfig
+from lam_jax.rollout.run import jitted
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.train.method import METHODS, Method
-from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
-from lam_jax.train.partition import in_dtype, partition
-from lam_jax.train.rl import RLConfig, Space, Taken, action_space, make_update, run_rollout
+from lam_jax.train.optimiser import Optimiser, OptimiserConfig, make_optimiser
+from lam_jax.train.partition import count_parameters, in_dtype, partition
+from lam_jax.train.rl import RLConfig, Space, Taken, action_space, make_update
 from lam_jax.train.stages import (
     MixedBatch,
     cloning_loss,
     inverse_loss,
     joint_loss,
     latent_sft_loss,
+    make_step,
     projector_loss,
     token_sft_loss,
     trainable_parts,
 )
-from lam_jax.train.stages.step import Loss, jit_step
+from lam_jax.train.stages.step import Loss
+from lam_jax.train.state import TrainState
 
 LOSSES: Mapping[str, Loss] = {
     "inverse": inverse_loss,
@@ -44,36 +49,27 @@ LOSSES: Mapping[str, Loss] = {
 }
 STAGES = (*LOSSES, "rollout_latent", "rollout_token", "update_latent", "update_token")
 TOP_K = 32  # of the codes, METHOD section 4
+# Large models are trained with recomputed activations.
+LEAN = dataclasses.replace(METHODS["default"], remat=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A jitted function and abstract inputs for it.
+    """A training program and abstract inputs for it.
 
     Attributes:
-        function: as training calls it.
-        arguments: positional ones.
-        keywords: static ones.
+        trace: traces the jitted function.
+        arguments: of the jitted function, static ones left out.
         resident: everything that the phase keeps on the devices while the program runs, its arguments included.
-        mesh: of all arrays.
-        rules: under which it is traced.
         while_trips: trips of its data-dependent loop if nothing ends early.
         tokens: that one run of it trains on or produces, padding included.
     """
 
-    function: Any
+    trace: Callable[[], jax.stages.Traced]
     arguments: tuple[Any, ...]
-    keywords: dict[str, Any]
     resident: Any
-    mesh: Mesh
-    rules: Rules
     while_trips: int
     tokens: int
-
-    def trace(self) -> Any:
-        """The traced program, with its jaxpr."""
-        with use(self.mesh, self.rules):
-            return self.function.trace(*self.arguments, **self.keywords)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +79,7 @@ class Setting:
     preset: str
     mesh: Mesh
     work: Workload
-    method: Method = dataclasses.field(default_factory=lambda: dataclasses.replace(METHODS["default"], remat=True))
+    method: Method = LEAN
 
     @property
     def config(self) -> QwenConfig:
@@ -96,20 +92,27 @@ class Setting:
 
     def batch(self, images: bool = True) -> Any:
         """Rows of stages 1 to 5."""
-        return abstract_batch(
-            self.config, self.work, self.work.rows, self.work.length, self.mesh, TRAIN, "batch", images
-        )
+        work = self.work
+        return abstract_batch(self.config, work, work.rows, work.length, self.mesh, TRAIN, images)
 
     def prompts(self, rules: Rules) -> Any:
         """Prompts of stage 6."""
-        work = self.work
-        return abstract_batch(self.config, work, work.prompts, work.prompt, self.mesh, rules, "prompts")
+        return abstract_batch(self.config, self.work, self.work.prompts, self.work.prompt, self.mesh, rules)
 
     def rl(self, space: Space) -> RLConfig:
         """The released settings of stage 6 at this workload."""
         sampling = SamplingConfig(top_k=TOP_K) if space == "latent" else SamplingConfig()
         rollout = RolloutConfig(samples=self.work.samples, length=self.work.completion, sampling=sampling)
         return RLConfig(ALGORITHMS["grpo"], space, prompts=self.work.prompts, rollout=rollout, remat=True)
+
+
+def load_of(preset: str, work: Workload) -> Load:
+    """What a mesh for all stages has to carry; of the stages, latent SFT trains most."""
+    config = PRESETS[preset]
+    specs = Agent.spec(config, LATENT_PRESETS[preset])
+    trained, _ = partition(structs(specs), trainable_parts("sft_latent", config, LEAN))
+    sizes = {"rows": work.rows, "prompts": work.prompts, "samples": work.samples}
+    return Load(specs, count_parameters(trained), **sizes, compute_bytes=config.dtype.itemsize)
 
 
 def build(stage: str, setting: Setting) -> Program:
@@ -140,63 +143,73 @@ def _training(stage: str, setting: Setting) -> Program:
     tokens = setting.work.rows * setting.work.length
     if stage in ("joint", "cloning"):
         batch, tokens = MixedBatch(batch, setting.batch(images=False)), 2 * tokens
-    step = jit_step(LOSSES[stage], optimiser, setting.method, noisy=stage in ("inverse", "joint"))
-    arguments = (abstract_state(trainable, optimiser, setting.mesh), frozen, batch)
-    return Program(step, arguments, {}, arguments, setting.mesh, TRAIN, 1, tokens)
+    step = make_step(LOSSES[stage], frozen, optimiser, setting.method, noisy=stage in ("inverse", "joint"))
+    state = abstract_state(trainable, optimiser, setting.mesh)
+    arguments = (state, frozen, batch)
+    return Program(lambda: step.trace(state, batch), arguments, arguments, 1, tokens)
 
 
-def _held(space: Space, setting: Setting) -> dict[str, Any]:
-    """What stage 6 holds between its programs: masters with their optimiser, reference, frozen half, rollout copy."""
-    optimiser = make_optimiser(OptimiserConfig(lr=1e-6), steps=100)
+@dataclasses.dataclass(frozen=True)
+class _Held:
+    """What stage 6 keeps on the devices all the time."""
+
+    state: TrainState
+    frozen: Any  # as in training
+    reference: Any
+    rollout: Any  # the copy of the weights that rollouts read
+
+
+def _held(space: Space, setting: Setting, optimiser: Optimiser) -> _Held:
     trainable, frozen = _halves(f"rl_{space}", setting)
-    return {
-        "optimiser": optimiser,
-        "state": abstract_state(trainable, optimiser, setting.mesh),
-        "frozen": frozen,
-        "reference": trainable,
-        "rollout": setting.agent(ROLLOUT, setting.config.dtype),
-    }
+    state = abstract_state(trainable, optimiser, setting.mesh)
+    return _Held(state, frozen, trainable, setting.agent(ROLLOUT, setting.config.dtype))
 
 
 def _rollout(space: Space, setting: Setting) -> Program:
-    held, config = _held(space, setting), setting.rl(space)
+    work, mesh, config = setting.work, setting.mesh, setting.rl(space).rollout
+    held = _held(space, setting, _rl_optimiser())
     prompts = setting.prompts(ROLLOUT)
-    shape = (setting.work.prompts, setting.work.samples)
-    ids = abstract_array(shape, jnp.int32, ("prompts", "samples"), setting.mesh, ROLLOUT)
-    arguments = (action_space(held["rollout"], space, setting.method), prompts, ids, _key(setting.mesh))
-    rollout = config.rollout
-    resident = (held["state"], held["frozen"], held["reference"], held["rollout"], prompts)
-    trips = -(-rollout.length // rollout.segment)
-    tokens = setting.work.prompts * setting.work.samples * rollout.length
-    return Program(run_rollout, arguments, {"config": rollout}, resident, setting.mesh, ROLLOUT, trips, tokens)
+    ids = abstract_array((work.prompts, work.samples), jnp.int32, ("prompts", "samples"), mesh, ROLLOUT)
+    arguments = (action_space(held.rollout, space, setting.method), prompts, ids, abstract_key(mesh))
+    return Program(
+        trace=lambda: jitted.trace(*arguments, config=config, mesh=mesh),
+        arguments=arguments,
+        resident=(held.state, held.frozen, held.reference, held.rollout, arguments[1:]),
+        while_trips=-(-config.length // config.segment),
+        tokens=work.prompts * work.samples * config.length,
+    )
 
 
 def _update(space: Space, setting: Setting) -> Program:
-    held, config = _held(space, setting), setting.rl(space)
-    work, mesh = setting.work, setting.mesh
-    rolled = _rollout(space, setting)
-    with use(mesh, ROLLOUT):
-        shapes = jax.eval_shape(lambda *arguments: run_rollout(*arguments, **rolled.keywords), *rolled.arguments)
-
-    def per_sample(leaf: Any) -> Any:
-        return abstract_array(leaf.shape, leaf.dtype, ("prompts", "samples"), mesh, TRAIN)
-
-    taken_rollout = jax.tree.map(per_sample, shapes.replace(prompt_hidden=None))
-    hidden = shapes.prompt_hidden
-    taken = Taken(
-        prompts=setting.prompts(TRAIN),
-        rollout=taken_rollout.replace(
-            prompt_hidden=abstract_array(hidden.shape, hidden.dtype, ("prompts",), mesh, TRAIN)
-        ),
-        advantages=abstract_array((work.prompts, work.samples), jnp.float32, ("prompts", "samples"), mesh, TRAIN),
-        mask=per_sample(shapes.mask),
+    work, optimiser = setting.work, _rl_optimiser()
+    held, config = _held(space, setting, optimiser), setting.rl(space)
+    update = make_update(config, setting.method, optimiser)
+    arguments = (held.state, held.frozen, held.reference, _taken(space, setting))
+    return Program(
+        trace=lambda: update.trace(*arguments),
+        arguments=arguments,
+        resident=(arguments, held.rollout),
+        while_trips=1,
+        tokens=work.prompts * work.samples * work.completion,
     )
-    update = make_update(config, setting.method, held["optimiser"])
-    arguments = (held["state"], held["frozen"], held["reference"], taken)
-    tokens = work.prompts * work.samples * work.completion
-    return Program(update, arguments, {}, (arguments, held["rollout"]), mesh, TRAIN, 1, tokens)
 
 
-def _key(mesh: Mesh) -> Any:
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    return jax.ShapeDtypeStruct((), key.dtype, sharding=NamedSharding(mesh, PartitionSpec()))
+def _taken(space: Space, setting: Setting) -> Taken:
+    """A rewarded rollout, placed as the rollout program leaves it."""
+    work, mesh = setting.work, setting.mesh
+    out = _rollout(space, setting).trace().out_info
+
+    def placed(leaf: Any, *axes: str) -> Any:
+        return abstract_array(leaf.shape, leaf.dtype, axes, mesh, UPDATE)
+
+    samples = jax.tree.map(lambda leaf: placed(leaf, "prompts", "samples"), out.replace(prompt_hidden=None))
+    return Taken(
+        prompts=setting.prompts(UPDATE),
+        rollout=samples.replace(prompt_hidden=placed(out.prompt_hidden, "prompts")),
+        advantages=abstract_array((work.prompts, work.samples), jnp.float32, ("prompts", "samples"), mesh, UPDATE),
+        mask=samples.mask,
+    )
+
+
+def _rl_optimiser() -> Optimiser:
+    return make_optimiser(OptimiserConfig(lr=1e-6), steps=100)

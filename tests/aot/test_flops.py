@@ -39,7 +39,9 @@ def test_a_scan_counts_every_trip(x, stacked):
 
 def test_a_loop_of_fixed_length_inside_a_loop_on_data(x, stacked):
     def decode(x, w):
-        segment = lambda x: jax.lax.fori_loop(0, 5, lambda _, x: x @ w[0], x)
+        def segment(x):
+            return jax.lax.fori_loop(0, 5, lambda _, x: x @ w[0], x)
+
         return jax.lax.while_loop(lambda x: jnp.sum(x) < 10, segment, x)
 
     assert flops(decode, x, stacked) == 5 * PRODUCT
@@ -54,7 +56,9 @@ def test_of_branches_the_dearest_counts(x, stacked):
 
 
 def run(x, w, remat):
-    layer = lambda x, w: (jnp.tanh(x @ w), None)
+    def layer(x, w):
+        return (jnp.tanh(x @ w), None)
+
     return jnp.sum(jax.lax.scan(jax.checkpoint(layer) if remat else layer, x, w)[0])
 
 
@@ -77,7 +81,10 @@ def test_functions_with_their_own_gradients_are_entered(x):
 
 def test_a_convolution():
     picture, kernel = jnp.ones((2, 3, 10, 10)), jnp.ones((4, 3, 5, 5))
-    convolve = lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "VALID")
+
+    def convolve(x, k):
+        return jax.lax.conv_general_dilated(x, k, (1, 1), "VALID")
+
     assert flops(convolve, picture, kernel) == 2 * (2 * 4 * 6 * 6) * (3 * 5 * 5)
 
 

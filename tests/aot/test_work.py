@@ -36,7 +36,10 @@ def test_loops_count_their_trips_as_the_traced_program_does():
 
     gradient = jax.grad(run, argnums=1)
     assert compiled_work(gradient, x, w).flops == count_flops(jax.jit(gradient).trace(x, w).jaxpr)
-    until = lambda x, w: jax.lax.while_loop(lambda x: jnp.sum(x) < 9, lambda x: jnp.tanh(x @ w[0]), x)
+
+    def until(x, w):
+        return jax.lax.while_loop(lambda x: jnp.sum(x) < 9, lambda x: jnp.tanh(x @ w[0]), x)
+
     assert compiled_work(until, x, w, unknown_trips=11).flops == 11 * 2 * 16 * 32 * 32
 
 
