@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
+from lam_jax.nn.axes import ANY, constrain
+
 # Far below any real score, yet finite: exp(floor - floor) must not be NaN for a row without keys.
 FLOOR = -1e30
 # Queries whose scores are held at a time. Float32 scores of 16 heads take 33 KB a query at 512 keys, 134 KB at 2048.
@@ -88,15 +90,23 @@ def by_query_blocks(
     """`attend(q, keep)`, for more than `QUERY_BLOCK` queries in equal blocks one after the other.
 
     A block's scores are recomputed in the backward pass instead of kept. Every query sees all keys at once, so the
-    result is the same.
+    result is the same. Leading dimensions are rows [B], or prompts and samples [N, G].
     """
     length = q.shape[-3]
     blocks = -(-length // QUERY_BLOCK)
     if blocks == 1:
         return attend(q, keep)
     size = -(-length // blocks)
-    queries, keeps = (_split(x, axis, blocks, size) for x, axis in ((q, q.ndim - 3), (keep, keep.ndim - 2)))
-    y = jax.lax.map(jax.checkpoint(lambda block: attend(*block)), (queries, keeps))
+    # Left alone the compiler gathers all samples of a prompt in the backward pass.
+    lead = ("batch",) if q.ndim == 4 else ("prompts", "samples")
+    queries = constrain(_split(q, q.ndim - 3, blocks, size), None, *lead, None, ANY, None)
+    keeps = constrain(_split(keep, keep.ndim - 2, blocks, size), None, *lead, None, None)
+
+    @jax.checkpoint
+    def one(block: tuple[Array, Array]) -> Array:
+        return constrain(attend(*block), *lead, None, ANY, None)
+
+    y = constrain(jax.lax.map(one, (queries, keeps)), None, *lead, None, ANY, None)
     y = jnp.moveaxis(y, 0, -4)
     return y.reshape(*y.shape[:-4], blocks * size, *y.shape[-2:])[..., :length, :, :]
 
