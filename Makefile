@@ -2,6 +2,7 @@
 #   make demo     the whole method on real input, report in runs/demo
 #   make test     ruff, pyright and the test-suite
 #   make parity   comparison with the torch reference implementations (installs torch in .venv)
+#   make aot      compiles training steps for TPUs that are not attached (installs libtpu in .venv)
 #   make lint     ruff and pyright only;   make format  rewrites the sources
 #   make setup    only the environment that `make test` uses
 
@@ -17,7 +18,7 @@ WORKERS ?= 2
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 
-.PHONY: demo test parity lint format setup clean
+.PHONY: demo test parity aot lint format setup clean
 .DEFAULT_GOAL := setup
 
 $(VENV)/.stamp-venv:
@@ -39,6 +40,10 @@ $(VENV)/.stamp-parity: $(VENV)/.stamp-test
 	$(PIP) install --quiet --editable '.[test,parity]'
 	@touch $@
 
+$(VENV)/.stamp-aot: $(VENV)/.stamp-test
+	$(PIP) install --quiet --editable '.[test,aot]'
+	@touch $@
+
 setup: $(VENV)/.stamp-test
 
 demo: $(VENV)/.stamp-demo
@@ -58,6 +63,9 @@ test: lint
 
 parity: $(VENV)/.stamp-parity
 	$(BIN)/python -m pytest tests/parity -m '' $(PYTEST_ARGS)
+
+aot: $(VENV)/.stamp-aot
+	$(BIN)/python -m pytest tests/aot -m '' $(PYTEST_ARGS)
 
 clean:
 	rm -rf $(VENV) .jax_cache .pytest_cache .ruff_cache build dist *.egg-info

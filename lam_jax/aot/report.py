@@ -119,7 +119,7 @@ def check(stage: str, setting: Setting, topology: str, chip: Chip) -> Report:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        fits, reason = False, _shortage(str(error))
+        fits, reason = False, refusal(str(error))
     else:
         memory = measure(program, traced, compiled)
         text = compiled.as_text() or ""
@@ -194,7 +194,7 @@ def estimate(flops: int, work: ChipWork, memory: Memory, sent: list[Collective],
     return Estimate(compute, traffic, communication, step, flops / (step * chip.flops * chips))
 
 
-def _shortage(message: str) -> str:
+def refusal(message: str) -> str:
     """The compiler's own words about memory, without the program's listing."""
     found = re.search(r"Ran out of memory[^\n]*?(?=\.\s|\n|$)", message)
     return f"the compiler refuses it: {found[0] if found else message.splitlines()[0]}"
