@@ -2,6 +2,7 @@
 #   make demo     the whole method on real input, report in runs/demo
 #   make test     ruff, pyright and the test-suite
 #   make parity   comparison with the torch reference implementations (installs torch in .venv)
+#   make sharding every stage, update and rollout on every mesh of 8 host devices
 #   make aot      compiles training steps for TPUs that are not attached (installs libtpu in .venv)
 #   make lint     ruff and pyright only;   make format  rewrites the sources
 #   make setup    only the environment that `make test` uses
@@ -18,7 +19,7 @@ WORKERS ?= 2
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 
-.PHONY: demo test parity aot lint format setup clean
+.PHONY: demo test parity sharding aot lint format setup clean
 .DEFAULT_GOAL := setup
 
 $(VENV)/.stamp-venv:
@@ -63,6 +64,9 @@ test: lint
 
 parity: $(VENV)/.stamp-parity
 	$(BIN)/python -m pytest tests/parity -m '' $(PYTEST_ARGS)
+
+sharding: $(VENV)/.stamp-test
+	$(BIN)/python -m pytest tests/sharding -m '' -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 aot: $(VENV)/.stamp-aot
 	$(BIN)/python -m pytest tests/aot -m '' $(PYTEST_ARGS)

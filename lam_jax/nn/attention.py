@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from lam_jax.nn.axes import ANY, constrain
+from lam_jax.nn.axes import ANY, constrain, leading
 
 # Far below any real score, yet finite: exp(floor - floor) must not be NaN for a row without keys.
 FLOOR = -1e30
@@ -98,7 +98,7 @@ def by_query_blocks(
         return attend(q, keep)
     size = -(-length // blocks)
     # Left alone the compiler gathers all samples of a prompt in the backward pass.
-    lead = ("batch",) if q.ndim == 4 else ("prompts", "samples")
+    lead = leading(q.ndim - 3)
     queries = constrain(_split(q, q.ndim - 3, blocks, size), None, *lead, None, ANY, None)
     keeps = constrain(_split(keep, keep.ndim - 2, blocks, size), None, *lead, None, None)
 

@@ -18,7 +18,8 @@ from jaxtyping import Array, Bool, Float
 
 from lam_jax.data.collator import Collated
 from lam_jax.data.schemas import Example
-from lam_jax.parallel import UPDATE, constrain_weights, mesh_of, use
+from lam_jax.parallel import UPDATE, constrain_weights, mesh_of, place, use
+from lam_jax.parallel.exchange import take_rows
 from lam_jax.qwen.inputs import Batch
 from lam_jax.rl import (
     Algorithm,
@@ -218,6 +219,8 @@ class RLStep:
     ):
         self.config, self.method, self.frozen = config, method, frozen
         self.rollout_frozen = self._for_rollouts(frozen)
+        self.mesh = mesh_of((reference, frozen))
+        _require_whole_parts(config, self.mesh)
         self.reference = jax.tree.map(jnp.copy, reference)
         self.reward, self.decode, self.refill = reward, decode, refill
         self.update = make_update(config, method, optimiser)
@@ -270,7 +273,8 @@ class RLStep:
             active = active & jnp.asarray(informative)[:, None]
         if filling := len(prompts.tokens) - count:
             advantages, active = (jnp.pad(x, ((0, filling), (0, 0))) for x in (advantages, active))
-        taken = Taken(prompts, out, advantages, out.mask & active[..., None])
+        advantages, active = place((advantages, active), self.mesh, UPDATE, "prompts", "samples")
+        taken = Taken(place(prompts, self.mesh, UPDATE), out, advantages, out.mask & active[..., None])
         metrics = {
             "reward_mean": float(rewards[ok].mean()) if ok.any() else 0.0,
             "reward_std": _group_std(rewards, ok),
@@ -298,7 +302,7 @@ class RLStep:
             refills += 1
             more, extra = self._rewarded(state, next(self.refill), key, refills)
             source, keep = fill_slots(keep, np.asarray(jnp.any(more.mask, axis=(1, 2))))
-            taken = _replace_rows(taken, more, jnp.asarray(source))
+            taken = _replace_rows(taken, more, jnp.asarray(source), self.mesh)
             for name in ("generation_s", "reward_s"):
                 metrics[name] += extra[name]
         return taken, refills
@@ -308,8 +312,18 @@ class RLStep:
         size = self.config.prompts // count
         for _ in range(self.config.epochs):
             for i in range(count):
-                rows = slice(i * size, (i + 1) * size)
-                yield taken if count == 1 else jax.tree.map(lambda x, rows=rows: x[rows], taken)
+                rows = jnp.arange(i * size, (i + 1) * size)
+                yield taken if count == 1 else take_rows(taken, rows, self.mesh)
+
+
+def _require_whole_parts(config: RLConfig, mesh: Mesh | None) -> None:
+    shards = 1 if mesh is None else mesh.shape["data"]
+    size = config.prompts // config.mini_batches
+    if config.mini_batches > 1 and size % shards:
+        raise ValueError(
+            f"RLConfig: {config.mini_batches} mini-batches of {size} prompts do not divide over data = {shards}. "
+            f"Use prompts a multiple of {shards * config.mini_batches}, fewer mini_batches, or a smaller data axis."
+        )
 
 
 def _group_std(rewards: Float[np.ndarray, "N G"], ok: Bool[np.ndarray, "N G"]) -> float:
@@ -318,12 +332,11 @@ def _group_std(rewards: Float[np.ndarray, "N G"], ok: Bool[np.ndarray, "N G"]) -
     return float(np.mean(spreads)) if spreads else 0.0
 
 
-@jax.jit
-def _replace_rows(taken: Taken, more: Taken, source: Array) -> Taken:
+@functools.partial(jax.jit, static_argnames="mesh")
+def _replace_rows(taken: Taken, more: Taken, source: Array, mesh: Mesh | None) -> Taken:
     """Row i of `more[source[i]]` where source is not -1."""
 
-    def choose(old, new):
-        fresh = jnp.take(new, jnp.maximum(source, 0), axis=0)
+    def choose(old, fresh):
         return jnp.where((source >= 0).reshape(-1, *(1,) * (old.ndim - 1)), fresh, old)
 
-    return jax.tree.map(choose, taken, more)
+    return jax.tree.map(choose, taken, take_rows(more, source, mesh))
