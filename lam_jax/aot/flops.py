@@ -37,9 +37,16 @@ def _count_equation(equation: Any, while_trips: int) -> int:
     if name == "cond":
         return max(count_flops(branch, while_trips) for branch in parameters["branches"])
     if name == "shard_map":
-        return parameters["mesh"].size * count_flops(parameters["jaxpr"], while_trips)
+        return _shards(parameters) * count_flops(parameters["jaxpr"], while_trips)
     # jit, checkpoint, custom_jvp and custom_vjp: what they call runs once.
     return sum(count_flops(inner, while_trips) for inner in _inner(parameters))
+
+
+def _shards(parameters: dict[str, Any]) -> int:
+    """Devices that each run the body of a shard_map; of axes that it leaves to the compiler the body tells all."""
+    sizes = parameters["mesh"].shape
+    manual = parameters.get("newly_manual_axes") or parameters.get("manual_axes") or sizes  # names since jax 0.10
+    return math.prod(sizes[axis] for axis in manual)
 
 
 def _inner(parameters: dict[str, Any]) -> list[Any]:

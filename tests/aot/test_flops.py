@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from lam_jax.aot.flops import count_flops
+from lam_jax.parallel import make_mesh
 
 ROWS, WIDTH, LAYERS = 4, 8, 3
 PRODUCT = 2 * ROWS * WIDTH * WIDTH
@@ -89,7 +90,7 @@ def test_a_convolution():
 
 
 def test_work_inside_shard_map_counts_on_every_device(x):
-    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = make_mesh((2, 2, 1))
     spec = jax.sharding.PartitionSpec("data")
-    halved = jax.shard_map(lambda x: x @ x.T, mesh=mesh, in_specs=spec, out_specs=spec)
+    halved = jax.shard_map(lambda x: x @ x.T, mesh=mesh, in_specs=spec, out_specs=spec, axis_names={"data"})
     assert flops(halved, x) == 2 * (2 * (ROWS // 2) ** 2 * WIDTH)
