@@ -9,12 +9,29 @@ from lam_jax.aot.programs import STAGES
 from lam_jax.aot.report import Report
 
 GIB = 2**30
-NOTE = """\
-Compiled by the TPU compiler on a CPU machine; no TPU was attached and nothing was run. Memory and collectives are what
-the compiler reports. Times and MFU are **estimates** from the chips' published peak figures (`lam_jax/aot/chips.py`):
-the larger of matrix products and memory traffic, plus all collectives, none overlapped; rollouts are taken to run to
-their last token. Recomputed activations count as operations. *work* is what the chips compute together over what the
-traced program asks for: above 1 they repeat each other's work. CPU time is that of tracing and compiling.
+NOTE = """
+`lam-jax compile` compiles the programs of training themselves for a TPU slice that is not attached, on any CPU machine:
+
+    pip install 'lam_jax[aot]'
+    lam-jax compile --preset qwen2_5_vl_3b --topology v5e:4x4 --stage rollout_latent update_latent
+
+It ends with code 1 if a program does not fit. `--mesh data=2,fsdp=4,tensor=2` tries a mesh of yours, `--rows`, `--prompts`,
+`--samples`, `--prompt` and `--completion` other sizes, `--all --out FOLDER` makes a page like this one.
+
+If a step does not fit: in stages 1 to 5 raise `fsdp` (weights, gradients and optimiser state are divided by fsdp x
+tensor) or lower the rows; in rollouts raise `tensor` (their copy of the weights is divided by `tensor` alone) or lower
+prompts x samples; in updates lower prompts x samples, or split them by `RLConfig.mini_batches`.
+
+How to read the tables:
+
+- Memory and collectives are what the TPU compiler reports for one chip. *beside* is what the phase keeps on the chip
+  although the program does not read it, such as the optimiser state during a rollout.
+- *TFLOP* is what the traced program asks of all chips together, recomputed activations included; *work* is what the
+  chips compute over that: above 1 they repeat each other's work.
+- *step* and *MFU* are **estimates, not measurements**: the larger of matrix products at peak bf16 rate and their memory
+  traffic at peak bandwidth, plus all collectives at the full bandwidth of a chip's links, none overlapped. The peak
+  figures and their sources are in `lam_jax/aot/chips.py`. Rollouts are taken to run to their last token.
+- *CPU s* is the time that tracing and compiling took on one machine, summed over its cores.
 """
 
 
@@ -38,7 +55,7 @@ def write_markdown(folder: Path, path: Path) -> None:
     """Writes the tables of all results in `folder`."""
     groups = [reports for file in folder.glob("*.json") if (reports := load(file))]
     groups.sort(key=lambda reports: (reports[0]["preset"], reports[0]["chips"], reports[0]["topology"]))
-    parts = ["# Will it fit: compiled for pods that are not there", NOTE]
+    parts = ["# Will it fit a pod?", NOTE]
     parts += [_table(reports) for reports in groups]
     scaling = _scaling([report for reports in groups for report in reports])
     text = "\n".join([*parts, *scaling])
