@@ -15,8 +15,8 @@ NOTE = """
     pip install 'lam_jax[aot]'
     lam-jax compile --preset qwen2_5_vl_3b --topology v5e:4x4 --stage rollout_latent update_latent
 
-It ends with code 1 if a program does not fit. `--mesh data=2,fsdp=4,tensor=2` tries a mesh of yours, `--rows`, `--prompts`,
-`--samples`, `--prompt` and `--completion` other sizes, `--all --out FOLDER` makes a page like this one.
+It ends with code 1 if a program does not fit. `--mesh data=2,fsdp=4,tensor=2` tries a mesh of yours, `--rows`,
+`--prompts`, `--samples`, `--prompt` and `--completion` other sizes, `--all --out FOLDER` makes a page like this one.
 
 If a step does not fit: in stages 1 to 5 raise `fsdp` (weights, gradients and optimiser state are divided by fsdp x
 tensor) or lower the rows; in rollouts raise `tensor` (their copy of the weights is divided by `tensor` alone) or lower
