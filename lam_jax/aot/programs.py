@@ -14,6 +14,7 @@ from lam_jax.latent.config import LATENT_PRESETS
 from lam_jax.nn.weight import structs
 from lam_jax.parallel import ROLLOUT, TRAIN, UPDATE, Rules
 from lam_jax.parallel.choose import Load
+from lam_jax.parallel.rules import with_holes
 from lam_jax.qwen.config import QwenConfig
 from lam_jax.qwen.presets import PRESETS
 from lam_jax.rl import ALGORITHMS
@@ -151,18 +152,21 @@ def _training(stage: str, setting: Setting) -> Program:
 
 @dataclasses.dataclass(frozen=True)
 class _Held:
-    """What stage 6 keeps on the devices all the time."""
+    """What `RLStep` keeps on the devices all the time, and the agent that it puts together for a rollout."""
 
     state: TrainState
-    frozen: Any  # as in training
+    frozen: Agent  # as in training
     reference: Any
-    rollout: Any  # the copy of the weights that rollouts read
+    rollout_frozen: Agent  # the same in rollout layout
+    rollout_agent: Agent
 
 
 def _held(space: Space, setting: Setting, optimiser: Optimiser) -> _Held:
     trainable, frozen = _halves(f"rl_{space}", setting)
     state = abstract_state(trainable, optimiser, setting.mesh)
-    return _Held(state, frozen, trainable, setting.agent(ROLLOUT, setting.config.dtype))
+    whole = setting.agent(ROLLOUT, setting.config.dtype)
+    _, rest = partition(whole, trainable_parts(f"rl_{space}", setting.config, setting.method))
+    return _Held(state, frozen, trainable, rest, whole)
 
 
 def _rollout(space: Space, setting: Setting) -> Program:
@@ -170,11 +174,13 @@ def _rollout(space: Space, setting: Setting) -> Program:
     held = _held(space, setting, _rl_optimiser())
     prompts = setting.prompts(ROLLOUT)
     ids = abstract_array((work.prompts, work.samples), jnp.int32, ("prompts", "samples"), mesh, ROLLOUT)
-    arguments = (action_space(held.rollout, space, setting.method), prompts, ids, abstract_key(mesh))
+    arguments = (action_space(held.rollout_agent, space, setting.method), prompts, ids, abstract_key(mesh))
+    # Weights with trained rows are put together anew for each rollout, beside the frozen rows; the others are shared.
+    fresh = with_holes(held.rollout_agent, held.reference)
     return Program(
         trace=lambda: jitted.trace(*arguments, config=config, mesh=mesh),
         arguments=arguments,
-        resident=(held.state, held.frozen, held.reference, held.rollout, arguments[1:]),
+        resident=(held.state, held.frozen, held.reference, held.rollout_frozen, fresh, arguments[1:]),
         while_trips=-(-config.length // config.segment),
         tokens=work.prompts * work.samples * config.length,
     )
@@ -188,7 +194,7 @@ def _update(space: Space, setting: Setting) -> Program:
     return Program(
         trace=lambda: update.trace(*arguments),
         arguments=arguments,
-        resident=(arguments, held.rollout),
+        resident=(arguments, held.rollout_frozen),
         while_trips=1,
         tokens=work.prompts * work.samples * work.completion,
     )
