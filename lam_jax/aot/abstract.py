@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, Sharding
 
 from lam_jax.aot.workload import Workload
 from lam_jax.nn.weight import Weight, map_specs
@@ -17,7 +17,7 @@ from lam_jax.parallel.rules import partition_spec, weight_spec
 from lam_jax.qwen.config import QwenConfig
 from lam_jax.qwen.inputs import Batch, Images
 from lam_jax.qwen.positions import image_layout
-from lam_jax.train.optimiser import Optimiser
+from lam_jax.train.optimiser import Optimiser, replicated_beside
 from lam_jax.train.state import TrainState
 
 T = TypeVar("T")
@@ -46,20 +46,21 @@ def abstract_weights(specs: T, mesh: Mesh, rules: Rules, dtype: Any = None) -> T
     return map_specs(array, specs)
 
 
-def abstract_state(trainable: T, optimiser: Optimiser, mesh: Mesh) -> TrainState:
+def abstract_state(trainable: T, optimiser: Optimiser) -> TrainState:
     """The `TrainState` that `TrainState.create` would make of abstract weights."""
+    scalar = replicated_beside(trainable)
     return TrainState(
         trainable=trainable,
         optimiser_state=optimiser.abstract(trainable),
-        step=jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec())),
-        key=abstract_key(mesh),
+        step=jax.ShapeDtypeStruct((), jnp.int32, sharding=scalar),
+        key=abstract_key(scalar),
     )
 
 
-def abstract_key(mesh: Mesh) -> jax.ShapeDtypeStruct:
-    """A random key, the same everywhere."""
+def abstract_key(sharding: Sharding) -> jax.ShapeDtypeStruct:
+    """A random key."""
     key = jax.eval_shape(lambda: jax.random.key(0))
-    return jax.ShapeDtypeStruct((), key.dtype, sharding=NamedSharding(mesh, PartitionSpec()))
+    return jax.ShapeDtypeStruct((), key.dtype, sharding=sharding)
 
 
 def abstract_batch(

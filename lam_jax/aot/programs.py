@@ -23,7 +23,7 @@ from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.rollout.run import jitted
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.train.method import METHODS, Method
-from lam_jax.train.optimiser import Optimiser, OptimiserConfig, make_optimiser
+from lam_jax.train.optimiser import Optimiser, OptimiserConfig, make_optimiser, replicated_beside
 from lam_jax.train.partition import count_parameters, in_dtype, partition
 from lam_jax.train.rl import RLConfig, Space, Taken, action_space, make_update
 from lam_jax.train.stages import (
@@ -145,7 +145,7 @@ def _training(stage: str, setting: Setting) -> Program:
     if stage in ("joint", "cloning"):
         batch, tokens = MixedBatch(batch, setting.batch(images=False)), 2 * tokens
     step = make_step(LOSSES[stage], frozen, optimiser, setting.method, noisy=stage in ("inverse", "joint"))
-    state = abstract_state(trainable, optimiser, setting.mesh)
+    state = abstract_state(trainable, optimiser)
     arguments = (state, frozen, batch)
     return Program(lambda: step.trace(state, batch), arguments, arguments, 1, tokens)
 
@@ -163,7 +163,7 @@ class _Held:
 
 def _held(space: Space, setting: Setting, optimiser: Optimiser) -> _Held:
     trainable, frozen = _halves(f"rl_{space}", setting)
-    state = abstract_state(trainable, optimiser, setting.mesh)
+    state = abstract_state(trainable, optimiser)
     whole = setting.agent(ROLLOUT, setting.config.dtype)
     _, rest = partition(whole, trainable_parts(f"rl_{space}", setting.config, setting.method))
     return _Held(state, frozen, trainable, rest, whole)
@@ -174,7 +174,12 @@ def _rollout(space: Space, setting: Setting) -> Program:
     held = _held(space, setting, _rl_optimiser())
     prompts = setting.prompts(ROLLOUT)
     ids = abstract_array((work.prompts, work.samples), jnp.int32, ("prompts", "samples"), mesh, ROLLOUT)
-    arguments = (action_space(held.rollout_agent, space, setting.method), prompts, ids, abstract_key(mesh))
+    arguments = (
+        action_space(held.rollout_agent, space, setting.method),
+        prompts,
+        ids,
+        abstract_key(replicated_beside(held.reference)),
+    )
     # Weights with trained rows are put together anew for each rollout, beside the frozen rows; the others are shared.
     fresh = with_holes(held.rollout_agent, held.reference)
     return Program(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from lam_jax.nn.axes import ANY, Axes, active, constrain, placed_by
@@ -205,13 +206,13 @@ def constrain_weight(x: jax.Array, weight: Weight) -> jax.Array:
 def place(tree: Any, mesh: Mesh | None, rules: Rules, *axes: str) -> Any:
     """Puts arrays on the mesh, their leading dimensions on logical `axes` (default: rows on `batch`).
 
-    On one device they are left where they are, since jit takes them from the host as well.
+    Without a mesh they go to the default device.
 
     Raises:
         ValueError: a leading dimension does not divide.
     """
-    if mesh is None or mesh.size == 1:
-        return tree
+    if mesh is None:
+        return jax.tree.map(jnp.asarray, tree)
 
     def put(x):
         names = axes or ("batch",)

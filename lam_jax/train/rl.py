@@ -254,11 +254,9 @@ class RLStep:
         began = time.monotonic()
         agent = merge(self._for_rollouts(state.trainable), self.rollout_frozen)
         space = action_space(agent, config.space, self.method)
-        prompts, count, samples = (
-            fill_prompts(collated.batch, space),
-            len(collated.batch.tokens),
-            config.rollout.samples,
-        )
+        count, samples = len(collated.batch.tokens), config.rollout.samples
+        # Placed here, so that an update after a refill is the same program.
+        prompts = place(fill_prompts(collated.batch, space), self.mesh, UPDATE)
         ids = np.arange(len(prompts.tokens) * samples, dtype=np.int32) + attempt * count * samples
         out = run_rollout(space, prompts, ids.reshape(-1, samples), key, config.rollout)
         tokens, mask, gap = (x[:count] for x in jax.device_get((out.tokens, out.mask, out.gap)))
@@ -274,7 +272,7 @@ class RLStep:
         if filling := len(prompts.tokens) - count:
             advantages, active = (jnp.pad(x, ((0, filling), (0, 0))) for x in (advantages, active))
         advantages, active = place((advantages, active), self.mesh, UPDATE, "prompts", "samples")
-        taken = Taken(place(prompts, self.mesh, UPDATE), out, advantages, out.mask & active[..., None])
+        taken = Taken(prompts, out, advantages, out.mask & active[..., None])
         metrics = {
             "reward_mean": float(rewards[ok].mean()) if ok.any() else 0.0,
             "reward_std": _group_std(rewards, ok),

@@ -55,11 +55,7 @@ def test_state_and_frozen_half_equal_what_training_makes(agent, mesh, stage):
     state = TrainState.create(trainable, optimiser, jax.random.key(0))
     abstract_trainable, abstract_frozen = partition(abstract_weights(SPECS, mesh, TRAIN), parts)
     assert described(abstract_frozen) == described(frozen)
-    made, expected = described(abstract_state(abstract_trainable, optimiser, mesh)), described(state)
-    # The key and the step are small and may lie on one device or on all.
-    scalars = [path for path, shape, *_ in expected if shape == ()]
-    assert [x[:3] for x in made] == [x[:3] for x in expected]
-    assert [x for x in made if x[0] not in scalars] == [x for x in expected if x[0] not in scalars]
+    assert described(abstract_state(abstract_trainable, optimiser)) == described(state)
 
 
 def test_rollout_weights_equal_what_rollouts_keep(agent, mesh):

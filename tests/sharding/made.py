@@ -7,6 +7,7 @@ N prompts, G samples of a prompt, P prompt length, T completion length.
 import dataclasses
 import functools
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ import optax
 from jax.sharding import Mesh
 
 from lam_jax.latent.config import LatentConfig
+from lam_jax.nn import stack
 from lam_jax.parallel import ROLLOUT, TRAIN, UPDATE, make_mesh, place, shardings, use
 from lam_jax.rl import ALGORITHMS
 from lam_jax.rollout.actions import ActionSpace
@@ -153,7 +155,15 @@ class Ran:
 
 @functools.cache
 def ran(name: str, mesh_name: str) -> Ran:
-    """A step by name: a stage, or "rollout" or "rl" with a space, e.g. "rl_token". Compiled once, run once."""
+    """A step by name: a stage, or "rollout" or "rl" with a space, e.g. "rl_token". Compiled once, run once.
+
+    Layers are scanned, as those of large models are.
+    """
+    with mock.patch.object(stack, "UNROLLED_WEIGHTS", 0):
+        return _ran(name, mesh_name)
+
+
+def _ran(name: str, mesh_name: str) -> Ran:
     mesh = on(mesh_name)
     if name in STAGES:
         step, state, batch = stage_step(name, mesh)
