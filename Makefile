@@ -3,6 +3,7 @@
 #   make test     ruff, pyright and the test-suite
 #   make parity   comparison with the torch reference implementations (installs torch in .venv)
 #   make sharding every stage, update and rollout on every mesh of 8 host devices
+#   make aot      compiles training steps for TPUs that are not attached (installs libtpu in .venv)
 #   make lint     ruff and pyright only;   make format  rewrites the sources
 #   make setup    only the environment that `make test` uses
 
@@ -18,7 +19,7 @@ WORKERS ?= 2
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 
-.PHONY: demo test parity sharding lint format setup clean
+.PHONY: demo test parity sharding aot lint format setup clean
 .DEFAULT_GOAL := setup
 
 $(VENV)/.stamp-venv:
@@ -38,6 +39,10 @@ $(VENV)/.stamp-test: $(VENV)/.stamp-venv pyproject.toml
 
 $(VENV)/.stamp-parity: $(VENV)/.stamp-test
 	$(PIP) install --quiet --editable '.[test,parity]'
+	@touch $@
+
+$(VENV)/.stamp-aot: $(VENV)/.stamp-test
+	$(PIP) install --quiet --editable '.[test,aot]'
 	@touch $@
 
 setup: $(VENV)/.stamp-test
@@ -62,6 +67,9 @@ parity: $(VENV)/.stamp-parity
 
 sharding: $(VENV)/.stamp-test
 	$(BIN)/python -m pytest tests/sharding -m '' -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+aot: $(VENV)/.stamp-aot
+	$(BIN)/python -m pytest tests/aot -m '' $(PYTEST_ARGS)
 
 clean:
 	rm -rf $(VENV) .jax_cache .pytest_cache .ruff_cache build dist *.egg-info

@@ -11,7 +11,7 @@ PACKAGE = ROOT / "lam_jax"
 # A package may import itself and what stands before it.
 ORDER = (
     *("nn", "parallel", "qwen", "latent", "losses", "rl", "rollout", "rewards", "data"),
-    *("train", "evaluation", "demo", "cli", "__main__"),
+    *("train", "evaluation", "aot", "demo", "cli", "__main__"),
 )
 # What nn may import besides the standard library; the numeric core stays free of the rest of the ecosystem.
 NN_MAY_IMPORT = {"jax", "jaxtyping", "flax.struct", "numpy", "lam_jax.nn"}

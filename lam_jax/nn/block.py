@@ -121,8 +121,11 @@ def run_shared(
         prompt, (key, value) = block(prompt, prompt_rotary, lambda q, k, v: attn.attention(q, k, v, prompt_keep))
 
         def attend(q, k, v):
-            shared = attn.shared_part(q, key, value, prompt_mask)
-            return attn.finish(attn.merge(shared, attn.part(q, k, v, sample_keep)), q.dtype)
+            def over_both(q, keep):
+                shared = attn.shared_part(q, key, value, prompt_mask)
+                return attn.finish(attn.merge(shared, attn.part(q, k, v, keep)), q.dtype)
+
+            return attn.by_query_blocks(over_both, q, sample_keep)
 
         sample, _ = block(sample, sample_rotary, attend)
         return (constrain_rows(prompt), constrain_samples(sample)), None

@@ -64,7 +64,9 @@ class Collective:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Instruction:
+class Instruction:
+    """One line of an HLO computation."""
+
     name: str
     type: str
     opcode: str
@@ -86,8 +88,8 @@ def collectives(hlo_text: str, unknown_trips: int = 1) -> list[Collective]:
     Raises:
         ValueError: the text holds no entry computation.
     """
-    computations, entry = _parse(hlo_text)
-    trips, unbounded = _multiplicities(computations, entry, unknown_trips)
+    computations, entry = parse_hlo(hlo_text)
+    trips, unbounded = executions(computations, entry, unknown_trips)
     found = []
     for computation, instructions in computations.items():
         if not trips.get(computation):
@@ -100,16 +102,16 @@ def collectives(hlo_text: str, unknown_trips: int = 1) -> list[Collective]:
             if instruction.opcode.endswith("-done"):
                 start = instructions[instruction.operands[0]]
             # An operand of a fused or wrapped computation is a parameter, which is an instruction as well.
-            operands = [_arrays(instructions[name].type) for name in start.operands if name in instructions]
+            operands = [arrays_of(instructions[name].type) for name in start.operands if name in instructions]
             sizes = [array for arrays in operands for array in arrays]
-            for index, (dtype, shape) in enumerate(_arrays(instruction.type)):
-                operand = _size(*sizes[index]) if index < len(sizes) else 0
+            for index, (dtype, shape) in enumerate(arrays_of(instruction.type)):
+                operand = array_bytes(*sizes[index]) if index < len(sizes) else 0
                 found.append(
                     Collective(
                         kind=kind,
                         dtype=dtype,
                         shape=shape,
-                        bytes=max(_size(dtype, shape), operand),
+                        bytes=max(array_bytes(dtype, shape), operand),
                         trips=trips[computation],
                         name=instruction.name,
                         computation=computation,
@@ -121,9 +123,9 @@ def collectives(hlo_text: str, unknown_trips: int = 1) -> list[Collective]:
     return found
 
 
-def _parse(text: str) -> tuple[dict[str, dict[str, _Instruction]], str]:
+def parse_hlo(text: str) -> tuple[dict[str, dict[str, Instruction]], str]:
     """Computations by name, callees before callers as HLO prints them, and the name of the entry."""
-    computations: dict[str, dict[str, _Instruction]] = {}
+    computations: dict[str, dict[str, Instruction]] = {}
     entry, current = "", None
     for line in text.splitlines():
         if header := _HEADER.match(line):
@@ -137,13 +139,13 @@ def _parse(text: str) -> tuple[dict[str, dict[str, _Instruction]], str]:
     return computations, entry
 
 
-def _instruction(name: str, rest: str, root: bool) -> _Instruction:
+def _instruction(name: str, rest: str, root: bool) -> Instruction:
     type_end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
     opening = rest.index("(", type_end)
     closing = _closing(rest, opening)
     literal = rest[opening + 1 : closing]
     opcode = rest[type_end:opening].strip()
-    return _Instruction(
+    return Instruction(
         name, rest[:type_end], opcode, tuple(_NAMES.findall(literal)), literal, rest[closing + 1 :], root
     )
 
@@ -157,12 +159,13 @@ def _closing(text: str, opening: int) -> int:
     return len(text) - 1
 
 
-def _arrays(type_text: str) -> list[tuple[str, tuple[int, ...]]]:
+def arrays_of(type_text: str) -> list[tuple[str, tuple[int, ...]]]:
     """(dtype, shape) of every array in a type; tokens and opaque values are none."""
     return [(dtype, tuple(int(n) for n in sizes.split(",") if n)) for dtype, sizes in _ARRAY.findall(type_text)]
 
 
-def _size(dtype: str, shape: tuple[int, ...]) -> int:
+def array_bytes(dtype: str, shape: tuple[int, ...]) -> int:
+    """Size of an array, without the padding of its layout."""
     bits = 8 if dtype == "pred" else int(re.findall(r"\d+", dtype)[0])
     return math.ceil(math.prod(shape) * bits / 8)
 
@@ -186,8 +189,8 @@ def _group(attributes: str) -> int:
     return 1
 
 
-def _multiplicities(
-    computations: dict[str, dict[str, _Instruction]], entry: str, unknown: int
+def executions(
+    computations: dict[str, dict[str, Instruction]], entry: str, unknown: int
 ) -> tuple[dict[str, int], set[str]]:
     """How often each computation runs, and which ones run an unknown number of times."""
     trips, unbounded = {entry: 1}, set()
@@ -202,7 +205,7 @@ def _multiplicities(
     return trips, unbounded
 
 
-def _calls(instructions: dict[str, _Instruction]) -> Iterator[tuple[_Instruction, str]]:
+def _calls(instructions: dict[str, Instruction]) -> Iterator[tuple[Instruction, str]]:
     for instruction in instructions.values():
         for _, names in _CALLED.findall(instruction.attributes):
             for callee in _NAMES.findall(names):
@@ -210,7 +213,7 @@ def _calls(instructions: dict[str, _Instruction]) -> Iterator[tuple[_Instruction
 
 
 def _trip_count(
-    loop: _Instruction, computations: dict[str, dict[str, _Instruction]], caller: dict[str, _Instruction]
+    loop: Instruction, computations: dict[str, dict[str, Instruction]], caller: dict[str, Instruction]
 ) -> int | None:
     """Trip count of a loop that counts up by one, as `scan` and `fori_loop` do; None if it is anything else."""
     if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
@@ -229,7 +232,7 @@ def _trip_count(
     return int(limit.literal) - start
 
 
-def _initial(carried: _Instruction | None, index: int, caller: dict[str, _Instruction]) -> int:
+def _initial(carried: Instruction | None, index: int, caller: dict[str, Instruction]) -> int:
     """Where a counter starts: a constant behind copies, or 0 where the compiler hides it."""
     value = caller.get(carried.operands[index]) if carried is not None and carried.opcode == "tuple" else None
     while value is not None and value.opcode in ("copy", "copy-done", "copy-start", "bitcast"):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 AXES = ("data", "fsdp", "tensor")
@@ -25,4 +26,6 @@ def make_mesh(shape: tuple[int, int, int] = (1, 1, 1), devices: Sequence[Any] | 
             f"Mesh {dict(zip(AXES, shape))} needs {size} devices, but there are {len(devices)}: choose sizes whose "
             f"product is at most {len(devices)}."
         )
-    return jax.make_mesh(shape, AXES, devices=devices[:size], axis_types=(AxisType.Auto,) * len(AXES))
+    # jax.make_mesh refuses axes that lie across the axes of a pod's torus on every chip but v5e.
+    placed = mesh_utils.create_device_mesh(shape, devices[:size], allow_split_physical_axes=True)
+    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))

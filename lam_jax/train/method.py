@@ -27,6 +27,7 @@ class Method:
         sft: recipe of stage 5, see METHOD section 3.
         sft_blocks: backbone blocks that stage 5 and token RL train, from the top; None: 8/36 of the depth.
         train_norm: latent RL trains the backbone's final norm too.
+        remat: stages recompute activations in the backward pass: the same numbers in less memory, for large models.
     """
 
     learning: Reading = dataclasses.field(default_factory=Reading)
@@ -42,6 +43,7 @@ class Method:
     sft: SFTRecipe = "joint"
     sft_blocks: int | None = None
     train_norm: bool = False
+    remat: bool = False
 
     def __post_init__(self):
         if self.sft not in get_args(SFTRecipe):

@@ -78,6 +78,13 @@ class Optimiser:
             struct = jax.eval_shape(self.transform.init, trainable)
             return jax.jit(self.transform.init, out_shardings=self._shardings(struct, trainable))(trainable)
 
+    def abstract(self, trainable: Any) -> Any:
+        """What `init` would make of abstract weights (shape structs with shardings): shape structs with shardings."""
+        with jax.numpy_dtype_promotion("standard"):
+            struct = jax.eval_shape(self.transform.init, trainable)
+        placed = self._shardings(struct, trainable)
+        return jax.tree.map(lambda leaf, sharding: leaf.update(sharding=sharding), struct, placed)
+
     def update(self, gradients: Any, state: Any, trainable: Any) -> tuple[Any, Any, Any]:
         """Applies one step. Returns (new weights, new state, what was added to the weights)."""
         with jax.numpy_dtype_promotion("standard"):
@@ -97,8 +104,8 @@ class Optimiser:
 
 
 def replicated_beside(trainable: Any) -> Sharding:
-    """Where a scalar that goes with these weights lies: on every device of their mesh."""
-    first = next((leaf.sharding for leaf in jax.tree.leaves(trainable) if isinstance(leaf, jax.Array)), None)
+    """Where a scalar that goes with these weights (or shape structs) lies: on every device of their mesh."""
+    first = next((leaf.sharding for leaf in jax.tree.leaves(trainable) if hasattr(leaf, "sharding")), None)
     if isinstance(first, NamedSharding):
         return NamedSharding(first.mesh, PartitionSpec())
     return first or SingleDeviceSharding(jax.devices()[0])

@@ -117,6 +117,21 @@ def merge(trainable: T, frozen: T) -> T:
     return jax.tree.map(join, trainable, frozen, is_leaf=lambda leaf: leaf is None)
 
 
+def in_dtype(tree: T, dtype: Any) -> T:
+    """Float weights (or shape structs) in `dtype`: the frozen half at rest, the trained half inside a step.
+
+    A step that casts whole weights before it uses them gathers and stacks them in the compute dtype; gradients still
+    reach the float32 masters.
+    """
+
+    def cast(leaf):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        return leaf.update(dtype=dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf.astype(dtype)
+
+    return jax.tree.map(cast, tree)
+
+
 def count_parameters(tree: Any) -> int:
     """Number of scalars in the arrays (or shape structs) of a tree."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))

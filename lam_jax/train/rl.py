@@ -39,7 +39,7 @@ from lam_jax.rollout.run import fill_prompts, run_rollout
 from lam_jax.rollout.weights import rollout_weights
 from lam_jax.train.method import Method
 from lam_jax.train.optimiser import Optimiser, OptimiserConfig
-from lam_jax.train.partition import merge
+from lam_jax.train.partition import in_dtype, merge
 from lam_jax.train.state import TrainState
 
 Space = Literal["latent", "token"]
@@ -98,8 +98,8 @@ class Taken(struct.PyTreeNode):
 
     prompts: Batch
     rollout: Rollout
-    advantages: Array  # float32 [N, G]
-    mask: Array  # bool [N, G, T], tokens that count
+    advantages: Any  # float32 [N, G]; loosely typed, shape structs stand here too
+    mask: Any  # bool [N, G, T], tokens that count
 
 
 def policy_logps(
@@ -119,12 +119,13 @@ class Update:
         algorithm = config.algorithm
 
         def objective(trainable, frozen, reference, taken: Taken):
-            logps, entropies = policy_logps(
-                merge(trainable, frozen), config.space, method, taken, config.rollout, config.remat
-            )
+            dtype = frozen.backbone.config.dtype
+            agent = merge(in_dtype(trainable, dtype), frozen)
+            logps, entropies = policy_logps(agent, config.space, method, taken, config.rollout, config.remat)
             ref_logps = None
             if algorithm.beta > 0:
-                ref, _ = policy_logps(merge(reference, frozen), config.space, method, taken, config.rollout)
+                behind = merge(in_dtype(reference, dtype), frozen)
+                ref, _ = policy_logps(behind, config.space, method, taken, config.rollout)
                 ref_logps = _flat(jax.lax.stop_gradient(ref))
             mask = _flat(taken.mask)
             # Prompts that only fill up a mesh are padding throughout.
@@ -161,9 +162,13 @@ class Update:
         """One optimiser step."""
         return self._update(state, frozen, reference, taken, mesh=mesh_of((state.trainable, frozen)))
 
+    def trace(self, state: TrainState, frozen: Agent, reference: Any, taken: Taken) -> jax.stages.Traced:
+        """The update, traced for arguments that may be shape structs with shardings."""
+        return self._update.trace(state, frozen, reference, taken, mesh=mesh_of((state.trainable, frozen)))
+
     def lower(self, state: TrainState, frozen: Agent, reference: Any, taken: Taken) -> jax.stages.Lowered:
-        """The update, lowered for arguments that may be shape structs with shardings."""
-        return self._update.lower(state, frozen, reference, taken, mesh=mesh_of((state.trainable, frozen)))
+        """The update, lowered for such arguments."""
+        return self.trace(state, frozen, reference, taken).lower()
 
 
 def make_update(config: RLConfig, method: Method, optimiser: Optimiser) -> Update:

@@ -87,3 +87,36 @@ def test_causal_mask_by_hand():
     """Left padding: nobody looks at the pad, and the pad itself looks at nothing."""
     keep = attn.causal(jnp.array([[False, True, True]]))
     assert keep.tolist() == [[[False, False, False], [False, True, False], [False, True, True]]]
+
+
+@pytest.mark.parametrize("length", [5, 6, 7])
+def test_blocks_of_queries_change_nothing(inputs, monkeypatch, length):
+    """Blocks of 2 and 3 queries with and without a surplus, against all at once; gradients too."""
+    q, k, v, keep = inputs
+    q, keep = (jnp.concatenate([x, x], axis=1)[:, :length] for x in (q, keep))
+
+    def outcome(size):
+        monkeypatch.setattr(attn, "QUERY_BLOCK", size)
+
+        def loss(q, k, v):
+            return jnp.sum(jnp.sin(attn.attention(q, k, v, keep)))
+
+        return attn.attention(q, k, v, keep), *jax.grad(loss, argnums=(0, 1, 2))(q, k, v)
+
+    for block, whole in zip((x for size in (2, 3) for x in outcome(size)), outcome(length) * 2, strict=True):
+        np.testing.assert_allclose(block, whole, atol=1e-6)
+
+
+def test_long_rows_never_hold_all_their_scores():
+    """In the compiled gradient no array has both the length of the queries and that of the keys."""
+    length = 2 * attn.QUERY_BLOCK + 10
+
+    def loss(q, k, v, mask):
+        return jnp.sum(attn.attention(q, k, v, attn.causal(mask)))
+
+    q = jax.ShapeDtypeStruct((1, length, HEADS, DIM), FLOAT)
+    kv = jax.ShapeDtypeStruct((1, length, KV_HEADS, DIM), FLOAT)
+    mask = jax.ShapeDtypeStruct((1, length), jnp.bool_)
+    text = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(q, kv, kv, mask).compile().as_text()
+    assert f"f32[1,{KV_HEADS},{HEADS // KV_HEADS},{length},{length}]" not in text
+    assert f"{length // 3 + 1},{length}]" in text

@@ -18,7 +18,7 @@ def clone(agent: Agent, batch: Batch, method: Method) -> tuple[Mean, Mean]:
     """Cross-entropy and accuracy of the policy against the inverse model's codes on the rows of one batch."""
     x = jax.lax.stop_gradient(agent.action_input(frozen_states(agent, batch), batch.has_image, method.learning))
     target = jnp.argmax(jax.lax.stop_gradient(inverse_logits(agent, x, batch)), axis=-1)
-    logits = agent.latent.policy(x, agent.backbone.rotary(batch.positions), batch.mask)
+    logits = agent.latent.policy(x, agent.backbone.rotary(batch.positions), batch.mask, method.remat)
     return cloning(logits, target, batch.valid)
 
 

@@ -29,16 +29,21 @@ def frozen_states(agent: Agent, batch: Batch) -> Float[Array, "B L D"]:
     return jax.lax.stop_gradient(jax.lax.stop_gradient(agent.backbone).states(batch, frozen=True))
 
 
-def inverse_logits(agent: Agent, x: Float[Array, "B L D"], batch: Batch) -> Float[Array, "B L K"]:
+def inverse_logits(agent: Agent, x: Float[Array, "B L D"], batch: Batch, remat: bool = False) -> Float[Array, "B L K"]:
     """Code logits of inverse dynamics, aligned with actions."""
-    return inverse_shift(agent.latent.inverse(x, agent.backbone.rotary(batch.positions), batch.mask))
+    return inverse_shift(agent.latent.inverse(x, agent.backbone.rotary(batch.positions), batch.mask, remat))
 
 
 def explain(
-    agent: Agent, x: Float[Array, "B L D"], batch: Batch, noise: Float[Array, "B L K"] | None, reading: Reading
+    agent: Agent,
+    x: Float[Array, "B L D"],
+    batch: Batch,
+    noise: Float[Array, "B L K"] | None,
+    reading: Reading,
+    remat: bool = False,
 ) -> Explained:
     """Runs merge input `x` through inverse dynamics, straight-through choice, world model and readout."""
-    logits = inverse_logits(agent, x, batch)
+    logits = inverse_logits(agent, x, batch, remat)
     choice = straight_through(logits, noise, agent.latent.config.tau)
     out = agent.read(x, agent.latent.code(choice), reading)
     return Explained(logits, jnp.argmax(choice, axis=-1), out)

@@ -14,7 +14,7 @@ def inverse_loss(
     agent: Agent, batch: Batch, noise: Array | None, method: Method
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """Loss and metrics. `noise` is Gumbel noise [B, L, K], or None for a deterministic pass."""
-    explained = explain(agent, frozen_states(agent, batch), batch, noise, method.learning)
+    explained = explain(agent, frozen_states(agent, batch), batch, noise, method.learning, method.remat)
     ce, entropy = prediction_losses(agent, explained, batch, method)
     loss = ce.value + method.entropy_weight * entropy.value
     return loss, {"loss": loss, "ce": ce.value, "entropy": -entropy.value, **code_metrics(explained, batch)}

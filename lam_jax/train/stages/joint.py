@@ -29,7 +29,7 @@ def joint_loss(
     paired_noise, text_noise = noise if noise is not None else (None, None)
     seen = frozen_states(agent, batch.paired)
     withheld = frozen_states(agent, batch.paired.without_images())
-    explained = explain(agent, seen, batch.paired, paired_noise, method.learning)
+    explained = explain(agent, seen, batch.paired, paired_noise, method.learning, method.remat)
     ce, entropy = prediction_losses(agent, explained, batch.paired, method)
     to_image, to_text = projector.projection_losses(agent, seen, withheld, batch.paired)
     nll = method.nll_weight * (to_image.value + to_text.value)
@@ -49,7 +49,7 @@ def text_only_loss(
     states = frozen_states(agent, batch)
     x = agent.action_input(states, batch.has_image, method.learning)
     # The projector learns from the likelihoods and the cycle alone: codes and merge read its output as a constant.
-    explained = explain(agent, jax.lax.stop_gradient(x), batch, noise, method.learning)
+    explained = explain(agent, jax.lax.stop_gradient(x), batch, noise, method.learning, method.remat)
     ce, entropy = prediction_losses(agent, explained, batch, method)
     cycle = jnp.float32(0.0)
     if method.cycle and method.learning.project:

@@ -37,13 +37,13 @@ def latent_sft_loss(
     if part is None and method.sft == "guided":
         raise ValueError("The guided recipe has two passes: call it with part='predict', then with part='clone'.")
     part = part or ("joint" if method.sft == "joint" else "released")
-    states = agent.backbone.states(batch)
+    states = agent.backbone.states(batch, method.remat)
     x = agent.action_input(states, batch.has_image, method.acting)
     fixed = jax.lax.stop_gradient(x)
     rotary = agent.backbone.rotary(batch.positions)
     response = batch.response if part != "released" or method.response_only else None
     keep = target_mask(batch.valid, batch.mask, response, method.after_padding)
-    policy_logits = agent.latent.policy(fixed, rotary, batch.mask)
+    policy_logits = agent.latent.policy(fixed, rotary, batch.mask, method.remat)
     codes = policy_logits if part == "released" else jax.lax.stop_gradient(inverse_logits(agent, fixed, batch))
     action = jnp.argmax(codes, axis=-1)
     loss, metrics = jnp.float32(0.0), {}
@@ -64,5 +64,5 @@ def token_sft_loss(
     """Plain next-token loss of the token baseline on the same rows and the same targets as the latent recipe."""
     response = batch.response if method.sft != "released" or method.response_only else None
     keep = target_mask(batch.valid, batch.mask, response, method.after_padding)
-    ce = next_token(agent.backbone.states(batch), agent.table, batch.tokens, keep)
+    ce = next_token(agent.backbone.states(batch, method.remat), agent.table, batch.tokens, keep)
     return ce.value, {"loss": ce.value, "ce": ce.value}

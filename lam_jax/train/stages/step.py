@@ -13,7 +13,7 @@ from lam_jax.qwen.config import QwenConfig
 from lam_jax.rollout.agent import Agent
 from lam_jax.train.method import Method
 from lam_jax.train.optimiser import Optimiser
-from lam_jax.train.partition import Choice, Last, merge
+from lam_jax.train.partition import Choice, Last, in_dtype, merge
 from lam_jax.train.stages import cloning, inverse, joint, projector
 from lam_jax.train.stages.explain import gumbel
 from lam_jax.train.stages.joint import MixedBatch
@@ -79,7 +79,8 @@ class Step:
                 noise = stage_noise(batch, state.step_key(), frozen.latent.config.codes) if noisy else None
 
                 def objective(trainable):
-                    return loss(merge(trainable, frozen), batch, noise, method)
+                    agent = merge(in_dtype(trainable, frozen.backbone.config.dtype), frozen)
+                    return loss(agent, batch, noise, method)
 
                 (_, metrics), gradients = jax.value_and_grad(objective, has_aux=True)(state.trainable)
                 gradients = constrain_weights(gradients, frozen.specs)
@@ -93,9 +94,13 @@ class Step:
         mesh = mesh_of((state.trainable, self.frozen))
         return self._step(state, self.frozen, place(batch, mesh, TRAIN), mesh=mesh)
 
+    def trace(self, state: TrainState, batch: Any) -> jax.stages.Traced:
+        """The step, traced for arguments that may be shape structs with shardings."""
+        return self._step.trace(state, self.frozen, batch, mesh=mesh_of((state.trainable, self.frozen)))
+
     def lower(self, state: TrainState, batch: Any) -> jax.stages.Lowered:
-        """The step, lowered for arguments that may be shape structs with shardings."""
-        return self._step.lower(state, self.frozen, batch, mesh=mesh_of((state.trainable, self.frozen)))
+        """The step, lowered for such arguments."""
+        return self.trace(state, batch).lower()
 
 
 def make_step(loss: Loss, frozen: Agent, optimiser: Optimiser, method: Method, noisy: bool = False) -> Step:

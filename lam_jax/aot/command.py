@@ -1,0 +1,116 @@
+"""`lam-jax compile`: compiles stages for a topology, prints what they need, keeps the results."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from lam_jax.aot.programs import Setting, load_of
+from lam_jax.aot.report import Report, check
+from lam_jax.aot.results import save, write_markdown
+from lam_jax.aot.topology import TopologyError, chip_of, topology_devices, topology_mesh
+from lam_jax.aot.workload import Workload
+from lam_jax.parallel.choose import check_mesh, choose_mesh, parse_shape
+from lam_jax.parallel.mesh import AXES
+from lam_jax.train.errors import LamJaxError
+
+GIB = 2**30
+
+
+class DoesNotFitError(LamJaxError):
+    """At least one program needs more memory than a chip has."""
+
+
+def run_compile(
+    preset: str,
+    stages: Sequence[str],
+    topology: str,
+    mesh: str | None,
+    sizes: dict[str, int],
+    out: Path | None,
+    markdown: Path | None,
+) -> None:
+    """Compiles `stages` one after the other and prints a report of each.
+
+    Args:
+        preset: of the model.
+        stages: some of `STAGES`.
+        topology: e.g. "v5e:4x4".
+        mesh: e.g. "data=2,fsdp=4,tensor=2"; None chooses one.
+        sizes: of the `Workload`, where they are not the default ones.
+        out: folder for the results as JSON; None keeps none.
+        markdown: file for the tables of all results in `out`.
+
+    Raises:
+        TopologyError: unknown topology, or a mesh or sizes that do not fit it.
+        MissingExtraError: libtpu is not installed.
+        DoesNotFitError: after all stages are done, if one does not fit.
+    """
+    # Nothing runs: the host's CPU traces, whatever accelerator it may have.
+    jax.config.update("jax_platforms", "cpu")
+    console = Console()
+    chip, devices = chip_of(topology), topology_devices(topology)
+    work = Workload.of(len(devices), **sizes)
+    load = load_of(preset, work)
+    try:
+        if mesh is None:
+            choice = choose_mesh(load, len(devices), int(chip.hbm))
+            console.print(str(choice), soft_wrap=True, highlight=False)
+            shape = choice.shape
+        else:
+            shape = parse_shape(mesh)
+            check_mesh(shape, load)
+        setting = Setting(preset, topology_mesh(devices, shape), work)
+    except ValueError as error:
+        raise TopologyError(f"{preset} on {topology}: {error}") from error
+    short = []
+    for stage in stages:
+        try:
+            report = check(stage, setting, topology, chip)
+        except ValueError as error:
+            raise TopologyError(f"{stage} on {topology} with mesh {dict(zip(AXES, shape))}: {error}") from error
+        show(report, console)
+        if out is not None:
+            save(report, out)
+        if not report.fits:
+            short.append(f"{stage} ({report.reason})")
+    if out is not None and markdown is not None:
+        write_markdown(out, markdown)
+        console.print(f"Wrote {markdown}", soft_wrap=True, highlight=False)
+    if short:
+        raise DoesNotFitError(f"{preset} does not fit {topology}: {'; '.join(short)}.")
+
+
+def show(report: Report, console: Console) -> None:
+    """Prints one report."""
+    mesh = ", ".join(f"{axis}={size}" for axis, size in report.mesh.items())
+    table = Table(title=f"{report.preset} {report.stage} on {report.topology} ({mesh})", box=None, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    for name, value in _rows(report):
+        table.add_row(name, value)
+    console.print(table)
+    console.print("fits" if report.fits else f"DOES NOT FIT: {report.reason}", style="green" if report.fits else "red")
+
+
+def _rows(report: Report) -> list[tuple[str, str]]:
+    rows = []
+    if report.memory is not None:
+        rows += [
+            (f"{name} per chip", f"{size / GIB:.2f} GiB") for name, size in dataclasses.asdict(report.memory).items()
+        ]
+        rows.append(("memory per chip, of", f"{report.memory.total / GIB:.2f} of {report.hbm / GIB:.2f} GiB"))
+    rows.append(("operations, all chips", f"{report.flops:.3e}"))
+    if report.chip_flops is not None:
+        rows.append(("operations per chip, times chips", f"{report.chip_flops * report.chips:.3e}"))
+    for kind, traffic in report.collectives.items():
+        rows.append((f"{kind} per chip", f"{traffic.runs:,} x, {traffic.bytes / 1e9:.3f} GB"))
+    if report.estimate is not None:
+        for name in ("compute", "memory", "communication", "step"):
+            rows.append((f"estimate at peak figures: {name}", f"{getattr(report.estimate, name):.4f} s"))
+        rows.append(("estimate at peak figures: MFU", f"{report.estimate.mfu:.1%}"))
+    rows.append(("CPU time of compilation", f"{report.cpu_seconds:.0f} s"))
+    return rows

@@ -1,0 +1,226 @@
+"""The programs of the method, each the function that training runs, with abstract inputs."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from lam_jax.aot.abstract import abstract_array, abstract_batch, abstract_key, abstract_state, abstract_weights
+from lam_jax.aot.workload import Workload
+from lam_jax.latent.config import LATENT_PRESETS
+from lam_jax.nn.weight import structs
+from lam_jax.parallel import ROLLOUT, TRAIN, UPDATE, Rules
+from lam_jax.parallel.choose import Load
+from lam_jax.parallel.rules import with_holes
+from lam_jax.qwen.config import QwenConfig
+from lam_jax.qwen.presets import PRESETS
+from lam_jax.rl import ALGORITHMS
+from lam_jax.rollout.agent import Agent
+from lam_jax.rollout.engine import RolloutConfig
+from lam_jax.rollout.run import jitted
+from lam_jax.rollout.sampling import SamplingConfig
+from lam_jax.train.method import METHODS, Method
+from lam_jax.train.optimiser import Optimiser, OptimiserConfig, make_optimiser, replicated_beside
+from lam_jax.train.partition import count_parameters, in_dtype, partition
+from lam_jax.train.rl import RLConfig, Space, Taken, action_space, make_update
+from lam_jax.train.stages import (
+    MixedBatch,
+    cloning_loss,
+    inverse_loss,
+    joint_loss,
+    latent_sft_loss,
+    make_step,
+    projector_loss,
+    token_sft_loss,
+    trainable_parts,
+)
+from lam_jax.train.stages.step import Loss
+from lam_jax.train.state import TrainState
+
+LOSSES: Mapping[str, Loss] = {
+    "inverse": inverse_loss,
+    "projector": projector_loss,
+    "joint": joint_loss,
+    "cloning": cloning_loss,
+    "sft_latent": latent_sft_loss,
+    "sft_token": token_sft_loss,
+}
+STAGES = (*LOSSES, "rollout_latent", "rollout_token", "update_latent", "update_token")
+TOP_K = 32  # of the codes, METHOD section 4
+# Large models are trained with recomputed activations.
+LEAN = dataclasses.replace(METHODS["default"], remat=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A training program and abstract inputs for it.
+
+    Attributes:
+        trace: traces the jitted function.
+        arguments: of the jitted function, static ones left out.
+        resident: everything that the phase keeps on the devices while the program runs, its arguments included.
+        while_trips: trips of its data-dependent loop if nothing ends early.
+        tokens: that one run of it trains on or produces, padding included.
+    """
+
+    trace: Callable[[], jax.stages.Traced]
+    arguments: tuple[Any, ...]
+    resident: Any
+    while_trips: int
+    tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What the programs of one preset have in common: sizes, mesh, workload and method."""
+
+    preset: str
+    mesh: Mesh
+    work: Workload
+    method: Method = LEAN
+
+    @property
+    def config(self) -> QwenConfig:
+        """The backbone's."""
+        return PRESETS[self.preset]
+
+    def agent(self, rules: Rules, dtype: Any = None) -> Agent:
+        """All weights, abstract."""
+        return abstract_weights(Agent.spec(self.config, LATENT_PRESETS[self.preset]), self.mesh, rules, dtype)
+
+    def batch(self, images: bool = True) -> Any:
+        """Rows of stages 1 to 5."""
+        work = self.work
+        return abstract_batch(self.config, work, work.rows, work.length, self.mesh, TRAIN, images)
+
+    def prompts(self, rules: Rules) -> Any:
+        """Prompts of stage 6."""
+        return abstract_batch(self.config, self.work, self.work.prompts, self.work.prompt, self.mesh, rules)
+
+    def rl(self, space: Space) -> RLConfig:
+        """The released settings of stage 6 at this workload."""
+        sampling = SamplingConfig(top_k=TOP_K) if space == "latent" else SamplingConfig()
+        rollout = RolloutConfig(samples=self.work.samples, length=self.work.completion, sampling=sampling)
+        return RLConfig(ALGORITHMS["grpo"], space, prompts=self.work.prompts, rollout=rollout, remat=True)
+
+
+def load_of(preset: str, work: Workload) -> Load:
+    """What a mesh for all stages has to carry; of the stages, latent SFT trains most."""
+    config = PRESETS[preset]
+    specs = Agent.spec(config, LATENT_PRESETS[preset])
+    trained, _ = partition(structs(specs), trainable_parts("sft_latent", config, LEAN))
+    sizes = {"rows": work.rows, "prompts": work.prompts, "samples": work.samples}
+    return Load(specs, count_parameters(trained), **sizes, compute_bytes=config.dtype.itemsize)
+
+
+def build(stage: str, setting: Setting) -> Program:
+    """The program of a stage.
+
+    Raises:
+        ValueError: unknown stage, or sizes that do not divide over the mesh.
+    """
+    if stage not in STAGES:
+        raise ValueError(f"Unknown stage {stage!r}: expected one of {STAGES}.")
+    if stage in LOSSES:
+        return _training(stage, setting)
+    kind, _, space = stage.partition("_")
+    return _rollout(space, setting) if kind == "rollout" else _update(space, setting)
+
+
+def _halves(stage: str, setting: Setting) -> tuple[Any, Any]:
+    """Float32 masters of what trains, and the rest in the compute dtype."""
+    parts = trainable_parts(stage, setting.config, setting.method)
+    trainable, frozen = partition(setting.agent(TRAIN), parts)
+    return trainable, in_dtype(frozen, setting.config.dtype)
+
+
+def _training(stage: str, setting: Setting) -> Program:
+    optimiser = make_optimiser(OptimiserConfig(lr=1e-4, schedule="cosine"), steps=1000)
+    trainable, frozen = _halves(stage, setting)
+    batch: Any = setting.batch()
+    tokens = setting.work.rows * setting.work.length
+    if stage in ("joint", "cloning"):
+        batch, tokens = MixedBatch(batch, setting.batch(images=False)), 2 * tokens
+    step = make_step(LOSSES[stage], frozen, optimiser, setting.method, noisy=stage in ("inverse", "joint"))
+    state = abstract_state(trainable, optimiser)
+    arguments = (state, frozen, batch)
+    return Program(lambda: step.trace(state, batch), arguments, arguments, 1, tokens)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Held:
+    """What `RLStep` keeps on the devices all the time, and the agent that it puts together for a rollout."""
+
+    state: TrainState
+    frozen: Agent  # as in training
+    reference: Any
+    rollout_frozen: Agent  # the same in rollout layout
+    rollout_agent: Agent
+
+
+def _held(space: Space, setting: Setting, optimiser: Optimiser) -> _Held:
+    trainable, frozen = _halves(f"rl_{space}", setting)
+    state = abstract_state(trainable, optimiser)
+    whole = setting.agent(ROLLOUT, setting.config.dtype)
+    _, rest = partition(whole, trainable_parts(f"rl_{space}", setting.config, setting.method))
+    return _Held(state, frozen, trainable, rest, whole)
+
+
+def _rollout(space: Space, setting: Setting) -> Program:
+    work, mesh, config = setting.work, setting.mesh, setting.rl(space).rollout
+    held = _held(space, setting, _rl_optimiser())
+    prompts = setting.prompts(ROLLOUT)
+    ids = abstract_array((work.prompts, work.samples), jnp.int32, ("prompts", "samples"), mesh, ROLLOUT)
+    arguments = (
+        action_space(held.rollout_agent, space, setting.method),
+        prompts,
+        ids,
+        abstract_key(replicated_beside(held.reference)),
+    )
+    # Weights with trained rows are put together anew for each rollout, beside the frozen rows; the others are shared.
+    fresh = with_holes(held.rollout_agent, held.reference)
+    return Program(
+        trace=lambda: jitted.trace(*arguments, config=config, mesh=mesh),
+        arguments=arguments,
+        resident=(held.state, held.frozen, held.reference, held.rollout_frozen, fresh, arguments[1:]),
+        while_trips=-(-config.length // config.segment),
+        tokens=work.prompts * work.samples * config.length,
+    )
+
+
+def _update(space: Space, setting: Setting) -> Program:
+    work, optimiser = setting.work, _rl_optimiser()
+    held, config = _held(space, setting, optimiser), setting.rl(space)
+    update = make_update(config, setting.method, optimiser)
+    arguments = (held.state, held.frozen, held.reference, _taken(space, setting))
+    return Program(
+        trace=lambda: update.trace(*arguments),
+        arguments=arguments,
+        resident=(arguments, held.rollout_frozen),
+        while_trips=1,
+        tokens=work.prompts * work.samples * work.completion,
+    )
+
+
+def _taken(space: Space, setting: Setting) -> Taken:
+    """A rewarded rollout, placed as the rollout program leaves it."""
+    work, mesh = setting.work, setting.mesh
+    out = _rollout(space, setting).trace().out_info
+
+    def placed(leaf: Any, *axes: str) -> Any:
+        return abstract_array(leaf.shape, leaf.dtype, axes, mesh, UPDATE)
+
+    samples = jax.tree.map(lambda leaf: placed(leaf, "prompts", "samples"), out.replace(prompt_hidden=None))
+    return Taken(
+        prompts=setting.prompts(UPDATE),
+        rollout=samples.replace(prompt_hidden=placed(out.prompt_hidden, "prompts")),
+        advantages=abstract_array((work.prompts, work.samples), jnp.float32, ("prompts", "samples"), mesh, UPDATE),
+        mask=samples.mask,
+    )
+
+
+def _rl_optimiser() -> Optimiser:
+    return make_optimiser(OptimiserConfig(lr=1e-6), steps=100)

@@ -1,0 +1,71 @@
+"""What one chip does in a compiled program, read from its optimised HLO: operations and traffic of its products.
+
+Shapes in optimised HLO are those on one chip, so work that several chips repeat is counted on each of them; the count
+from the traced program (`count_flops`) divided by the number of chips is what a perfect division would leave.
+"""
+
+import dataclasses
+import math
+import re
+
+from lam_jax.parallel.collectives import Instruction, array_bytes, arrays_of, executions, parse_hlo
+
+
+@dataclasses.dataclass(frozen=True)
+class ChipWork:
+    """Matrix products of one chip in one run.
+
+    Attributes:
+        flops: two for every multiply-add.
+        bytes: of operands and results, each once for every time that a product runs. Elementwise work moves more, and
+            what stays in a chip's vector memory less.
+    """
+
+    flops: int
+    bytes: int
+
+
+def chip_work(hlo_text: str, unknown_trips: int = 1) -> ChipWork:
+    """Adds up the products of a compiled program.
+
+    Args:
+        hlo_text: `compiled.as_text()`.
+        unknown_trips: of loops that end on data.
+    """
+    computations, entry = parse_hlo(hlo_text)
+    trips, _ = executions(computations, entry, unknown_trips)
+    flops = moved = 0
+    for name, instructions in computations.items():
+        for instruction in instructions.values():
+            if instruction.opcode not in ("dot", "convolution") or not trips.get(name):
+                continue
+            arrays = [arrays_of(instructions[operand].type)[0] for operand in instruction.operands]
+            arrays.append(arrays_of(instruction.type)[0])
+            moved += trips[name] * sum(array_bytes(*array) for array in arrays)
+            flops += trips[name] * 2 * math.prod(arrays[-1][1]) * _contracted(instruction, arrays)
+    return ChipWork(flops, moved)
+
+
+def _contracted(product: Instruction, arrays: list[tuple[str, tuple[int, ...]]]) -> int:
+    """Terms of the sum behind one element of the result."""
+    if product.opcode == "dot":
+        found = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", product.attributes)
+        return math.prod(arrays[0][1][int(axis)] for axis in found[1].split(",") if axis) if found else 1
+    labels = re.search(r"dim_labels=\w+_(\w+)->", product.attributes)
+    terms = arrays[1][1][labels[1].index("i")] if labels else 1
+    return terms * math.prod(_window(product.attributes))
+
+
+def _window(attributes: str) -> list[int]:
+    """Sizes of the window's dimensions that are summed over.
+
+    The TPU compiler writes products as convolutions. A window dimension that dilates or pads its operand is a batch or
+    an outer dimension: every element of the result sees one entry of it.
+    """
+    found = re.search(r"window=\{([^}]*)\}", attributes)
+    parts = dict(re.findall(r"(\w+)=(\S+)", found[1])) if found else {}
+    sizes = [int(size) for size in parts["size"].split("x")] if "size" in parts else []
+    count = len(sizes)
+    dilated = parts.get("lhs_dilate", "x".join(["1"] * count)).split("x")
+    padded = parts.get("pad", "x".join(["0_0"] * count)).split("x")
+    return [size for size, dilate, pad in zip(sizes, dilated, padded) if dilate == "1" and pad == "0_0"]

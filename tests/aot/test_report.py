@@ -1,0 +1,99 @@
+"""Reports of programs that are compiled for eight host devices, and the arithmetic of estimates."""
+
+import dataclasses
+
+import pytest
+
+from lam_jax.aot.abstract import bytes_per_chip
+from lam_jax.aot.chips import Chip
+from lam_jax.aot.programs import Setting, build
+from lam_jax.aot.report import Memory, Traffic, by_kind, check, estimate, refusal, wire_bytes
+from lam_jax.aot.work import ChipWork
+from lam_jax.aot.workload import Workload
+from lam_jax.parallel import make_mesh
+from lam_jax.parallel.collectives import Collective
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+WORK = Workload(rows=8, prompts=4, samples=2, prompt=24, completion=8, image=(56, 84))
+CHIP = Chip("made up", flops=1e12, hbm=2**30, hbm_bandwidth=1e11, ici_bandwidth=1e10)
+
+
+def collective(kind, size, trips, group):
+    return Collective(kind, "f32", (size // 4,), size, trips, "name", "main", group, False, "")
+
+
+@pytest.fixture(scope="module")
+def setting():
+    return Setting("tiny", make_mesh((2, 2, 2)), WORK)
+
+
+@pytest.fixture(scope="module")
+def report(setting):
+    return check("cloning", setting, "host:8", CHIP)
+
+
+def test_a_report_adds_up(report, setting):
+    program = build("cloning", setting)
+    assert report.fits
+    assert report.reason == ""
+    assert (report.chips, report.mesh) == (8, {"data": 2, "fsdp": 2, "tensor": 2})
+    assert report.memory.arguments + report.memory.beside >= bytes_per_chip(program.arguments)
+    parts = dataclasses.asdict(report.memory).values()
+    assert report.memory.total == sum(parts)
+    assert min(parts) >= 0
+    # Every product is on every chip or divided: together they do at least what the program asks for.
+    assert report.flops <= report.chip_flops * 8 < 2 * report.flops
+    assert report.collectives["all-reduce"].bytes > 0
+
+
+def test_weights_that_the_program_does_not_read_count_beside_it(report, setting):
+    """Cloning reads neither the world model nor P'; they stay where they are all the same."""
+    _, frozen, _ = build("cloning", setting).arguments
+    unread = (frozen.latent.world, frozen.latent.back_projector)
+    assert report.memory.beside >= bytes_per_chip(unread) > 0
+
+
+def test_a_smaller_chip_does_not_hold_it(setting, report):
+    small = check("cloning", setting, "host:8", dataclasses.replace(CHIP, hbm=report.memory.total - 1))
+    assert not small.fits
+    assert small.reason.startswith("needs ")
+    assert small.reason.endswith("GiB")
+
+
+def test_collectives_are_added_up_by_kind():
+    sent = [collective("all-gather", 400, 3, 4), collective("all-gather", 100, 1, 2), collective("all-reduce", 8, 2, 4)]
+    assert by_kind(sent) == {"all-gather": Traffic(4, 1300), "all-reduce": Traffic(2, 16)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("all-gather", 3 / 4 * 1200), ("reduce-scatter", 900), ("all-reduce", 2 * 900), ("collective-permute", 1200)],
+)
+def test_bytes_on_the_wire(kind, expected):
+    assert wire_bytes(collective(kind, 400, 3, 4)) == expected
+
+
+def test_estimate_by_hand():
+    """Per chip 2e9 operations at 1e12/s, 3e8 + 1e8 bytes at 1e11/s, 1.5e7 bytes sent at 1e10/s."""
+    memory = Memory(arguments=8 * 10**7, beside=10**9, outputs=2 * 10**7, temporaries=5, code=5)
+    sent = [collective("all-gather", 2 * 10**7, 1, 4)]
+    found = estimate(4 * 10**9, ChipWork(2 * 10**9, 3 * 10**8), memory, sent, CHIP, chips=4)
+    assert found.compute == pytest.approx(0.002)
+    assert found.memory == pytest.approx(0.004)
+    assert found.communication == pytest.approx(0.0015)
+    assert found.step == pytest.approx(0.0055)
+    assert found.mfu == pytest.approx(4e9 / (0.0055 * 4e12))
+
+
+def test_the_compiler_s_refusal_is_quoted_without_the_listing():
+    message = (
+        "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO "
+        "temporaries (240.00G) exceeds available HBM (15.75G). HLO module: jit_f.\nSee https://openxla.org\n"
+        + "x"
+        * 999
+    )
+    assert refusal(message) == (
+        "the compiler refuses it: Ran out of memory on HBM, the total memory required for HLO temporaries (240.00G) "
+        "exceeds available HBM (15.75G)"
+    )
+    assert refusal("RESOURCE_EXHAUSTED: no room\nlisting") == "the compiler refuses it: RESOURCE_EXHAUSTED: no room"

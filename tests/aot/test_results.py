@@ -1,0 +1,73 @@
+"""Results as files: one report a stage, the newest; tables of everything."""
+
+import dataclasses
+
+import pytest
+
+from lam_jax.aot.report import Estimate, Memory, Report, Traffic
+from lam_jax.aot.results import load, save, write_markdown
+
+GIB = 2**30
+
+
+def report(stage="update_latent", chips=16, step=2.0, **changes) -> Report:
+    made = Report(
+        preset="tiny",
+        stage=stage,
+        topology="v5e:4x4" if chips == 16 else "v5e:16x16",
+        chips=chips,
+        mesh={"data": chips // 4, "fsdp": 2, "tensor": 2},
+        workload={"rows": chips, "prompts": chips // 4, "samples": 8, "prompt": 1024, "completion": 1024},
+        hbm=15.75 * GIB,
+        fits=True,
+        reason="",
+        memory=Memory(2 * GIB, GIB, 0, GIB // 2, 0),
+        flops=10**15 * chips,
+        chip_flops=15 * 10**14,
+        collectives={"all-gather": Traffic(36, 5 * 10**9)},
+        estimate=Estimate(1.0, 0.5, 1.0, step, 0.25),
+        tokens=1000,
+        cpu_seconds=60.0,
+        versions={},
+    )
+    return dataclasses.replace(made, **changes)
+
+
+def test_a_newer_report_replaces_the_one_of_its_stage(tmp_path):
+    save(report(cpu_seconds=1.0), tmp_path)
+    save(report("inverse"), tmp_path)
+    path = save(report(cpu_seconds=2.0), tmp_path)
+    assert path == tmp_path / "tiny_v5e_4x4.json"
+    assert [(r["stage"], r["cpu_seconds"]) for r in load(path)] == [("inverse", 60.0), ("update_latent", 2.0)]
+
+
+def test_tables_hold_memory_work_and_estimates(tmp_path):
+    save(report(), tmp_path)
+    refused = {"fits": False, "reason": "the compiler refuses it", "memory": None, "chip_flops": None}
+    save(report("inverse", collectives={}, estimate=None, **refused), tmp_path)
+    write_markdown(tmp_path, tmp_path / "docs" / "table.md")
+    lines = (tmp_path / "docs" / "table.md").read_text().splitlines()
+    [row] = [line for line in lines if line.startswith("| update_latent |")]
+    assert row == "| update_latent | 3.50 | 1.00 | yes | 16,000 | 1.50 | all-gather 5.00 | 2.000 | 25.0% | 60 |"
+    [row] = [line for line in lines if line.startswith("| inverse |")]
+    assert row == "| inverse | - | - | no: the compiler refuses it | 16,000 | - | - | - | - | 60 |"
+    assert "## tiny on v5e:4x4: 16 chips" in lines
+    assert not any("Weak scaling" in line for line in lines)
+
+
+def test_weak_scaling_compares_with_16_chips_of_the_kind(tmp_path):
+    save(report(step=2.0), tmp_path)
+    save(report(chips=256, step=2.5), tmp_path)
+    save(report("inverse", chips=256), tmp_path)
+    write_markdown(tmp_path, tmp_path / "table.md")
+    text = (tmp_path / "table.md").read_text()
+    scaling = text[text.index("## Weak scaling") :]
+    assert "| tiny | v5e | update_latent | 2.000 | 256 | 2.500 | 80% |" in scaling
+    assert "inverse" not in scaling
+
+
+@pytest.mark.parametrize("chips", [16, 256])
+def test_the_workload_is_in_the_heading(tmp_path, chips):
+    save(report(chips=chips), tmp_path)
+    write_markdown(tmp_path, tmp_path / "table.md")
+    assert f"{chips // 4} prompts x 8 samples of 1024 + 1024 tokens" in (tmp_path / "table.md").read_text()

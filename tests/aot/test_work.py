@@ -1,0 +1,68 @@
+"""Work of one chip, read from HLO: of programs compiled for the host, and of lines that the TPU compiler wrote."""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from lam_jax.aot.flops import count_flops
+from lam_jax.aot.work import chip_work
+from lam_jax.parallel import make_mesh
+
+
+def compiled_work(function, *arguments, **options):
+    return chip_work(jax.jit(function).lower(*arguments).compile().as_text(), **options)
+
+
+def test_sharded_products_are_divided_and_replicated_ones_are_not():
+    mesh = make_mesh((4, 1, 2))
+
+    def array(shape, *spec):
+        return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, PartitionSpec(*spec)))
+
+    w = array((64, 32), None, "tensor")
+    product = 2 * 16 * 64 * 32
+    divided = compiled_work(lambda x, w: x @ w, array((16, 64), "data"), w)
+    assert divided.flops == product // 8
+    assert divided.bytes == 4 * (4 * 64 + 64 * 16 + 4 * 16)
+    repeated = compiled_work(lambda x, w: x @ w, array((16, 64)), w)
+    assert repeated.flops == product // 2
+
+
+def test_loops_count_their_trips_as_the_traced_program_does():
+    x, w = jnp.ones((16, 32)), jnp.ones((6, 32, 32))
+
+    def run(x, w):
+        return jnp.sum(jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)[0])
+
+    gradient = jax.grad(run, argnums=1)
+    assert compiled_work(gradient, x, w).flops == count_flops(jax.jit(gradient).trace(x, w).jaxpr)
+
+    def until(x, w):
+        return jax.lax.while_loop(lambda x: jnp.sum(x) < 9, lambda x: jnp.tanh(x @ w[0]), x)
+
+    assert compiled_work(until, x, w, unknown_trips=11).flops == 11 * 2 * 16 * 32 * 32
+
+
+# What libtpu 0.0.52 made of jax.numpy products: a plain one, one batched over two dimensions, one contracted over two.
+TPU_LINES = """HloModule jit_f
+ENTRY %main.1 (a: f32[2,600,128], b: f32[128,192]) -> f32[2,600,192] {
+  %a = f32[2,600,128]{2,1,0} parameter(0)
+  %b = f32[128,192]{1,0} parameter(1)
+  %q = f32[2,2,600,32]{3,2,1,0} constant({...})
+  %k = f32[2,600,2,32]{3,1,2,0} constant({...})
+  %g = f32[2,600,192]{2,1,0} constant({...})
+  %plain = f32[2,600,192]{1,2,0:T(8,128)} convolution(%a, %b), window={size=1}, dim_labels=0bf_io0->0bf
+  %batched = f32[2,2,600,600]{3,2,1,0} convolution(%q, %k), window={size=2x2 lhs_dilate=2x2}, dim_labels=0b1f_0o1i->01bf
+  ROOT %summed = f32[128,192,1]{1,0,2} convolution(%a, %g), window={size=2}, dim_labels=0fb_0io->bf0
+}
+"""
+
+
+def test_products_that_the_tpu_compiler_wrote_as_convolutions():
+    def line(name):
+        kept = [line for line in TPU_LINES.splitlines() if "convolution" not in line or f"%{name} " in line]
+        return chip_work("\n".join(kept)).flops
+
+    assert line("plain") == 2 * (2 * 600 * 192) * 128
+    assert line("batched") == 2 * (2 * 2 * 600 * 600) * 32
+    assert line("summed") == 2 * (128 * 192) * (2 * 600)
