@@ -4,7 +4,9 @@ A checkpoint holds the state (weights, optimiser, step, random key), the best we
 between two updates of one rollout, that rollout.
 """
 
+import contextlib
 import dataclasses
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -30,6 +32,7 @@ class Positioned(Protocol):
         ...
 
 
+@runtime_checkable
 class Work(Protocol):
     """A step of `fit` that makes several optimiser updates of one batch, for example of one rollout."""
 
@@ -132,12 +135,41 @@ class PhaseSaver:
         best = Best(*saved["best"], tree["best"]) if saved["best"] else None
         return Midway(tree["state"], saved["number"], saved["updates"], best, tree["buffer"], saved["metrics"])
 
-    def due(self, number: int, updates: int = 0) -> bool:
-        """Whether a regular checkpoint is due after that many steps and updates of the next."""
-        return bool(self.every) and (number * self._updates_of_step + updates) % self.every == 0
+    def visit(self, midway: Midway, data: Any, before: Callable[[], None]) -> None:
+        """Saves if that is due or the run is asked to stop; called after every update but the phase's last.
 
-    def save(self, midway: Midway, data: Positioned) -> None:
-        """Starts to save; returns when the arrays may change again."""
+        Args:
+            midway: where the phase stands.
+            data: its position is saved.
+            before: called before a checkpoint; whatever has to be on disk when it is.
+
+        Raises:
+            PreemptedError: the run is asked to stop; the checkpoint is on disk.
+            NoSpaceError: the disk is full.
+        """
+        total = midway.number * self._updates_of_step + midway.updates
+        stopping = self.stop.visit()
+        if stopping or (self.every and total % self.every == 0):
+            before()
+            self._save(total, midway, data)
+        if stopping:
+            self.checkpoints.wait()
+            raise PreemptedError(
+                f"Stopped by SIGTERM in phase {self._phase} after update {total}, saved in "
+                f"{self.checkpoints.path(total)}. Run the same command again: it goes on from there."
+            )
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        """Inside, a request to stop waits for the next visit; at the end a save under way is waited for."""
+        self.stop.defer(True)
+        try:
+            yield
+        finally:
+            self.stop.defer(False)
+            self.checkpoints.wait()
+
+    def _save(self, total: int, midway: Midway, data: Positioned) -> None:
         best = midway.best
         metadata = {
             "number": midway.number,
@@ -147,24 +179,7 @@ class PhaseSaver:
             "data": data.get_state(),
         }
         tree = {"state": midway.state, "best": best.trainable if best else None, "buffer": midway.buffer}
-        self.checkpoints.begin_save(self._total(midway), tree, metadata)
-
-    def save_and_stop(self, midway: Midway, data: Positioned, saved: bool) -> None:
-        """Ends the run after a checkpoint (unless this place is `saved` already).
-
-        Raises:
-            PreemptedError: always.
-        """
-        if not saved:
-            self.save(midway, data)
-        self.checkpoints.wait()
-        raise PreemptedError(
-            f"Stopped by SIGTERM in phase {self._phase} after update {self._total(midway)}, saved in "
-            f"{self.checkpoints.path(self._total(midway))}. Run the same command again: it goes on from there."
-        )
-
-    def _total(self, midway: Midway) -> int:
-        return midway.number * self._updates_of_step + midway.updates
+        self.checkpoints.begin_save(total, tree, metadata)
 
 
 def _mesh_of(state: TrainState) -> Mesh | None:

@@ -189,30 +189,64 @@ class RLStep:
         self.reference = jax.tree.map(jnp.copy, reference)
         self.reward, self.decode, self.refill = reward, decode, refill
         self.update = make_update(config, method, optimiser)
+        self._began = self._rewarded_at = time.monotonic()
+
+    @property
+    def updates(self) -> int:
+        """Optimiser steps of one rollout."""
+        return self.config.updates
 
     def __call__(self, state: TrainState, collated: Collated) -> tuple[TrainState, dict[str, Any]]:
         """Rolls out, rewards, updates."""
-        key = jax.random.fold_in(state.key, state.step)
-        began = time.monotonic()
+        taken, metrics = self.prepare(state, collated)
+        applied: dict[str, Any] = {}
+        for index in range(self.updates):
+            state, applied = self.apply(state, taken, index)
+        return state, self.finish(state, taken, metrics | applied)
+
+    def prepare(self, state: TrainState, collated: Collated) -> tuple[Taken, dict[str, Any]]:
+        """Rolls out and rewards."""
+        key = state.step_key()
+        self._began = time.monotonic()
         taken, metrics = self._rewarded(state, collated, key, 0)
         taken, refills = self._dynamic(state, taken, metrics, key)
-        metrics |= {"refills": float(refills)}
-        rewarded = time.monotonic()
-        for part in self._parts(taken):
-            state, applied = self.update(state, self.frozen, self.reference, part)
+        self._rewarded_at = time.monotonic()
+        return taken, metrics | {"refills": float(refills)}
+
+    def buffer_like(self, state: TrainState, collated: Collated) -> Taken:
+        """Shape structs of the rollout that `prepare` gives for prompts of this shape."""
+
+        def roll(trainable: Any, frozen: Agent, prompts: Batch) -> Taken:
+            space = action_space(merge(trainable, frozen), self.config.space, self.method)
+            ids = jnp.zeros((prompts.tokens.shape[0], self.config.rollout.samples), jnp.int32)
+            out = rollout(space, prompts, ids, state.key, self.config.rollout)
+            return Taken(prompts, out, jnp.zeros(ids.shape, jnp.float32), out.mask)
+
+        return jax.eval_shape(roll, state.trainable, self.frozen, collated.batch)
+
+    def apply(self, state: TrainState, taken: Taken, index: int) -> tuple[TrainState, dict[str, Any]]:
+        """Update `index` of a rollout: its share of the prompts in one of the passes."""
+        count = self.config.mini_batches
+        part = taken
+        if count > 1:
+            size = self.config.prompts // count
+            start = index % count * size
+            part = jax.tree.map(lambda x: x[start : start + size], taken)
+        return self.update(state, self.frozen, self.reference, part)
+
+    def finish(self, state: TrainState, taken: Taken, metrics: dict[str, Any]) -> dict[str, Any]:
+        """Adds the times, of this process's part in the step."""
         jax.block_until_ready(state.trainable)
         done = time.monotonic()
         tokens = float(np.sum(taken.rollout.mask))
-        metrics |= applied
-        metrics |= {
-            "rollout_s": metrics.pop("generation_s"),
-            "reward_s": metrics["reward_s"],
-            "update_s": done - rewarded,
-            "rl_step_s": done - began,
-            "update_tokens_per_s": tokens / (done - rewarded),
+        rollout_s, update_s = metrics.pop("generation_s"), done - self._rewarded_at
+        return metrics | {
+            "rollout_s": rollout_s,
+            "update_s": update_s,
+            "rl_step_s": done - self._began,
+            "rollout_tokens_per_s": tokens / rollout_s,
+            "update_tokens_per_s": tokens / update_s,
         }
-        metrics["rollout_tokens_per_s"] = tokens / metrics["rollout_s"]
-        return state, metrics
 
     def _rewarded(self, state, collated: Collated, key: Array, attempt: int) -> tuple[Taken, dict[str, Any]]:
         config, algorithm = self.config, self.config.algorithm
@@ -259,14 +293,6 @@ class RLStep:
             for name in ("generation_s", "reward_s"):
                 metrics[name] += extra[name]
         return taken, refills
-
-    def _parts(self, taken: Taken) -> Iterator[Taken]:
-        count = self.config.mini_batches
-        size = self.config.prompts // count
-        for _ in range(self.config.epochs):
-            for i in range(count):
-                rows = slice(i * size, (i + 1) * size)
-                yield taken if count == 1 else jax.tree.map(lambda x, rows=rows: x[rows], taken)
 
 
 def _group_std(rewards: Float[np.ndarray, "N G"], ok: Bool[np.ndarray, "N G"]) -> float:

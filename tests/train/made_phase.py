@@ -1,0 +1,77 @@
+"""A phase that trains in milliseconds: a one-layer regression, drawn noise, a loader, evaluations."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lam_jax.data.loader import Loader, LoaderConfig
+from lam_jax.train.loop import Fitted, fit
+from lam_jax.train.metrics import MetricsWriter
+from lam_jax.train.midway import PhaseSaver
+from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
+from lam_jax.train.progress import Progress
+from lam_jax.train.state import TrainState
+from lam_jax.train.stop import StopRequest
+
+WIDTH, ROWS, STEPS = 16, 4, 12
+OPTIMISER = make_optimiser(OptimiserConfig(0.05, "cosine"), 2 * STEPS)
+
+
+@jax.jit
+def gradient_step(state: TrainState, rows: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Noise from the state's key, so that a step that is done twice or left out shows."""
+    noisy = rows + 0.1 * jax.random.normal(state.step_key(), rows.shape)
+    loss, gradients = jax.value_and_grad(lambda t: jnp.mean(jnp.square(noisy @ t["w"] - rows)))(state.trainable)
+    state, metrics = state.apply_gradients(gradients, OPTIMISER)
+    return state, {"loss": loss, **metrics}
+
+
+class TwoUpdates:
+    """A `Work` like a rollout: what is drawn once is used for two updates."""
+
+    updates = 2
+
+    def prepare(self, state, batch):
+        return self._rollout(state, batch), {"drawn": float(batch.sum())}
+
+    def buffer_like(self, state, batch):
+        return jax.eval_shape(self._rollout, state, batch)
+
+    @staticmethod
+    @jax.jit
+    def _rollout(state, batch):
+        return {"rows": batch @ state.trainable["w"] + batch, "missing": None}
+
+    def apply(self, state, buffer, index):
+        return gradient_step(state, buffer["rows"] * (1.0 + index))
+
+    def finish(self, state, buffer, metrics):
+        return metrics
+
+
+def new_state(seed: int = 0) -> TrainState:
+    weights = {"w": 0.1 * jax.random.normal(jax.random.key(seed), (WIDTH, WIDTH)), "frozen": None}
+    return TrainState.create(weights, OPTIMISER, jax.random.key(seed + 1))
+
+
+def new_data() -> Loader:
+    rows = np.random.default_rng(0).normal(size=(10, WIDTH)).astype(np.float32)
+    return Loader(list(rows), lambda picked: np.stack(picked), LoaderConfig(ROWS, seed=1))
+
+
+def evaluate(state: TrainState) -> dict[str, Any]:
+    """The best weights are not the last ones."""
+    return {"score": -abs(float(state.step) - STEPS / 2), "trace": jnp.trace(state.trainable["w"])}
+
+
+def train(folder: Path, *, every: int, step: Any = gradient_step, stop: StopRequest | None = None, **kwargs) -> Fitted:
+    """The phase, in a folder where it may have been begun before."""
+    saver = PhaseSaver(folder / "midway", every, stop=stop)
+    train_on = functools.partial(fit, "phase", new_state(), step, new_data(), STEPS)
+    options = {"evaluate": evaluate, "evaluate_every": 4, "saver": saver, **kwargs}
+    with MetricsWriter(folder) as writer:
+        return train_on(writer=writer, progress=Progress(enabled=False), **options)
