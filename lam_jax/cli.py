@@ -130,7 +130,32 @@ class Presets:
         Console().print(table)
 
 
-COMMANDS = {"demo": Demo, "report": Report, "convert": Convert, "presets": Presets}
+@dataclasses.dataclass(frozen=True)
+class Watch:
+    """Runs a command under a watchdog, which ends it and says why when a step hangs or another process has died.
+
+    Put it before the command of every process of a run: `lam-jax watch --folder SHARED/beats -- lam-jax demo ...`
+    """
+
+    command: tyro.conf.Positional[tuple[str, ...]]
+    """The command and its arguments, after --."""
+    folder: Path = Path("runs/heartbeats")
+    """Where the watchdogs of a run tell each other how it goes; every host must see it."""
+    patience: float = 1800.0
+    """Seconds without a further step after which the process counts as hanging; compiling counts too."""
+    silence: float = 120.0
+    """Seconds without news of another watchdog after which its host counts as dead."""
+    grace: float = 30.0
+    """Seconds in which a process may end by itself."""
+
+    def run(self) -> int:
+        """Watches; returns the exit code."""
+        from lam_jax.train.watchdog import Limits, watch
+
+        return watch(self.command, self.folder, Limits(self.patience, self.silence, self.grace))
+
+
+COMMANDS = {"demo": Demo, "report": Report, "convert": Convert, "presets": Presets, "watch": Watch}
 
 
 def exit_code(error: BaseException) -> int:
@@ -169,10 +194,9 @@ def main(args: list[str] | None = None) -> int:
         _complain(error)
         return BAD_FLAG
     try:
-        command.run()
+        return command.run() or 0
     except (Exception, KeyboardInterrupt) as error:
         if not is_expected(error):
             traceback.print_exc()
         _complain(error)
         return exit_code(error)
-    return 0

@@ -96,6 +96,43 @@ class Loader(Iterator[Out], Generic[Row, Out]):
         self._iterator.set_state(state["position"])
 
 
+class Placed(Iterator[Any]):
+    """A positioned stream whose items pass through a function, usually onto the devices."""
+
+    def __init__(self, source: Any, function: Callable[[Any], Any]):
+        self.source, self.function = source, function
+
+    def __next__(self) -> Any:
+        return self.function(next(self.source))
+
+    def get_state(self) -> dict[str, Any]:
+        """The source's position."""
+        return self.source.get_state()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes to a position of the source."""
+        self.source.set_state(state)
+
+
+class Together(Iterator[tuple[Any, ...]]):
+    """Items of several positioned streams, side by side."""
+
+    def __init__(self, *sources: Any):
+        self.sources = sources
+
+    def __next__(self) -> tuple[Any, ...]:
+        return tuple(next(source) for source in self.sources)
+
+    def get_state(self) -> dict[str, Any]:
+        """The position of each."""
+        return {str(i): source.get_state() for i, source in enumerate(self.sources)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes to the position of each."""
+        for i, source in enumerate(self.sources):
+            source.set_state(state[str(i)])
+
+
 def in_order(
     examples: Sequence[Example], collate: Callable[[Sequence[Example], int], Collated], batch_size: int
 ) -> Iterator[Collated]:

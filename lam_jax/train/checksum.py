@@ -41,8 +41,22 @@ def _part_sum(bits: np.ndarray, first: int, starts: tuple[int, ...], shape: tupl
     return int(_mix(bits.astype(np.uint64).ravel(), np.broadcast_to(index, bits.shape).ravel()))
 
 
-def _parts(array: Any) -> Iterator[tuple[np.ndarray, int, tuple[int, ...], tuple[int, ...]]]:
-    """The arguments of `_part_sum` for what this process has to hash: each shard once, host arrays by process 0."""
+Part = tuple[np.ndarray, int, tuple[int, ...], tuple[int, ...]]  # the arguments of `_part_sum`
+
+
+def _rows_of(data: np.ndarray, starts: tuple[int, ...], shape: tuple[int, ...]) -> Iterator[Part]:
+    """A shard in pieces of CHUNK elements."""
+    bits = np.ascontiguousarray(data).reshape(data.shape).view(f"u{data.dtype.itemsize}")
+    if not data.ndim:
+        yield bits, 0, starts, shape
+        return
+    rows = max(1, CHUNK // max(1, math.prod(data.shape[1:])))
+    for first in range(0, len(bits), rows):
+        yield bits[first : first + rows], first, starts, shape
+
+
+def _parts(array: Any) -> Iterator[Part]:
+    """What this process has to hash: each shard once, host arrays by process 0."""
     if isinstance(array, jax.Array) and not (array.is_fully_addressable and jax.process_count() > 1):
         shards = [(s.index, np.asarray(s.data)) for s in array.addressable_shards if s.replica_id == 0]
     else:
@@ -50,13 +64,7 @@ def _parts(array: Any) -> Iterator[tuple[np.ndarray, int, tuple[int, ...], tuple
         shards = [((slice(None),) * array.ndim, array)] if is_first() else []
     for index, data in shards:
         starts = tuple(part.indices(size)[0] for part, size in zip(index, array.shape, strict=True))
-        bits = np.ascontiguousarray(data).reshape(data.shape).view(f"u{data.dtype.itemsize}")
-        if not data.ndim:
-            yield bits, 0, starts, array.shape
-            continue
-        rows = max(1, CHUNK // max(1, math.prod(data.shape[1:])))
-        for first in range(0, len(bits), rows):
-            yield bits[first : first + rows], first, starts, array.shape
+        yield from _rows_of(data, starts, array.shape)
 
 
 def checksums(arrays: dict[str, Any]) -> dict[str, str]:
@@ -71,3 +79,23 @@ def checksums(arrays: dict[str, Any]) -> dict[str, str]:
     halves = gather(np.array([[s >> 32, s & 0xFFFFFFFF] for s in sums], np.uint32).reshape(-1, 2))
     totals = [sum((int(high) << 32) + int(low) for high, low in halves[:, i]) % 2**64 for i in range(len(sums))]
     return {name: f"{value:016x}" for name, value in zip(arrays, totals, strict=True)}
+
+
+def shard_hashes(array: Any) -> dict[int, int]:
+    """Hash of every distinct shard that this process holds, copies of other processes' shards too.
+
+    Returns:
+        64-bit hash by number of the shard: where it begins, counted in elements of the whole array modulo 2^32.
+    """
+    array = array if isinstance(array, jax.Array) else np.asarray(array)
+    if isinstance(array, jax.Array) and jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+        array = jax.random.key_data(array)
+    held = [(s.index, s.data) for s in array.addressable_shards] if isinstance(array, jax.Array) else []
+    found: dict[int, int] = {}
+    for index, data in held or [((slice(None),) * array.ndim, array)]:
+        starts = tuple(part.indices(size)[0] for part, size in zip(index, array.shape, strict=True))
+        place = sum(s * math.prod(array.shape[axis + 1 :]) for axis, s in enumerate(starts)) % 2**32
+        if place not in found:
+            parts = _rows_of(np.asarray(data), starts, array.shape)
+            found[place] = sum(_part_sum(*part) for part in parts) % 2**64
+    return found

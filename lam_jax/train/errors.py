@@ -16,7 +16,7 @@
 | 11 | the processes of a run differ in code, configuration, data or weights (`ProcessesDifferError`) |
 | 12 | the watchdog ended a run whose step took longer than its patience |
 | 13 | the watchdog ended this process because another process of the run had ended |
-| 14 | the processes could not be started together (`StartUpError`) |
+| 14 | the processes could not be started together (`lam_jax.parallel.processes.StartUpError`) |
 | 130 | interrupted from the keyboard |
 """
 

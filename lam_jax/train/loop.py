@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lam_jax.train import heartbeat
 from lam_jax.train.errors import NonFiniteError
 from lam_jax.train.metrics import MetricsWriter
 from lam_jax.train.midway import Best, Midway, PhaseSaver, Work
@@ -181,6 +182,7 @@ def fit(
                 if saver and index + 1 < work.updates:
                     between = Midway(state, number - 1, index + 1, recorder.best, buffer, metrics)
                     saver.visit(between, batches, lambda a=applied, n=number: (recorder.flush(), recorder.checked(n, a)))
+            heartbeat.beat(phase, number)
             recorder.step(number, work.finish(state, buffer, {**metrics, **applied}))
             place = Midway(state, number)
             if evaluate and (number == steps or (evaluate_every and number % evaluate_every == 0)):

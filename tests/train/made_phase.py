@@ -7,8 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lam_jax.data.loader import Loader, LoaderConfig
+from lam_jax.data.loader import Loader, LoaderConfig, Placed
+from lam_jax.parallel import TRAIN
+from lam_jax.parallel.rows import from_own_rows, own_rows
 from lam_jax.train.loop import Fitted, fit
 from lam_jax.train.metrics import MetricsWriter
 from lam_jax.train.midway import PhaseSaver
@@ -36,7 +39,8 @@ class TwoUpdates:
     updates = 2
 
     def prepare(self, state, batch):
-        return self._rollout(state, batch), {"drawn": float(batch.sum())}
+        buffer = self._rollout(state, batch)
+        return buffer, {"drawn": float(jnp.sum(buffer["rows"]))}
 
     def buffer_like(self, state, batch):
         return jax.eval_shape(self._rollout, state, batch)
@@ -53,14 +57,25 @@ class TwoUpdates:
         return metrics
 
 
-def new_state(seed: int = 0) -> TrainState:
-    weights = {"w": 0.1 * jax.random.normal(jax.random.key(seed), (WIDTH, WIDTH)), "frozen": None}
-    return TrainState.create(weights, OPTIMISER, jax.random.key(seed + 1))
+def new_state(seed: int = 0, width: int = WIDTH, mesh: Mesh | None = None) -> TrainState:
+    """Weights sharded over `fsdp` where there is a mesh."""
+    weights = 0.1 * jax.random.normal(jax.random.key(seed), (width, width))
+    if mesh is not None:
+        host = np.asarray(weights)
+        weights = jax.make_array_from_callback(
+            host.shape, NamedSharding(mesh, PartitionSpec("fsdp")), lambda index: host[index]
+        )
+    return TrainState.create({"w": weights, "frozen": None}, OPTIMISER, jax.random.key(seed + 1))
 
 
-def new_data() -> Loader:
-    rows = np.random.default_rng(0).normal(size=(10, WIDTH)).astype(np.float32)
-    return Loader(list(rows), lambda picked: np.stack(picked), LoaderConfig(ROWS, seed=1))
+def new_data(width: int = WIDTH, mesh: Mesh | None = None) -> Any:
+    """Batches of ROWS rows; where there is a mesh each process makes its own rows."""
+    rows = list(np.random.default_rng(0).normal(size=(10, width)).astype(np.float32))
+    if mesh is None:
+        return Loader(rows, np.stack, LoaderConfig(ROWS, seed=1))
+    own = own_rows(mesh, TRAIN, ROWS)
+    loader = Loader(rows, np.stack, LoaderConfig(ROWS, seed=1, rows=own))
+    return Placed(loader, lambda local: from_own_rows(local, own, ROWS, mesh, TRAIN))
 
 
 def evaluate(state: TrainState) -> dict[str, Any]:
