@@ -36,6 +36,11 @@ LATENT = LatentConfig(codes=8, inverse_layers=1, policy_layers=2, merge_layers=2
 
 @functools.cache
 def agent() -> Agent:
+    """An agent of the sizes above."""
+    return draw_agent(CONFIG, LATENT)
+
+
+def draw_agent(config: QwenConfig, latent: LatentConfig) -> Agent:
     """Weights far from their initial values, so that every bias, norm scale and position matters."""
     rng = np.random.default_rng(0)
 
@@ -43,7 +48,7 @@ def agent() -> Agent:
         scale, centre = (0.12, 0.0) if weight.init == "normal" else (0.1, float(weight.init == "ones"))
         return jnp.asarray(rng.normal(centre, scale, weight.shape).astype(np.float32))
 
-    params = jax.tree.map(draw, Agent.spec(CONFIG, LATENT), is_leaf=is_weight)
+    params = jax.tree.map(draw, Agent.spec(config, latent), is_leaf=is_weight)
     # Codes as large as normed states, so that they steer.
     return params.replace(latent=params.latent.replace(codebook=8 * params.latent.codebook))
 

@@ -19,7 +19,7 @@ from lam_jax.rewards.embedding import Embedder
 from lam_jax.rewards.verdict import Verdict
 from lam_jax.rollout.actions import ActionSpace
 from lam_jax.rollout.engine import RolloutConfig
-from lam_jax.train.rl import run_rollout
+from lam_jax.rollout.run import fill_prompts, prepared, run_rollout
 
 # (answers, examples), one example an answer
 Judge = Callable[[Sequence[str], Sequence[Example]], list[Verdict]]
@@ -59,12 +59,11 @@ def generate(
 ) -> list[Answered]:
     """Samples answers to all examples, in order. The last batch is filled up with masked prompts."""
     out: list[Answered] = []
+    space = prepared(space)
     for index, collated in enumerate(in_order(examples, collate, batch_size)):
-        shape = (batch_size, config.samples)
-        ids = (np.arange(batch_size * config.samples, dtype=np.int32) + index * batch_size * config.samples).reshape(
-            shape
-        )
-        taken = run_rollout(space, collated.batch, ids, key, config)
+        prompts = fill_prompts(collated.batch, space)
+        ids = np.arange(len(prompts.tokens) * config.samples, dtype=np.int32) + index * batch_size * config.samples
+        taken = run_rollout(space, prompts, ids.reshape(-1, config.samples), key, config)
         tokens, actions, mask = jax.device_get((taken.tokens, taken.actions, taken.mask))
         for row, example in enumerate(collated.examples):
             kept = [(tokens[row, g][mask[row, g]], actions[row, g][mask[row, g]]) for g in range(config.samples)]

@@ -3,11 +3,15 @@
 Legend: B rows (any leading dimensions), L length, D width, V vocabulary.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from lam_jax.losses.mean import Mean, masked_mean
+from lam_jax.nn.axes import constrain, is_sharded, local_shape
+from lam_jax.nn.vocabulary import pick
 
 CHUNK_BYTES = 64 * 2**20  # float32 logits held at a time
 
@@ -45,29 +49,36 @@ def token_logps(
 
     Runs in chunks of positions under remat: memory is one chunk of logits, forward and backward.
     """
-    lead, length, width = targets.shape[:-1], targets.shape[-1], states.shape[-1]
-    rows = targets.size // length
-    chunk = max(1, min(length, CHUNK_BYTES // (4 * table.shape[0] * max(rows, 1))))
+    shape, length, width = targets.shape, targets.shape[-1], states.shape[-1]
+    # Leading dimensions on different mesh axes cannot be joined in place.
+    lead = shape[:-1] if is_sharded() else (targets.size // length,)
+    axes = ("batch",) if len(lead) == 1 else ("prompts", "samples")
+    *rows, vocab = local_shape((*lead, table.shape[0]), *axes, "vocab")
+    chunk = max(1, min(length, CHUNK_BYTES // (4 * vocab * max(math.prod(rows), 1))))
     chunks = -(-length // chunk)
     padding = chunks * chunk - length
-    x = jnp.pad(states.reshape(rows, length, width), ((0, 0), (0, padding), (0, 0)))
-    y = jnp.pad(targets.reshape(rows, length), ((0, 0), (0, padding)))
-    x = jnp.moveaxis(x.reshape(rows, chunks, chunk, width), 1, 0)
-    y = jnp.moveaxis(y.reshape(rows, chunks, chunk), 1, 0)
+    unpadded = ((0, 0),) * len(lead)
+    x = jnp.pad(states.reshape(*lead, length, width), (*unpadded, (0, padding), (0, 0)))
+    y = jnp.pad(targets.reshape(*lead, length), (*unpadded, (0, padding)))
+    x = jnp.moveaxis(x.reshape(*lead, chunks, chunk, width), -3, 0)
+    y = jnp.moveaxis(y.reshape(*lead, chunks, chunk), -2, 0)
+    # FSDP gathers the table here, once, and not in every chunk.
+    table = constrain(table, "vocab", None)
 
     @jax.checkpoint
     def step(_, inputs):
         x, y = inputs
-        logits = jnp.einsum("rcd,vd->rcv", x, table.astype(x.dtype), preferred_element_type=jnp.float32) / temperature
+        logits = jnp.einsum("...d,vd->...v", x, table.astype(x.dtype), preferred_element_type=jnp.float32) / temperature
+        logits = constrain(logits, *axes, "length", "vocab")
         total = jax.nn.logsumexp(logits, axis=-1)
-        logps = jnp.take_along_axis(logits, y[..., None], axis=-1)[..., 0] - total
+        logps = pick(logits, y) - total
         if not want_entropy:
             return None, (logps, jnp.zeros_like(logps))
         mean_logit = jnp.sum(jnp.exp(logits - total[..., None]) * logits, axis=-1)
         return None, (logps, jax.lax.stop_gradient(total - mean_logit))
 
     _, parts = jax.lax.scan(step, None, (x, y))
-    logps, entropy = (jnp.moveaxis(p, 0, 1).reshape(rows, -1)[:, :length].reshape(*lead, length) for p in parts)
+    logps, entropy = (jnp.moveaxis(p, 0, -2).reshape(*lead, chunks * chunk)[..., :length].reshape(shape) for p in parts)
     return logps, entropy
 
 

@@ -11,6 +11,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float
 
 from lam_jax.nn import attention as attn
+from lam_jax.nn.axes import constrain_rows, constrain_samples
 from lam_jax.nn.layers import GatedMLP, Linear, RMSNorm
 from lam_jax.nn.rope import Rotary
 from lam_jax.nn.weight import stack
@@ -36,10 +37,10 @@ class DecoderBlock(struct.PyTreeNode):
         """Specs of one block; `stacked` makes a stack of them."""
         return cls(
             attention_norm=RMSNorm.spec(width, epsilon),
-            query=Linear.spec(width, heads * head_dim, ("embed", "heads"), bias=True),
-            key=Linear.spec(width, kv_heads * head_dim, ("embed", "kv_heads"), bias=True),
-            value=Linear.spec(width, kv_heads * head_dim, ("embed", "kv_heads"), bias=True),
-            output=Linear.spec(heads * head_dim, width, ("heads", "embed")),
+            query=Linear.spec(width, heads * head_dim, ("embed", "heads"), True, (None, heads)),
+            key=Linear.spec(width, kv_heads * head_dim, ("embed", "kv_heads"), True, (None, kv_heads)),
+            value=Linear.spec(width, kv_heads * head_dim, ("embed", "kv_heads"), True, (None, kv_heads)),
+            output=Linear.spec(heads * head_dim, width, ("heads", "embed"), units=(heads, None)),
             mlp_norm=RMSNorm.spec(width, epsilon),
             mlp=GatedMLP.spec(width, hidden),
             head_dim=head_dim,
@@ -77,7 +78,8 @@ def run(
     keep = attn.causal(mask)
 
     def step(x, block):
-        return block(x, rotary, lambda q, k, v: attn.attention(q, k, v, keep))[0], None
+        x, _ = block(x, rotary, lambda q, k, v: attn.attention(q, k, v, keep))
+        return constrain_rows(x), None
 
     return jax.lax.scan(jax.checkpoint(step) if remat else step, x, blocks)[0]
 
@@ -89,7 +91,9 @@ def prefill(
     keep = attn.causal(mask)
 
     def step(x, block):
-        return block(x, rotary, lambda q, k, v: attn.attention(q, k, v, keep))
+        x, kv = block(x, rotary, lambda q, k, v: attn.attention(q, k, v, keep))
+        key, value = (constrain_rows(y, "length", "kv_heads", None) for y in kv)
+        return constrain_rows(x), (key, value)
 
     return jax.lax.scan(step, x, blocks)
 
@@ -120,6 +124,6 @@ def run_shared(
             return attn.finish(attn.merge(shared, attn.part(q, k, v, sample_keep)), q.dtype)
 
         sample, _ = block(sample, sample_rotary, attend)
-        return (prompt, sample), None
+        return (constrain_rows(prompt), constrain_samples(sample)), None
 
     return jax.lax.scan(jax.checkpoint(step) if remat else step, (prompt, sample), blocks)[0]

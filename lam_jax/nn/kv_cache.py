@@ -9,6 +9,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from lam_jax.nn import attention as attn
+from lam_jax.nn.axes import constrain, constrain_samples
 from lam_jax.nn.block import DecoderBlock, KeyValue
 from lam_jax.nn.rope import Rotary
 
@@ -27,7 +28,9 @@ class KVCache(struct.PyTreeNode):
         """A cache with the prompt filled in and room for `length` tokens of `samples` continuations."""
         layers, prompts, _, kv_heads, dim = prompt[0].shape
         empty = jnp.zeros((layers, prompts, samples, length, kv_heads, dim), prompt[0].dtype)
-        return cls(prompt[0], prompt[1], prompt_mask, empty, empty)
+        empty = constrain(empty, "layers", "prompts", "samples", "length", "kv_heads", None)
+        key, value = (constrain(x, "layers", "prompts", "length", "kv_heads", None) for x in prompt)
+        return cls(key, value, prompt_mask, empty, empty)
 
     @property
     def prompt_size(self) -> int:
@@ -54,7 +57,8 @@ def decode(
             return attn.finish(attn.merge(shared, own), q.dtype)
 
         x, _ = block(x, rotary, attend)
-        return x, (written["key"], written["value"])
+        key, value = (constrain_samples(written[name], "length", "kv_heads", None) for name in ("key", "value"))
+        return constrain_samples(x), (key, value)
 
     inputs = (blocks, cache.prompt_key, cache.prompt_value, cache.key, cache.value)
     x, (key, value) = jax.lax.scan(layer, x, inputs)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
+from lam_jax.nn.axes import is_sharded
 from lam_jax.nn.weight import Param, Weight
 
 
@@ -20,17 +21,28 @@ class Linear(struct.PyTreeNode):
     bias: Param = None
 
     @classmethod
-    def spec(cls, inputs: int, outputs: int, axes: tuple[str | None, str | None], bias: bool = False) -> "Linear":
-        """Specs of a D=inputs to O=outputs map with logical `axes`."""
+    def spec(
+        cls,
+        inputs: int,
+        outputs: int,
+        axes: tuple[str | None, str | None],
+        bias: bool = False,
+        units: tuple[int | None, int | None] = (None, None),
+    ) -> "Linear":
+        """Specs of a D=inputs to O=outputs map with logical `axes`; `units` as in `Weight`."""
         return cls(
-            kernel=Weight((inputs, outputs), axes),
-            bias=Weight((outputs,), axes[1:], "zeros") if bias else None,
+            kernel=Weight((inputs, outputs), axes, units=units),
+            bias=Weight((outputs,), axes[1:], "zeros", units=units[1:]) if bias else None,
         )
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... O"]:
         """The map of the last dimension."""
-        # One flat matrix product: XLA's CPU backward is twice as fast as with several leading dimensions.
-        y = (x.reshape(-1, x.shape[-1]) @ self.kernel.astype(x.dtype)).reshape(*x.shape[:-1], -1)
+        kernel = self.kernel.astype(x.dtype)
+        if is_sharded():
+            y = x @ kernel  # leading dimensions on different mesh axes cannot be joined in place
+        else:
+            # One flat matrix product: XLA's CPU backward is twice as fast as with several leading dimensions.
+            y = (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
         return y if self.bias is None else y + last(self.bias, y)
 
 
@@ -60,12 +72,12 @@ class GatedMLP(struct.PyTreeNode):
     down: Linear
 
     @classmethod
-    def spec(cls, width: int, hidden: int, bias: bool = False) -> "GatedMLP":
-        """Specs for D=width, F=hidden."""
+    def spec(cls, width: int, hidden: int, bias: bool = False, axis: str = "mlp") -> "GatedMLP":
+        """Specs for D=width, F=hidden; `axis` is the logical axis of F."""
         return cls(
-            gate=Linear.spec(width, hidden, ("embed", "mlp"), bias),
-            up=Linear.spec(width, hidden, ("embed", "mlp"), bias),
-            down=Linear.spec(hidden, width, ("mlp", "embed"), bias),
+            gate=Linear.spec(width, hidden, ("embed", axis), bias),
+            up=Linear.spec(width, hidden, ("embed", axis), bias),
+            down=Linear.spec(hidden, width, (axis, "embed"), bias),
         )
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:

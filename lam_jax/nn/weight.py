@@ -27,6 +27,7 @@ class Weight:
         init: "normal" (mean 0, standard deviation `scale`), "zeros" or "ones".
         dtype: of the master copy.
         scale: standard deviation of "normal".
+        units: per dimension the number of parts that a sharding must not cut, e.g. attention heads; None: its size.
     """
 
     shape: tuple[int, ...]
@@ -34,10 +35,13 @@ class Weight:
     init: str = "normal"
     dtype: Any = jnp.float32
     scale: float = 0.02
+    units: tuple[int | None, ...] | None = None
 
     def __post_init__(self):
         if len(self.shape) != len(self.axes):
             raise ValueError(f"Weight of shape {self.shape} needs {len(self.shape)} axis names, got {self.axes}.")
+        if self.units is not None and len(self.shape) != len(self.units):
+            raise ValueError(f"Weight of shape {self.shape} needs {len(self.shape)} units, got {self.units}.")
         if self.init not in ("normal", "zeros", "ones"):
             raise ValueError(f"Unknown initialiser {self.init!r}: expected 'normal', 'zeros' or 'ones'.")
 
@@ -59,7 +63,12 @@ def map_specs(function: Callable[[Weight], Any], specs: T) -> T:
 
 def stack(specs: T, count: int, axis: str = "layers") -> T:
     """Specs of `count` equal modules stacked on a new leading dimension named `axis`, to be folded by `lax.scan`."""
-    return map_specs(lambda w: dataclasses.replace(w, shape=(count, *w.shape), axes=(axis, *w.axes)), specs)
+
+    def stacked(weight: Weight) -> Weight:
+        units = None if weight.units is None else (None, *weight.units)
+        return dataclasses.replace(weight, shape=(count, *weight.shape), axes=(axis, *weight.axes), units=units)
+
+    return map_specs(stacked, specs)
 
 
 def materialize(specs: T, key: jax.Array) -> T:

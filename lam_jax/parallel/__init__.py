@@ -1,6 +1,29 @@
 """Meshes and the rules tables that place logical axes on them."""
 
 from lam_jax.parallel.mesh import make_mesh
-from lam_jax.parallel.rules import ROLLOUT, TRAIN, Rules, constrain, place, shardings, use
+from lam_jax.parallel.rules import (
+    ROLLOUT,
+    TRAIN,
+    UPDATE,
+    Rules,
+    constrain,
+    constrain_weights,
+    mesh_of,
+    place,
+    shardings,
+    use,
+)
 
-__all__ = ["ROLLOUT", "TRAIN", "Rules", "constrain", "make_mesh", "place", "shardings", "use"]
+__all__ = [
+    "ROLLOUT",
+    "TRAIN",
+    "UPDATE",
+    "Rules",
+    "constrain",
+    "constrain_weights",
+    "make_mesh",
+    "mesh_of",
+    "place",
+    "shardings",
+    "use",
+]

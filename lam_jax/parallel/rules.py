@@ -1,21 +1,39 @@
-"""Rules tables: logical axis name -> mesh axes. One table for training, one for rollouts (DESIGN.md, Sharding)."""
+"""Rules tables: logical axis name -> mesh axes (DESIGN.md, Sharding).
+
+`TRAIN` serves stages 1 to 5, `ROLLOUT` serves rollouts, and `UPDATE` RL's updates, whose weights lie as in training and
+whose samples lie as in rollouts.
+"""
 
 import contextlib
-import contextvars
+import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
+from lam_jax.nn.axes import ANY, Axes, active, constrain, placed_by
 from lam_jax.nn.weight import Weight, map_specs
 
+__all__ = [
+    "ROLLOUT",
+    "TRAIN",
+    "UPDATE",
+    "Rules",
+    "constrain",
+    "constrain_weights",
+    "mesh_of",
+    "place",
+    "shardings",
+    "use",
+]
 T = TypeVar("T")
 Rules = Mapping[str, tuple[str, ...]]
 
-# Axes that may be replicated when their size does not divide the mesh axes: few kv heads are shared by many shards.
-REPLICABLE = frozenset({"kv_heads"})
+# Axes that are replicated where they do not divide their mesh axes: few kv heads are shared by many shards, and the
+# vision tower's odd sizes (feed-forward 3420 in every released model) are not worth a refusal.
+REPLICABLE = frozenset({"kv_heads", "vision_heads", "vision_mlp"})
 
 _COMMON: dict[str, tuple[str, ...]] = {
     "layers": (),
@@ -24,72 +42,164 @@ _COMMON: dict[str, tuple[str, ...]] = {
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
     "mlp": ("tensor",),
+    "vision_heads": ("tensor",),
+    "vision_mlp": ("tensor",),
     "codes": (),
+    "prompts": ("data",),
+    "samples": ("fsdp",),
 }
 # Training shards weights over fsdp; decoding must not, or every token gathers every weight.
-TRAIN: Rules = {**_COMMON, "batch": ("data", "fsdp"), "prompts": ("data",), "samples": ("fsdp",), "embed": ("fsdp",)}
-ROLLOUT: Rules = {**_COMMON, "batch": ("data",), "prompts": ("data",), "samples": ("fsdp",), "embed": ()}
+TRAIN: Rules = {**_COMMON, "batch": ("data", "fsdp"), "embed": ("fsdp",)}
+ROLLOUT: Rules = {**_COMMON, "batch": ("data",), "embed": ()}
+UPDATE: Rules = {**TRAIN, "batch": ("data",)}
 
-_active: contextvars.ContextVar[tuple[Mesh, Rules] | None] = contextvars.ContextVar("placement", default=None)
+# What an axis is called where a user sets it, for messages.
+_MEANING = {
+    "batch": "rows of a batch",
+    "prompts": "prompts of a rollout",
+    "samples": "samples of a prompt",
+    "heads": "attention heads",
+    "mlp": "feed-forward size",
+    "vocab": "vocabulary",
+    "embed": "width",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Placed:
+    """The `Placement` of `use`."""
+
+    mesh: Mesh
+    rules: Rules
+
+    def pin(self, x: jax.Array, axes: Axes) -> jax.Array:
+        spec = partition_spec(axes, x.shape, self.mesh, self.rules)
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
+
+    def local_shape(self, shape: tuple[int, ...], axes: Axes) -> tuple[int, ...]:
+        return NamedSharding(self.mesh, partition_spec(axes, shape, self.mesh, self.rules)).shard_shape(shape)
 
 
 @contextlib.contextmanager
-def use(mesh: Mesh, rules: Rules) -> Iterator[None]:
-    """Makes `constrain` act, for functions traced inside."""
-    token = _active.set((mesh, rules))
-    try:
+def use(mesh: Mesh | None, rules: Rules) -> Iterator[None]:
+    """Makes `constrain` act on `mesh`, for functions traced inside; without a mesh, or on one device, it does not.
+
+    A trace is cached without regard to this: open it inside the function that is jitted, and let that depend on the
+    mesh by a static argument.
+    """
+    with placed_by(None if mesh is None or mesh.size == 1 else _Placed(mesh, rules)):
         yield
-    finally:
-        _active.reset(token)
 
 
-def partition_spec(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh, rules: Rules) -> PartitionSpec:
-    """The PartitionSpec of an array with logical `axes`.
+def mesh_of(tree: Any) -> Mesh | None:
+    """The mesh that the arrays (or shape structs) of a tree lie on; None if none of them lies on a mesh."""
+    for leaf in jax.tree.leaves(tree):
+        sharding = getattr(leaf, "sharding", None)
+        if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh):
+            return sharding.mesh
+    return None
+
+
+def partition_spec(
+    axes: Axes,
+    shape: tuple[int, ...],
+    mesh: Mesh | AbstractMesh,
+    rules: Rules,
+    units: tuple[int | None, ...] | None = None,
+) -> PartitionSpec:
+    """The PartitionSpec of an array with logical `axes`; `units` as in `Weight`.
+
+    In the form in which jit returns shardings: a step whose inputs are placed in another form of the same sharding
+    would compile again when it gets its own outputs.
 
     Raises:
         ValueError: unknown axis, mesh axis used twice, or a size that does not divide its mesh axes.
     """
-    parts: list[tuple[str, ...] | None] = []
+    parts: list[Any] = []
     taken: set[str] = set()
-    for name, size in zip(axes, shape, strict=True):
+    for name, size, parts_of in zip(axes, shape, units or (None,) * len(shape), strict=True):
+        if name == ANY:
+            parts.append(PartitionSpec.UNCONSTRAINED)
+            continue
         if name is not None and name not in rules:
             raise ValueError(f"Logical axis {name!r} of {axes} is not in the rules table (known: {sorted(rules)}).")
         mesh_axes = tuple(a for a in (rules[name] if name else ()) if mesh.shape[a] > 1)
         shards = math.prod(mesh.shape[a] for a in mesh_axes)
-        if shards > 1 and size % shards:
+        count = parts_of or size
+        if name is not None and shards > 1 and count % shards:
             if name not in REPLICABLE:
-                raise ValueError(
-                    f"Axis {name!r} of size {size} does not divide over mesh axes {mesh_axes} = {shards} shards. "
-                    f"Choose a mesh whose {' x '.join(mesh_axes)} divides {size}."
-                )
+                raise ValueError(_indivisible(name, count, mesh_axes, shards))
             mesh_axes = ()
         if taken & set(mesh_axes):
             raise ValueError(f"Axes {axes} would use mesh axes {sorted(taken & set(mesh_axes))} twice.")
         taken |= set(mesh_axes)
         parts.append(mesh_axes or None)
-    return PartitionSpec(*parts)
+    return canonical_spec(parts)
+
+
+def canonical_spec(parts: Sequence[Any]) -> PartitionSpec:
+    """The PartitionSpec of mesh axes for each dimension: no one-element tuples, no trailing None."""
+    names = [part[0] if isinstance(part, tuple) and len(part) == 1 else part or None for part in parts]
+    while names and names[-1] is None:
+        names.pop()
+    return PartitionSpec(*names)
+
+
+def _indivisible(name: str, count: int, mesh_axes: tuple[str, ...], shards: int) -> str:
+    product = " x ".join(mesh_axes)
+    meaning = f" ({_MEANING[name]})" if name in _MEANING else ""
+    message = f"Axis {name!r}{meaning} of size {count} does not divide over mesh axes {mesh_axes} = {shards} shards. "
+    divisors = [n for n in range(1, min(count, 4 * shards) + 1) if count % n == 0]
+    fix = f"Choose a mesh whose {product} is one of {', '.join(map(str, divisors))}"
+    if name in ("batch", "prompts", "samples"):
+        fix += f", or {_MEANING[name]} a multiple of {shards}"
+    return f"{message}{fix}."
+
+
+def weight_spec(weight: Weight, mesh: Mesh | AbstractMesh, rules: Rules) -> PartitionSpec:
+    """The PartitionSpec of a declared weight; raises as `partition_spec` does."""
+    return partition_spec(weight.axes, weight.shape, mesh, rules, weight.units)
 
 
 def shardings(specs: T, mesh: Mesh, rules: Rules) -> T:
     """A NamedSharding in the place of every `Weight` spec."""
-
-    def sharding(weight: Weight) -> NamedSharding:
-        return NamedSharding(mesh, partition_spec(weight.axes, weight.shape, mesh, rules))
-
-    return map_specs(sharding, specs)
+    return map_specs(lambda weight: NamedSharding(mesh, weight_spec(weight, mesh, rules)), specs)
 
 
-def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Pins the sharding of an activation by logical axes; the identity outside `use`."""
-    active = _active.get()
-    if active is None:
+def with_holes(full: T, tree: T) -> T:
+    """`full` with None wherever `tree` (a part of the same thing, see `lam_jax.train.partition`) has None."""
+    return jax.tree.map(lambda own, other: None if own is None else other, tree, full, is_leaf=lambda x: x is None)
+
+
+def constrain_weights(tree: T, specs: Any) -> T:
+    """Pins weights, or their gradients, to the shardings of their specs; `tree` may have None holes.
+
+    Without it the embedding's gradient, say, is added up in full on every device.
+    """
+
+    def pin(x: Any, weight: Any) -> Any:
+        return None if x is None else constrain_weight(x, weight)
+
+    return jax.tree.map(pin, tree, specs, is_leaf=lambda x: x is None)
+
+
+def constrain_weight(x: jax.Array, weight: Weight) -> jax.Array:
+    """Pins a weight, or a slice of its layers, to the sharding of its spec; the identity outside `use`."""
+    placement = active()
+    if not isinstance(placement, _Placed):
         return x
-    mesh, rules = active
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, partition_spec(axes, x.shape, mesh, rules)))
+    spec = weight_spec(weight, placement.mesh, placement.rules)
+    return jax.lax.with_sharding_constraint(x, NamedSharding(placement.mesh, spec))
 
 
-def place(tree: Any, mesh: Mesh, rules: Rules, axis: str = "batch") -> Any:
-    """Puts host arrays on the mesh, their leading dimension on logical `axis`."""
+def place(tree: Any, mesh: Mesh | None, rules: Rules, axis: str = "batch") -> Any:
+    """Puts host arrays on the mesh, their leading dimension on logical `axis`; on one device jit does that as well.
+
+    Raises:
+        ValueError: the leading dimension does not divide.
+    """
+    if mesh is None or mesh.size == 1:
+        return tree
 
     def put(x):
         spec = partition_spec((axis, *(None,) * (x.ndim - 1)), x.shape, mesh, rules)

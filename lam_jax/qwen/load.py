@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lam_jax.nn.weight import is_weight
 from lam_jax.parallel import Rules
-from lam_jax.parallel.rules import partition_spec
+from lam_jax.parallel.rules import weight_spec
 from lam_jax.qwen import names
 from lam_jax.qwen.checkpoint_files import SafetensorsFolder, TensorSource
 from lam_jax.qwen.hf_config import read_config
@@ -58,18 +58,19 @@ def load_weights(specs: T, matching: Matching, source: TensorSource, mesh: Mesh,
 
     def load(path, weight):
         filling = matching.fillings[jax.tree_util.keystr(path, simple=True, separator=".")]
-        parts = tuple(partition_spec(weight.axes, weight.shape, mesh, rules))
-        return _fill(filling, source, mesh, parts, np.dtype(weight.dtype if dtype is None else dtype))
+        spec = weight_spec(weight, mesh, rules)
+        return _fill(filling, source, mesh, spec, np.dtype(weight.dtype if dtype is None else dtype))
 
     return jax.tree_util.tree_map_with_path(load, specs, is_leaf=is_weight)
 
 
-def _fill(filling: Filling, source: TensorSource, mesh: Mesh, parts: tuple, dtype: np.dtype) -> jax.Array:
+def _fill(filling: Filling, source: TensorSource, mesh: Mesh, spec: PartitionSpec, dtype: np.dtype) -> jax.Array:
     entry, shape = filling.entry, filling.weight.shape
+    parts = (*spec, *[None] * (len(shape) - len(spec)))
     stacked, flipped = bool(entry.layers), entry.layout != "same"
     if stacked and parts[0] is not None:
         raise ValueError(f"{entry.path}: the layers axis is sharded over {parts[0]}, but layers are loaded one by one.")
-    sharding = NamedSharding(mesh, PartitionSpec(*parts))
+    sharding = NamedSharding(mesh, spec)
     local, devices = sharding.shard_shape(shape), len(sharding.addressable_devices)
     if int(np.prod(local)) * dtype.itemsize * devices <= SMALL_BYTES:
         return jax.make_array_from_callback(shape, sharding, lambda index: _assemble(filling, source, index, dtype))
@@ -83,7 +84,7 @@ def _fill(filling: Filling, source: TensorSource, mesh: Mesh, parts: tuple, dtyp
         for rows in row_chunks(file_local[0], row_bytes):
             piece = _piece(source, name, file_shape, file_local[0], rows, NamedSharding(mesh, file_spec))
             at = (np.int32(layer), np.int32(rows.start))
-            buffer = _write(buffer, piece, *at, mesh, PartitionSpec(*parts), file_spec, stacked, flipped)
+            buffer = _write(buffer, piece, *at, mesh, spec, file_spec, stacked, flipped)
             # Dispatch is asynchronous: without waiting, chunks would pile up on the host.
             jax.block_until_ready(buffer)
     return buffer

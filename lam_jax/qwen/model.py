@@ -9,12 +9,12 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from lam_jax.nn import block, kv_cache
+from lam_jax.nn.axes import constrain_last, constrain_rows
 from lam_jax.nn.block import DecoderBlock, KeyValue
 from lam_jax.nn.kv_cache import KVCache
 from lam_jax.nn.layers import RMSNorm
 from lam_jax.nn.rope import Rotary, multimodal_rotary
 from lam_jax.nn.weight import Param, Weight
-from lam_jax.parallel import constrain
 from lam_jax.qwen.config import QwenConfig
 from lam_jax.qwen.inputs import Batch
 from lam_jax.qwen.vision import VisionTower
@@ -61,7 +61,7 @@ class QwenVL(struct.PyTreeNode):
 
     def embed_batch(self, batch: Batch, remat: bool = False) -> Float[Array, "B L D"]:
         """Token embeddings with the image embeddings in the place of the image tokens."""
-        x = constrain(self.embed(batch.tokens), "batch", "length", None)
+        x = constrain_rows(self.embed(batch.tokens))
         if batch.images is None:
             return x
         seen = self.vision(batch.images, self.config.dtype, remat)
@@ -69,13 +69,12 @@ class QwenVL(struct.PyTreeNode):
         # The i-th image token of a row takes the i-th merge group: images are stored in order, padding last.
         group = jnp.clip(jnp.cumsum(is_image, axis=1, dtype=jnp.int32) - 1, 0, seen.shape[1] - 1)
         filled = jnp.take_along_axis(seen, group[:, :, None], axis=1)
-        return jnp.where(is_image[:, :, None], filled, x)
+        return constrain_rows(jnp.where(is_image[:, :, None], filled, x))
 
     def hidden(self, batch: Batch, remat: bool = False) -> Float[Array, "B L D"]:
         """States after the last block, before the final norm."""
         x = self.embed_batch(batch, remat)
-        x = block.run(self.blocks, x, self.rotary(batch.positions), batch.mask, remat=remat)
-        return constrain(x, "batch", "length", None)
+        return block.run(self.blocks, x, self.rotary(batch.positions), batch.mask, remat=remat)
 
     def states(self, batch: Batch, remat: bool = False) -> Float[Array, "B L D"]:
         """METHOD's e_t: states after the final norm."""
@@ -84,7 +83,8 @@ class QwenVL(struct.PyTreeNode):
     def logits(self, states: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """float32 next-token logits of normed states."""
         table = self.table.astype(states.dtype)
-        return jnp.einsum("...d,vd->...v", states, table, preferred_element_type=jnp.float32)
+        logits = jnp.einsum("...d,vd->...v", states, table, preferred_element_type=jnp.float32)
+        return constrain_last(logits, "vocab")
 
     def prefill(self, batch: Batch) -> tuple[Float[Array, "N P D"], KeyValue]:
         """Pre-norm states of prompts and the keys and values of every block."""

@@ -10,10 +10,10 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from lam_jax.nn.attention import attention
+from lam_jax.nn.axes import constrain_rows
 from lam_jax.nn.layers import GatedMLP, Linear, RMSNorm
 from lam_jax.nn.rope import Rotary, grid_rotary
 from lam_jax.nn.weight import stack
-from lam_jax.parallel import constrain
 from lam_jax.qwen.config import VisionConfig
 from lam_jax.qwen.inputs import Images
 
@@ -33,10 +33,11 @@ class VisionBlock(struct.PyTreeNode):
         """Specs of one block."""
         return cls(
             attention_norm=RMSNorm.spec(config.width),
-            qkv=Linear.spec(config.width, 3 * config.width, ("embed", "heads"), bias=True),
-            output=Linear.spec(config.width, config.width, ("heads", "embed"), bias=True),
+            # Shards of the fused map would not line up with heads: it is the one map that `tensor` does not split.
+            qkv=Linear.spec(config.width, 3 * config.width, ("embed", None), bias=True),
+            output=Linear.spec(config.width, config.width, ("vision_heads", "embed"), True, (config.heads, None)),
             mlp_norm=RMSNorm.spec(config.width),
-            mlp=GatedMLP.spec(config.width, config.hidden, bias=True),
+            mlp=GatedMLP.spec(config.width, config.hidden, bias=True, axis="vision_mlp"),
             heads=config.heads,
         )
 
@@ -45,7 +46,7 @@ class VisionBlock(struct.PyTreeNode):
     ) -> Float[Array, "B P D"]:
         """`full` is a traced bool: attend over the whole image (`real`) or inside windows."""
         qkv = self.qkv(self.attention_norm(x)).reshape(*x.shape[:-1], 3, self.heads, -1)
-        q, k, v = (jnp.squeeze(part, 2) for part in jnp.split(qkv, 3, axis=2))
+        q, k, v = (constrain_rows(jnp.squeeze(x, 2), "vision_heads", None) for x in jnp.split(qkv, 3, axis=2))
         q, k = rotary(q), rotary(k)
         y = jax.lax.cond(full, lambda: attention(q, k, v, real), lambda: windows.attention(q, k, v))
         x = x + self.output(y.reshape(x.shape))
@@ -101,16 +102,15 @@ class VisionTower(struct.PyTreeNode):
             patch_embed=Linear.spec(config.patch_size, config.width, (None, "embed")),
             blocks=stack(VisionBlock.spec(config), config.layers),
             merger_norm=RMSNorm.spec(config.width),
-            merger_up=Linear.spec(joined, joined, ("embed", "mlp"), bias=True),
-            merger_down=Linear.spec(joined, config.out_width, ("mlp", "embed"), bias=True),
+            merger_up=Linear.spec(joined, joined, ("embed", "vision_mlp"), bias=True),
+            merger_down=Linear.spec(joined, config.out_width, ("vision_mlp", "embed"), bias=True),
             config=config,
         )
 
     def __call__(self, images: Images, dtype: jnp.dtype, remat: bool = False) -> Float[Array, "B M O"]:
         """Embeddings of all merge groups in patch order; those of padding patches are meaningless, but finite."""
         config = self.config
-        x = self.patch_embed(images.patches.astype(dtype))
-        x = constrain(x, "batch", None, None)
+        x = constrain_rows(self.patch_embed(images.patches.astype(dtype)))
         rotary = grid_rotary(jnp.maximum(images.patch_hw, 0), config.width // config.heads)
         # Full attention is within an image, not across the images of a row.
         real = (images.image_id[:, :, None] == images.image_id[:, None, :]) & (images.image_id >= 0)[:, None, :]
@@ -119,7 +119,7 @@ class VisionTower(struct.PyTreeNode):
 
         def step(x, layer):
             block, is_full = layer
-            return block(x, rotary, real, windows, is_full), None
+            return constrain_rows(block(x, rotary, real, windows, is_full)), None
 
         x, _ = jax.lax.scan(jax.checkpoint(step) if remat else step, x, (self.blocks, full))
         x = self.merger_norm(x).reshape(x.shape[0], x.shape[1] // config.merge_patches, -1)

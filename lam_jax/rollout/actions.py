@@ -5,15 +5,16 @@ tokens).
 """
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from lam_jax.nn.axes import ANY, constrain
 from lam_jax.nn.kv_cache import KVCache
 from lam_jax.nn.rope import Rotary
-from lam_jax.parallel import constrain
 from lam_jax.qwen.inputs import Batch
 from lam_jax.qwen.model import QwenVL
 from lam_jax.rollout.agent import Agent, Reading
@@ -26,6 +27,12 @@ class TokenActions(struct.PyTreeNode):
     """Actions are tokens, from the backbone's own logits."""
 
     backbone: QwenVL
+    axis: ClassVar[str] = "vocab"  # of the actions
+
+    @property
+    def specs(self) -> "TokenActions":
+        """Specs of all weights."""
+        return self.replace(backbone=QwenVL.spec(self.backbone.config))
 
     def begin(
         self, hidden: Float[Array, "N P D"], prompts: Batch, samples: int, length: int
@@ -58,11 +65,17 @@ class LatentActions(struct.PyTreeNode):
 
     agent: Agent
     reading: Reading = struct.field(pytree_node=False)
+    axis: ClassVar[str] = "codes"
 
     @property
     def backbone(self) -> QwenVL:
         """The frozen backbone."""
         return self.agent.backbone
+
+    @property
+    def specs(self) -> "LatentActions":
+        """Specs of all weights."""
+        return self.replace(agent=self.agent.specs)
 
     def begin(
         self, hidden: Float[Array, "N P D"], prompts: Batch, samples: int, length: int
@@ -106,12 +119,8 @@ ActionSpace = TokenActions | LatentActions
 
 def shared_prompt(x: Array, samples: int) -> Array:
     """[N, ..] repeated for the G samples of each prompt: [N, G, ..]."""
-    return constrain_samples(jnp.broadcast_to(x[:, None], (x.shape[0], samples, *x.shape[1:])))
-
-
-def constrain_samples(x: Array) -> Array:
-    """Pins [N, G, ..] to the prompts and samples axes."""
-    return constrain(x, "prompts", "samples", *(None,) * (x.ndim - 2))
+    x = jnp.broadcast_to(x[:, None], (x.shape[0], samples, *x.shape[1:]))
+    return constrain(x, "prompts", "samples", *(ANY,) * (x.ndim - 2))
 
 
 def next_positions(prompts: Batch, offset: jax.Array, samples: int) -> Int[Array, "N G 3 1"]:

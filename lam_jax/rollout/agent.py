@@ -39,6 +39,11 @@ class Agent(struct.PyTreeNode):
         return cls(backbone=QwenVL.spec(backbone), latent=LatentModel.spec(latent, backbone.text))
 
     @property
+    def specs(self) -> "Agent":
+        """Specs of all weights, also of an agent that is only a part."""
+        return self.spec(self.backbone.config, self.latent.config)
+
+    @property
     def table(self) -> Array:
         """[V, D], what `lm_head` multiplies with."""
         return self.backbone.table

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Int
 
+from lam_jax.nn.axes import constrain_rows, constrain_samples
 from lam_jax.nn.kv_cache import KVCache
 from lam_jax.qwen.inputs import Batch
-from lam_jax.rollout.actions import ActionSpace, constrain_samples, next_positions, shared_prompt
+from lam_jax.rollout.actions import ActionSpace, next_positions, shared_prompt
 from lam_jax.rollout.sampling import SamplingConfig, Support, entropy, penalise_repeats, sample, sample_keys
 
 
@@ -106,7 +107,7 @@ def rollout(
             return penalise_repeats(token_logits, state.seen, config.sampling.repetition_penalty)
 
         choice = space.choice(state.logits, penalise)
-        drawn = sample(sample_keys(key, sample_ids, t), choice, config.sampling)
+        drawn = sample(sample_keys(key, sample_ids, t), choice, config.sampling, space.axis)
         token = space.emit(state.hidden, drawn.action, prompts.has_image, penalise)
         # A segment may run past the configured length: those steps are dead.
         alive = state.alive & (t < config.length)
@@ -133,7 +134,7 @@ def rollout(
         return _State(t + 1, alive, hidden[:, :, 0], logits, seen, cache, space_state, out)
 
     first = jax.eval_shape(
-        lambda: sample(sample_keys(key, sample_ids, 0), shared_prompt(logits, shape[1]), config.sampling)
+        lambda: sample(sample_keys(key, sample_ids, 0), shared_prompt(logits, shape[1]), config.sampling, space.axis)
     )
     empty = functools.partial(jnp.zeros, shape)
     buffers = Rollout(
@@ -168,9 +169,10 @@ def rollout(
 def _seen(prompts: Batch, config: RolloutConfig, vocab: int) -> Array | None:
     if config.sampling.repetition_penalty == 1.0:
         return None
-    seen = jnp.zeros((prompts.tokens.shape[0], vocab), bool)
+    seen = constrain_rows(jnp.zeros((prompts.tokens.shape[0], vocab), bool), "vocab")
     rows = jnp.arange(seen.shape[0])[:, None]
-    return shared_prompt(seen.at[rows, prompts.tokens].max(prompts.mask), config.samples)
+    seen = constrain_rows(seen.at[rows, prompts.tokens].max(prompts.mask), "vocab")
+    return constrain_samples(shared_prompt(seen, config.samples), "vocab")
 
 
 def _cut(out: Rollout, length: int) -> dict[str, Any]:

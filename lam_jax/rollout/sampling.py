@@ -8,12 +8,16 @@ K actions, S = slots of the support (the configured top-k, at most K).
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int, Int32, Key
+
+from lam_jax.nn.axes import constrain_last
+from lam_jax.nn.vocabulary import pick, pick_many, top_k
 
 # Fields of trees that hold shape structs too (the engine sizes its buffers by them), so their types are not checked.
 Leaf = Any
@@ -85,6 +89,13 @@ class Sample(flax.struct.PyTreeNode):
     support: Support | None  # None where nothing is truncated or log-probabilities are over all actions
 
 
+def _each(function: Callable[[Array], Array], values: Array) -> Array:
+    """Maps over all dimensions, without joining them: they may lie on different mesh axes."""
+    for _ in range(values.ndim):
+        function = jax.vmap(function)
+    return function(values)
+
+
 def sample_keys(key: Key[Array, ""], sample_ids: Int[Array, "*B"], step: Int[Array, ""] | int) -> Key[Array, "*B"]:
     """A key of each sample and step: draws do not depend on how samples are laid out over batches and devices.
 
@@ -93,8 +104,7 @@ def sample_keys(key: Key[Array, ""], sample_ids: Int[Array, "*B"], step: Int[Arr
         sample_ids: global numbers of the samples.
         step: decode step.
     """
-    flat = jax.vmap(lambda sample: jax.random.fold_in(jax.random.fold_in(key, sample), step))(sample_ids.reshape(-1))
-    return flat.reshape(sample_ids.shape)
+    return _each(lambda sample: jax.random.fold_in(jax.random.fold_in(key, sample), step), sample_ids)
 
 
 def penalise_repeats(
@@ -104,10 +114,11 @@ def penalise_repeats(
     return jnp.where(seen, jnp.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
-def truncate(logits: Float32[Array, "*B K"], config: SamplingConfig) -> Support:
-    """The set of actions that `config` leaves to choose from."""
+def truncate(logits: Float32[Array, "*B K"], config: SamplingConfig, axis: str = "codes") -> Support:
+    """The set of actions that `config` leaves to choose from; `axis` is the actions' logical axis, see `sample`."""
     count = logits.shape[-1]
-    top, indices = jax.lax.top_k(logits, min(config.top_k or count, count))
+    find = top_k if axis == "vocab" else jax.lax.top_k
+    top, indices = find(logits, min(config.top_k or count, count))
     probabilities = jax.nn.softmax(top / config.scale, axis=-1)
     # an action stays while the likelier ones do not reach top_p yet, so the likeliest always stays
     before = jnp.cumsum(probabilities, axis=-1) - probabilities
@@ -117,7 +128,7 @@ def truncate(logits: Float32[Array, "*B K"], config: SamplingConfig) -> Support:
 
 def support_logps(logits: Float32[Array, "*B K"], support: Support, temperature: float = 1.0) -> Float32[Array, "*B S"]:
     """Log-probabilities of the support's actions, normalised over the kept ones; `NEVER` for those that were cut."""
-    chosen = jnp.take_along_axis(logits, support.indices, axis=-1) / temperature
+    chosen = pick_many(logits, support.indices) / temperature
     logps = jax.nn.log_softmax(jnp.where(support.kept, chosen, NEVER), axis=-1)
     return jnp.where(support.kept, logps, NEVER)
 
@@ -140,7 +151,7 @@ def action_logps(
         `NEVER` for an action outside its support (positions after the end of a completion may hold such).
     """
     if support is None:
-        chosen = jnp.take_along_axis(logits, action[..., None], axis=-1)[..., 0] / temperature
+        chosen = pick(logits, action) / temperature
         return chosen - jax.nn.logsumexp(logits / temperature, axis=-1)
     match = (support.indices == action[..., None]) & support.kept
     return jnp.max(jnp.where(match, support_logps(logits, support, temperature), NEVER), axis=-1)
@@ -157,23 +168,26 @@ def entropy(
     return -jnp.sum(jnp.exp(logps) * logps, axis=-1)
 
 
-def sample(keys: Key[Array, "*B"], logits: Float32[Array, "*B K"], config: SamplingConfig) -> Sample:
+def sample(
+    keys: Key[Array, "*B"], logits: Float32[Array, "*B K"], config: SamplingConfig, axis: str = "codes"
+) -> Sample:
     """Draw an action of each row by the Gumbel-max trick.
 
     Args:
         keys: one per row, from `sample_keys`.
         logits: the behaviour policy's, repetition penalty already applied.
         config: truncation, temperature and which log-probability is recorded.
+        axis: logical axis of the actions: "codes", or "vocab", which may lie in shards.
     """
-    support = truncate(logits, config) if config.truncates else None
+    support = truncate(logits, config, axis) if config.truncates else None
     if support is None:
         scores = logits / config.scale
     else:
         scores = support_logps(logits, support, config.scale)
     if not config.greedy:
         width = scores.shape[-1]
-        noise = jax.vmap(lambda k: jax.random.gumbel(k, (width,), jnp.float32))(keys.reshape(-1))
-        scores = scores + noise.reshape(scores.shape)
+        noise = _each(lambda k: jax.random.gumbel(k, (width,), jnp.float32), keys)
+        scores = scores + (constrain_last(noise, axis) if support is None else noise)
     choice = jnp.argmax(scores, axis=-1).astype(jnp.int32)
     if support is None:
         logp = action_logps(logits, choice, None, config.scale)

@@ -4,6 +4,7 @@ Legend: N prompts, G samples of a prompt, T completion length.
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
@@ -12,10 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from lam_jax.data.collator import Collated
 from lam_jax.data.schemas import Example
+from lam_jax.parallel import UPDATE, constrain_weights, mesh_of, use
 from lam_jax.qwen.inputs import Batch
 from lam_jax.rl import (
     Algorithm,
@@ -29,8 +32,10 @@ from lam_jax.rl import (
 )
 from lam_jax.rollout.actions import ActionSpace, LatentActions, TokenActions
 from lam_jax.rollout.agent import Agent
-from lam_jax.rollout.engine import Rollout, RolloutConfig, rollout
+from lam_jax.rollout.engine import Rollout, RolloutConfig
 from lam_jax.rollout.rescore import latent_logps, token_space_logps
+from lam_jax.rollout.run import fill_prompts, run_rollout
+from lam_jax.rollout.weights import rollout_weights
 from lam_jax.train.method import Method
 from lam_jax.train.optimiser import Optimiser, OptimiserConfig
 from lam_jax.train.partition import merge
@@ -39,8 +44,6 @@ from lam_jax.train.state import TrainState
 Space = Literal["latent", "token"]
 # (examples [N], answers [N][G]) -> rewards and whether each call succeeded, both [N, G]
 Reward = Callable[[Sequence[Example], list[list[str]]], tuple[Float[np.ndarray, "N G"], Bool[np.ndarray, "N G"]]]
-
-run_rollout = jax.jit(rollout, static_argnames="config")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,40 +111,63 @@ def policy_logps(
     return token_space_logps(agent.backbone, taken.prompts, taken.rollout, config.sampling, remat)
 
 
-def make_update(config: RLConfig, method: Method, optimiser: Optimiser) -> Callable[..., Any]:
-    """A jitted (state, frozen, reference, taken) -> (state, metrics); the state is donated."""
-    algorithm = config.algorithm
+class Update:
+    """(state, frozen, reference, taken) -> (state, metrics), jitted for the weights' mesh; the state is donated."""
 
-    def objective(trainable, frozen, reference, taken: Taken):
-        logps, entropies = policy_logps(
-            merge(trainable, frozen), config.space, method, taken, config.rollout, config.remat
-        )
-        ref_logps = None
-        if algorithm.beta > 0:
-            ref, _ = policy_logps(merge(reference, frozen), config.space, method, taken, config.rollout)
-            ref_logps = _flat(jax.lax.stop_gradient(ref))
-        mask = _flat(taken.mask)
-        denominator = loss_denominator(algorithm.normaliser, count_batch(mask), config.rollout.length)
-        # With one update a rollout the ratio is 1 by construction; recorded log-probabilities would only add rounding.
-        old_logps = None if config.updates == 1 else _flat(taken.rollout.logps)
-        loss, metrics = policy_loss(
-            algorithm,
-            _flat(logps),
-            old_logps,
-            ref_logps,
-            taken.advantages.reshape(-1),
-            mask,
-            denominator,
-            _flat(entropies),
-        )
-        return loss, {"loss": loss, **metrics.means()}
+    def __init__(self, config: RLConfig, method: Method, optimiser: Optimiser):
+        algorithm = config.algorithm
 
-    def update(state: TrainState, frozen: Agent, reference: Any, taken: Taken):
-        (_, metrics), gradients = jax.value_and_grad(objective, has_aux=True)(state.trainable, frozen, reference, taken)
-        state, applied = state.apply_gradients(gradients, optimiser)
-        return state, metrics | applied
+        def objective(trainable, frozen, reference, taken: Taken):
+            logps, entropies = policy_logps(
+                merge(trainable, frozen), config.space, method, taken, config.rollout, config.remat
+            )
+            ref_logps = None
+            if algorithm.beta > 0:
+                ref, _ = policy_logps(merge(reference, frozen), config.space, method, taken, config.rollout)
+                ref_logps = _flat(jax.lax.stop_gradient(ref))
+            mask = _flat(taken.mask)
+            # Prompts that only fill up a mesh are padding throughout.
+            real = jnp.repeat(jnp.any(taken.prompts.mask, axis=1), config.rollout.samples)
+            denominator = loss_denominator(algorithm.normaliser, count_batch(mask, real), config.rollout.length)
+            # With one update a rollout the ratio is 1 by construction; recorded log-probabilities would only add
+            # rounding.
+            old_logps = None if config.updates == 1 else _flat(taken.rollout.logps)
+            loss, metrics = policy_loss(
+                algorithm,
+                _flat(logps),
+                old_logps,
+                ref_logps,
+                taken.advantages.reshape(-1),
+                mask,
+                denominator,
+                _flat(entropies),
+            )
+            return loss, {"loss": loss, **metrics.means()}
 
-    return jax.jit(update, donate_argnums=0)
+        @functools.partial(jax.jit, donate_argnums=0, static_argnames="mesh")
+        def update(state: TrainState, frozen: Agent, reference: Any, taken: Taken, mesh: Mesh | None):
+            with use(mesh, UPDATE):
+                (_, metrics), gradients = jax.value_and_grad(objective, has_aux=True)(
+                    state.trainable, frozen, reference, taken
+                )
+                gradients = constrain_weights(gradients, frozen.specs)
+                state, applied = state.apply_gradients(gradients, optimiser)
+                return state, metrics | applied
+
+        self._update = update
+
+    def __call__(self, state: TrainState, frozen: Agent, reference: Any, taken: Taken) -> tuple[TrainState, dict]:
+        """One optimiser step."""
+        return self._update(state, frozen, reference, taken, mesh=mesh_of((state.trainable, frozen)))
+
+    def lower(self, state: TrainState, frozen: Agent, reference: Any, taken: Taken) -> jax.stages.Lowered:
+        """The update, lowered for arguments that may be shape structs with shardings."""
+        return self._update.lower(state, frozen, reference, taken, mesh=mesh_of((state.trainable, frozen)))
+
+
+def make_update(config: RLConfig, method: Method, optimiser: Optimiser) -> Update:
+    """The policy update of `config.algorithm`; see `Update`."""
+    return Update(config, method, optimiser)
 
 
 def _flat(x: Array) -> Array:
@@ -186,6 +212,7 @@ class RLStep:
         refill: Iterator[Collated],
     ):
         self.config, self.method, self.frozen = config, method, frozen
+        self.rollout_frozen = self._for_rollouts(frozen)
         self.reference = jax.tree.map(jnp.copy, reference)
         self.reward, self.decode, self.refill = reward, decode, refill
         self.update = make_update(config, method, optimiser)
@@ -251,11 +278,16 @@ class RLStep:
     def _rewarded(self, state, collated: Collated, key: Array, attempt: int) -> tuple[Taken, dict[str, Any]]:
         config, algorithm = self.config, self.config.algorithm
         began = time.monotonic()
-        agent = merge(state.trainable, self.frozen)
-        shape = (collated.batch.tokens.shape[0], config.rollout.samples)
-        ids = np.arange(shape[0] * shape[1], dtype=np.int32).reshape(shape) + attempt * shape[0] * shape[1]
-        out = run_rollout(action_space(agent, config.space, self.method), collated.batch, ids, key, config.rollout)
-        tokens, mask, gap = jax.device_get((out.tokens, out.mask, out.gap))
+        agent = merge(self._for_rollouts(state.trainable), self.rollout_frozen)
+        space = action_space(agent, config.space, self.method)
+        prompts, count, samples = (
+            fill_prompts(collated.batch, space),
+            len(collated.batch.tokens),
+            config.rollout.samples,
+        )
+        ids = np.arange(len(prompts.tokens) * samples, dtype=np.int32) + attempt * count * samples
+        out = run_rollout(space, prompts, ids.reshape(-1, samples), key, config.rollout)
+        tokens, mask, gap = (x[:count] for x in jax.device_get((out.tokens, out.mask, out.gap)))
         generated = time.monotonic()
         rewards, ok = self.reward(collated.examples, self.decode(tokens, mask))
         lengths = mask.sum(axis=-1)
@@ -265,7 +297,9 @@ class RLStep:
         if algorithm.dynamic_sampling_std is not None:
             informative = informative_groups(shaped, ok, algorithm.dynamic_sampling_std)
             active = active & jnp.asarray(informative)[:, None]
-        taken = Taken(collated.batch, out, advantages, out.mask & active[..., None])
+        if filling := len(prompts.tokens) - count:
+            advantages, active = (jnp.pad(x, ((0, filling), (0, 0))) for x in (advantages, active))
+        taken = Taken(prompts, out, advantages, out.mask & active[..., None])
         metrics = {
             "reward_mean": float(rewards[ok].mean()) if ok.any() else 0.0,
             "reward_std": _group_std(rewards, ok),
@@ -273,18 +307,22 @@ class RLStep:
             "ended": float((lengths < config.rollout.length).mean()),
             "failed_rewards": float((~ok).sum()),
             "gap": float(gap[mask].mean()) if mask.any() else 0.0,
-            "informative_groups": float(jnp.mean(jnp.any(active, axis=1))),
+            "informative_groups": float(jnp.sum(jnp.any(active, axis=1)) / count),
             "generation_s": generated - began,
             "reward_s": time.monotonic() - generated,
         }
         return taken, metrics
+
+    def _for_rollouts(self, part: Agent) -> Agent:
+        return rollout_weights(part, self.frozen.specs, self.frozen.backbone.config.dtype)
 
     def _dynamic(self, state, taken: Taken, metrics: dict[str, Any], key: Array) -> tuple[Taken, int]:
         """DAPO's dynamic sampling: groups without a signal are replaced by those of further prompts."""
         refills = 0
         if self.config.algorithm.dynamic_sampling_std is None:
             return taken, refills
-        keep = np.asarray(jnp.any(taken.mask, axis=(1, 2)))
+        # Rows that fill up the mesh stay as they are.
+        keep = np.asarray(jnp.any(taken.mask, axis=(1, 2)) | ~jnp.any(taken.prompts.mask, axis=1))
         while not keep.all() and refills < self.config.algorithm.max_refills:
             refills += 1
             more, extra = self._rewarded(state, next(self.refill), key, refills)

@@ -5,8 +5,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from jaxtyping import Array
 
+from lam_jax.parallel import TRAIN, constrain_weights, mesh_of, place, use
 from lam_jax.qwen.config import QwenConfig
 from lam_jax.rollout.agent import Agent
 from lam_jax.train.method import Method
@@ -62,20 +64,40 @@ def stage_noise(batch: Any, key: Array, codes: int) -> Any:
     return gumbel(key, batch, codes)
 
 
-def make_step(
-    loss: Loss, frozen: Agent, optimiser: Optimiser, method: Method, noisy: bool = False
-) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]:
-    """A jitted (state, batch) -> (state, metrics). The state's buffers are donated."""
+class Step:
+    """(state, batch) -> (state, metrics), jitted for the mesh that the weights lie on; the state's buffers are donated.
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    def step(state: TrainState, frozen: Agent, batch: Any):
-        noise = stage_noise(batch, state.step_key(), frozen.latent.config.codes) if noisy else None
+    Batches may come from the host: they are placed by the table `TRAIN`.
+    """
 
-        def objective(trainable):
-            return loss(merge(trainable, frozen), batch, noise, method)
+    def __init__(self, loss: Loss, frozen: Agent, optimiser: Optimiser, method: Method, noisy: bool):
+        self.frozen = frozen
 
-        (_, metrics), gradients = jax.value_and_grad(objective, has_aux=True)(state.trainable)
-        state, applied = state.apply_gradients(gradients, optimiser)
-        return state, metrics | applied
+        @functools.partial(jax.jit, donate_argnums=0, static_argnames="mesh")
+        def step(state: TrainState, frozen: Agent, batch: Any, mesh: Mesh | None):
+            with use(mesh, TRAIN):
+                noise = stage_noise(batch, state.step_key(), frozen.latent.config.codes) if noisy else None
 
-    return lambda state, batch: step(state, frozen, batch)
+                def objective(trainable):
+                    return loss(merge(trainable, frozen), batch, noise, method)
+
+                (_, metrics), gradients = jax.value_and_grad(objective, has_aux=True)(state.trainable)
+                gradients = constrain_weights(gradients, frozen.specs)
+                state, applied = state.apply_gradients(gradients, optimiser)
+                return state, metrics | applied
+
+        self._step = step
+
+    def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Array]]:
+        """One step."""
+        mesh = mesh_of((state.trainable, self.frozen))
+        return self._step(state, self.frozen, place(batch, mesh, TRAIN), mesh=mesh)
+
+    def lower(self, state: TrainState, batch: Any) -> jax.stages.Lowered:
+        """The step, lowered for arguments that may be shape structs with shardings."""
+        return self._step.lower(state, self.frozen, batch, mesh=mesh_of((state.trainable, self.frozen)))
+
+
+def make_step(loss: Loss, frozen: Agent, optimiser: Optimiser, method: Method, noisy: bool = False) -> Step:
+    """A training step of `loss`; see `Step`. `noisy`: the loss takes Gumbel noise."""
+    return Step(loss, frozen, optimiser, method, noisy)

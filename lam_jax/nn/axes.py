@@ -1,0 +1,79 @@
+"""Logical axes of activations. Modules name them; what a name means on a mesh is up to `lam_jax.parallel`.
+
+That keeps this package free of meshes: `lam_jax.parallel.use` installs a `Placement` here for the time of a trace.
+Rows [B, ..] lie on the axis `batch`, samples [N, G, ..] on `prompts` and `samples`.
+"""
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
+
+import jax
+
+# Per dimension a logical axis, None (not sharded) or ANY (as the compiler likes).
+Axes = tuple[str | None, ...]
+ANY = "*"
+
+
+@runtime_checkable
+class Placement(Protocol):
+    """Where arrays with logical axes lie."""
+
+    def pin(self, x: jax.Array, axes: Axes) -> jax.Array:
+        """The array with its sharding pinned."""
+        ...
+
+    def local_shape(self, shape: tuple[int, ...], axes: Axes) -> tuple[int, ...]:
+        """Shape of one device's part."""
+        ...
+
+
+_active: contextvars.ContextVar[Placement | None] = contextvars.ContextVar("placement", default=None)
+
+
+@contextlib.contextmanager
+def placed_by(placement: Placement | None) -> Iterator[None]:
+    """Lets `placement` decide in functions traced inside; None: there is one device only."""
+    token = _active.set(placement)
+    try:
+        yield
+    finally:
+        _active.reset(token)
+
+
+def active() -> Placement | None:
+    """The placement in force."""
+    return _active.get()
+
+
+def is_sharded() -> bool:
+    """Whether the function being traced runs over several devices: merging two dimensions may then cost a transfer."""
+    return _active.get() is not None
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Pins the sharding of an activation by logical axes; the identity outside `lam_jax.parallel.use`."""
+    placement = _active.get()
+    return x if placement is None else placement.pin(x, axes)
+
+
+def constrain_rows(x: jax.Array, *last: str | None) -> jax.Array:
+    """Pins [B, ..] to `batch`; `last` are the axes of the last dimensions, those between are not sharded."""
+    return constrain(x, "batch", *(None,) * (x.ndim - 1 - len(last)), *last)
+
+
+def constrain_samples(x: jax.Array, *last: str | None) -> jax.Array:
+    """Pins [N, G, ..] to `prompts` and `samples`; `last` as in `constrain_rows`."""
+    return constrain(x, "prompts", "samples", *(None,) * (x.ndim - 2 - len(last)), *last)
+
+
+def constrain_last(x: jax.Array, *last: str | None) -> jax.Array:
+    """Pins the last dimensions only."""
+    return constrain(x, *(ANY,) * (x.ndim - len(last)), *last)
+
+
+def local_shape(shape: tuple[int, ...], *axes: str | None) -> tuple[int, ...]:
+    """Shape of one device's part of an array with logical `axes`."""
+    placement = _active.get()
+    return shape if placement is None else placement.local_shape(shape, axes)

@@ -1,0 +1,85 @@
+"""Rollouts from the host: weights and prompts are put where the table `ROLLOUT` wants them, then the engine runs.
+
+Legend: N prompts, G samples of a prompt, L length, P patches of a row.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, Int
+
+from lam_jax.parallel import ROLLOUT, mesh_of, place, use
+from lam_jax.parallel.rules import partition_spec
+from lam_jax.qwen.inputs import Batch
+from lam_jax.rollout.actions import ActionSpace
+from lam_jax.rollout.engine import Rollout, RolloutConfig, rollout
+from lam_jax.rollout.weights import rollout_weights
+
+
+def run_rollout(
+    space: ActionSpace, prompts: Batch, sample_ids: Int[Any, "N G"], key: Array, config: RolloutConfig
+) -> Rollout:
+    """Samples continuations on the mesh that the weights lie on; arguments as of `engine.rollout`.
+
+    Weights in another layout are re-placed first: whoever rolls out often keeps `prepared(space)`.
+
+    Raises:
+        ValueError: N or G does not divide its mesh axis; `fill_prompts` makes N fit.
+    """
+    space = prepared(space)
+    mesh = mesh_of(space)
+    if mesh is not None and mesh.size > 1:
+        spec = partition_spec(("prompts", "samples"), sample_ids.shape, mesh, ROLLOUT)
+        sample_ids = jax.device_put(sample_ids, NamedSharding(mesh, spec))
+    return jitted(space, place(prompts, mesh, ROLLOUT), sample_ids, key, config=config, mesh=mesh)
+
+
+def prepared(space: ActionSpace) -> ActionSpace:
+    """The action space with weights as rollouts want them, see `rollout_weights`."""
+    return rollout_weights(space, space.specs, space.backbone.config.dtype)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "mesh"))
+def jitted(
+    space: ActionSpace, prompts: Batch, sample_ids: Array, key: Array, config: RolloutConfig, mesh: Mesh | None
+) -> Rollout:
+    """The program: everything is in its place already."""
+    with use(mesh, ROLLOUT):
+        return rollout(space, prompts, sample_ids, key, config)
+
+
+def fill_prompts(prompts: Batch, space: ActionSpace) -> Batch:
+    """Host prompts filled up with padding rows to a multiple of the shards that prompts lie on.
+
+    Padding rows come last, produce nothing and count nowhere.
+    """
+    mesh = mesh_of(space)
+    shards = 1 if mesh is None else mesh.shape["data"]
+    missing = -prompts.tokens.shape[0] % shards
+    if not missing:
+        return prompts
+
+    def filled(x: Any, value: Any) -> np.ndarray:
+        x = np.asarray(x)
+        return np.concatenate([x, np.full((missing, *x.shape[1:]), value, x.dtype)])
+
+    images = prompts.images
+    if images is not None:
+        images = images.replace(
+            patches=filled(images.patches, 0),
+            patch_hw=filled(images.patch_hw, -1),
+            image_id=filled(images.image_id, -1),
+            window_slots=filled(images.window_slots, -1),
+        )
+    return Batch(
+        tokens=filled(prompts.tokens, space.backbone.config.pad_id),
+        mask=filled(prompts.mask, False),
+        valid=filled(prompts.valid, False),
+        response=filled(prompts.response, False),
+        positions=filled(prompts.positions, 1),
+        has_image=filled(prompts.has_image, False),
+        images=images,
+    )
