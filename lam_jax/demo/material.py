@@ -1,7 +1,7 @@
 """What the demo's stages draw on: data, collators, loaders, tokenizer, base model, rewards."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from lam_jax.data.chat import ChatEncoder
 from lam_jax.data.collator import Collated, Collator, CollatorConfig
-from lam_jax.data.loader import Loader, LoaderConfig, Placed
+from lam_jax.data.loader import Loader, LoaderConfig
 from lam_jax.data.scenes.builder import prepare, read_split
 from lam_jax.data.scenes.tokenizer import load_tokenizer
 from lam_jax.data.schemas import Example
@@ -63,14 +63,13 @@ class Material:
         """A split of the data set."""
         return read_split(self.folder, source, split)
 
-    def batches(self, kind: str, examples: Sequence[Example], rows: int) -> Placed:
-        """Endless shuffled training batches on the mesh; each process makes the rows that its devices hold."""
-        own = own_rows(self.mesh, TRAIN, rows)
-        loader = Loader(examples, self.chats[kind], LoaderConfig(rows, seed=self.config.seed, rows=own))
-        return Placed(loader, lambda collated: from_own_rows(collated.batch, own, rows, self.mesh, TRAIN))
+    def batches(self, kind: str, examples: Sequence[Example], rows: int) -> Iterator[Batch]:
+        """Endless shuffled training batches."""
+        loader = Loader(examples, self.chats[kind], LoaderConfig(rows, seed=self.config.seed))
+        return (collated.batch for collated in loader)
 
     def prompt_loader(self, examples: Sequence[Example]) -> Loader[Example, Collated]:
-        """Endless shuffled prompts for RL; every process makes all of them, and scores those that it samples for."""
+        """Endless shuffled prompts for RL."""
         return Loader(examples, self.prompts, LoaderConfig(self.config.rl_prompts, seed=self.config.seed))
 
     def base_agent(self) -> Agent:
