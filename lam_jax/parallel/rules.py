@@ -195,6 +195,8 @@ def constrain_weight(x: jax.Array, weight: Weight) -> jax.Array:
 def place(tree: Any, mesh: Mesh | None, rules: Rules, axis: str = "batch") -> Any:
     """Puts host arrays on the mesh, their leading dimension on logical `axis`; on one device jit does that as well.
 
+    With several processes each holds all rows of the host arrays; see `lam_jax.parallel.rows` for shares of them.
+
     Raises:
         ValueError: the leading dimension does not divide.
     """
@@ -203,6 +205,10 @@ def place(tree: Any, mesh: Mesh | None, rules: Rules, axis: str = "batch") -> An
 
     def put(x):
         spec = partition_spec((axis, *(None,) * (x.ndim - 1)), x.shape, mesh, rules)
-        return jax.device_put(x, NamedSharding(mesh, spec))
+        sharding = NamedSharding(mesh, spec)
+        if isinstance(x, jax.Array) or jax.process_count() == 1:
+            return jax.device_put(x, sharding)
+        # device_put would compare the processes' arrays over the network.
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
     return jax.tree.map(put, tree)

@@ -140,7 +140,8 @@ def restore_checkpoint(path: Path, like: T, mesh: Mesh | None = None) -> tuple[T
         path: folder that `save_checkpoint` wrote.
         like: arrays or `jax.ShapeDtypeStruct`s. NumPy arrays and Python numbers come back as such, arrays that were
             bound to no device stay so.
-        mesh: where structs without a sharding go, sharded as they were saved; without it they are bound to no device.
+        mesh: where structs without a sharding go if they were sharded when saved, and as they were; without a mesh they
+            are bound to no device.
 
     Returns:
         The tree and the metadata.
@@ -232,7 +233,7 @@ def _sharding(leaf: Any, entry: Stored, mesh: Mesh | None) -> Sharding | None:
         return None
     sharding = getattr(leaf, "sharding", None)
     if sharding is None:
-        return None if mesh is None else entry.sharding(mesh)
+        return None if mesh is None or entry.spec is None else entry.sharding(mesh)
     if not getattr(leaf, "committed", True):
         return None
     # Raises here, before reading, when the shape does not divide over the mesh.

@@ -14,6 +14,7 @@ from lam_jax.train import heartbeat
 from lam_jax.train.errors import NonFiniteError
 from lam_jax.train.metrics import MetricsWriter
 from lam_jax.train.midway import Best, Midway, PhaseSaver, Work
+from lam_jax.train.profiler import Profiler
 from lam_jax.train.progress import Bar, Progress
 from lam_jax.train.state import TrainState
 
@@ -136,6 +137,7 @@ def fit(
     evaluate_every: int = 0,
     log_every: int = 1,
     saver: PhaseSaver | None = None,
+    profiler: Profiler | None = None,
 ) -> Fitted:
     """Trains until `steps` steps are done in all (those that `state` has behind it count).
 
@@ -154,6 +156,7 @@ def fit(
         log_every: steps between records; a record holds the metrics of its own step, and every step is checked.
         saver: saves checkpoints on the way; if it finds one, the phase goes on from there and `state` only says where
             its arrays belong. `batches` must have a position, as a `Loader` has.
+        profiler: traces some steps.
 
     Raises:
         NonFiniteError: a metric became infinite or NaN.
@@ -165,6 +168,19 @@ def fit(
     place = resumed or Midway(state, int(state.step) // work.updates)
     state = place.state
     earlier = writer.begin(phase, place.number if resumed or place.number else None)
+
+    def one_step(number: int, state: TrainState, place: Midway, supply: Iterator[Any], recorder: _Recorder):
+        buffer, metrics, first = place.buffer, place.metrics, place.updates
+        if buffer is None:
+            buffer, metrics = work.prepare(state, _next(supply, phase, number, steps))
+        applied: Mapping[str, Any] = {}
+        for index in range(first, work.updates):
+            state, applied = work.apply(state, buffer, index)
+            if saver and index + 1 < work.updates:
+                between = Midway(state, number - 1, index + 1, recorder.best, buffer, metrics)
+                saver.visit(between, batches, lambda a=applied: (recorder.flush(), recorder.checked(number, a)))
+        return state, work.finish(state, buffer, {**metrics, **applied})
+
     if resumed:
         progress.say(f"{phase}: goes on after step {place.number} of {steps}")
     with progress.bar(phase, steps, place.number) as bar, saver.open() if saver else contextlib.nullcontext():
@@ -173,22 +189,17 @@ def fit(
             recorder.evaluate(place.number, state, evaluate)
         supply = iter(batches)
         for number in range(place.number + 1, steps + 1):
-            buffer, metrics, first = place.buffer, place.metrics, place.updates
-            if buffer is None:
-                buffer, metrics = work.prepare(state, _next(supply, phase, number, steps))
-            applied: Mapping[str, Any] = {}
-            for index in range(first, work.updates):
-                state, applied = work.apply(state, buffer, index)
-                if saver and index + 1 < work.updates:
-                    between = Midway(state, number - 1, index + 1, recorder.best, buffer, metrics)
-                    saver.visit(between, batches, lambda a=applied, n=number: (recorder.flush(), recorder.checked(n, a)))
+            with profiler.step(phase, number) if profiler else contextlib.nullcontext():
+                state, metrics = one_step(number, state, place, supply, recorder)
             heartbeat.beat(phase, number)
-            recorder.step(number, work.finish(state, buffer, {**metrics, **applied}))
+            recorder.step(number, metrics)
             place = Midway(state, number)
             if evaluate and (number == steps or (evaluate_every and number % evaluate_every == 0)):
                 recorder.evaluate(number, state, evaluate)
             if saver and number < steps:
                 saver.visit(dataclasses.replace(place, best=recorder.best), batches, recorder.flush)
+        if profiler:
+            profiler.close()
         recorder.flush()
     return Fitted(state, recorder.best, earlier + recorder.history)
 

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float
 from lam_jax.data.collator import Collated
 from lam_jax.data.schemas import Example
 from lam_jax.parallel import UPDATE, constrain_weights, mesh_of, use
+from lam_jax.parallel.agree import to_host
 from lam_jax.qwen.inputs import Batch
 from lam_jax.rl import (
     Algorithm,
@@ -32,18 +33,17 @@ from lam_jax.rl import (
 )
 from lam_jax.rollout.actions import ActionSpace, LatentActions, TokenActions
 from lam_jax.rollout.agent import Agent
-from lam_jax.rollout.engine import Rollout, RolloutConfig
+from lam_jax.rollout.engine import Rollout, RolloutConfig, rollout
 from lam_jax.rollout.rescore import latent_logps, token_space_logps
 from lam_jax.rollout.run import fill_prompts, run_rollout
 from lam_jax.rollout.weights import rollout_weights
 from lam_jax.train.method import Method
 from lam_jax.train.optimiser import Optimiser, OptimiserConfig
 from lam_jax.train.partition import merge
+from lam_jax.train.score import Reward, masked_mean, score
 from lam_jax.train.state import TrainState
 
 Space = Literal["latent", "token"]
-# (examples [N], answers [N][G]) -> rewards and whether each call succeeded, both [N, G]
-Reward = Callable[[Sequence[Example], list[list[str]]], tuple[Float[np.ndarray, "N G"], Bool[np.ndarray, "N G"]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,13 +243,16 @@ class RLStep:
     def buffer_like(self, state: TrainState, collated: Collated) -> Taken:
         """Shape structs of the rollout that `prepare` gives for prompts of this shape."""
 
-        def roll(trainable: Any, frozen: Agent, prompts: Batch) -> Taken:
-            space = action_space(merge(trainable, frozen), self.config.space, self.method)
+        space = action_space(
+            merge(self._for_rollouts(state.trainable), self.rollout_frozen), self.config.space, self.method
+        )
+
+        def roll(space: ActionSpace, prompts: Batch) -> Taken:
             ids = jnp.zeros((prompts.tokens.shape[0], self.config.rollout.samples), jnp.int32)
             out = rollout(space, prompts, ids, state.key, self.config.rollout)
             return Taken(prompts, out, jnp.zeros(ids.shape, jnp.float32), out.mask)
 
-        return jax.eval_shape(roll, state.trainable, self.frozen, collated.batch)
+        return jax.eval_shape(roll, space, fill_prompts(collated.batch, space))
 
     def apply(self, state: TrainState, taken: Taken, index: int) -> tuple[TrainState, dict[str, Any]]:
         """Update `index` of a rollout: its share of the prompts in one of the passes."""
@@ -265,7 +268,7 @@ class RLStep:
         """Adds the times, of this process's part in the step."""
         jax.block_until_ready(state.trainable)
         done = time.monotonic()
-        tokens = float(np.sum(taken.rollout.mask))
+        tokens = float(jnp.sum(taken.rollout.mask))
         rollout_s, update_s = metrics.pop("generation_s"), done - self._rewarded_at
         return metrics | {
             "rollout_s": rollout_s,
@@ -287,10 +290,9 @@ class RLStep:
         )
         ids = np.arange(len(prompts.tokens) * samples, dtype=np.int32) + attempt * count * samples
         out = run_rollout(space, prompts, ids.reshape(-1, samples), key, config.rollout)
-        tokens, mask, gap = (x[:count] for x in jax.device_get((out.tokens, out.mask, out.gap)))
+        jax.block_until_ready(out)
         generated = time.monotonic()
-        rewards, ok = self.reward(collated.examples, self.decode(tokens, mask))
-        lengths = mask.sum(axis=-1)
+        rewards, ok, lengths = score(out.tokens, out.mask, collated.examples, self.decode, self.reward)
         zone = algorithm.overlong_tokens(config.rollout.length)
         shaped = rewards + overlong_penalty(lengths, config.rollout.length, zone)
         advantages, active = compute_advantages(algorithm, shaped.astype(np.float32), ok)
@@ -306,7 +308,7 @@ class RLStep:
             "length_mean": float(lengths.mean()),
             "ended": float((lengths < config.rollout.length).mean()),
             "failed_rewards": float((~ok).sum()),
-            "gap": float(gap[mask].mean()) if mask.any() else 0.0,
+            "gap": float(masked_mean(out.gap, out.mask)),
             "informative_groups": float(jnp.sum(jnp.any(active, axis=1)) / count),
             "generation_s": generated - began,
             "reward_s": time.monotonic() - generated,
@@ -322,11 +324,11 @@ class RLStep:
         if self.config.algorithm.dynamic_sampling_std is None:
             return taken, refills
         # Rows that fill up the mesh stay as they are.
-        keep = np.asarray(jnp.any(taken.mask, axis=(1, 2)) | ~jnp.any(taken.prompts.mask, axis=1))
+        keep = to_host(jnp.any(taken.mask, axis=(1, 2)) | ~jnp.any(taken.prompts.mask, axis=1))
         while not keep.all() and refills < self.config.algorithm.max_refills:
             refills += 1
             more, extra = self._rewarded(state, next(self.refill), key, refills)
-            source, keep = fill_slots(keep, np.asarray(jnp.any(more.mask, axis=(1, 2))))
+            source, keep = fill_slots(keep, to_host(jnp.any(more.mask, axis=(1, 2))))
             taken = _replace_rows(taken, more, jnp.asarray(source))
             for name in ("generation_s", "reward_s"):
                 metrics[name] += extra[name]

@@ -38,6 +38,7 @@ from lam_jax.train.errors import (
 )
 from lam_jax.train.metrics import MetricsWriter
 from lam_jax.train.midway import PhaseSaver
+from lam_jax.train.profiler import Profiler
 from lam_jax.train.progress import Progress, duration
 from lam_jax.train.retention import set_aside
 from lam_jax.train.stop import StopRequest
@@ -125,9 +126,17 @@ class Run:
         progress: where progress is shown.
         phases: results of the stages so far by name, in order.
         stop: whether the run was asked to stop.
+        profiler: for the training loops.
     """
 
-    def __init__(self, folder: Path, config: Any, progress: Progress | None = None, save_every: int = 0):
+    def __init__(
+        self,
+        folder: Path,
+        config: Any,
+        progress: Progress | None = None,
+        save_every: int = 0,
+        profile: str | None = None,
+    ):
         """Opens or makes the folder.
 
         Args:
@@ -135,6 +144,7 @@ class Run:
             config: whatever the results depend on; dataclasses and JSON values.
             progress: where progress is shown; default: the console of the first process.
             save_every: optimiser updates between two checkpoints inside a stage; 0: only when asked to stop.
+            profile: phase of which a few steps are traced into profile/.
 
         Raises:
             OtherConfigurationError: the folder belongs to another configuration, or holds something else.
@@ -156,6 +166,7 @@ class Run:
             raise failure or LamJaxError(f"{self.folder}: process 0 could not open it; its message says why.")
         self.metrics = MetricsWriter(self.folder, enabled=is_first())
         self.stop = StopRequest()
+        self.profiler = Profiler(self.folder / "profile", profile)
 
     def _open(self, config: Any) -> None:
         self._claim(config)
