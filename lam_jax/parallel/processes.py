@@ -5,7 +5,7 @@ Where a process stands is read from, in this order:
 | source | what it takes |
 |---|---|
 | explicit | `LAM_JAX_COORDINATOR` (host:port), `LAM_JAX_PROCESSES`, `LAM_JAX_PROCESS` |
-| Kubernetes JobSet or indexed Job | `LAM_JAX_COORDINATOR`, `LAM_JAX_PROCESSES` and the `JOB_COMPLETION_INDEX` of the pod |
+| Kubernetes (indexed Job, JobSet) | the first two of these, and the JOB_COMPLETION_INDEX of the pod |
 | SLURM | what `srun` sets: SLURM_PROCID, SLURM_NTASKS, the first host of SLURM_STEP_NODELIST |
 | TPU pod | what the TPU machine's metadata say (`LAM_JAX_PROCESSES=tpu` asks for it) |
 

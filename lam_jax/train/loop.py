@@ -51,7 +51,7 @@ def _require_finite(phase: str, step: int, metrics: Mapping[str, float]) -> None
         others = ", ".join(f"{key}={value:.6g}" for key, value in metrics.items())
         raise NonFiniteError(
             f"Phase {phase}, step {step}: {name} is {metrics[name]}, and it went first. The step's metrics: {others}. "
-            "Look at that step's batch, lower the learning rate or the clip norm; a run resumes from its last checkpoint."
+            "Look at that step's batch, lower the learning rate or the clip norm; it resumes from its last checkpoint."
         )
 
 

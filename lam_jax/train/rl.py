@@ -6,7 +6,7 @@ Legend: N prompts, G samples of a prompt, T completion length.
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import jax
@@ -17,7 +17,6 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from lam_jax.data.collator import Collated
-from lam_jax.data.schemas import Example
 from lam_jax.parallel import UPDATE, constrain_weights, mesh_of, use
 from lam_jax.parallel.agree import to_host
 from lam_jax.qwen.inputs import Batch

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from lam_jax.train.errors import NoSpaceError, NonFiniteError, PreemptedError
+from lam_jax.train.errors import NonFiniteError, NoSpaceError, PreemptedError
 from lam_jax.train.metrics import comparable, read_metrics
 from lam_jax.train.stop import StopRequest
 from tests.train.made_phase import STEPS, TwoUpdates, gradient_step, new_data, new_state, train
