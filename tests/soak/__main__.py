@@ -22,7 +22,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="soak_") as name:
         base = Path(name)
         two = "one of two killed"
-        whole = {kind: uninterrupted(base / "whole" / str(kind == two) / "run", kind) for kind in (KINDS[0], two)}
+        whole = {kind: uninterrupted(base / f"whole_{kind == two}" / "run", kind) for kind in (KINDS[0], two)}
         for index in range(options.trials):
             kind = KINDS[index % len(KINDS)]
             seed = 1000 * options.seed + index

@@ -52,9 +52,13 @@ class Trial:
 class Child:
     """A started run; `at` is the update that it has announced last."""
 
-    def __init__(self, folder: Path, log: Path, number: int | None = None, address: str = ""):
+    def __init__(self, folder: Path, log: Path, devices: int = 1, number: int | None = None, address: str = ""):
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-        environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={1 if number is None else 2}"
+        environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+        # Compiled programs are kept beside the runs: most of a start would be compilation.
+        cache = {"CACHE_DIR": str(log.parents[1] / "cache"), "CACHE_MAX_SIZE": "1000000000"}
+        environment |= {f"JAX_COMPILATION_{name}": value for name, value in cache.items()}
+        environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         command = [*CHILD, str(folder)]
         self.beats = folder.parent / "beats"
         if number is not None:
@@ -110,7 +114,7 @@ def start(folder: Path, kind: str) -> list[Child]:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
-    return [Child(folder, log, number, address) for number in range(2)]
+    return [Child(folder, log, 2, number, address) for number in range(2)]
 
 
 def interrupt(children: list[Child], kind: str, rng: random.Random) -> None:
@@ -151,18 +155,20 @@ def finished(folder: Path) -> dict[str, object]:
 def uninterrupted(folder: Path, kind: str) -> dict[str, object]:
     """Runs without interruption."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    codes = [child.end() for child in start(folder, kind)]
+    # Two processes of two devices must do what one process does with four.
+    children = [Child(folder, folder.parent / "log", 4)] if kind == "one of two killed" else start(folder, kind)
+    codes = [child.end() for child in children]
     if any(codes):
         raise RuntimeError(f"The uninterrupted run ended with {codes}: {(folder.parent / 'log').read_text()[-2000:]}")
     return finished(folder)
 
 
-def run_trial(base: Path, kind: str, seed: int, whole: dict[str, object]) -> Trial:
-    """One to three interruptions of a run in `base`, then a last start that is left alone."""
+def run_trial(base: Path, kind: str, seed: int, whole: dict[str, object], most: int = 3) -> Trial:
+    """One to `most` interruptions of a run in `base`, then a last start that is left alone."""
     rng = random.Random(seed)
     base.mkdir(parents=True)
     folder = base / "run"
-    trial = Trial(kind, sorted(rng.sample(range(2, UPDATES), rng.randint(1, 3))), [], [])
+    trial = Trial(kind, sorted(rng.sample(range(2, UPDATES), rng.randint(1, most))), [], [])
     for step in trial.steps:
         children = start(folder, kind)
         rng.choice(children).wait_for(step)
