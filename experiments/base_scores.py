@@ -22,7 +22,7 @@ from lam_jax.data.scenes.rows import caption_test
 from lam_jax.data.scenes.tokenizer import load_tokenizer
 from lam_jax.data.schemas import Example, Where
 from lam_jax.demo.material import BASE_MODEL
-from lam_jax.demo.settings import IMAGE_SIZE, PAIRED_LENGTH, PROMPT_LENGTH
+from lam_jax.demo.settings import CHAT_LENGTHS, IMAGE_SIZE, PROMPT_LENGTHS
 from lam_jax.evaluation.captions import CaptionScores, caption_scores
 from lam_jax.parallel import TRAIN, make_mesh
 from lam_jax.qwen.load import load_backbone
@@ -70,8 +70,8 @@ def score(model: Path, scenes: int) -> CaptionScores:
     tokenizer = load_tokenizer()
     encoder = ChatEncoder(tokenizer, PRESETS["tiny"])
     image = ImageSettings(size=IMAGE_SIZE)
-    train = Collator(encoder, CollatorConfig((PAIRED_LENGTH,), image=image))
-    prompt = Collator(encoder, CollatorConfig((PROMPT_LENGTH,), kind="prompt", padding="left", image=image))
+    train = Collator(encoder, CollatorConfig((CHAT_LENGTHS["paired"],), image=image))
+    prompt = Collator(encoder, CollatorConfig((PROMPT_LENGTHS["paired"],), kind="prompt", padding="left", image=image))
     backbone = load_backbone(model, make_mesh(), TRAIN, np.float32)
     return caption_scores(backbone, held_out(scenes), train, prompt, tokenizer)
 

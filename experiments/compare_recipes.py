@@ -21,6 +21,7 @@ from lam_jax.demo.latent import learn_latent_actions
 from lam_jax.demo.material import Material
 from lam_jax.demo.settings import DemoConfig
 from lam_jax.demo.tasks import TaskRun
+from lam_jax.train.compilation import keep_compiled_programs
 from lam_jax.train.metrics import read_metrics
 from lam_jax.train.run import Run
 
@@ -73,6 +74,7 @@ def compare(config: Config) -> list[dict]:
 
 
 def main(config: Config) -> None:
+    keep_compiled_programs()
     rows = compare(config)
     (config.out / "recipes.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     table = Table(*rows[0])

@@ -52,7 +52,9 @@ class Demo:
     def run(self) -> None:
         """Runs the demo."""
         from lam_jax.demo import run_demo
+        from lam_jax.train.compilation import keep_compiled_programs
 
+        keep_compiled_programs()
         run_demo(self.out, seed=self.seed, preset=self.preset, tasks=self.task, algorithm=self.algorithm)
 
 

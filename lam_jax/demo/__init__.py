@@ -85,7 +85,7 @@ def run_demo(
 
 def _base_scores(material: Material, agent: Agent) -> dict[str, Any]:
     examples = material.examples("paired", "caption_test")
-    chats, prompts = material.chats["paired"], material.prompts
+    chats, prompts = material.chats["paired"], material.prompts["paired"]
     return dataclasses.asdict(caption_scores(agent.backbone, examples, chats, prompts, material.tokenizer))
 
 
@@ -93,8 +93,8 @@ def probe(material: Material, agent: Agent) -> dict[str, Any]:
     """Codebook health and the causal test after stage 4, for image-text and text-only rows."""
     reading, key = material.config.method.acting, jax.random.key(material.config.seed)
     found = {}
-    for name, source, kind in (("image_text", "paired", "paired"), ("text_only", "text_only", "text")):
-        batches = [c.batch for c in in_order(material.examples(source, "test"), material.chats[kind], 32)]
+    for name, source in (("image_text", "paired"), ("text_only", "text_only")):
+        batches = [c.batch for c in in_order(material.examples(source, "test"), material.chats[source], 32)]
         found[name] = probe_codes(agent, batches, key, reading)
     paired = found["image_text"]
     return {
@@ -112,7 +112,7 @@ def control_after_sft(run: Run, job: TaskRun) -> float:
 
     def measure():
         material = job.material
-        collated = in_order(material.examples(job.task, "val"), material.chats["task"], 32)
+        collated = in_order(material.examples(job.task, "val"), material.chats[job.task], 32)
         batches = [c.batch.replace(valid=c.batch.valid & c.batch.response) for c in collated]
         found = probe_codes(job.agent, batches, jax.random.key(material.config.seed), material.config.method.acting)
         return None, {"random_action_kl": found["random_action_kl"]}

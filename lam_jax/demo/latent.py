@@ -1,12 +1,10 @@
 """Stages 1 to 4 of the demo: a latent action space and a policy from unlabelled rows."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from lam_jax.data.loader import in_order
 from lam_jax.demo.material import Material
 from lam_jax.demo.settings import StageSettings
 from lam_jax.evaluation.codes import probe_codes
@@ -28,22 +26,26 @@ LEAST_USED_SHARE = 0.1  # below it the codebook counts as collapsed
 def learn_latent_actions(run: Run, material: Material, agent: Agent) -> Agent:
     """Runs stages 1 to 4; each is checkpointed and skipped when it is done already."""
     config, method = material.config, material.config.method
-    paired, text = material.examples("paired", "train"), material.examples("text_only", "train")
-    held_out = _held_out(material)
+    held_out = MixedBatch(
+        material.held_out("paired", "test", 32),
+        material.held_out("text_only", "test", 32) if method.text_only else None,
+    )
+
+    def shown(rows: int) -> Iterator[Batch]:
+        return material.batches("paired", "train", rows)
 
     def mixed(rows: int) -> Iterator[MixedBatch]:
-        shown = material.batches("paired", paired, rows)
-        unseen = material.batches("text", text, rows) if method.text_only else None
-        return (MixedBatch(batch, next(unseen) if unseen else None) for batch in shown)
+        unseen = material.batches("text_only", "train", rows) if method.text_only else None
+        return (MixedBatch(batch, next(unseen) if unseen else None) for batch in shown(rows))
 
-    plans: list[tuple[str, str, Loss, StageSettings, Any, Any]] = [
-        ("stage1_inverse", "inverse", inverse_loss, config.inverse, material.batches, held_out.paired),
-        ("stage2_projector", "projector", projector_loss, config.projector, material.batches, held_out.paired),
+    plans: list[tuple[str, str, Loss, StageSettings, Callable[[int], Iterator[Any]], Any]] = [
+        ("stage1_inverse", "inverse", inverse_loss, config.inverse, shown, held_out.paired),
+        ("stage2_projector", "projector", projector_loss, config.projector, shown, held_out.paired),
         ("stage3_joint", "joint", joint_loss, config.joint, mixed, held_out),
         ("stage4_cloning", "cloning", cloning_loss, config.cloning, mixed, held_out),
     ]
-    for number, (phase, stage, loss, settings, make_batches, validation) in enumerate(plans):
-        batches = make_batches("paired", paired, settings.rows) if number < 2 else make_batches(settings.rows)
+    for phase, stage, loss, settings, make_batches, validation in plans:
+        batches = make_batches(settings.rows)
         agent = train_stage(run, phase, stage, loss, settings, agent, batches, validation, method, config.seed)
         if stage in ("inverse", "joint"):
             _require_codes(run, agent, held_out.paired, method, phase)
@@ -97,15 +99,6 @@ def keep_best_and_last(fitted: Any) -> tuple[Any, dict[str, Any]]:
     best = fitted.best.trainable if fitted.best else fitted.state.trainable
     record = {"best_step": fitted.best.step, "best_score": fitted.best.score} if fitted.best else {}
     return {"last": fitted.state.trainable, "best": best}, record
-
-
-def _held_out(material: Material) -> MixedBatch:
-    rows = 32
-    shown, unseen = (
-        jax.tree.map(jnp.asarray, next(in_order(material.examples(source, "test"), material.chats[kind], rows)).batch)
-        for source, kind in (("paired", "paired"), ("text_only", "text"))
-    )
-    return MixedBatch(shown, unseen if material.config.method.text_only else None)
 
 
 def _require_codes(run: Run, agent: Agent, batch: Batch, method: Method, phase: str) -> None:

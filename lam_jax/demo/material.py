@@ -6,21 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lam_jax.data.chat import ChatEncoder
 from lam_jax.data.collator import Collated, Collator, CollatorConfig
-from lam_jax.data.loader import Loader, LoaderConfig
+from lam_jax.data.loader import Loader, LoaderConfig, in_order
 from lam_jax.data.scenes.builder import prepare, read_split
 from lam_jax.data.scenes.tokenizer import load_tokenizer
 from lam_jax.data.schemas import Example
 from lam_jax.demo.settings import (
     ANSWER_LENGTH,
-    CHAT_LENGTH,
+    CHAT_LENGTHS,
     IMAGE_SIZE,
-    PAIRED_LENGTH,
-    PROMPT_LENGTH,
-    TEXT_LENGTH,
+    PROMPT_LENGTHS,
     DemoConfig,
 )
 from lam_jax.latent.config import LATENT_PRESETS
@@ -45,8 +44,8 @@ class Material:
     config: DemoConfig
     folder: Path
     tokenizer: Any
-    chats: dict[str, Collator]  # by kind of row: "paired", "text", "task"
-    prompts: Collator
+    chats: dict[str, Collator]  # by source of rows
+    prompts: dict[str, Collator]
 
     @classmethod
     def open(cls, config: DemoConfig, folder: Path) -> "Material":
@@ -54,23 +53,32 @@ class Material:
         tokenizer = load_tokenizer()
         encoder = ChatEncoder(tokenizer, PRESETS[config.preset])
         image = ImageSettings(size=IMAGE_SIZE)
-        lengths = {"paired": PAIRED_LENGTH, "text": TEXT_LENGTH, "task": CHAT_LENGTH}
-        chats = {kind: Collator(encoder, CollatorConfig((length,), image=image)) for kind, length in lengths.items()}
-        prompts = Collator(encoder, CollatorConfig((PROMPT_LENGTH,), kind="prompt", padding="left", image=image))
+        chats = {
+            source: Collator(encoder, CollatorConfig((length,), image=image)) for source, length in CHAT_LENGTHS.items()
+        }
+        prompts = {
+            source: Collator(encoder, CollatorConfig((length,), kind="prompt", padding="left", image=image))
+            for source, length in PROMPT_LENGTHS.items()
+        }
         return cls(config, prepare(folder, config.sizes), tokenizer, chats, prompts)
 
     def examples(self, source: str, split: str) -> list[Example]:
         """A split of the data set."""
         return read_split(self.folder, source, split)
 
-    def batches(self, kind: str, examples: Sequence[Example], rows: int) -> Iterator[Batch]:
+    def batches(self, source: str, split: str, rows: int) -> Iterator[Batch]:
         """Endless shuffled training batches."""
-        loader = Loader(examples, self.chats[kind], LoaderConfig(rows, seed=self.config.seed))
+        loader = Loader(self.examples(source, split), self.chats[source], LoaderConfig(rows, seed=self.config.seed))
         return (collated.batch for collated in loader)
 
-    def prompt_loader(self, examples: Sequence[Example]) -> Loader[Example, Collated]:
+    def held_out(self, source: str, split: str, rows: int) -> Batch:
+        """The first rows of a split, on the device."""
+        return jax.tree.map(jnp.asarray, next(in_order(self.examples(source, split), self.chats[source], rows)).batch)
+
+    def prompt_loader(self, task: str) -> Loader[Example, Collated]:
         """Endless shuffled prompts for RL."""
-        return Loader(examples, self.prompts, LoaderConfig(self.config.rl_prompts, seed=self.config.seed))
+        config = LoaderConfig(self.config.rl_prompts, seed=self.config.seed)
+        return Loader(self.examples(task, "rl"), self.prompts[task], config)
 
     def base_agent(self) -> Agent:
         """The shipped base model with new latent modules."""

@@ -8,7 +8,10 @@ from lam_jax.train.method import Method
 from lam_jax.train.optimiser import OptimiserConfig
 
 IMAGE_SIZE = (84, 112)  # height, width
-PAIRED_LENGTH, TEXT_LENGTH, CHAT_LENGTH, PROMPT_LENGTH, ANSWER_LENGTH = 96, 120, 192, 160, 64
+# Tokens: the longest row of the data set, rounded up a little.
+CHAT_LENGTHS = {"paired": 96, "text_only": 120, "role_play": 184, "help": 120}
+PROMPT_LENGTHS = {"paired": 64, "role_play": 160, "help": 64}
+ANSWER_LENGTH = 56
 TASK_SPLITS = {"role_play": ("id_test", "ood_test"), "help": ("ls1", "ls2")}
 DEFAULT_ALGORITHMS = {"role_play": "dapo", "help": "grpo"}
 
@@ -47,7 +50,7 @@ class DemoConfig:
         rl_steps, rl_prompts, rl_samples: stage 6: rollouts, prompts a rollout, samples a prompt.
         rl_latent, rl_token: its optimisers.
         score_prompts: prompts of each test split that are scored.
-        near_greedy_samples: samples of each at temperature 0.1; at temperature 1 it is `rl_samples`.
+        score_samples, near_greedy_samples: samples of each at temperature 1 and at 0.1.
         gain_prompts, gain_samples: fixed training prompts on which RL's gain is measured.
     """
 
@@ -57,18 +60,19 @@ class DemoConfig:
     algorithms: dict[str, str] = dataclasses.field(default_factory=lambda: dict(DEFAULT_ALGORITHMS))
     method: Method = dataclasses.field(default_factory=Method)
     sizes: SceneSizes = dataclasses.field(default_factory=demo_sizes)
-    inverse: StageSettings = StageSettings(240, 16, OptimiserConfig(2e-3, "cosine", 0.05, 0.1))
-    projector: StageSettings = StageSettings(80, 16, OptimiserConfig(2e-3, "linear", 0.1))
-    joint: StageSettings = StageSettings(160, 16, OptimiserConfig(1e-3, "cosine", 0.1, 0.1))
-    cloning: StageSettings = StageSettings(240, 16, OptimiserConfig(2e-3, "cosine", 0.05))
-    sft: StageSettings = StageSettings(120, 16, OptimiserConfig(5e-4, "cosine", 0.03))
-    rl_steps: int = 30
+    inverse: StageSettings = StageSettings(120, 16, OptimiserConfig(2e-3, "cosine", 0.05, 0.1))
+    projector: StageSettings = StageSettings(50, 16, OptimiserConfig(2e-3, "linear", 0.1))
+    joint: StageSettings = StageSettings(100, 16, OptimiserConfig(1e-3, "cosine", 0.1, 0.1))
+    cloning: StageSettings = StageSettings(110, 16, OptimiserConfig(2e-3, "cosine", 0.05))
+    sft: StageSettings = StageSettings(50, 16, OptimiserConfig(5e-4, "cosine", 0.03))
+    rl_steps: int = 12
     rl_prompts: int = 16
     rl_samples: int = 8
-    rl_latent: OptimiserConfig = OptimiserConfig(3e-4)
-    rl_token: OptimiserConfig = OptimiserConfig(1e-4)
-    score_prompts: int = 48
-    near_greedy_samples: int = 3
+    rl_latent: OptimiserConfig = OptimiserConfig(4e-4)
+    rl_token: OptimiserConfig = OptimiserConfig(2e-4)
+    score_prompts: int = 64
+    score_samples: int = 2
+    near_greedy_samples: int = 2
     gain_prompts: int = 256
     gain_samples: int = 2
 

@@ -5,10 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from lam_jax.data.loader import in_order
 from lam_jax.data.schemas import Example
 from lam_jax.demo.latent import keep_best_and_last, train_stage
 from lam_jax.demo.material import Material, RubricJudge
@@ -29,6 +27,8 @@ from lam_jax.train.run import Run
 from lam_jax.train.stages import latent_sft_loss, token_sft_loss
 from lam_jax.train.stages.step import trainable_parts
 from lam_jax.train.state import TrainState
+
+SCORE_BATCH = 64  # prompts that are answered at a time
 
 
 @dataclasses.dataclass
@@ -53,12 +53,10 @@ class TaskRun:
     def fine_tune(self) -> None:
         """Stage 5."""
         config = self.material.config
-        rows = self.material.examples(self.task, "sft")
-        held_out = next(in_order(self.material.examples(self.task, "val"), self.material.chats["task"], 32)).batch
-        held_out = jax.tree.map(jnp.asarray, held_out)
+        held_out = self.material.held_out(self.task, "val", 32)
         for name, stage, loss, settings in self._recipe():
             phase = f"{name}_{self.space}_{self.task}"
-            batches = self.material.batches("task", rows, settings.rows)
+            batches = self.material.batches(self.task, "sft", settings.rows)
             self.agent = train_stage(
                 self.run, phase, stage, loss, settings, self.agent, batches, held_out, config.method, config.seed
             )
@@ -91,12 +89,14 @@ class TaskRun:
         def train() -> tuple[Any, dict[str, Any]]:
             optimiser = make_optimiser(settings.optimiser, settings.steps * settings.updates)
             state = TrainState.create(trainable, optimiser, jax.random.key(config.seed))
-            loader = self.material.prompt_loader(self.material.examples(self.task, "rl"))
+            loader = self.material.prompt_loader(self.task)
             decode = Decoder(self.material.tokenizer)
             step = RLStep(settings, method, frozen, trainable, optimiser, self.judge.reward, decode, loader)
 
             def evaluate(state: TrainState) -> dict[str, Any]:
-                answered = self._answers(merge(state.trainable, frozen), validation, settings.rollout, 101)
+                answered = self._answers(
+                    merge(state.trainable, frozen), validation, settings.rollout, 101, config.rl_prompts
+                )
                 return {"score": np.mean([s.verdict.reward for s in judge_all(answered, self.judge)])}
 
             fitted = fit(
@@ -108,7 +108,7 @@ class TaskRun:
                 writer=self.run.metrics,
                 progress=self.run.progress,
                 evaluate=evaluate,
-                evaluate_every=max(1, settings.steps // 2),
+                evaluate_every=settings.steps,
             )
             tree, record = keep_best_and_last(fitted)
             warm = fitted.history[len(fitted.history) // 3 :]
@@ -144,9 +144,9 @@ class TaskRun:
         fluent: list[bool] = []
         for split, name in zip(TASK_SPLITS[self.task], ("id", "ood")):
             examples = self.material.examples(self.task, split)[: config.score_prompts]
-            for temperature, count in ((1.0, config.rl_samples), (0.1, config.near_greedy_samples)):
+            for temperature, count in ((1.0, config.score_samples), (0.1, config.near_greedy_samples)):
                 rollouts = self.material.rollout_config(count, temperature)
-                answered = self._answers(self.agent, examples, rollouts, 202)
+                answered = self._answers(self.agent, examples, rollouts, 202, SCORE_BATCH)
                 summary = summarise(judge_all(answered, self.judge))
                 spread, distinct = answer_diversity(answered, embedder)
                 rows.append(
@@ -177,7 +177,7 @@ class TaskRun:
         config = self.material.config
         examples = self.material.examples(self.task, "rl")[: config.gain_prompts]
         rollouts = self.material.rollout_config(config.gain_samples)
-        answered = self._answers(self.agent, examples, rollouts, 303, batch_size=64)
+        answered = self._answers(self.agent, examples, rollouts, 303, SCORE_BATCH)
         rewards: dict[str, list[float]] = {}
         for item in judge_all(answered, self.judge):
             rewards.setdefault(item.row, []).append(item.verdict.reward)
@@ -189,12 +189,12 @@ class TaskRun:
         examples: Sequence[Example],
         config: RolloutConfig,
         salt: int,
-        batch_size: int | None = None,
+        batch_size: int,
     ) -> list[Answered]:
         key = jax.random.fold_in(jax.random.key(self.material.config.seed), salt)
         space = action_space(agent, self.space, self.material.config.method)
-        size = batch_size or self.material.config.rl_prompts
-        return generate(space, examples, self.material.prompts, self.material.tokenizer, config, key, size)
+        prompts, tokenizer = self.material.prompts[self.task], self.material.tokenizer
+        return generate(space, examples, prompts, tokenizer, config, key, batch_size)
 
     def _sample(self, item: Answered) -> dict[str, Any]:
         """The first answer to a prompt, with its tokens and codes."""

@@ -6,7 +6,6 @@ H heads.
 
 from collections.abc import Callable
 
-import jax
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
@@ -14,6 +13,7 @@ from lam_jax.nn import attention as attn
 from lam_jax.nn.axes import constrain_rows, constrain_samples
 from lam_jax.nn.layers import GatedMLP, Linear, RMSNorm
 from lam_jax.nn.rope import Rotary
+from lam_jax.nn.stack import fold_layers
 from lam_jax.nn.weight import stack
 
 KeyValue = tuple[Array, Array]
@@ -81,7 +81,7 @@ def run(
         x, _ = block(x, rotary, lambda q, k, v: attn.attention(q, k, v, keep))
         return constrain_rows(x), None
 
-    return jax.lax.scan(jax.checkpoint(step) if remat else step, x, blocks)[0]
+    return fold_layers(step, x, blocks, remat=remat)[0]
 
 
 def prefill(
@@ -95,7 +95,7 @@ def prefill(
         key, value = (constrain_rows(y, "length", "kv_heads", None) for y in kv)
         return constrain_rows(x), (key, value)
 
-    return jax.lax.scan(step, x, blocks)
+    return fold_layers(step, x, blocks)
 
 
 def run_shared(
@@ -126,4 +126,4 @@ def run_shared(
         sample, _ = block(sample, sample_rotary, attend)
         return (constrain_rows(prompt), constrain_samples(sample)), None
 
-    return jax.lax.scan(jax.checkpoint(step) if remat else step, (prompt, sample), blocks)[0]
+    return fold_layers(step, (prompt, sample), blocks, remat=remat)[0]

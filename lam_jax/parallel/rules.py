@@ -193,14 +193,14 @@ def constrain_weight(x: jax.Array, weight: Weight) -> jax.Array:
 
 
 def place(tree: Any, mesh: Mesh | None, rules: Rules, axis: str = "batch") -> Any:
-    """Puts host arrays on the mesh, their leading dimension on logical `axis`; on one device jit does that as well.
+    """Puts host arrays on the mesh, their leading dimension on logical `axis`; without a mesh they stay as they are.
 
     With several processes each holds all rows of the host arrays; see `lam_jax.parallel.rows` for shares of them.
 
     Raises:
         ValueError: the leading dimension does not divide.
     """
-    if mesh is None or mesh.size == 1:
+    if mesh is None:
         return tree
 
     def put(x):

@@ -13,6 +13,7 @@ from lam_jax.nn.attention import attention
 from lam_jax.nn.axes import constrain_rows
 from lam_jax.nn.layers import GatedMLP, Linear, RMSNorm
 from lam_jax.nn.rope import Rotary, grid_rotary
+from lam_jax.nn.stack import fold_layers
 from lam_jax.nn.weight import stack
 from lam_jax.qwen.config import VisionConfig
 from lam_jax.qwen.inputs import Images
@@ -117,10 +118,9 @@ class VisionTower(struct.PyTreeNode):
         windows = Windows.create(images.window_slots, x.shape[1])
         full = jnp.zeros(config.layers, bool).at[jnp.array(config.full_layers, jnp.int32)].set(True)
 
-        def step(x, layer):
-            block, is_full = layer
+        def step(x, block, is_full):
             return constrain_rows(block(x, rotary, real, windows, is_full)), None
 
-        x, _ = jax.lax.scan(jax.checkpoint(step) if remat else step, x, (self.blocks, full))
+        x, _ = fold_layers(step, x, self.blocks, full, remat=remat)
         x = self.merger_norm(x).reshape(x.shape[0], x.shape[1] // config.merge_patches, -1)
         return self.merger_down(jax.nn.gelu(self.merger_up(x), approximate=False))

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 from jaxtyping import Array, Float, Int
 
 # What torch.nn.utils.clip_grad_norm_ adds to the norm that it divides by; optax adds nothing.
@@ -86,9 +86,7 @@ class Optimiser:
 
     def _shardings(self, struct: Any, trainable: Any) -> Any:
         # jit alone would not keep the weights' shardings for the moments.
-        leaves = jax.tree.leaves(trainable)
-        first = leaves[0].sharding if isinstance(leaves[0], jax.Array) else SingleDeviceSharding(jax.devices()[0])
-        scalar = NamedSharding(first.mesh, PartitionSpec()) if isinstance(first, NamedSharding) else first
+        scalar = replicated_beside(trainable)
         return optax.tree.map_params(
             self.transform,
             lambda _, leaf: getattr(leaf, "sharding", scalar),
@@ -96,6 +94,14 @@ class Optimiser:
             trainable,
             transform_non_params=lambda _: scalar,
         )
+
+
+def replicated_beside(trainable: Any) -> Sharding:
+    """Where a scalar that goes with these weights lies: on every device of their mesh."""
+    first = next((leaf.sharding for leaf in jax.tree.leaves(trainable) if isinstance(leaf, jax.Array)), None)
+    if isinstance(first, NamedSharding):
+        return NamedSharding(first.mesh, PartitionSpec())
+    return first or SingleDeviceSharding(jax.devices()[0])
 
 
 def global_norm(tree: Any) -> Float[Array, ""]:

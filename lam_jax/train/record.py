@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
+from lam_jax.parallel.rules import canonical_spec
 from lam_jax.train.errors import CheckpointMismatchError, DamagedCheckpointError
 
 FORMAT = 2
@@ -38,7 +39,7 @@ class Stored(NamedTuple):
             for axis in present:
                 shards *= mesh.shape[axis]
             parts.append(present if present and size % shards == 0 else None)
-        return NamedSharding(mesh, PartitionSpec(*parts))
+        return NamedSharding(mesh, canonical_spec(parts))
 
 
 def spec_of(leaf: Any) -> list[list[str]] | None:

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from lam_jax.data.collator import Collated
-from lam_jax.parallel import UPDATE, constrain_weights, mesh_of, use
+from lam_jax.parallel import ROLLOUT, UPDATE, constrain_weights, mesh_of, place, use
 from lam_jax.parallel.agree import to_host
 from lam_jax.qwen.inputs import Batch
 from lam_jax.rl import (
@@ -37,7 +37,7 @@ from lam_jax.rollout.rescore import latent_logps, token_space_logps
 from lam_jax.rollout.run import fill_prompts, run_rollout
 from lam_jax.rollout.weights import rollout_weights
 from lam_jax.train.method import Method
-from lam_jax.train.optimiser import Optimiser, OptimiserConfig
+from lam_jax.train.optimiser import Optimiser, OptimiserConfig, replicated_beside
 from lam_jax.train.partition import merge
 from lam_jax.train.score import Reward, masked_mean, score
 from lam_jax.train.state import TrainState
@@ -213,6 +213,7 @@ class RLStep:
         self.config, self.method, self.frozen = config, method, frozen
         self.rollout_frozen = self._for_rollouts(frozen)
         self.reference = jax.tree.map(jnp.copy, reference)
+        self.placement = replicated_beside(reference)
         self.reward, self.decode, self.refill = reward, decode, refill
         self.update = make_update(config, method, optimiser)
         self._began = self._rewarded_at = time.monotonic()
@@ -282,11 +283,8 @@ class RLStep:
         began = time.monotonic()
         agent = merge(self._for_rollouts(state.trainable), self.rollout_frozen)
         space = action_space(agent, config.space, self.method)
-        prompts, count, samples = (
-            fill_prompts(collated.batch, space),
-            len(collated.batch.tokens),
-            config.rollout.samples,
-        )
+        count, samples = len(collated.batch.tokens), config.rollout.samples
+        prompts = place(fill_prompts(collated.batch, space), mesh_of(space), ROLLOUT)
         ids = np.arange(len(prompts.tokens) * samples, dtype=np.int32) + attempt * count * samples
         out = run_rollout(space, prompts, ids.reshape(-1, samples), key, config.rollout)
         jax.block_until_ready(out)
@@ -300,6 +298,8 @@ class RLStep:
             active = active & jnp.asarray(informative)[:, None]
         if filling := len(prompts.tokens) - count:
             advantages, active = (jnp.pad(x, ((0, filling), (0, 0))) for x in (advantages, active))
+        # Placed like the rollout, so that an update after a refill is the same program.
+        advantages, active = jax.device_put((advantages, active), self.placement)
         taken = Taken(prompts, out, advantages, out.mask & active[..., None])
         metrics = {
             "reward_mean": float(rewards[ok].mean()) if ok.any() else 0.0,

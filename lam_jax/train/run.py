@@ -29,6 +29,7 @@ import jax
 from lam_jax.parallel.agree import all_agree, barrier, from_first, is_first
 from lam_jax.train import heartbeat
 from lam_jax.train.checkpoint import remove_unfinished, restore_checkpoint, save_checkpoint
+from lam_jax.train.compilation import CompileClock
 from lam_jax.train.errors import (
     DamagedCheckpointError,
     LamJaxError,
@@ -44,25 +45,6 @@ from lam_jax.train.retention import set_aside
 from lam_jax.train.stop import StopRequest
 
 logger = logging.getLogger("lam_jax")
-COMPILE_EVENTS = ("/jax/core/compile/backend_compile_duration", "/jax/core/compile/jaxpr_to_mlir_module_duration")
-
-
-class CompileClock:
-    """Adds up the seconds that XLA compiles while it is open (reading the compilation cache counts too)."""
-
-    def __init__(self):
-        self.seconds = 0.0
-
-    def _listen(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
-        if event in COMPILE_EVENTS:
-            self.seconds += duration_secs
-
-    def __enter__(self) -> "CompileClock":
-        jax.monitoring.register_event_duration_secs_listener(self._listen)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        jax.monitoring.unregister_event_duration_listener(self._listen)
 
 
 @dataclasses.dataclass(frozen=True)

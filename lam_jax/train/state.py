@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax.struct import PyTreeNode
 from jaxtyping import Array, Float, Int, Key
 
-from lam_jax.train.optimiser import Optimiser, global_norm
+from lam_jax.train.optimiser import Optimiser, global_norm, replicated_beside
 
 
 class TrainState(PyTreeNode):
@@ -27,14 +27,13 @@ class TrainState(PyTreeNode):
 
     @classmethod
     def create(cls, trainable: Any, optimiser: Optimiser, key: Key[Array, ""]) -> "TrainState":
-        """Step 0. Weights and key are copied, since steps usually donate the state."""
+        """Step 0. Weights and key are copied, since steps usually donate the state.
+
+        Step number and key are placed where a step leaves them: otherwise the second step would compile again.
+        """
         trainable, key = jax.tree.map(jnp.copy, (trainable, key))
-        return cls(
-            trainable=trainable,
-            optimiser_state=optimiser.init(trainable),
-            step=jnp.zeros((), jnp.int32),
-            key=key,
-        )
+        step, key = jax.device_put((jnp.zeros((), jnp.int32), key), replicated_beside(trainable))
+        return cls(trainable=trainable, optimiser_state=optimiser.init(trainable), step=step, key=key)
 
     def step_key(self) -> Key[Array, ""]:
         """A key for this step; it depends on the base key and the step number only, so a resumed run draws the same."""

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 
 from lam_jax.train import errors
+from lam_jax.train.compilation import CompileClock
 from lam_jax.train.errors import LamJaxError, OtherConfigurationError, RunFolderBusyError
 from lam_jax.train.metrics import comparable, read_metrics
 from lam_jax.train.progress import Progress
-from lam_jax.train.run import CompileClock, Run, differences, fingerprint, jsonable
+from lam_jax.train.run import Run, differences, fingerprint, jsonable
 
 ROOT = Path(__file__).parents[2]
 
