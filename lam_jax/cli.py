@@ -29,7 +29,7 @@ class Demo:
 
     A small pretrained vision-language model is loaded, a latent action space is learned from it, task fine-tuning and
     reinforcement learning run in the latent and in the token action space, and OUT/report.html compares them. A run
-    that was interrupted goes on at the stage where it stopped.
+    that was interrupted goes on where it stopped.
     """
 
     out: Path = Path("runs/demo")
@@ -42,6 +42,13 @@ class Demo:
     """Tasks to train."""
     algorithm: Algorithm | None = None
     """Reinforcement learning algorithm for all tasks. Default: dapo for role_play, grpo for help."""
+    mesh: tuple[int, int, int] = (1, 1, 1)
+    """Sizes of the axes data, fsdp and tensor; their product is at most the number of devices, and all of them where
+    several processes run together. A run may be resumed on another mesh."""
+    save_every: int = 50
+    """Optimiser updates between two checkpoints inside a phase; 0: only on SIGTERM."""
+    profile: str | None = None
+    """Phase, for example stage1_inverse, of which three steps are traced into OUT/profile (TensorBoard, Perfetto)."""
 
     def __post_init__(self):
         if not self.task or len(set(self.task)) < len(self.task):
@@ -52,10 +59,21 @@ class Demo:
     def run(self) -> None:
         """Runs the demo."""
         from lam_jax.demo import run_demo
+        from lam_jax.parallel.processes import start
         from lam_jax.train.compilation import keep_compiled_programs
 
+        start()
         keep_compiled_programs()
-        run_demo(self.out, seed=self.seed, preset=self.preset, tasks=self.task, algorithm=self.algorithm)
+        run_demo(
+            self.out,
+            seed=self.seed,
+            preset=self.preset,
+            tasks=self.task,
+            algorithm=self.algorithm,
+            mesh=self.mesh,
+            save_every=self.save_every,
+            profile=self.profile,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,9 @@ import re
 from collections.abc import Mapping
 
 import jax
+from jax.sharding import Mesh
+
+from lam_jax.parallel.mesh import make_mesh
 
 ADDRESS, COUNT, INDEX = "LAM_JAX_COORDINATOR", "LAM_JAX_PROCESSES", "LAM_JAX_PROCESS"
 # Seconds within which every process has to be there, and after which a silent one counts as dead.
@@ -132,3 +135,19 @@ def start(environment: Mapping[str, str] = os.environ) -> Place | None:
             "port can be reached from here and that every process was started with the same number of processes."
         ) from error
     return dataclasses.replace(place, count=jax.process_count(), index=jax.process_index())
+
+
+def whole_mesh(shape: tuple[int, int, int]) -> Mesh:
+    """A mesh of `shape`; with several processes it must hold the devices of all of them.
+
+    Raises:
+        StartUpError: a process would be left without work.
+        ValueError: there are not so many devices.
+    """
+    mesh = make_mesh(shape)
+    if jax.process_count() > 1 and mesh.size != jax.device_count():
+        raise StartUpError(
+            f"The mesh {dict(mesh.shape)} has {mesh.size} of the {jax.device_count()} devices of {jax.process_count()} "
+            f"processes: choose sizes (data, fsdp, tensor) whose product is {jax.device_count()}."
+        )
+    return mesh

@@ -56,7 +56,7 @@ class Peers:
     def __init__(self, folder: Path, own: str):
         self.folder, self.own = folder, own
         # What lies there from an earlier run is no news.
-        self._known = {name: (content, None) for name, content in self._read().items()}
+        self._known: dict[str, tuple[dict[str, Any], float | None]] = {n: (c, None) for n, c in self._read().items()}
 
     def _read(self) -> dict[str, dict[str, Any]]:
         files = [file for file in self.folder.glob("*.watchdog.json") if file.name != f"{self.own}.watchdog.json"]
