@@ -15,6 +15,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from lam_jax.nn.axes import ANY, Axes, active, constrain, placed_by
 from lam_jax.nn.weight import Weight, map_specs
+from lam_jax.parallel.alike import put_alike
 
 __all__ = [
     "ROLLOUT",
@@ -205,10 +206,6 @@ def place(tree: Any, mesh: Mesh | None, rules: Rules, axis: str = "batch") -> An
 
     def put(x):
         spec = partition_spec((axis, *(None,) * (x.ndim - 1)), x.shape, mesh, rules)
-        sharding = NamedSharding(mesh, spec)
-        if isinstance(x, jax.Array) or jax.process_count() == 1:
-            return jax.device_put(x, sharding)
-        # device_put would compare the processes' arrays over the network.
-        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+        return put_alike(x, NamedSharding(mesh, spec))
 
     return jax.tree.map(put, tree)

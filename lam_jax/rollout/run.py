@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Int
 
 from lam_jax.parallel import ROLLOUT, mesh_of, place, use
+from lam_jax.parallel.alike import put_alike
 from lam_jax.parallel.rules import partition_spec
 from lam_jax.qwen.inputs import Batch
 from lam_jax.rollout.actions import ActionSpace
@@ -33,7 +34,7 @@ def run_rollout(
     mesh = mesh_of(space)
     if mesh is not None and mesh.size > 1:
         spec = partition_spec(("prompts", "samples"), sample_ids.shape, mesh, ROLLOUT)
-        sample_ids = jax.device_put(sample_ids, NamedSharding(mesh, spec))
+        sample_ids = put_alike(sample_ids, NamedSharding(mesh, spec))
     return jitted(space, place(prompts, mesh, ROLLOUT), sample_ids, key, config=config, mesh=mesh)
 
 

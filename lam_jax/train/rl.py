@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float
 from lam_jax.data.collator import Collated
 from lam_jax.parallel import ROLLOUT, UPDATE, constrain_weights, mesh_of, place, use
 from lam_jax.parallel.agree import to_host
+from lam_jax.parallel.alike import put_alike
 from lam_jax.qwen.inputs import Batch
 from lam_jax.rl import (
     Algorithm,
@@ -299,7 +300,7 @@ class RLStep:
         if filling := len(prompts.tokens) - count:
             advantages, active = (jnp.pad(x, ((0, filling), (0, 0))) for x in (advantages, active))
         # Placed like the rollout, so that an update after a refill is the same program.
-        advantages, active = jax.device_put((advantages, active), self.placement)
+        advantages, active = put_alike((advantages, active), self.placement)
         taken = Taken(prompts, out, advantages, out.mask & active[..., None])
         metrics = {
             "reward_mean": float(rewards[ok].mean()) if ok.any() else 0.0,
