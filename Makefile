@@ -2,6 +2,7 @@
 #   make demo     the whole method on real input, report in runs/demo
 #   make test     ruff, pyright and the test-suite
 #   make parity   comparison with the torch reference implementations (installs torch in .venv)
+#   make sharding every stage, update and rollout on every mesh of 8 host devices
 #   make lint     ruff and pyright only;   make format  rewrites the sources
 #   make setup    only the environment that `make test` uses
 
@@ -17,7 +18,7 @@ WORKERS ?= 2
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 
-.PHONY: demo test parity lint format setup clean
+.PHONY: demo test parity sharding lint format setup clean
 .DEFAULT_GOAL := setup
 
 $(VENV)/.stamp-venv:
@@ -58,6 +59,9 @@ test: lint
 
 parity: $(VENV)/.stamp-parity
 	$(BIN)/python -m pytest tests/parity -m '' $(PYTEST_ARGS)
+
+sharding: $(VENV)/.stamp-test
+	$(BIN)/python -m pytest tests/sharding -m '' -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 clean:
 	rm -rf $(VENV) .jax_cache .pytest_cache .ruff_cache build dist *.egg-info

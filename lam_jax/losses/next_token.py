@@ -3,15 +3,13 @@
 Legend: B rows (any leading dimensions), L length, D width, V vocabulary.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from lam_jax.losses.mean import Mean, masked_mean
-from lam_jax.nn.axes import constrain, is_sharded, local_shape
-from lam_jax.nn.vocabulary import pick
+from lam_jax.nn.axes import active, leading
+from lam_jax.nn.vocabulary import Names, log_sum_exp, own_pick, whole_width
 
 CHUNK_BYTES = 64 * 2**20  # float32 logits held at a time
 
@@ -47,38 +45,51 @@ def token_logps(
 ) -> tuple[Float[Array, "*B L"], Float[Array, "*B L"]]:
     """Log-probability of `targets` under `softmax(states @ table.T / temperature)`, and the entropy (0 if not wanted).
 
-    Runs in chunks of positions under remat: memory is one chunk of logits, forward and backward.
+    Runs in chunks of positions under remat: memory is one chunk of logits, forward and backward. On a mesh every shard
+    of the vocabulary does so for itself: FSDP gathers the table once, and its gradient is summed up once.
     """
-    shape, length, width = targets.shape, targets.shape[-1], states.shape[-1]
-    # Leading dimensions on different mesh axes cannot be joined in place.
-    lead = shape[:-1] if is_sharded() else (targets.size // length,)
-    axes = ("batch",) if len(lead) == 1 else ("prompts", "samples")
-    *rows, vocab = local_shape((*lead, table.shape[0]), *axes, "vocab")
-    chunk = max(1, min(length, CHUNK_BYTES // (4 * vocab * max(math.prod(rows), 1))))
+    placement = active()
+    numbers = jnp.arange(table.shape[0], dtype=targets.dtype)
+    if placement is None:
+        return _in_chunks(states, table, numbers, targets, (), temperature, want_entropy)
+
+    def own(states: Array, table: Array, numbers: Array, targets: Array) -> tuple[Array, Array]:
+        across = placement.names("vocab")
+        return _in_chunks(states, whole_width(table, rows), numbers, targets, across, temperature, want_entropy)
+
+    rows = (*leading(targets.ndim - 1), None)
+    inputs = ((*rows, None), ("vocab", "embed"), ("vocab",), rows)
+    return placement.on_shards(own, (states, table, numbers, targets), inputs, (rows, rows))
+
+
+def _in_chunks(
+    states: Array, table: Array, numbers: Array, targets: Array, across: Names, temperature: float, want_entropy: bool
+) -> tuple[Array, Array]:
+    """`token_logps` on one shard: rows `numbers` of the table, whose other shards lie on the mesh axes `across`."""
+    lead, length, width = targets.shape[:-1], targets.shape[-1], states.shape[-1]
+    rows = targets.size // length
+    chunk = max(1, min(length, CHUNK_BYTES // (4 * table.shape[0] * max(rows, 1))))
     chunks = -(-length // chunk)
     padding = chunks * chunk - length
-    unpadded = ((0, 0),) * len(lead)
-    x = jnp.pad(states.reshape(*lead, length, width), (*unpadded, (0, padding), (0, 0)))
-    y = jnp.pad(targets.reshape(*lead, length), (*unpadded, (0, padding)))
-    x = jnp.moveaxis(x.reshape(*lead, chunks, chunk, width), -3, 0)
-    y = jnp.moveaxis(y.reshape(*lead, chunks, chunk), -2, 0)
-    # FSDP gathers the table here, once, and not in every chunk.
-    table = constrain(table, "vocab", None)
+    x = jnp.pad(states.reshape(rows, length, width), ((0, 0), (0, padding), (0, 0)))
+    y = jnp.pad(targets.reshape(rows, length), ((0, 0), (0, padding)))
+    x = jnp.moveaxis(x.reshape(rows, chunks, chunk, width), 1, 0)
+    y = jnp.moveaxis(y.reshape(rows, chunks, chunk), 1, 0)
 
-    @jax.checkpoint
     def step(_, inputs):
         x, y = inputs
-        logits = jnp.einsum("...d,vd->...v", x, table.astype(x.dtype), preferred_element_type=jnp.float32) / temperature
-        logits = constrain(logits, *axes, "length", "vocab")
-        total = jax.nn.logsumexp(logits, axis=-1)
-        logps = pick(logits, y) - total
+        logits = jnp.einsum("rcd,vd->rcv", x, table.astype(x.dtype), preferred_element_type=jnp.float32) / temperature
+        total = log_sum_exp(logits, across)
+        logps = own_pick(logits, y, numbers, across) - total
         if not want_entropy:
             return None, (logps, jnp.zeros_like(logps))
         mean_logit = jnp.sum(jnp.exp(logits - total[..., None]) * logits, axis=-1)
+        mean_logit = jax.lax.psum(mean_logit, across) if across else mean_logit
         return None, (logps, jax.lax.stop_gradient(total - mean_logit))
 
-    _, parts = jax.lax.scan(step, None, (x, y))
-    logps, entropy = (jnp.moveaxis(p, 0, -2).reshape(*lead, chunks * chunk)[..., :length].reshape(shape) for p in parts)
+    # A single chunk is within the limit as it is: nothing to recompute.
+    _, parts = jax.lax.scan(jax.checkpoint(step) if chunks > 1 else step, None, (x, y))
+    logps, entropy = (jnp.moveaxis(p, 0, 1).reshape(rows, -1)[:, :length].reshape(*lead, length) for p in parts)
     return logps, entropy
 
 

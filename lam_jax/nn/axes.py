@@ -6,8 +6,8 @@ Rows [B, ..] lie on the axis `batch`, samples [N, G, ..] on `prompts` and `sampl
 
 import contextlib
 import contextvars
-from collections.abc import Iterator
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
@@ -24,8 +24,14 @@ class Placement(Protocol):
         """The array with its sharding pinned."""
         ...
 
-    def local_shape(self, shape: tuple[int, ...], axes: Axes) -> tuple[int, ...]:
-        """Shape of one device's part."""
+    def names(self, axis: str) -> tuple[str, ...]:
+        """Mesh axes of more than one device behind a logical axis."""
+        ...
+
+    def on_shards(
+        self, function: Callable[..., Any], arrays: Sequence[jax.Array], inputs: Sequence[Axes], outputs: Any
+    ) -> Any:
+        """`function` of each device's own parts of `arrays`; `outputs` is a tree of the axes of its results."""
         ...
 
 
@@ -73,7 +79,6 @@ def constrain_last(x: jax.Array, *last: str | None) -> jax.Array:
     return constrain(x, *(ANY,) * (x.ndim - len(last)), *last)
 
 
-def local_shape(shape: tuple[int, ...], *axes: str | None) -> tuple[int, ...]:
-    """Shape of one device's part of an array with logical `axes`."""
-    placement = _active.get()
-    return shape if placement is None else placement.local_shape(shape, axes)
+def leading(dimensions: int) -> tuple[str, ...]:
+    """Logical axes of one (rows) or two (prompts, samples) leading dimensions."""
+    return {1: ("batch",), 2: ("prompts", "samples")}[dimensions]

@@ -1,13 +1,83 @@
-"""Reading out of arrays whose last dimension is a vocabulary that lies in shards: nothing is gathered.
+"""Work on a vocabulary that lies in shards: the embedding, and reading out of logits. Logits are never gathered.
 
-On one device these are the plain operations. Legend: V vocabulary (or number of actions), S indices.
+On one device these are the plain operations. On several they run shard by shard, with the few sums that takes; what
+the compiler makes of a gather, a top-k or a scan over a sharded dimension is a copy of all shards.
+Legend: V vocabulary (or number of actions), D width, S indices, L length.
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lam_jax.nn.axes import constrain_last, is_sharded, local_shape
+from lam_jax.nn.axes import Axes, active, constrain, leading
+
+Names = tuple[str, ...]  # mesh axes
+
+
+def look_up(table: Float[Array, "V D"], tokens: Int[Array, "*B L"], dtype: jnp.dtype) -> Float[Array, "*B L D"]:
+    """Rows of the embedding in the compute dtype.
+
+    Where the width is sharded too (training), the tokens visit the shards of the width, not the table the tokens.
+    """
+    placement = active()
+    if placement is None:
+        return jnp.take(table, tokens, axis=0).astype(dtype)
+    axes = (*leading(tokens.ndim - 1), None)
+    across, width = placement.names("vocab"), placement.names("embed")
+    beside = next((i for i, axis in enumerate(axes) if axis and set(width) & set(placement.names(axis))), None)
+
+    def own(table: Array, numbers: Array, tokens: Array) -> Array:
+        if width and beside is not None:
+            tokens = jax.lax.all_gather(tokens, width, axis=beside, tiled=True)
+        index, hit = _own_index(tokens, numbers)
+        x = jnp.where(hit[..., None], jnp.take(table, index, axis=0), 0.0).astype(dtype)
+        x = jax.lax.psum(x, across) if across else x
+        if not width:
+            return x
+        if beside is None:
+            return jax.lax.all_gather(x, width, axis=x.ndim - 1, tiled=True)
+        return jax.lax.all_to_all(x, width, split_axis=beside, concat_axis=x.ndim - 1, tiled=True)
+
+    arrays = (table, jnp.arange(table.shape[0], dtype=tokens.dtype), tokens)
+    return placement.on_shards(own, arrays, (("vocab", "embed"), ("vocab",), axes), (*axes, None))
+
+
+def _own_index(index: Array, numbers: Array) -> tuple[Array, Array]:
+    """Places in this shard, which holds the entries `numbers`, and which of them it really has."""
+    place = index - numbers[0]
+    return jnp.clip(place, 0, numbers.shape[0] - 1), (place >= 0) & (place < numbers.shape[0])
+
+
+def whole_width(table: Float[Array, "V D"], rows: Axes) -> Float[Array, "V D"]:
+    """The table with its width gathered from `fsdp`, the vocabulary still in shards; inside `on_shards`.
+
+    It counts as another on every shard of `rows`: so its gradient is summed up over them once, after all uses.
+    """
+    placement = active()
+    if placement is None:
+        return table
+    width = placement.names("embed")
+    others = tuple(name for axis in rows if axis for name in placement.names(axis) if name not in width)
+    table = jax.lax.pcast(table, others, to="varying") if others else table
+    return jax.lax.all_gather(table, width, axis=1, tiled=True) if width else table
+
+
+def log_sum_exp(logits: Float[Array, "*B V"], across: Names = ()) -> Float[Array, "*B"]:
+    """log sum exp over the vocabulary, whose shards lie on the mesh axes `across`; inside `on_shards`."""
+    if not across:
+        return jax.nn.logsumexp(logits, axis=-1)
+    # Any shift gives the same sum.
+    peak = jax.lax.pmax(jax.lax.stop_gradient(jnp.max(logits, axis=-1)), across)
+    return jnp.log(jax.lax.psum(jnp.sum(jnp.exp(logits - peak[..., None]), axis=-1), across)) + peak
+
+
+def own_pick(
+    values: Float[Array, "*B V"], index: Int[Array, "*B"], numbers: Int[Array, " V"], across: Names = ()
+) -> Float[Array, "*B"]:
+    """`values[.., index]`, where this shard holds the entries `numbers`; inside `on_shards`."""
+    place, hit = _own_index(index, numbers)
+    found = jnp.take_along_axis(values, place[..., None], axis=-1)[..., 0]
+    return jax.lax.psum(jnp.where(hit, found, 0.0), across) if across else found
 
 
 def pick(values: Float[Array, "*B V"], index: Int[Array, "*B"]) -> Float[Array, "*B"]:
@@ -17,33 +87,49 @@ def pick(values: Float[Array, "*B V"], index: Int[Array, "*B"]) -> Float[Array, 
 
 def pick_many(values: Float[Array, "*B V"], indices: Int[Array, "*B S"]) -> Float[Array, "*B S"]:
     """`values[.., indices[.., s]]` for every s."""
-    if not is_sharded():
+    if active() is None:
         return jnp.take_along_axis(values, indices, axis=-1)
-    # A gather would collect the shards; a sum over V in which one term counts is fused and stays where the shards are.
+    # A sum over V in which one term counts is fused, and stays where the shards are.
     number = jax.lax.broadcasted_iota(indices.dtype, (*(1,) * indices.ndim, values.shape[-1]), indices.ndim)
     return jnp.sum(jnp.where(indices[..., None] == number, values[..., None, :], 0.0), axis=-1)
 
 
-def top_k(values: Float[Array, "*B V"], count: int) -> tuple[Float[Array, "*B S"], Int[Array, "*B S"]]:
-    """The S=count largest of a vocabulary and their indices, the largest first, of equals the earlier one.
+def top_k(
+    values: Float[Array, "*B V"], count: int, axis: str = "vocab"
+) -> tuple[Float[Array, "*B S"], Int[Array, "*B S"]]:
+    """The S=count largest and their indices, the largest first, of equals the earlier one.
 
     Each shard finds its own; what is gathered is `count` candidates a shard.
+
+    Args:
+        values: rows [B, V] or samples [N, G, V].
+        count: how many.
+        axis: logical axis of V.
 
     Raises:
         ValueError: a shard holds less than `count`, so that the whole vocabulary would have to be gathered.
     """
-    vocab = values.shape[-1]
-    (own,) = local_shape((vocab,), "vocab")
-    if own == vocab:
+    placement = active()
+    if placement is None:
         return jax.lax.top_k(values, count)
-    if count > own:
-        raise ValueError(
-            f"The {count} likeliest of {vocab} tokens in shards of {own}: every step would gather all logits. Set a "
-            f"top_k of at most {own} (top_p then works on those), or choose a smaller tensor axis."
-        )
-    shards = constrain_last(values.reshape(*values.shape[:-1], vocab // own, own), "vocab", None)
-    best, index = jax.lax.top_k(shards, count)
-    index = index + own * jax.lax.broadcasted_iota(index.dtype, index.shape, index.ndim - 2)
-    best, index = (constrain_last(x.reshape(*x.shape[:-2], -1), None) for x in (best, index))
-    best, place = jax.lax.top_k(best, count)
-    return best, jnp.take_along_axis(index, place, axis=-1)
+    lead = leading(values.ndim - 1)
+
+    def own(values: Array, numbers: Array) -> tuple[Array, Array]:
+        if count > numbers.shape[0]:
+            raise ValueError(
+                f"The {count} likeliest of {vocab} tokens in shards of {numbers.shape[0]}: every step would gather all "
+                f"logits. Set a top_k of at most {numbers.shape[0]} (top_p then works on those), or choose a smaller "
+                "tensor axis."
+            )
+        best, place = jax.lax.top_k(values, count)
+        return best, jnp.take(numbers, place, axis=0)
+
+    def best_of(values: Array, index: Array) -> tuple[Array, Array]:
+        best, place = jax.lax.top_k(values, count)
+        return best, jnp.take_along_axis(index, place, axis=-1)
+
+    vocab = values.shape[-1]
+    arrays = (values, jnp.arange(vocab, dtype=jnp.int32))
+    candidates = placement.on_shards(own, arrays, ((*lead, axis), (axis,)), ((*lead, axis), (*lead, axis)))
+    whole = (*lead, None)
+    return placement.on_shards(best_of, [constrain(x, *whole) for x in candidates], (whole, whole), (whole, whole))

@@ -7,10 +7,11 @@ whose samples lie as in rollouts.
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from lam_jax.nn.axes import ANY, Axes, active, constrain, placed_by
@@ -77,8 +78,18 @@ class _Placed:
         spec = partition_spec(axes, x.shape, self.mesh, self.rules)
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
 
-    def local_shape(self, shape: tuple[int, ...], axes: Axes) -> tuple[int, ...]:
-        return NamedSharding(self.mesh, partition_spec(axes, shape, self.mesh, self.rules)).shard_shape(shape)
+    def names(self, axis: str) -> tuple[str, ...]:
+        return tuple(name for name in self.rules[axis] if self.mesh.shape[name] > 1)
+
+    def on_shards(
+        self, function: Callable[..., Any], arrays: Sequence[jax.Array], inputs: Sequence[Axes], outputs: Any
+    ) -> Any:
+        def spec(axes: Axes) -> PartitionSpec:
+            return canonical_spec([self.names(axis) if axis else None for axis in axes])
+
+        specs = tuple(partition_spec(axes, x.shape, self.mesh, self.rules) for x, axes in zip(arrays, inputs))
+        results = jax.tree.map(spec, outputs, is_leaf=lambda x: isinstance(x, tuple) and not isinstance(x[0], tuple))
+        return jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=results)(*arrays)
 
 
 @contextlib.contextmanager
@@ -193,19 +204,22 @@ def constrain_weight(x: jax.Array, weight: Weight) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, NamedSharding(placement.mesh, spec))
 
 
-def place(tree: Any, mesh: Mesh | None, rules: Rules, axis: str = "batch") -> Any:
-    """Puts host arrays on the mesh, their leading dimension on logical `axis`; without a mesh they stay as they are.
+def place(tree: Any, mesh: Mesh | None, rules: Rules, *axes: str) -> Any:
+    """Puts arrays on the mesh, their leading dimensions on logical `axes` (default: rows on `batch`).
 
-    With several processes each holds all rows of the host arrays; see `lam_jax.parallel.rows` for shares of them.
+    Without a mesh they go to the default device.
+
+    With several processes each holds all rows of host arrays; see `lam_jax.parallel.rows` for shares of them.
 
     Raises:
-        ValueError: the leading dimension does not divide.
+        ValueError: a leading dimension does not divide.
     """
     if mesh is None:
-        return tree
+        return jax.tree.map(jnp.asarray, tree)
 
     def put(x):
-        spec = partition_spec((axis, *(None,) * (x.ndim - 1)), x.shape, mesh, rules)
+        names = axes or ("batch",)
+        spec = partition_spec((*names, *(None,) * (x.ndim - len(names))), x.shape, mesh, rules)
         return put_alike(x, NamedSharding(mesh, spec))
 
     return jax.tree.map(put, tree)

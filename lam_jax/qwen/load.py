@@ -66,7 +66,7 @@ def load_weights(specs: T, matching: Matching, source: TensorSource, mesh: Mesh,
 
 def _fill(filling: Filling, source: TensorSource, mesh: Mesh, spec: PartitionSpec, dtype: np.dtype) -> jax.Array:
     entry, shape = filling.entry, filling.weight.shape
-    parts = (*spec, *[None] * (len(shape) - len(spec)))
+    parts: tuple[Any, ...] = (*spec, *[None] * (len(shape) - len(spec)))
     stacked, flipped = bool(entry.layers), entry.layout != "same"
     if stacked and parts[0] is not None:
         raise ValueError(f"{entry.path}: the layers axis is sharded over {parts[0]}, but layers are loaded one by one.")

@@ -9,11 +9,12 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from lam_jax.nn import block, kv_cache
-from lam_jax.nn.axes import constrain_last, constrain_rows
+from lam_jax.nn.axes import constrain, constrain_last, constrain_rows
 from lam_jax.nn.block import DecoderBlock, KeyValue
 from lam_jax.nn.kv_cache import KVCache
 from lam_jax.nn.layers import RMSNorm
 from lam_jax.nn.rope import Rotary, multimodal_rotary
+from lam_jax.nn.vocabulary import look_up
 from lam_jax.nn.weight import Param, Weight
 from lam_jax.qwen.config import QwenConfig
 from lam_jax.qwen.inputs import Batch
@@ -56,7 +57,7 @@ class QwenVL(struct.PyTreeNode):
 
     def embed(self, tokens: Int[Array, "*B L"]) -> Float[Array, "*B L D"]:
         """Plain token embeddings in the compute dtype. Looking padding up trains nothing (torch's `padding_idx`)."""
-        x = jnp.take(self.embedding, tokens, axis=0).astype(self.config.dtype)
+        x = look_up(self.embedding, tokens, self.config.dtype)
         return jnp.where((tokens == self.config.pad_id)[..., None], jax.lax.stop_gradient(x), x)
 
     def embed_batch(self, batch: Batch, remat: bool = False) -> Float[Array, "B L D"]:
@@ -82,7 +83,7 @@ class QwenVL(struct.PyTreeNode):
 
     def logits(self, states: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """float32 next-token logits of normed states."""
-        table = self.table.astype(states.dtype)
+        table = constrain(self.table.astype(states.dtype), "vocab", None)
         logits = jnp.einsum("...d,vd->...v", states, table, preferred_element_type=jnp.float32)
         return constrain_last(logits, "vocab")
 

@@ -8,12 +8,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from lam_jax.parallel import ROLLOUT, mesh_of, place, use
-from lam_jax.parallel.alike import put_alike
-from lam_jax.parallel.rules import partition_spec
 from lam_jax.qwen.inputs import Batch
 from lam_jax.rollout.actions import ActionSpace
 from lam_jax.rollout.engine import Rollout, RolloutConfig, rollout
@@ -32,10 +30,8 @@ def run_rollout(
     """
     space = prepared(space)
     mesh = mesh_of(space)
-    if mesh is not None and mesh.size > 1:
-        spec = partition_spec(("prompts", "samples"), sample_ids.shape, mesh, ROLLOUT)
-        sample_ids = put_alike(sample_ids, NamedSharding(mesh, spec))
-    return jitted(space, place(prompts, mesh, ROLLOUT), sample_ids, key, config=config, mesh=mesh)
+    prompts, sample_ids = place(prompts, mesh, ROLLOUT), place(sample_ids, mesh, ROLLOUT, "prompts", "samples")
+    return jitted(space, prompts, sample_ids, key, config=config, mesh=mesh)
 
 
 def prepared(space: ActionSpace) -> ActionSpace:

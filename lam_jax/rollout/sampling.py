@@ -117,8 +117,7 @@ def penalise_repeats(
 def truncate(logits: Float32[Array, "*B K"], config: SamplingConfig, axis: str = "codes") -> Support:
     """The set of actions that `config` leaves to choose from; `axis` is the actions' logical axis, see `sample`."""
     count = logits.shape[-1]
-    find = top_k if axis == "vocab" else jax.lax.top_k
-    top, indices = find(logits, min(config.top_k or count, count))
+    top, indices = top_k(logits, min(config.top_k or count, count), axis)
     probabilities = jax.nn.softmax(top / config.scale, axis=-1)
     # an action stays while the likelier ones do not reach top_p yet, so the likeliest always stays
     before = jnp.cumsum(probabilities, axis=-1) - probabilities

@@ -17,9 +17,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from lam_jax.data.collator import Collated
-from lam_jax.parallel import ROLLOUT, UPDATE, constrain_weights, mesh_of, place, use
+from lam_jax.parallel import UPDATE, constrain_weights, mesh_of, place, use
 from lam_jax.parallel.agree import to_host
-from lam_jax.parallel.alike import put_alike
+from lam_jax.parallel.exchange import take_rows
 from lam_jax.qwen.inputs import Batch
 from lam_jax.rl import (
     Algorithm,
@@ -38,7 +38,7 @@ from lam_jax.rollout.rescore import latent_logps, token_space_logps
 from lam_jax.rollout.run import fill_prompts, run_rollout
 from lam_jax.rollout.weights import rollout_weights
 from lam_jax.train.method import Method
-from lam_jax.train.optimiser import Optimiser, OptimiserConfig, replicated_beside
+from lam_jax.train.optimiser import Optimiser, OptimiserConfig
 from lam_jax.train.partition import merge
 from lam_jax.train.score import Reward, masked_mean, score
 from lam_jax.train.state import TrainState
@@ -213,8 +213,9 @@ class RLStep:
     ):
         self.config, self.method, self.frozen = config, method, frozen
         self.rollout_frozen = self._for_rollouts(frozen)
+        self.mesh = mesh_of((reference, frozen))
+        _require_whole_parts(config, self.mesh)
         self.reference = jax.tree.map(jnp.copy, reference)
-        self.placement = replicated_beside(reference)
         self.reward, self.decode, self.refill = reward, decode, refill
         self.update = make_update(config, method, optimiser)
         self._began = self._rewarded_at = time.monotonic()
@@ -261,8 +262,8 @@ class RLStep:
         part = taken
         if count > 1:
             size = self.config.prompts // count
-            start = index % count * size
-            part = jax.tree.map(lambda x: x[start : start + size], taken)
+            rows = jnp.arange(size) + index % count * size
+            part = take_rows(taken, rows, self.mesh)
         return self.update(state, self.frozen, self.reference, part)
 
     def finish(self, state: TrainState, taken: Taken, metrics: dict[str, Any]) -> dict[str, Any]:
@@ -285,7 +286,8 @@ class RLStep:
         agent = merge(self._for_rollouts(state.trainable), self.rollout_frozen)
         space = action_space(agent, config.space, self.method)
         count, samples = len(collated.batch.tokens), config.rollout.samples
-        prompts = place(fill_prompts(collated.batch, space), mesh_of(space), ROLLOUT)
+        # Placed here, so that an update after a refill is the same program.
+        prompts = place(fill_prompts(collated.batch, space), self.mesh, UPDATE)
         ids = np.arange(len(prompts.tokens) * samples, dtype=np.int32) + attempt * count * samples
         out = run_rollout(space, prompts, ids.reshape(-1, samples), key, config.rollout)
         jax.block_until_ready(out)
@@ -299,8 +301,7 @@ class RLStep:
             active = active & jnp.asarray(informative)[:, None]
         if filling := len(prompts.tokens) - count:
             advantages, active = (jnp.pad(x, ((0, filling), (0, 0))) for x in (advantages, active))
-        # Placed like the rollout, so that an update after a refill is the same program.
-        advantages, active = put_alike((advantages, active), self.placement)
+        advantages, active = place((advantages, active), self.mesh, UPDATE, "prompts", "samples")
         taken = Taken(prompts, out, advantages, out.mask & active[..., None])
         metrics = {
             "reward_mean": float(rewards[ok].mean()) if ok.any() else 0.0,
@@ -329,10 +330,20 @@ class RLStep:
             refills += 1
             more, extra = self._rewarded(state, next(self.refill), key, refills)
             source, keep = fill_slots(keep, to_host(jnp.any(more.mask, axis=(1, 2))))
-            taken = _replace_rows(taken, more, jnp.asarray(source))
+            taken = _replace_rows(taken, more, jnp.asarray(source), self.mesh)
             for name in ("generation_s", "reward_s"):
                 metrics[name] += extra[name]
         return taken, refills
+
+
+def _require_whole_parts(config: RLConfig, mesh: Mesh | None) -> None:
+    shards = 1 if mesh is None else mesh.shape["data"]
+    size = config.prompts // config.mini_batches
+    if config.mini_batches > 1 and size % shards:
+        raise ValueError(
+            f"RLConfig: {config.mini_batches} mini-batches of {size} prompts do not divide over data = {shards}. "
+            f"Use prompts a multiple of {shards * config.mini_batches}, fewer mini_batches, or a smaller data axis."
+        )
 
 
 def _group_std(rewards: Float[np.ndarray, "N G"], ok: Bool[np.ndarray, "N G"]) -> float:
@@ -341,12 +352,11 @@ def _group_std(rewards: Float[np.ndarray, "N G"], ok: Bool[np.ndarray, "N G"]) -
     return float(np.mean(spreads)) if spreads else 0.0
 
 
-@jax.jit
-def _replace_rows(taken: Taken, more: Taken, source: Array) -> Taken:
+@functools.partial(jax.jit, static_argnames="mesh")
+def _replace_rows(taken: Taken, more: Taken, source: Array, mesh: Mesh | None) -> Taken:
     """Row i of `more[source[i]]` where source is not -1."""
 
-    def choose(old, new):
-        fresh = jnp.take(new, jnp.maximum(source, 0), axis=0)
+    def choose(old, fresh):
         return jnp.where((source >= 0).reshape(-1, *(1,) * (old.ndim - 1)), fresh, old)
 
-    return jax.tree.map(choose, taken, more)
+    return jax.tree.map(choose, taken, take_rows(more, source, mesh))

@@ -46,7 +46,8 @@ class TrainState(PyTreeNode):
         Returns:
             The next state, and grad_norm (before clipping), lr, update_norm.
         """
-        trainable, optimiser_state, updates = optimiser.update(gradients, self.optimiser_state, self.trainable)
+        with jax.named_scope("optimiser"):  # named in compiled programs and profiles
+            trainable, optimiser_state, updates = optimiser.update(gradients, self.optimiser_state, self.trainable)
         metrics = {
             "grad_norm": global_norm(gradients),
             "lr": optimiser.learning_rate(self.step),

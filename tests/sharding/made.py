@@ -7,23 +7,26 @@ N prompts, G samples of a prompt, P prompt length, T completion length.
 import dataclasses
 import functools
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
 from lam_jax.latent.config import LatentConfig
-from lam_jax.parallel import TRAIN, make_mesh, place, shardings
+from lam_jax.nn import stack
+from lam_jax.parallel import ROLLOUT, TRAIN, UPDATE, make_mesh, place, shardings, use
 from lam_jax.rl import ALGORITHMS
 from lam_jax.rollout.actions import ActionSpace
 from lam_jax.rollout.agent import Agent
 from lam_jax.rollout.engine import Rollout, RolloutConfig
-from lam_jax.rollout.run import fill_prompts, jitted, prepared, run_rollout
+from lam_jax.rollout.run import fill_prompts, jitted, prepared
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.train.method import METHODS
 from lam_jax.train.optimiser import Optimiser, OptimiserConfig, make_optimiser
-from lam_jax.train.partition import merge, partition
-from lam_jax.train.rl import RLConfig, Taken, Update, action_space, make_update
+from lam_jax.train.partition import partition
+from lam_jax.train.rl import RLConfig, Taken, Update, action_space, make_update, policy_logps
 from lam_jax.train.stages import (
     MixedBatch,
     cloning_loss,
@@ -52,7 +55,13 @@ LATENT = LatentConfig(codes=9, inverse_layers=1, policy_layers=1, merge_layers=2
 METHOD = METHODS["default"]
 N, G, P, T = 6, 2, 12, 5
 LENGTH = 14
-SAMPLING = {"latent": SamplingConfig(temperature=0.8, top_k=4), "token": SamplingConfig(top_k=7)}
+SAMPLING = {
+    "latent": SamplingConfig(temperature=0.8, top_k=4),
+    "token": SamplingConfig(temperature=0.9),
+    "token_top_k": SamplingConfig(top_k=7, repetition_penalty=1.3),
+}
+# What is run by default; `make sharding` runs everything on every mesh.
+IN_BRIEF = ("joint", "sft_latent", "rl_latent", "rl_token")
 
 
 def words(count: int, seed: int) -> tuple[int, ...]:
@@ -100,23 +109,20 @@ def stage_step(stage: str, mesh: Mesh) -> tuple[Step, TrainState, Any]:
     return make_step(loss, frozen, optimiser(), METHOD, noisy), state, jax.tree.map(np.asarray, batch)
 
 
-def rollout_config(space: str) -> RolloutConfig:
-    return RolloutConfig(samples=G, length=T, sampling=SAMPLING[space], segment=T, stop=False)
+def rollout_config(space: str, sampling: SamplingConfig | None = None) -> RolloutConfig:
+    return RolloutConfig(samples=G, length=T, sampling=sampling or SAMPLING[space], segment=T, stop=False)
 
 
 def space_on(name: str, mesh: Mesh) -> ActionSpace:
-    return prepared(action_space(agent(mesh), name, METHOD))
+    return prepared(action_space(agent(mesh), name.split("_")[0], METHOD))
 
 
 def rollout_arguments(name: str, mesh: Mesh) -> tuple[ActionSpace, Any, np.ndarray, jax.Array, RolloutConfig]:
     space = space_on(name, mesh)
     prompts = fill_prompts(jax.tree.map(np.asarray, PROMPTS), space)
     ids = np.arange(len(prompts.tokens) * G, dtype=np.int32).reshape(-1, G)
+    prompts, ids = place(prompts, mesh, ROLLOUT), place(ids, mesh, ROLLOUT, "prompts", "samples")
     return space, prompts, ids, jax.random.key(3), rollout_config(name)
-
-
-def roll_out(name: str, mesh: Mesh) -> Rollout:
-    return run_rollout(*rollout_arguments(name, mesh))
 
 
 def rl_update(name: str, mesh: Mesh, taken: Rollout) -> tuple[Update, TrainState, Agent, Agent, Taken]:
@@ -125,10 +131,9 @@ def rl_update(name: str, mesh: Mesh, taken: Rollout) -> tuple[Update, TrainState
     config = RLConfig(algorithm, name, prompts=N, rollout=rollout_config(name), epochs=2)
     trainable, frozen = partition(agent(mesh), trainable_parts(f"rl_{name}", CONFIG, METHOD))
     state = TrainState.create(trainable, optimiser(), jax.random.key(0))
-    rows = taken.tokens.shape[0]
-    advantages = np.zeros((rows, G), np.float32)
+    advantages = np.zeros((taken.tokens.shape[0], G), np.float32)
     advantages[:N] = np.random.default_rng(7).normal(size=(N, G))
-    prompts = fill_prompts(jax.tree.map(np.asarray, PROMPTS), action_space(agent(mesh), name, METHOD))
+    prompts = place(rollout_arguments(name, mesh)[1], mesh, UPDATE)
     # Another policy than the reference, so that the KL counts.
     reference = jax.tree.map(lambda x: x * 1.05, trainable)
     return (
@@ -140,17 +145,69 @@ def rl_update(name: str, mesh: Mesh, taken: Rollout) -> tuple[Update, TrainState
     )
 
 
-def lowered(name: str, mesh: Mesh) -> jax.stages.Lowered:
-    """A step by name: a stage, "rollout_latent", "rl_token" and so on."""
+@dataclasses.dataclass(frozen=True)
+class Ran:
+    """A compiled step after one execution: its outputs and its text."""
+
+    outputs: Any
+    text: str
+
+
+@functools.cache
+def ran(name: str, mesh_name: str) -> Ran:
+    """A step by name: a stage, or "rollout" or "rl" with a space, e.g. "rl_token". Compiled once, run once.
+
+    Layers are scanned, as those of large models are.
+    """
+    with mock.patch.object(stack, "UNROLLED_WEIGHTS", 0):
+        return _ran(name, mesh_name)
+
+
+def _ran(name: str, mesh_name: str) -> Ran:
+    mesh = on(mesh_name)
     if name in STAGES:
         step, state, batch = stage_step(name, mesh)
-        return step.lower(state, place(batch, mesh, TRAIN))
-    kind, space = name.split("_")
+        return execute(step.lower(state, place(batch, mesh, TRAIN)), state, step.frozen, place(batch, mesh, TRAIN))
+    kind, space = name.split("_", 1)
     if kind == "rollout":
-        space, prompts, ids, key, config = rollout_arguments(space, mesh)
-        return jitted.lower(space, prompts, ids, key, config=config, mesh=mesh)
-    update, *arguments = rl_update(space, mesh, roll_out(space, mesh))
-    return update.lower(*arguments)
+        *arguments, config = rollout_arguments(space, mesh)
+        return execute(jitted.lower(*arguments, config=config, mesh=mesh), *arguments)
+    update, *arguments = rl_update(space, mesh, recorded(space, mesh))
+    return execute(update.lower(*arguments), *arguments)
 
 
-__all__ = ["MESHES", "STAGES", "merge"]
+def execute(lowered: jax.stages.Lowered, *arguments: Any) -> Ran:
+    compiled = lowered.compile()
+    return Ran(compiled(*arguments), compiled.as_text())
+
+
+def recorded(space: str, mesh: Mesh) -> Rollout:
+    """The rollout made on one device, as if it had been made on `mesh`: updates then differ by the mesh alone."""
+    taken = jax.device_get(ran(f"rollout_{space}", "one").outputs)
+    filling = -N % mesh.shape["data"]
+    taken = jax.tree.map(lambda x: np.concatenate([x, np.zeros((filling, *x.shape[1:]), x.dtype)]), taken)
+    prompt_hidden = place(taken.prompt_hidden, mesh, UPDATE, "prompts")
+    return place(taken, mesh, UPDATE, "prompts", "samples").replace(prompt_hidden=prompt_hidden)
+
+
+def forced_logps(space: str, mesh_name: str) -> np.ndarray:
+    """Log-probabilities of the tokens that were sampled on one device, computed on another mesh."""
+    mesh = on(mesh_name)
+    *_, taken = rl_update(space, mesh, recorded(space, mesh))
+
+    @jax.jit
+    def compute(agent, taken):
+        with use(mesh, UPDATE):
+            return policy_logps(agent, space, METHOD, taken, rollout_config(space))[0]
+
+    return jax.device_get(compute(agent(mesh), taken))
+
+
+def adam(state: TrainState) -> optax.ScaleByAdamState:
+    """The first moment after one step is a tenth of the (clipped) gradient."""
+    (found,) = [s for s in jax.tree.leaves(state.optimiser_state, is_leaf=is_adam) if is_adam(s)]
+    return found
+
+
+def is_adam(node: Any) -> bool:
+    return isinstance(node, optax.ScaleByAdamState)
