@@ -3,6 +3,8 @@
 #   make test     ruff, pyright and the test-suite
 #   make parity   comparison with the torch reference implementations (installs torch in .venv)
 #   make sharding every stage, update and rollout on every mesh of 8 host devices
+#   make processes  every stage and RL in two processes against one
+#   make soak     small runs that are killed at random steps and resumed
 #   make lint     ruff and pyright only;   make format  rewrites the sources
 #   make setup    only the environment that `make test` uses
 
@@ -17,8 +19,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 WORKERS ?= 2
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
+SOAK_ARGS ?=
 
-.PHONY: demo test parity sharding lint format setup clean
+.PHONY: demo test parity sharding processes soak lint format setup clean
 .DEFAULT_GOAL := setup
 
 $(VENV)/.stamp-venv:
@@ -62,6 +65,12 @@ parity: $(VENV)/.stamp-parity
 
 sharding: $(VENV)/.stamp-test
 	$(BIN)/python -m pytest tests/sharding -m '' -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+processes: $(VENV)/.stamp-test
+	$(BIN)/python -m pytest tests/processes -m '' $(PYTEST_ARGS)
+
+soak: $(VENV)/.stamp-test
+	$(BIN)/python -m tests.soak $(SOAK_ARGS)
 
 clean:
 	rm -rf $(VENV) .jax_cache .pytest_cache .ruff_cache build dist *.egg-info
