@@ -11,8 +11,6 @@ from pathlib import Path
 import jax
 import numpy as np
 
-jax.config.update("jax_disable_most_optimizations", True)
-
 from lam_jax.data.collator import Collated, Cuts
 from lam_jax.data.loader import Loader, LoaderConfig, Placed
 from lam_jax.data.schemas import Example
