@@ -54,12 +54,12 @@ def _own_blocks(tokens: Array, mask: Array, count: int) -> Iterator[tuple[slice,
         yield slice(0, count), slice(None), np.asarray(tokens)[:count], np.asarray(mask)[:count]
         return
     held: dict[tuple[int, int], list[tuple[int, int, np.ndarray, np.ndarray]]] = {}
-    masks = {shard.index: shard.data for shard in mask.addressable_shards}
+    masks = {shard.device: shard.data for shard in mask.addressable_shards}
     for shard in tokens.addressable_shards:
         if shard.replica_id == 0:
             first, last, _ = shard.index[0].indices(tokens.shape[0])
             start, stop, _ = shard.index[1].indices(tokens.shape[1])
-            block = start, stop, np.asarray(shard.data), np.asarray(masks[shard.index])
+            block = start, stop, np.asarray(shard.data), np.asarray(masks[shard.device])
             held.setdefault((first, min(last, count)), []).append(block)
     for (first, last), blocks in held.items():
         for start, stop, own_tokens, own_mask in _joined(sorted(blocks, key=lambda block: block[0])):

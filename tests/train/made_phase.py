@@ -57,6 +57,18 @@ class TwoUpdates:
         return metrics
 
 
+class StopAt(StopRequest):
+    """Asks to stop at a visit."""
+
+    def __init__(self, visit: int):
+        super().__init__()
+        self.left = visit
+
+    def visit(self) -> bool:
+        self.left -= 1
+        return self.left == 0
+
+
 def new_state(seed: int = 0, width: int = WIDTH, mesh: Mesh | None = None) -> TrainState:
     """Weights sharded over `fsdp` where there is a mesh."""
     weights = 0.1 * jax.random.normal(jax.random.key(seed), (width, width))

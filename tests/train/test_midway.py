@@ -11,7 +11,7 @@ import pytest
 from lam_jax.train.errors import NonFiniteError, NoSpaceError, PreemptedError
 from lam_jax.train.metrics import comparable, read_metrics
 from lam_jax.train.stop import StopRequest
-from tests.train.made_phase import STEPS, TwoUpdates, gradient_step, new_data, new_state, train
+from tests.train.made_phase import STEPS, StopAt, TwoUpdates, gradient_step, new_data, new_state, train
 from tests.train.test_checkpoint import assert_same, flip_bit
 
 WORKS = {"plain": gradient_step, "two updates": TwoUpdates()}
@@ -19,18 +19,6 @@ WORKS = {"plain": gradient_step, "two updates": TwoUpdates()}
 
 class Crash(Exception):
     """Stands for a process that dies."""
-
-
-class StopAt(StopRequest):
-    """Asks to stop at a visit."""
-
-    def __init__(self, visit: int):
-        super().__init__()
-        self.left = visit
-
-    def visit(self) -> bool:
-        self.left -= 1
-        return self.left == 0
 
 
 @pytest.fixture(scope="module")
