@@ -45,7 +45,7 @@ class Demo:
     mesh: tuple[int, int, int] = (1, 1, 1)
     """Sizes of the axes data, fsdp and tensor; their product is at most the number of devices, and all of them where
     several processes run together. A run may be resumed on another mesh."""
-    save_every: int = 50
+    save_every: int = 100
     """Optimiser updates between two checkpoints inside a phase; 0: only on SIGTERM."""
     profile: str | None = None
     """Phase, for example stage1_inverse, of which three steps are traced into OUT/profile (TensorBoard, Perfetto)."""

@@ -16,7 +16,9 @@ ROOT = Path(__file__).parents[2]
 EVERYTHING = ("inverse", "projector", "joint", "cloning", "sft_latent", "sft_token", "rl_latent", "rl_token")
 
 
-def start(folder: Path, mesh: str, devices: int, phases, processes: int = 1) -> list[subprocess.Popen]:
+def start(
+    folder: Path, mesh: str, devices: int, phases, processes: int = 1, module: str = "tests.processes.child"
+) -> list[subprocess.Popen]:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
@@ -31,7 +33,7 @@ def start(folder: Path, mesh: str, devices: int, phases, processes: int = 1) -> 
     started = []
     for index in range(processes):
         place = {"LAM_JAX_COORDINATOR": address, "LAM_JAX_PROCESSES": str(processes), "LAM_JAX_PROCESS": str(index)}
-        command = [sys.executable, "-m", "tests.processes.child", str(folder), mesh, *phases]
+        command = [sys.executable, "-m", module, str(folder), mesh, *phases]
         environment = base | (place if processes > 1 else {})
         log = (folder.parent / f"{folder.name}_{index}.log").open("wb")
         started.append(subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT))
@@ -39,7 +41,7 @@ def start(folder: Path, mesh: str, devices: int, phases, processes: int = 1) -> 
 
 
 def finish(folder: Path, started: list[subprocess.Popen]) -> list[dict]:
-    codes = [process.wait(timeout=1200) for process in started]
+    codes = [process.wait(timeout=3600) for process in started]
     logs = "\n".join(file.read_text()[-3000:] for file in folder.parent.glob(f"{folder.name}_*.log"))
     assert not any(codes), logs
     return [comparable(record) for record in read_metrics(folder / "metrics.jsonl")]
@@ -77,6 +79,22 @@ def test_two_processes_go_on_in_one_with_two_devices(tmp_path, phase):
     stopped = [json.loads(line) for line in log.read_text().splitlines() if line.startswith('{"stopped"')]
     assert "after update" in stopped[0]["stopped"]
     assert_close(train(tmp_path / "run", "1x2x1", 2, [phase]), whole)
+
+
+@pytest.mark.processes
+def test_the_demo_in_two_processes(tmp_path):
+    """The same losses and rewards as in one process, and a report that is written once."""
+    arguments = {"devices": 8, "phases": ["2x2x2"], "module": "tests.end_to_end.quick_demo"}
+    one = train(tmp_path / "one", "3", **arguments)
+    two = train(tmp_path / "two", "3", **arguments | {"devices": 4, "processes": 2})
+    assert {record["phase"] for record in one} >= {
+        "stage1_inverse",
+        "stage4_cloning",
+        "rl_latent_help",
+        "rl_token_help",
+    }
+    assert_close(two, one)
+    assert (tmp_path / "two" / "report.html").exists()
 
 
 def test_two_processes_in_brief(tmp_path):
