@@ -28,6 +28,9 @@ from lam_jax.train.errors import LamJaxError, PreemptedError
 
 HUNG, PEER_ENDED = 12, 13
 PUBLISH_SECONDS = 1.0
+NEWS_SECONDS = 5.0
+# How a training process ends whose peer has died: an error of the network, or jax's abort.
+CONSEQUENCES = (1, -signal.SIGABRT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,13 +137,18 @@ class Watchdog:
         if code == 0:
             return 0
         where = self._where(heartbeat.read(self.beats) or {})
-        # A child that was aborted because a peer had died has nothing to say of its own.
-        trouble = self._trouble() if code < 0 or code == 1 else None
-        if trouble:
+        if code in CONSEQUENCES and (trouble := self._awaited_trouble()):
             self._say(f"{where}: {_how(code)}, because {trouble}.")
             return PEER_ENDED
         self._say(f"{where}: {_how(code)}.")
         return 128 - code if code < 0 else code
+
+    def _awaited_trouble(self) -> str | None:
+        """What is wrong with another process; the news of its end may be a moment behind that of ours."""
+        until = time.monotonic() + NEWS_SECONDS
+        while not (trouble := self._trouble()) and self.peers.look() and time.monotonic() < until:
+            time.sleep(0.1)
+        return trouble
 
     def _after(self, child: subprocess.Popen, trouble: str) -> int:
         """Another process ended: the child may end by itself (it may be saving), then it is ended."""

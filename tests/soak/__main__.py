@@ -8,12 +8,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.soak.trials import KINDS, run_trial, uninterrupted
+from tests.soak.trials import KINDS, TWO, run_trial, uninterrupted
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Interrupts small runs at random steps and resumes them.")
-    parser.add_argument("--trials", type=int, default=24)
+    parser.add_argument("--trials", type=int, default=25)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     console = Console()
@@ -21,12 +21,11 @@ def main() -> int:
     failures = 0
     with tempfile.TemporaryDirectory(prefix="soak_") as name:
         base = Path(name)
-        two = "one of two killed"
-        whole = {kind: uninterrupted(base / f"whole_{kind == two}" / "run", kind) for kind in (KINDS[0], two)}
+        whole = {two: uninterrupted(base / f"whole_{two}" / "run", TWO[0] if two else KINDS[0]) for two in (False, True)}
         for index in range(options.trials):
             kind = KINDS[index % len(KINDS)]
             seed = 1000 * options.seed + index
-            trial = run_trial(base / str(index), kind, seed, whole[two if kind == two else KINDS[0]])
+            trial = run_trial(base / str(index), kind, seed, whole[kind in TWO])
             failures += bool(trial.problems)
             steps, codes = (" ".join(map(str, values)) for values in (trial.steps, trial.codes))
             result = "; ".join(trial.problems) or "bit-identical"

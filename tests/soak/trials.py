@@ -1,8 +1,8 @@
 """Trials of `make soak`: a run is interrupted at random steps, resumed, and compared with one that was left alone.
 
 Interruptions: kill -9; SIGTERM; a disk that is full, which is a limit on the size of files (RLIMIT_FSIZE) that is set
-on the running process from outside, so that writing checkpoint data fails and no privileges are needed; kill -9 of one
-of two processes, each under its watchdog.
+on the running process from outside, so that writing checkpoint data fails and no privileges are needed; kill -9 and
+SIGTERM of one of two processes, each under its watchdog.
 """
 
 import dataclasses
@@ -25,7 +25,8 @@ from lam_jax.train.watchdog import PEER_ENDED
 from tests.soak.child import STAGES, UPDATES
 
 ROOT = Path(__file__).parents[2]
-KINDS = ("kill -9", "SIGTERM", "disk full", "one of two killed")
+TWO = "one of two killed", "SIGTERM to one of two"
+KINDS = ("kill -9", "SIGTERM", "disk full", *TWO)
 FILE_LIMIT = 60_000  # bytes: more than a log, less than an array
 HALF_WRITTEN = ("*.orbax-checkpoint-tmp*", "*.deleting", "*.new", "*.damaged")
 CHILD = [sys.executable, "-m", "tests.soak.child"]
@@ -109,7 +110,7 @@ WATCH = [sys.executable, "-m", "lam_jax", "watch", "--grace", "2", "--patience",
 def start(folder: Path, kind: str) -> list[Child]:
     """The processes of a run."""
     log = folder.parent / "log"
-    if kind != "one of two killed":
+    if kind not in TWO:
         return [Child(folder, log)]
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
@@ -123,7 +124,7 @@ def interrupt(children: list[Child], kind: str, rng: random.Random) -> None:
     victim = rng.choice(children)
     if victim.process.poll() is not None:
         return
-    if kind == "SIGTERM":
+    if kind.startswith("SIGTERM"):
         victim.process.send_signal(signal.SIGTERM)
     elif kind == "disk full":
         resource.prlimit(victim.process.pid, resource.RLIMIT_FSIZE, (FILE_LIMIT, resource.RLIM_INFINITY))
@@ -136,6 +137,7 @@ def expected_codes(kind: str) -> set[int]:
     return {
         "kill -9": {0, -signal.SIGKILL},
         "SIGTERM": {0, PreemptedError.exit_code},
+        "SIGTERM to one of two": {0, PreemptedError.exit_code},
         "disk full": {0, NoSpaceError.exit_code},
         "one of two killed": {0, 128 + signal.SIGKILL, PEER_ENDED},
     }[kind]
@@ -156,7 +158,7 @@ def uninterrupted(folder: Path, kind: str) -> dict[str, object]:
     """Runs without interruption."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Two processes of two devices must do what one process does with four.
-    children = [Child(folder, folder.parent / "log", 4)] if kind == "one of two killed" else start(folder, kind)
+    children = [Child(folder, folder.parent / "log", 4)] if kind in TWO else start(folder, kind)
     codes = [child.end() for child in children]
     if any(codes):
         raise RuntimeError(f"The uninterrupted run ended with {codes}: {(folder.parent / 'log').read_text()[-2000:]}")
