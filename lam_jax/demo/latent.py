@@ -73,10 +73,10 @@ def train_stage(
         optimiser = make_optimiser(settings.optimiser, settings.steps)
         state = TrainState.create(trainable, optimiser, jax.random.key(seed))
         step = make_step(loss, frozen, optimiser, method, noisy=stage in ("inverse", "joint"))
-        held_out_loss = jax.jit(lambda weights, frozen: loss(merge(weights, frozen), validation, None, method)[1])
+        held_out_loss = jax.jit(lambda weights, frozen, rows: loss(merge(weights, frozen), rows, None, method)[1])
 
         def evaluate(state: TrainState) -> dict[str, Any]:
-            metrics = held_out_loss(state.trainable, frozen)
+            metrics = held_out_loss(state.trainable, frozen, validation)
             return {"score": -metrics["loss"], **metrics}
 
         fitted = fit(

@@ -244,17 +244,16 @@ class RLStep:
 
     def buffer_like(self, state: TrainState, collated: Collated) -> Taken:
         """Shape structs of the rollout that `prepare` gives for prompts of this shape."""
-
         space = action_space(
             merge(self._for_rollouts(state.trainable), self.rollout_frozen), self.config.space, self.method
         )
 
-        def roll(space: ActionSpace, prompts: Batch) -> Taken:
+        def roll(space: ActionSpace, prompts: Batch, key: Array) -> Taken:
             ids = jnp.zeros((prompts.tokens.shape[0], self.config.rollout.samples), jnp.int32)
-            out = rollout(space, prompts, ids, state.key, self.config.rollout)
+            out = rollout(space, prompts, ids, key, self.config.rollout)
             return Taken(prompts, out, jnp.zeros(ids.shape, jnp.float32), out.mask)
 
-        return jax.eval_shape(roll, space, fill_prompts(collated.batch, space))
+        return jax.eval_shape(roll, space, fill_prompts(collated.batch, space), state.key)
 
     def apply(self, state: TrainState, taken: Taken, index: int) -> tuple[TrainState, dict[str, Any]]:
         """Update `index` of a rollout: its share of the prompts in one of the passes."""
