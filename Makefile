@@ -4,6 +4,8 @@
 #   make parity   comparison with the torch reference implementations (installs torch in .venv)
 #   make sharding every stage, update and rollout on every mesh of 8 host devices
 #   make aot      compiles training steps for TPUs that are not attached (installs libtpu in .venv)
+#   make processes  every stage and RL in two processes against one
+#   make soak     small runs that are killed at random steps and resumed
 #   make lint     ruff and pyright only;   make format  rewrites the sources
 #   make setup    only the environment that `make test` uses
 
@@ -18,8 +20,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 WORKERS ?= 2
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
+SOAK_ARGS ?=
 
-.PHONY: demo test parity sharding aot lint format setup clean
+.PHONY: demo test parity sharding aot processes soak lint format setup clean
 .DEFAULT_GOAL := setup
 
 $(VENV)/.stamp-venv:
@@ -70,6 +73,12 @@ sharding: $(VENV)/.stamp-test
 
 aot: $(VENV)/.stamp-aot
 	$(BIN)/python -m pytest tests/aot -m '' $(PYTEST_ARGS)
+
+processes: $(VENV)/.stamp-test
+	$(BIN)/python -m pytest tests/processes -m '' $(PYTEST_ARGS)
+
+soak: $(VENV)/.stamp-test
+	$(BIN)/python -m tests.soak $(SOAK_ARGS)
 
 clean:
 	rm -rf $(VENV) .jax_cache .pytest_cache .ruff_cache build dist *.egg-info

@@ -21,6 +21,7 @@ from lam_jax.demo.latent import learn_latent_actions
 from lam_jax.demo.material import Material
 from lam_jax.demo.settings import DemoConfig
 from lam_jax.demo.tasks import TaskRun
+from lam_jax.parallel import make_mesh
 from lam_jax.train.compilation import keep_compiled_programs
 from lam_jax.train.metrics import read_metrics
 from lam_jax.train.run import Run
@@ -46,7 +47,7 @@ def compare(config: Config) -> list[dict]:
             # Stages 1 to 4 do not depend on the recipe: they are learned once a readout.
             shared = dataclasses.replace(demo, method=dataclasses.replace(demo.method, sft="released"))
             with Run(config.out / readout, shared) as run:
-                material = Material.open(shared, config.out / "data")
+                material = Material.open(shared, config.out / "data", make_mesh())
                 agent = learn_latent_actions(run, material, material.base_agent())
                 probed = run.stage("codes", lambda m=material, a=agent: (None, probe(m, a))).record
                 records = read_metrics(run.folder / "metrics.jsonl")

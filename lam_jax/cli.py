@@ -41,7 +41,7 @@ class Demo:
 
     A small pretrained vision-language model is loaded, a latent action space is learned from it, task fine-tuning and
     reinforcement learning run in the latent and in the token action space, and OUT/report.html compares them. A run
-    that was interrupted goes on at the stage where it stopped.
+    that was interrupted goes on where it stopped.
     """
 
     out: Path = Path("runs/demo")
@@ -54,6 +54,13 @@ class Demo:
     """Tasks to train."""
     algorithm: Algorithm | None = None
     """Reinforcement learning algorithm for all tasks. Default: dapo for role_play, grpo for help."""
+    mesh: tuple[int, int, int] = (1, 1, 1)
+    """Sizes of the axes data, fsdp and tensor; their product is at most the number of devices, and all of them where
+    several processes run together. A run may be resumed on another mesh."""
+    save_every: int = 100
+    """Optimiser updates between two checkpoints inside a phase; 0: only on SIGTERM."""
+    profile: str | None = None
+    """Phase, for example stage1_inverse, of which three steps are traced into OUT/profile (TensorBoard, Perfetto)."""
 
     def __post_init__(self):
         if not self.task or len(set(self.task)) < len(self.task):
@@ -64,10 +71,21 @@ class Demo:
     def run(self) -> None:
         """Runs the demo."""
         from lam_jax.demo import run_demo
+        from lam_jax.parallel.processes import start
         from lam_jax.train.compilation import keep_compiled_programs
 
+        start()
         keep_compiled_programs()
-        run_demo(self.out, seed=self.seed, preset=self.preset, tasks=self.task, algorithm=self.algorithm)
+        run_demo(
+            self.out,
+            seed=self.seed,
+            preset=self.preset,
+            tasks=self.task,
+            algorithm=self.algorithm,
+            mesh=self.mesh,
+            save_every=self.save_every,
+            profile=self.profile,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +220,39 @@ class Presets:
         Console().print(table)
 
 
-COMMANDS = {"demo": Demo, "report": Report, "convert": Convert, "compile": Compile, "presets": Presets}
+@dataclasses.dataclass(frozen=True)
+class Watch:
+    """Runs a command under a watchdog, which ends it and says why when a step hangs or another process has died.
+
+    Put it before the command of every process of a run: `lam-jax watch --folder SHARED/beats -- lam-jax demo ...`
+    """
+
+    command: tyro.conf.Positional[tuple[str, ...]]
+    """The command and its arguments, after --."""
+    folder: Path = Path("runs/heartbeats")
+    """Where the watchdogs of a run tell each other how it goes; every host must see it."""
+    patience: float = 1800.0
+    """Seconds without a further step after which the process counts as hanging; compiling counts too."""
+    silence: float = 120.0
+    """Seconds without news of another watchdog after which its host counts as dead."""
+    grace: float = 30.0
+    """Seconds in which a process may end by itself."""
+
+    def run(self) -> int:
+        """Watches; returns the exit code."""
+        from lam_jax.train.watchdog import Limits, watch
+
+        return watch(self.command, self.folder, Limits(self.patience, self.silence, self.grace))
+
+
+COMMANDS = {
+    "demo": Demo,
+    "report": Report,
+    "convert": Convert,
+    "compile": Compile,
+    "presets": Presets,
+    "watch": Watch,
+}
 
 
 def exit_code(error: BaseException) -> int:
@@ -241,10 +291,9 @@ def main(args: list[str] | None = None) -> int:
         _complain(error)
         return BAD_FLAG
     try:
-        command.run()
+        return command.run() or 0
     except (Exception, KeyboardInterrupt) as error:
         if not is_expected(error):
             traceback.print_exc()
         _complain(error)
         return exit_code(error)
-    return 0

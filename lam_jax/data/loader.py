@@ -1,8 +1,7 @@
 """Endless shuffled batches through Grain, resumable at any batch, one thread that works ahead; and one pass in order.
 
-All processes walk one stream: every epoch is a shuffle of its own, and of each global batch process i takes rows i,
-i + n, i + 2n, ... Hence the global batches do not depend on the number of processes, shards are disjoint, and every row
-comes once an epoch.
+All processes walk one stream: every epoch is a shuffle of its own, and of each global batch a process makes the rows
+that its devices hold. Hence the global batches and the position in the stream do not depend on the number of processes.
 """
 
 import dataclasses
@@ -16,6 +15,7 @@ from lam_jax.data.schemas import Example
 
 Row = TypeVar("Row")
 Out = TypeVar("Out")
+ENDLESS = 2**62  # batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,26 +25,23 @@ class LoaderConfig:
     Attributes:
       batch_size: rows of the global batch.
       seed: of the shuffles.
-      process_index: this process's place in `process_count`.
-      process_count: number of processes that share each global batch.
+      rows: which rows of each global batch this process makes, in order; None: all. `lam_jax.parallel.batches.own_rows`
+        names those that the process's devices hold.
       prefetch: batches made ahead by a thread of their own; 0 makes them when asked.
     """
 
     batch_size: int
     seed: int = 0
-    process_index: int = 0
-    process_count: int = 1
+    rows: tuple[int, ...] | None = None
     prefetch: int = 2
 
     def __post_init__(self):
-        if self.batch_size < 1 or self.process_count < 1 or self.batch_size % self.process_count:
+        if self.batch_size < 1:
+            raise ValueError(f"LoaderConfig.batch_size must be at least 1, got {self.batch_size}.")
+        if self.rows is not None and (not self.rows or not set(self.rows) <= set(range(self.batch_size))):
             raise ValueError(
-                f"LoaderConfig.batch_size must be a positive multiple of process_count {self.process_count}, "
-                f"got {self.batch_size}."
-            )
-        if not 0 <= self.process_index < self.process_count:
-            raise ValueError(
-                f"LoaderConfig.process_index must lie in [0, {self.process_count}), got {self.process_index}."
+                f"LoaderConfig.rows must be some of the {self.batch_size} rows of the batch (0 to "
+                f"{self.batch_size - 1}), got {self.rows}."
             )
         if self.prefetch < 0:
             raise ValueError(f"LoaderConfig.prefetch must be at least 0, got {self.prefetch}.")
@@ -67,8 +64,12 @@ class Loader(Iterator[Out], Generic[Row, Out]):
         self.config = config
         self.rows = len(examples)
         stream = grain.MapDataset.source(examples).shuffle(seed=config.seed).repeat(None)
-        stream = stream[config.process_index :: config.process_count]
-        batches = stream.batch(config.batch_size // config.process_count, batch_fn=lambda rows: collate(list(rows)))
+        own = range(config.batch_size) if config.rows is None else config.rows
+
+        def make(batch: int) -> Out:
+            return collate([stream[batch * config.batch_size + row] for row in own])
+
+        batches = grain.MapDataset.range(ENDLESS).map(make)
         # One thread: batches come in order whatever the number, and more would take cores from the model on a CPU.
         options = grain.ReadOptions(num_threads=min(config.prefetch, 1), prefetch_buffer_size=config.prefetch)
         self._iterator = iter(batches.to_iter_dataset(options))
@@ -93,6 +94,43 @@ class Loader(Iterator[Out], Generic[Row, Out]):
                     "Resume with the data and seed that the run started with."
                 )
         self._iterator.set_state(state["position"])
+
+
+class Placed(Iterator[Any]):
+    """A positioned stream whose items pass through a function, usually onto the devices."""
+
+    def __init__(self, source: Any, function: Callable[[Any], Any]):
+        self.source, self.function = source, function
+
+    def __next__(self) -> Any:
+        return self.function(next(self.source))
+
+    def get_state(self) -> dict[str, Any]:
+        """The source's position."""
+        return self.source.get_state()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes to a position of the source."""
+        self.source.set_state(state)
+
+
+class Together(Iterator[tuple[Any, ...]]):
+    """Items of several positioned streams, side by side."""
+
+    def __init__(self, *sources: Any):
+        self.sources = sources
+
+    def __next__(self) -> tuple[Any, ...]:
+        return tuple(next(source) for source in self.sources)
+
+    def get_state(self) -> dict[str, Any]:
+        """The position of each."""
+        return {str(i): source.get_state() for i, source in enumerate(self.sources)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes to the position of each."""
+        for i, source in enumerate(self.sources):
+            source.set_state(state[str(i)])
 
 
 def in_order(

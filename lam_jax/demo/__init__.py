@@ -17,9 +17,11 @@ from lam_jax.evaluation.captions import caption_scores
 from lam_jax.evaluation.codes import probe_codes
 from lam_jax.evaluation.report import write_report
 from lam_jax.evaluation.tables import summary_tables
+from lam_jax.parallel.agree import is_first
+from lam_jax.parallel.processes import whole_mesh
 from lam_jax.rollout.agent import Agent
-from lam_jax.train.progress import Progress
-from lam_jax.train.run import Run
+from lam_jax.train.run import Run, fingerprint
+from lam_jax.train.same import code_hash, files_hash, require_same, require_same_weights, versions
 
 SPACES = ("latent", "token")
 
@@ -32,31 +34,41 @@ def run_demo(
     tasks: Sequence[str] = ("role_play", "help"),
     algorithm: str | None = None,
     config: DemoConfig | None = None,
+    mesh: tuple[int, int, int] = (1, 1, 1),
+    save_every: int = 0,
+    profile: str | None = None,
 ) -> dict[str, Any]:
-    """Runs or resumes the demo in `out` and returns its results.
+    """Runs or resumes the demo in `out` and returns its results, on the first process.
 
     Args:
         out: run folder.
         seed, preset, tasks: see `DemoConfig`.
         algorithm: RL algorithm of all tasks; None: each task's default.
-        config: everything at once, instead of the other settings.
+        config: everything at once, instead of the settings above.
+        mesh: data, fsdp, tensor; all devices of all processes where there are several. A run may be resumed on another.
+        save_every: optimiser updates between two checkpoints inside a phase; 0: only when the run is asked to stop.
+        profile: phase of which a few steps are traced.
 
     Raises:
         LamJaxError: see `lam_jax.train.errors`.
     """
     algorithms = dict.fromkeys(tasks, algorithm) if algorithm else {t: DEFAULT_ALGORITHMS[t] for t in tasks}
     config = config or DemoConfig(seed=seed, preset=preset, tasks=tuple(tasks), algorithms=algorithms)
-    progress = Progress()
-    with Run(out, config, progress) as run:
+    require_same({"code": code_hash(), "versions": versions(), "configuration": fingerprint(config)})
+    devices = whole_mesh(mesh)
+    with Run(out, config, save_every=save_every, profile=profile) as run:
+        progress = run.progress
         opened: list[Material] = []
 
         def open_material():
-            opened.append(Material.open(config, run.folder / "data"))
+            opened.append(Material.open(config, run.folder / "data", devices))
             return None, {}
 
         run.stage("data", open_material)
-        material = opened[0] if opened else Material.open(config, run.folder / "data")
+        material = opened[0] if opened else Material.open(config, run.folder / "data", devices)
         agent = material.base_agent()
+        require_same({"data": files_hash(material.folder)})
+        require_same_weights(agent)
         base = run.stage("base_model", lambda: (None, _base_scores(material, agent))).record
         agent = learn_latent_actions(run, material, agent)
         probed = run.stage("codes", lambda: (None, probe(material, agent))).record
@@ -74,10 +86,12 @@ def run_demo(
                 scores[task, space, "rl"] = job.score("rl")
                 speed.append(job.speed)
         latent = probed | {"random_action_kl_after_sft": min(after_sft)}
-        results = collect(run, material, base, latent, scores, speed)
-        write_results(run.folder, results)
-        report = run.stage("report", lambda: (None, {"path": str(write_report(run.folder).name)}))
-        for table in summary_tables(results):
+        results: dict[str, Any] = {}
+        if is_first():
+            results = collect(run, material, base, latent, scores, speed)
+            write_results(run.folder, results)
+        report = run.stage("report", lambda: (None, {"path": write_report(run.folder).name if is_first() else ""}))
+        for table in summary_tables(results) if progress.enabled else ():
             progress.console.print(table)
         progress.say(f"report: {run.folder / report.record['path']}")
         return results

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from lam_jax.data.loader import Placed, Together
 from lam_jax.demo.material import Material
 from lam_jax.demo.settings import StageSettings
 from lam_jax.evaluation.codes import probe_codes
@@ -31,14 +32,15 @@ def learn_latent_actions(run: Run, material: Material, agent: Agent) -> Agent:
         material.held_out("text_only", "test", 32) if method.text_only else None,
     )
 
-    def shown(rows: int) -> Iterator[Batch]:
+    def shown(rows: int) -> Placed:
         return material.batches("paired", "train", rows)
 
-    def mixed(rows: int) -> Iterator[MixedBatch]:
-        unseen = material.batches("text_only", "train", rows) if method.text_only else None
-        return (MixedBatch(batch, next(unseen) if unseen else None) for batch in shown(rows))
+    def mixed(rows: int) -> Placed:
+        if not method.text_only:
+            return Placed(shown(rows), lambda batch: MixedBatch(batch, None))
+        return Placed(Together(shown(rows), material.batches("text_only", "train", rows)), lambda two: MixedBatch(*two))
 
-    plans: list[tuple[str, str, Loss, StageSettings, Callable[[int], Iterator[Any]], Any]] = [
+    plans: list[tuple[str, str, Loss, StageSettings, Callable[[int], Placed], Any]] = [
         ("stage1_inverse", "inverse", inverse_loss, config.inverse, shown, held_out.paired),
         ("stage2_projector", "projector", projector_loss, config.projector, shown, held_out.paired),
         ("stage3_joint", "joint", joint_loss, config.joint, mixed, held_out),
@@ -71,10 +73,10 @@ def train_stage(
         optimiser = make_optimiser(settings.optimiser, settings.steps)
         state = TrainState.create(trainable, optimiser, jax.random.key(seed))
         step = make_step(loss, frozen, optimiser, method, noisy=stage in ("inverse", "joint"))
-        held_out_loss = jax.jit(lambda weights, frozen: loss(merge(weights, frozen), validation, None, method)[1])
+        held_out_loss = jax.jit(lambda weights, frozen, rows: loss(merge(weights, frozen), rows, None, method)[1])
 
         def evaluate(state: TrainState) -> dict[str, Any]:
-            metrics = held_out_loss(state.trainable, frozen)
+            metrics = held_out_loss(state.trainable, frozen, validation)
             return {"score": -metrics["loss"], **metrics}
 
         fitted = fit(
@@ -87,6 +89,8 @@ def train_stage(
             progress=run.progress,
             evaluate=evaluate,
             evaluate_every=max(1, settings.steps // 3),
+            saver=run.saver(phase),
+            profiler=run.profiler,
         )
         return keep_best_and_last(fitted)
 

@@ -1,17 +1,17 @@
 """What the demo's stages draw on: data, collators, loaders, tokenizer, base model, rewards."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from lam_jax.data.chat import ChatEncoder
 from lam_jax.data.collator import Collated, Collator, CollatorConfig
-from lam_jax.data.loader import Loader, LoaderConfig, in_order
+from lam_jax.data.loader import Loader, LoaderConfig, Placed, in_order
 from lam_jax.data.scenes.builder import prepare, read_split
 from lam_jax.data.scenes.tokenizer import load_tokenizer
 from lam_jax.data.schemas import Example
@@ -23,7 +23,9 @@ from lam_jax.demo.settings import (
     DemoConfig,
 )
 from lam_jax.latent.config import LATENT_PRESETS
-from lam_jax.parallel import TRAIN, make_mesh
+from lam_jax.parallel import TRAIN, place
+from lam_jax.parallel.agree import barrier, is_first
+from lam_jax.parallel.rows import from_own_rows, own_rows
 from lam_jax.qwen.inputs import Batch
 from lam_jax.qwen.load import load_backbone
 from lam_jax.qwen.presets import PRESETS
@@ -46,10 +48,11 @@ class Material:
     tokenizer: Any
     chats: dict[str, Collator]  # by source of rows
     prompts: dict[str, Collator]
+    mesh: Mesh
 
     @classmethod
-    def open(cls, config: DemoConfig, folder: Path) -> "Material":
-        """Builds the data set in `folder` unless it is there."""
+    def open(cls, config: DemoConfig, folder: Path, mesh: Mesh) -> "Material":
+        """Builds the data set in `folder` unless it is there; with several processes the first one builds it."""
         tokenizer = load_tokenizer()
         encoder = ChatEncoder(tokenizer, PRESETS[config.preset])
         image = ImageSettings(size=IMAGE_SIZE)
@@ -60,31 +63,36 @@ class Material:
             source: Collator(encoder, CollatorConfig((length,), kind="prompt", padding="left", image=image))
             for source, length in PROMPT_LENGTHS.items()
         }
-        return cls(config, prepare(folder, config.sizes), tokenizer, chats, prompts)
+        if is_first():
+            prepare(folder, config.sizes)
+        barrier("data")
+        return cls(config, prepare(folder, config.sizes), tokenizer, chats, prompts, mesh)
 
     def examples(self, source: str, split: str) -> list[Example]:
         """A split of the data set."""
         return read_split(self.folder, source, split)
 
-    def batches(self, source: str, split: str, rows: int) -> Iterator[Batch]:
-        """Endless shuffled training batches."""
-        loader = Loader(self.examples(source, split), self.chats[source], LoaderConfig(rows, seed=self.config.seed))
-        return (collated.batch for collated in loader)
+    def batches(self, source: str, split: str, rows: int) -> Placed:
+        """Endless shuffled training batches on the mesh; each process makes the rows that its devices hold."""
+        own = own_rows(self.mesh, TRAIN, rows)
+        config = LoaderConfig(rows, seed=self.config.seed, rows=own)
+        loader = Loader(self.examples(source, split), self.chats[source], config)
+        return Placed(loader, lambda collated: from_own_rows(collated.batch, own, rows, self.mesh, TRAIN))
 
     def held_out(self, source: str, split: str, rows: int) -> Batch:
-        """The first rows of a split, on the device."""
-        return jax.tree.map(jnp.asarray, next(in_order(self.examples(source, split), self.chats[source], rows)).batch)
+        """The first rows of a split, on the mesh."""
+        first = next(in_order(self.examples(source, split), self.chats[source], rows)).batch
+        return place(first, self.mesh, TRAIN)
 
     def prompt_loader(self, task: str) -> Loader[Example, Collated]:
-        """Endless shuffled prompts for RL."""
+        """Endless shuffled prompts for RL; every process makes all of them and scores the samples that it holds."""
         config = LoaderConfig(self.config.rl_prompts, seed=self.config.seed)
         return Loader(self.examples(task, "rl"), self.prompts[task], config)
 
     def base_agent(self) -> Agent:
         """The shipped base model with new latent modules."""
-        mesh = make_mesh()
-        backbone = load_backbone(BASE_MODEL, mesh, TRAIN, np.float32)
-        return init_latent(backbone, LATENT_PRESETS[self.config.preset], jax.random.key(self.config.seed), mesh)
+        backbone = load_backbone(BASE_MODEL, self.mesh, TRAIN, np.float32)
+        return init_latent(backbone, LATENT_PRESETS[self.config.preset], jax.random.key(self.config.seed), self.mesh)
 
     def rollout_config(self, samples: int, temperature: float = 1.0) -> RolloutConfig:
         """Rollouts of this run: no truncation at 32 codes, so that both spaces sample alike."""

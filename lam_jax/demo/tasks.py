@@ -109,6 +109,8 @@ class TaskRun:
                 progress=self.run.progress,
                 evaluate=evaluate,
                 evaluate_every=settings.steps,
+                saver=self.run.saver(phase),
+                profiler=self.run.profiler,
             )
             tree, record = keep_best_and_last(fitted)
             warm = fitted.history[len(fitted.history) // 3 :]

@@ -14,6 +14,7 @@ from lam_jax.data.scenes.compose import concepts
 from lam_jax.data.schemas import Example
 from lam_jax.evaluation.generate import generate
 from lam_jax.losses import next_token, target_mask
+from lam_jax.parallel.agree import to_host
 from lam_jax.qwen.inputs import Batch
 from lam_jax.qwen.model import QwenVL
 from lam_jax.rollout.actions import TokenActions
@@ -70,7 +71,7 @@ def caption_scores(
     right = total = 0
     loss = count = 0.0
     for collated in in_order(examples, train, batch_size):
-        choices, keep, ce = jax.device_get(_first_choices(model, collated.batch))
+        choices, keep, ce = to_host(_first_choices(model, collated.batch))
         targets = np.roll(np.asarray(collated.batch.tokens), -1, axis=1)
         is_name = keep & np.isin(targets, list(names))
         right += int((is_name & (choices == targets)).sum())

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lam_jax.latent.health import Health, divergence, health
+from lam_jax.parallel.agree import to_host
 from lam_jax.qwen.inputs import Batch
 from lam_jax.rollout.agent import Agent, Reading
 from lam_jax.train.stages.explain import frozen_states, inverse_logits
@@ -51,7 +52,7 @@ def probe_codes(agent: Agent, batches: Iterable[Batch], key: jax.Array, reading:
     for index, batch in enumerate(batches):
         found, figures = _probe(agent, batch, jax.random.fold_in(key, index), reading)
         rows.append({k: float(v) for k, v in (found.scalars() | figures).items()})
-        usage.append(np.asarray(found.usage))
+        usage.append(to_host(found.usage))
     out: dict[str, Any] = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
     total = np.mean(usage, axis=0)
     used = int((total > 0).sum())

@@ -15,6 +15,7 @@ from lam_jax.data.loader import in_order
 from lam_jax.data.schemas import Example
 from lam_jax.evaluation.diversity import Diversity, distinct_answers, diversity
 from lam_jax.evaluation.scoring import Scored
+from lam_jax.parallel.agree import to_host
 from lam_jax.rewards.embedding import Embedder
 from lam_jax.rewards.verdict import Verdict
 from lam_jax.rollout.actions import ActionSpace
@@ -64,7 +65,7 @@ def generate(
         prompts = fill_prompts(collated.batch, space)
         ids = np.arange(len(prompts.tokens) * config.samples, dtype=np.int32) + index * batch_size * config.samples
         taken = run_rollout(space, prompts, ids.reshape(-1, config.samples), key, config)
-        tokens, actions, mask = jax.device_get((taken.tokens, taken.actions, taken.mask))
+        tokens, actions, mask = to_host((taken.tokens, taken.actions, taken.mask))
         for row, example in enumerate(collated.examples):
             kept = [(tokens[row, g][mask[row, g]], actions[row, g][mask[row, g]]) for g in range(config.samples)]
             texts = tokenizer.batch_decode([list(t) for t, _ in kept], skip_special_tokens=True)

@@ -16,6 +16,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from lam_jax.nn.axes import ANY, Axes, active, constrain, placed_by
 from lam_jax.nn.weight import Weight, map_specs
+from lam_jax.parallel.alike import put_alike
 
 __all__ = [
     "ROLLOUT",
@@ -208,6 +209,8 @@ def place(tree: Any, mesh: Mesh | None, rules: Rules, *axes: str) -> Any:
 
     Without a mesh they go to the default device.
 
+    With several processes each holds all rows of host arrays; see `lam_jax.parallel.rows` for shares of them.
+
     Raises:
         ValueError: a leading dimension does not divide.
     """
@@ -217,6 +220,6 @@ def place(tree: Any, mesh: Mesh | None, rules: Rules, *axes: str) -> Any:
     def put(x):
         names = axes or ("batch",)
         spec = partition_spec((*names, *(None,) * (x.ndim - len(names))), x.shape, mesh, rules)
-        return jax.device_put(x, NamedSharding(mesh, spec))
+        return put_alike(x, NamedSharding(mesh, spec))
 
     return jax.tree.map(put, tree)

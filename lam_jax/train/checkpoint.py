@@ -2,38 +2,31 @@
 
 The tree is stored as a flat mapping from dotted path to array, so that a checkpoint can be read, checked and compared
 without the classes that made it. A content hash per array (`lam_jax.train.checksum`) finds what Orbax does not: a
-flipped bit.
+flipped bit. Every process writes and reads its own shards; the folder must be one that all of them see.
 """
 
-import errno
-import hashlib
-import json
+import logging
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh, Sharding
 
+from lam_jax.parallel.agree import all_agree, barrier, is_first
 from lam_jax.train.checksum import checksums
-from lam_jax.train.errors import CheckpointMismatchError, DamagedCheckpointError, NoSpaceError
+from lam_jax.train.errors import CheckpointMismatchError, DamagedCheckpointError
 from lam_jax.train.partition import path_name
+from lam_jax.train.record import Stored, damaged, make_record, read_record, spec_of
+from lam_jax.train.space import SaidOnce, is_no_space, no_space, require_space
 
 T = TypeVar("T")
-FORMAT = 1
-NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-NO_SPACE_WORDS = ("No space left", "Disk quota exceeded", "File too large")
-
-
-class Stored(NamedTuple):
-    """What a checkpoint's record says about one array; `key` names the PRNG of a random key, else it is empty."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    key: str
-    checksum: str
+TEMPORARY = ".orbax-checkpoint-tmp"
+DELETING = ".deleting"
+logging.getLogger("absl").addFilter(SaidOnce())
 
 
 def is_key(leaf: Any) -> bool:
@@ -47,21 +40,35 @@ def _flatten(tree: Any) -> dict[str, Any]:
 
 def _data(leaf: Any) -> Any:
     """The array that is written for a leaf."""
-    if is_key(leaf):
-        return jax.random.key_data(leaf)
-    return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+    array = jax.random.key_data(leaf) if is_key(leaf) else leaf
+    # With several processes an array that each holds for itself is written by the first, as host arrays are.
+    whole = isinstance(array, jax.Array) and array.is_fully_addressable and jax.process_count() > 1
+    return array if isinstance(array, jax.Array) and not whole else np.asarray(array)
 
 
-def _seal(record: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+class BackgroundSave:
+    """A save whose arrays were copied to the host and are being written; made by `begin_save`."""
+
+    def __init__(self, path: Path, checkpointer: ocp.AsyncCheckpointer):
+        self.path = path
+        self._checkpointer = checkpointer
+
+    def wait(self) -> None:
+        """Returns when the checkpoint is there.
+
+        Raises:
+            NoSpaceError: the disk is full; nothing is left behind.
+        """
+        try:
+            self._checkpointer.close()
+        except BaseException as error:
+            raise _failed(self.path, error) from error
 
 
-def _checkpointer() -> ocp.Checkpointer:
-    return ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+def begin_save(path: Path, tree: Any, metadata: dict[str, Any] | None = None) -> BackgroundSave:
+    """Starts to write `tree` and `metadata` (JSON values) to the folder `path`, which appears when all is written.
 
-
-def save_checkpoint(path: Path, tree: Any, metadata: dict[str, Any] | None = None) -> None:
-    """Writes `tree` and `metadata` (JSON values) to the folder `path`; after a crash it is there whole or not at all.
+    Returns when the arrays may change again.
 
     Raises:
         FileExistsError: `path` exists.
@@ -73,94 +80,68 @@ def save_checkpoint(path: Path, tree: Any, metadata: dict[str, Any] | None = Non
     leaves = _flatten(tree)
     arrays = {name: _data(leaf) for name, leaf in leaves.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_unfinished(path.parent, path.name)
-    _require_space(path, sum(array.nbytes for array in arrays.values()))
-    # With several processes this is also the point that all must reach before one of them begins to write.
+    if is_first():
+        remove_unfinished(path.parent, path.name)
+    require_space(path, sum(array.nbytes for array in arrays.values()))
     hashes = checksums(arrays)
-    record = {
-        "format": FORMAT,
-        "metadata": metadata or {},
-        "arrays": {
-            name: Stored(
-                tuple(array.shape),
-                array.dtype.name,
-                str(jax.random.key_impl(leaves[name])) if is_key(leaves[name]) else "",
-                hashes[name],
-            )._asdict()
-            for name, array in arrays.items()
-        },
+    stored = {
+        name: Stored(
+            tuple(array.shape),
+            array.dtype.name,
+            str(jax.random.key_impl(leaves[name])) if is_key(leaves[name]) else "",
+            hashes[name],
+            spec_of(leaves[name]),
+        )
+        for name, array in arrays.items()
     }
-    record = json.loads(json.dumps(record))  # what will be read back: tuples become lists
     # Orbax refuses empty arrays; their record is enough to make them again.
     written = {name: array for name, array in arrays.items() if array.size}
     items: dict[str, Any] = {"arrays": ocp.args.PyTreeSave(written)} if written else {}
-    items["record"] = ocp.args.JsonSave({**record, "sha256": _seal(record)})
+    items["record"] = ocp.args.JsonSave(make_record(metadata or {}, stored))
+    barrier(f"save {path.name}")  # none may begin to write while the first still tidies up
+    checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
     try:
-        with _checkpointer() as checkpointer:
-            checkpointer.save(path, args=ocp.args.Composite(**items))
+        checkpointer.save(path, args=ocp.args.Composite(**items))
     except BaseException as error:
+        raise _failed(path, error) from error
+    return BackgroundSave(path, checkpointer)
+
+
+def save_checkpoint(path: Path, tree: Any, metadata: dict[str, Any] | None = None) -> None:
+    """Like `begin_save`, and waits; after a crash the folder is there whole or not at all."""
+    begin_save(path, tree, metadata).wait()
+
+
+def _failed(path: Path, error: BaseException) -> BaseException:
+    """Tidies up; the error to raise."""
+    if is_first():
         remove_unfinished(path.parent, path.name)
-        if is_no_space(error):
-            raise _no_space(path, f"writing failed: {error}") from error
-        raise
-
-
-def is_no_space(error: BaseException) -> bool:
-    """Whether an error of the file system or of tensorstore means that the disk or the quota is full."""
-    if isinstance(error, OSError) and error.errno in NO_SPACE:
-        return True
-    return any(words in str(error) for words in NO_SPACE_WORDS)
-
-
-def _no_space(path: Path, found: str) -> NoSpaceError:
-    return NoSpaceError(
-        f"{path}: no space for this checkpoint ({found}). Nothing half-written was left, earlier checkpoints are "
-        "intact. Free space on that disk, then run the same command again: it goes on from the last checkpoint."
-    )
-
-
-def _require_space(path: Path, needed: int) -> None:
-    free = shutil.disk_usage(path.parent).free
-    if free < needed:
-        raise _no_space(path, f"{needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free")
+    return no_space(path, f"writing failed: {error}") if is_no_space(error) else error
 
 
 def remove_unfinished(folder: Path, name: str = "*") -> None:
-    """Deletes what an interrupted save of `name` left in `folder`."""
-    for leftover in folder.glob(f"{name}.orbax-checkpoint-tmp*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    """Deletes what an interrupted save or deletion of `name` left in `folder`."""
+    for ending in (f"{TEMPORARY}*", DELETING):
+        for leftover in folder.glob(name + ending):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """The JSON record of a checkpoint: "metadata" as saved, and "arrays" with shape, dtype and hash by name.
-
-    Raises:
-        DamagedCheckpointError: missing, unreadable or altered.
-    """
-    file = Path(path) / "record" / "metadata"
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        seal = record.pop("sha256")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise _damaged(path, f"its record {file.name} cannot be read: {error}") from error
-    if seal != _seal(record):
-        raise _damaged(path, "its record differs from what was saved")
-    if record["format"] != FORMAT:
-        raise CheckpointMismatchError(f"{path}: found checkpoint format {record['format']}, expected {FORMAT}.")
-    return record
+def delete_checkpoint(path: Path) -> None:
+    """Deletes a checkpoint; what is left if the process is killed meanwhile does not look like one."""
+    going = path.with_name(path.name + DELETING)
+    path.rename(going)
+    shutil.rmtree(going)
 
 
-def _damaged(path: Path, why: str) -> DamagedCheckpointError:
-    return DamagedCheckpointError(f"{path}: damaged checkpoint: {why}.")
-
-
-def restore_checkpoint(path: Path, like: T) -> tuple[T, dict[str, Any]]:
+def restore_checkpoint(path: Path, like: T, mesh: Mesh | None = None) -> tuple[T, dict[str, Any]]:
     """Reads a checkpoint onto the structure, dtypes and shardings of `like`.
 
     Args:
         path: folder that `save_checkpoint` wrote.
-        like: arrays or `jax.ShapeDtypeStruct`s (with shardings, else the first device is used). NumPy arrays and Python
-            numbers come back as such.
+        like: arrays or `jax.ShapeDtypeStruct`s. NumPy arrays and Python numbers come back as such, arrays that were
+            bound to no device stay so.
+        mesh: where structs without a sharding go if they were sharded when saved, and as they were; without a mesh they
+            are bound to no device.
 
     Returns:
         The tree and the metadata.
@@ -176,36 +157,44 @@ def restore_checkpoint(path: Path, like: T) -> tuple[T, dict[str, Any]]:
     stored = {name: Stored(**fields) for name, fields in record["arrays"].items()}
     wanted = _flatten(like)
     _require_match(path, stored, wanted)
+    placed = {name: _sharding(wanted[name], entry, mesh) for name, entry in stored.items()}
     structs = {
-        name: jax.ShapeDtypeStruct(entry.shape, jnp.dtype(entry.dtype), sharding=_sharding(wanted[name], entry))
+        name: jax.ShapeDtypeStruct(tuple(entry.shape), jnp.dtype(entry.dtype), sharding=placed[name])
         for name, entry in stored.items()
     }
-    present = {name: struct for name, struct in structs.items() if struct.size}
-    on_host = {name for name in present if _on_host(wanted[name])}
-    arrays = _read_arrays(path, present, on_host) if present else {}
+    arrays = _read_arrays(path, {name: struct for name, struct in structs.items() if struct.size})
     for name, struct in structs.items():
         if not struct.size:
-            arrays[name] = np.zeros(struct.shape, struct.dtype) if _on_host(wanted[name]) else jnp.zeros_like(struct)
+            arrays[name] = np.zeros(struct.shape, struct.dtype)
     found = checksums({name: arrays[name] for name in stored})
     changed = [name for name, entry in stored.items() if entry.checksum != found[name]]
     if changed:
-        raise _damaged(path, f"the content of {len(changed)} of {len(stored)} arrays changed, first {changed[0]!r}")
+        raise damaged(path, f"the content of {len(changed)} of {len(stored)} arrays changed, first {changed[0]!r}")
     leaves = [_leaf(arrays[name], stored[name], leaf) for name, leaf in wanted.items()]
     return jax.tree.unflatten(jax.tree.structure(like), leaves), record["metadata"]
 
 
-def _read_arrays(path: Path, structs: dict[str, jax.ShapeDtypeStruct], on_host: set[str]) -> dict[str, Any]:
-    restore_args = ocp.checkpoint_utils.construct_restore_args(structs)
-    restore_args |= {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in on_host}
+def _read_arrays(path: Path, structs: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
+    """The arrays; as NumPy arrays where no sharding is asked for."""
+    restore_args = ocp.checkpoint_utils.construct_restore_args(
+        {name: struct for name, struct in structs.items() if struct.sharding is not None}
+    )
+    restore_args |= {n: ocp.RestoreArgs(restore_type=np.ndarray) for n, s in structs.items() if s.sharding is None}
+    arrays, failure = {}, None
     try:
-        with _checkpointer() as checkpointer:
-            composite = ocp.args.Composite(arrays=ocp.args.PyTreeRestore(structs, restore_args=restore_args))
-            return checkpointer.restore(path, args=composite)["arrays"]
+        if structs:
+            args = ocp.args.PyTreeRestore(structs, restore_args={name: restore_args[name] for name in structs})
+            # Not through a Checkpointer: at its barrier the others would wait for a process that found damage.
+            arrays = dict(ocp.PyTreeCheckpointHandler().restore(path / "arrays", args=args))
     except Exception as error:
         # Running out of memory says nothing about the file.
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             raise
-        raise _damaged(path, f"its arrays cannot be read: {str(error)[:200]!r}") from error
+        failure = error
+    if not all_agree(failure is None):
+        reason = "another process could not read its part" if failure is None else repr(str(failure)[:200])
+        raise damaged(path, f"its arrays cannot be read: {reason}") from failure
+    return arrays
 
 
 def _shape_and_dtype(leaf: Any) -> tuple[tuple[int, ...], str]:
@@ -238,10 +227,15 @@ def _on_host(leaf: Any) -> bool:
     return isinstance(leaf, np.ndarray | np.generic | bool | int | float)
 
 
-def _sharding(leaf: Any, entry: Stored) -> jax.sharding.Sharding:
+def _sharding(leaf: Any, entry: Stored, mesh: Mesh | None) -> Sharding | None:
+    """Where an array has to go; None for one that is bound to no device."""
+    if _on_host(leaf):
+        return None
     sharding = getattr(leaf, "sharding", None)
     if sharding is None:
-        return jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        return None if mesh is None or entry.spec is None else entry.sharding(mesh)
+    if not getattr(leaf, "committed", True):
+        return None
     # Raises here, before reading, when the shape does not divide over the mesh.
     sharding.shard_shape(tuple(entry.shape))
     return sharding
@@ -252,9 +246,5 @@ def _leaf(array: Any, entry: Stored, like: Any) -> Any:
         return type(like)(array.item())
     if _on_host(like):
         return array
-    if not getattr(like, "committed", getattr(like, "sharding", None) is not None):
-        # An array bound to no device must come back as such, or it could not meet arrays on a mesh under jit.
-        array = jnp.asarray(np.asarray(array))
-    if entry.key:
-        return jax.random.wrap_key_data(array, impl=entry.key)
-    return array
+    array = jnp.asarray(array)
+    return jax.random.wrap_key_data(array, impl=entry.key) if entry.key else array

@@ -12,6 +12,11 @@
 | 7 | the checkpoint does not fit the model (`CheckpointMismatchError`) |
 | 8 | a loss or another metric became infinite or NaN (`NonFiniteError`) |
 | 9 | the codebook collapsed (`CodebookCollapseError`) |
+| 10 | stopped by SIGTERM or a preemption, after a checkpoint was saved; run again to go on (`PreemptedError`) |
+| 11 | the processes of a run differ in code, configuration, data or weights (`ProcessesDifferError`) |
+| 12 | the watchdog ended a run whose step took longer than its patience |
+| 13 | the watchdog ended this process because another process of the run had ended |
+| 14 | the processes could not be started together (`lam_jax.parallel.processes.StartUpError`) |
 | 130 | interrupted from the keyboard |
 """
 
@@ -62,3 +67,15 @@ class CodebookCollapseError(LamJaxError):
     """Too few codes of the codebook stayed in use."""
 
     exit_code = 9
+
+
+class PreemptedError(LamJaxError):
+    """SIGTERM, or a preemption notice to any process: what can be saved was saved."""
+
+    exit_code = 10
+
+
+class ProcessesDifferError(LamJaxError):
+    """The processes of one run were started with different code, configuration, data or weights."""
+
+    exit_code = 11

@@ -15,8 +15,8 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
-from lam_jax.train.checkpoint import is_no_space
 from lam_jax.train.errors import NoSpaceError
+from lam_jax.train.space import is_no_space
 
 Record = dict[str, Any]
 RESERVED = ("phase", "step", "time")
@@ -73,27 +73,31 @@ class MetricsWriter:
     def __exit__(self, *_: Any) -> None:
         self.close()
 
-    def begin(self, phase: str, step: int = 0) -> None:
-        """Makes `phase` go on after `step`: removes what an interrupted run logged past it.
+    def begin(self, phase: str, step: int | None = None) -> list[Record]:
+        """Makes `phase` start anew, or go on after `step`: removes what an interrupted run logged past it.
 
         TensorBoard files cannot be cut: those of a phase that starts anew are deleted, and those of one that resumes in
         the middle get a marker that tells TensorBoard to hide the later steps.
+
+        Returns:
+            The phase's records that stay, oldest first.
         """
-        if not self.enabled:
-            return
-        if phase in self._boards:
-            self._boards.pop(phase).close()
-        folder = self.tensorboard / phase
-        if step == 0 and folder.exists():
-            shutil.rmtree(folder)
         records = read_metrics(self.path)
         # A phase that starts anew evaluates before its first step again: nothing of the interrupted one stays.
-        kept = [r for r in records if r["phase"] != phase or (step > 0 and r["step"] <= step)]
-        if len(kept) < len(records):
-            self._file.close()
-            self._rewrite(kept)
-            self._file = self.path.open("a", encoding="utf-8")
-        self._boards[phase] = SummaryWriter(str(folder), purge_step=step + 1 if step else None, flush_secs=10)
+        kept = [r for r in records if r["phase"] != phase or (step is not None and r["step"] <= step)]
+        if self.enabled:
+            if phase in self._boards:
+                self._boards.pop(phase).close()
+            folder = self.tensorboard / phase
+            if step is None and folder.exists():
+                shutil.rmtree(folder)
+            if len(kept) < len(records):
+                self._file.close()
+                self._rewrite(kept)
+                self._file = self.path.open("a", encoding="utf-8")
+            purge = None if step is None else step + 1
+            self._boards[phase] = SummaryWriter(str(folder), purge_step=purge, flush_secs=10)
+        return [record for record in kept if record["phase"] == phase]
 
     def write(self, phase: str, step: int, scalars: Mapping[str, Any]) -> Record:
         """Appends one record and returns it. Infinite and NaN values become null, which JSON has.

@@ -2,11 +2,22 @@
 
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lam_jax.train.checkpoint import read_record, remove_unfinished, restore_checkpoint, save_checkpoint
+from jax.sharding import Mesh
+
+from lam_jax.parallel.agree import barrier, from_first, is_first
+from lam_jax.train.checkpoint import (
+    BackgroundSave,
+    begin_save,
+    delete_checkpoint,
+    remove_unfinished,
+    restore_checkpoint,
+)
 from lam_jax.train.errors import DamagedCheckpointError
+from lam_jax.train.record import read_record
 
 PREFIX = "step_"
 logger = logging.getLogger("lam_jax")
@@ -31,7 +42,8 @@ class Checkpoints:
             raise ValueError(f"keep: found {keep}, expected at least 1.")
         self.folder = Path(folder)
         self.keep = keep
-        if self.folder.is_dir():
+        self._saving: BackgroundSave | None = None
+        if self.folder.is_dir() and is_first():
             remove_unfinished(self.folder)
 
     def path(self, step: int) -> Path:
@@ -54,35 +66,71 @@ class Checkpoints:
         scored = {step: score for step, score in scores.items() if score is not None}
         return max(scored, key=scored.__getitem__, default=None)
 
-    def save(self, step: int, tree: Any, metadata: dict[str, Any] | None = None, score: float | None = None) -> None:
-        """Saves, then deletes what is neither among the newest nor the best."""
-        save_checkpoint(self.path(step), tree, {"score": score, "user": metadata or {}})
-        kept = {*self.steps()[-self.keep :], self.best_step()}
-        for old in self.steps():
-            if old not in kept:
-                shutil.rmtree(self.path(old))
+    def begin_save(
+        self, step: int, tree: Any, metadata: dict[str, Any] | None = None, score: float | None = None
+    ) -> None:
+        """Waits for the save before this one, then starts to save; returns when the arrays may change again.
 
-    def restore(self, like: Any, step: int | None = None) -> Restored | None:
+        Raises:
+            NoSpaceError: this one or the one before did not fit.
+        """
+        self.wait()
+        self._saving = begin_save(self.path(step), tree, {"score": score, "user": metadata or {}})
+
+    def wait(self) -> None:
+        """Waits for a save under way; then deletes what is neither among the newest nor the best."""
+        if self._saving is None:
+            return
+        saving, self._saving = self._saving, None
+        saving.wait()
+        if is_first():
+            kept = {*self.steps()[-self.keep :], self.best_step()}
+            for old in self.steps():
+                if old not in kept:
+                    delete_checkpoint(self.path(old))
+
+    def save(self, step: int, tree: Any, metadata: dict[str, Any] | None = None, score: float | None = None) -> None:
+        """Like `begin_save`, and waits."""
+        self.begin_save(step, tree, metadata, score)
+        self.wait()
+
+    def restore(
+        self, like: Any | Callable[[dict[str, Any]], Any], step: int | None = None, mesh: Mesh | None = None
+    ) -> Restored | None:
         """Restores the newest sound checkpoint, or the one of `step`; None if the folder holds none.
 
         A damaged checkpoint is reported on the error log, renamed to `...damaged`, and the one before it is used.
+
+        Args:
+            like: see `restore_checkpoint`; or a function that makes it of the checkpoint's metadata.
+            step: of one checkpoint; default: the newest.
+            mesh: see `restore_checkpoint`.
 
         Raises:
             DamagedCheckpointError: all are damaged (or the one of `step` is).
             CheckpointMismatchError: a sound one holds other arrays than `like`.
         """
         reasons = []
-        for candidate in reversed(self.steps()) if step is None else [step]:
+        while True:
+            # Process 0 decides, lest a file system that lags behind shows the others another list.
+            newest = from_first(max(self.steps(), default=-1)) if step is None else step
+            if newest < 0:
+                break
             try:
-                tree, metadata = restore_checkpoint(self.path(candidate), like)
+                wanted = like
+                if callable(like):
+                    wanted = like(read_record(self.path(newest))["metadata"]["user"])
+                tree, metadata = restore_checkpoint(self.path(newest), wanted, mesh)
             except DamagedCheckpointError as error:
                 if step is not None:
                     raise
                 reasons.append(str(error))
                 logger.error("%s Falling back to the checkpoint before it.", error)
-                set_aside(self.path(candidate))
+                barrier(f"damaged {newest}")
+                if is_first():
+                    set_aside(self.path(newest))
             else:
-                return Restored(candidate, tree, metadata["user"])
+                return Restored(newest, tree, metadata["user"])
         if reasons:
             raise DamagedCheckpointError(
                 "No usable checkpoint is left. " + " ".join(reasons) + " Delete the folder to start this phase again."

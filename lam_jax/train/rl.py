@@ -6,7 +6,7 @@ Legend: N prompts, G samples of a prompt, T completion length.
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import jax
@@ -17,8 +17,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from lam_jax.data.collator import Collated
-from lam_jax.data.schemas import Example
 from lam_jax.parallel import UPDATE, constrain_weights, mesh_of, place, use
+from lam_jax.parallel.agree import to_host
 from lam_jax.parallel.exchange import take_rows
 from lam_jax.qwen.inputs import Batch
 from lam_jax.rl import (
@@ -33,18 +33,17 @@ from lam_jax.rl import (
 )
 from lam_jax.rollout.actions import ActionSpace, LatentActions, TokenActions
 from lam_jax.rollout.agent import Agent
-from lam_jax.rollout.engine import Rollout, RolloutConfig
+from lam_jax.rollout.engine import Rollout, RolloutConfig, rollout
 from lam_jax.rollout.rescore import latent_logps, token_space_logps
 from lam_jax.rollout.run import fill_prompts, run_rollout
 from lam_jax.rollout.weights import rollout_weights
 from lam_jax.train.method import Method
 from lam_jax.train.optimiser import Optimiser, OptimiserConfig
 from lam_jax.train.partition import in_dtype, merge
+from lam_jax.train.score import Reward, masked_mean, score
 from lam_jax.train.state import TrainState
 
 Space = Literal["latent", "token"]
-# (examples [N], answers [N][G]) -> rewards and whether each call succeeded, both [N, G]
-Reward = Callable[[Sequence[Example], list[list[str]]], tuple[Float[np.ndarray, "N G"], Bool[np.ndarray, "N G"]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,30 +223,66 @@ class RLStep:
         self.reference = jax.tree.map(jnp.copy, reference)
         self.reward, self.decode, self.refill = reward, decode, refill
         self.update = make_update(config, method, optimiser)
+        self._began = self._rewarded_at = time.monotonic()
+
+    @property
+    def updates(self) -> int:
+        """Optimiser steps of one rollout."""
+        return self.config.updates
 
     def __call__(self, state: TrainState, collated: Collated) -> tuple[TrainState, dict[str, Any]]:
         """Rolls out, rewards, updates."""
-        key = jax.random.fold_in(state.key, state.step)
-        began = time.monotonic()
+        taken, metrics = self.prepare(state, collated)
+        applied: dict[str, Any] = {}
+        for index in range(self.updates):
+            state, applied = self.apply(state, taken, index)
+        return state, self.finish(state, taken, metrics | applied)
+
+    def prepare(self, state: TrainState, collated: Collated) -> tuple[Taken, dict[str, Any]]:
+        """Rolls out and rewards."""
+        key = state.step_key()
+        self._began = time.monotonic()
         taken, metrics = self._rewarded(state, collated, key, 0)
         taken, refills = self._dynamic(state, taken, metrics, key)
-        metrics |= {"refills": float(refills)}
-        rewarded = time.monotonic()
-        for part in self._parts(taken):
-            state, applied = self.update(state, self.frozen, self.reference, part)
+        self._rewarded_at = time.monotonic()
+        return taken, metrics | {"refills": float(refills)}
+
+    def buffer_like(self, state: TrainState, collated: Collated) -> Taken:
+        """Shape structs of the rollout that `prepare` gives for prompts of this shape."""
+        space = action_space(
+            merge(self._for_rollouts(state.trainable), self.rollout_frozen), self.config.space, self.method
+        )
+
+        def roll(space: ActionSpace, prompts: Batch, key: Array) -> Taken:
+            ids = jnp.zeros((prompts.tokens.shape[0], self.config.rollout.samples), jnp.int32)
+            out = rollout(space, prompts, ids, key, self.config.rollout)
+            return Taken(prompts, out, jnp.zeros(ids.shape, jnp.float32), out.mask)
+
+        return jax.eval_shape(roll, space, fill_prompts(collated.batch, space), state.key)
+
+    def apply(self, state: TrainState, taken: Taken, index: int) -> tuple[TrainState, dict[str, Any]]:
+        """Update `index` of a rollout: its share of the prompts in one of the passes."""
+        count = self.config.mini_batches
+        part = taken
+        if count > 1:
+            size = self.config.prompts // count
+            rows = jnp.arange(size) + index % count * size
+            part = take_rows(taken, rows, self.mesh)
+        return self.update(state, self.frozen, self.reference, part)
+
+    def finish(self, state: TrainState, taken: Taken, metrics: dict[str, Any]) -> dict[str, Any]:
+        """Adds the times, of this process's part in the step."""
         jax.block_until_ready(state.trainable)
         done = time.monotonic()
-        tokens = float(np.sum(taken.rollout.mask))
-        metrics |= applied
-        metrics |= {
-            "rollout_s": metrics.pop("generation_s"),
-            "reward_s": metrics["reward_s"],
-            "update_s": done - rewarded,
-            "rl_step_s": done - began,
-            "update_tokens_per_s": tokens / (done - rewarded),
+        tokens = float(jnp.sum(taken.rollout.mask))
+        rollout_s, update_s = metrics.pop("generation_s"), done - self._rewarded_at
+        return metrics | {
+            "rollout_s": rollout_s,
+            "update_s": update_s,
+            "rl_step_s": done - self._began,
+            "rollout_tokens_per_s": tokens / rollout_s,
+            "update_tokens_per_s": tokens / update_s,
         }
-        metrics["rollout_tokens_per_s"] = tokens / metrics["rollout_s"]
-        return state, metrics
 
     def _rewarded(self, state, collated: Collated, key: Array, attempt: int) -> tuple[Taken, dict[str, Any]]:
         config, algorithm = self.config, self.config.algorithm
@@ -259,10 +294,9 @@ class RLStep:
         prompts = place(fill_prompts(collated.batch, space), self.mesh, UPDATE)
         ids = np.arange(len(prompts.tokens) * samples, dtype=np.int32) + attempt * count * samples
         out = run_rollout(space, prompts, ids.reshape(-1, samples), key, config.rollout)
-        tokens, mask, gap = (x[:count] for x in jax.device_get((out.tokens, out.mask, out.gap)))
+        jax.block_until_ready(out)
         generated = time.monotonic()
-        rewards, ok = self.reward(collated.examples, self.decode(tokens, mask))
-        lengths = mask.sum(axis=-1)
+        rewards, ok, lengths = score(out.tokens, out.mask, collated.examples, self.decode, self.reward)
         zone = algorithm.overlong_tokens(config.rollout.length)
         shaped = rewards + overlong_penalty(lengths, config.rollout.length, zone)
         advantages, active = compute_advantages(algorithm, shaped.astype(np.float32), ok)
@@ -279,7 +313,7 @@ class RLStep:
             "length_mean": float(lengths.mean()),
             "ended": float((lengths < config.rollout.length).mean()),
             "failed_rewards": float((~ok).sum()),
-            "gap": float(gap[mask].mean()) if mask.any() else 0.0,
+            "gap": float(masked_mean(out.gap, out.mask)),
             "informative_groups": float(jnp.sum(jnp.any(active, axis=1)) / count),
             "generation_s": generated - began,
             "reward_s": time.monotonic() - generated,
@@ -295,23 +329,15 @@ class RLStep:
         if self.config.algorithm.dynamic_sampling_std is None:
             return taken, refills
         # Rows that fill up the mesh stay as they are.
-        keep = np.asarray(jnp.any(taken.mask, axis=(1, 2)) | ~jnp.any(taken.prompts.mask, axis=1))
+        keep = to_host(jnp.any(taken.mask, axis=(1, 2)) | ~jnp.any(taken.prompts.mask, axis=1))
         while not keep.all() and refills < self.config.algorithm.max_refills:
             refills += 1
             more, extra = self._rewarded(state, next(self.refill), key, refills)
-            source, keep = fill_slots(keep, np.asarray(jnp.any(more.mask, axis=(1, 2))))
+            source, keep = fill_slots(keep, to_host(jnp.any(more.mask, axis=(1, 2))))
             taken = _replace_rows(taken, more, jnp.asarray(source), self.mesh)
             for name in ("generation_s", "reward_s"):
                 metrics[name] += extra[name]
         return taken, refills
-
-    def _parts(self, taken: Taken) -> Iterator[Taken]:
-        count = self.config.mini_batches
-        size = self.config.prompts // count
-        for _ in range(self.config.epochs):
-            for i in range(count):
-                rows = jnp.arange(i * size, (i + 1) * size)
-                yield taken if count == 1 else take_rows(taken, rows, self.mesh)
 
 
 def _require_whole_parts(config: RLConfig, mesh: Mesh | None) -> None:

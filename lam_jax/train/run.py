@@ -4,8 +4,10 @@
         inverse = run.stage("stage1_inverse", lambda: train_inverse(agent), like=agent.latent)
         joint = run.stage("stage3_joint", lambda: train_joint(inverse.tree), like=agent.latent)
 
-A stage is checkpointed when it is complete. A run that is killed and started again restores the complete stages and
-loses at most the one in progress.
+A stage is checkpointed when it is complete, and on the way by the `saver` that its training loop is given. A run that
+is killed and started again restores the complete stages and goes on inside the one in progress.
+
+With several processes all open the same folder: the first writes what is written once, each writes its own shards.
 """
 
 import dataclasses
@@ -16,6 +18,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,12 +26,23 @@ from typing import Any
 
 import jax
 
+from lam_jax.parallel.agree import all_agree, barrier, from_first, is_first
+from lam_jax.train import heartbeat
 from lam_jax.train.checkpoint import remove_unfinished, restore_checkpoint, save_checkpoint
 from lam_jax.train.compilation import CompileClock
-from lam_jax.train.errors import DamagedCheckpointError, OtherConfigurationError, RunFolderBusyError
+from lam_jax.train.errors import (
+    DamagedCheckpointError,
+    LamJaxError,
+    OtherConfigurationError,
+    PreemptedError,
+    RunFolderBusyError,
+)
 from lam_jax.train.metrics import MetricsWriter
+from lam_jax.train.midway import PhaseSaver
+from lam_jax.train.profiler import Profiler
 from lam_jax.train.progress import Progress, duration
 from lam_jax.train.retention import set_aside
+from lam_jax.train.stop import StopRequest
 
 logger = logging.getLogger("lam_jax")
 
@@ -89,39 +103,79 @@ class Run:
     """An output folder, locked while it is open.
 
     Attributes:
-        folder: holds config.json, metrics.jsonl, tensorboard/, stages/.
+        folder: holds config.json, metrics.jsonl, tensorboard/, stages/, midway/.
         metrics: writer for the training loops.
         progress: where progress is shown.
         phases: results of the stages so far by name, in order.
+        stop: whether the run was asked to stop.
+        profiler: for the training loops.
     """
 
-    def __init__(self, folder: Path, config: Any, progress: Progress | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        config: Any,
+        progress: Progress | None = None,
+        save_every: int = 0,
+        profile: str | None = None,
+    ):
         """Opens or makes the folder.
+
+        Args:
+            folder: one that every process sees.
+            config: whatever the results depend on; dataclasses and JSON values.
+            progress: where progress is shown; default: the console of the first process.
+            save_every: optimiser updates between two checkpoints inside a stage; 0: only when asked to stop.
+            profile: phase of which a few steps are traced into profile/.
 
         Raises:
             OtherConfigurationError: the folder belongs to another configuration, or holds something else.
             RunFolderBusyError: another process has it open.
         """
         self.folder = Path(folder).absolute()
-        self.progress = progress or Progress()
+        self.progress = progress or Progress(enabled=is_first())
+        self.save_every = save_every
         self.phases: dict[str, StageResult] = {}
-        self._claim(jsonable(config))
-        self._lock = self._acquire()
         self.stages = self.folder / "stages"
+        self._lock: int | None = None
+        failure: LamJaxError | None = None
+        if is_first():
+            try:
+                self._open(jsonable(config))
+            except LamJaxError as error:
+                failure = error
+        if not all_agree(failure is None):
+            raise failure or LamJaxError(f"{self.folder}: process 0 could not open it; its message says why.")
+        self.metrics = MetricsWriter(self.folder, enabled=is_first())
+        self.stop = StopRequest()
+        self.profiler = Profiler(self.folder / "profile", profile)
+
+    def _open(self, config: Any) -> None:
+        self._claim(config)
+        self._lock = self._acquire()
         self.stages.mkdir(exist_ok=True)
         remove_unfinished(self.stages)
-        self.metrics = MetricsWriter(self.folder)
 
     def __enter__(self) -> "Run":
+        self.stop.__enter__()
         return self
 
     def __exit__(self, *_: Any) -> None:
+        self.stop.__exit__()
         self.close()
 
     def close(self) -> None:
         """Closes the metrics and unlocks the folder."""
         self.metrics.close()
-        os.close(self._lock)
+        if self._lock is not None:
+            os.close(self._lock)
+
+    def saver(self, name: str) -> PhaseSaver:
+        """Checkpoints inside the stage `name`, for its `fit`."""
+        return PhaseSaver(self._midway(name), self.save_every, stop=self.stop)
+
+    def _midway(self, name: str) -> Path:
+        return self.folder / "midway" / name
 
     def _claim(self, config: Any) -> None:
         file = self.folder / "config.json"
@@ -175,26 +229,35 @@ class Run:
         Raises:
             CheckpointMismatchError: the checkpoint holds other arrays than `like`.
             NoSpaceError: the result could not be saved.
+            PreemptedError: the run was asked to stop.
         """
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
             raise ValueError(f"Stage name {name!r}: expected letters, digits, '_', '.' and '-' only.")
         if name in self.phases:
             raise ValueError(f"Stage {name!r} was already asked for in this run; names must differ.")
+        if self.stop.visit():
+            raise PreemptedError(f"Stopped by SIGTERM before stage {name}. Run the same command again to go on there.")
+        heartbeat.beat(name)
         path = self.stages / name
         result = self._restored(path, like) or self._run(path, function)
+        if is_first():
+            # Also after a restore: the process may have been killed between saving the stage and this.
+            shutil.rmtree(self._midway(name), ignore_errors=True)
         self.phases[name] = result
         took = f"{duration(result.seconds)} (compiling {duration(result.compile_seconds)})"
         self.progress.say(f"{name}: {'restored, had taken ' if result.resumed else ''}{took}")
         return result
 
     def _restored(self, path: Path, like: Any) -> StageResult | None:
-        if not path.exists():
+        if not from_first(int(path.exists())):
             return None
         try:
             tree, saved = restore_checkpoint(path, like)
         except DamagedCheckpointError as error:
             logger.error("%s It is set aside and the stage is run again from the one before.", error)
-            set_aside(path)
+            barrier(f"damaged {path.name}")
+            if is_first():
+                set_aside(path)
             return None
         return StageResult(tree, saved["record"], saved["seconds"], saved["compile_seconds"], True)
 

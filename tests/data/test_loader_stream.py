@@ -61,17 +61,20 @@ def test_resumed_equals_uninterrupted(prefetch, done):
     assert ids(loader, 7) == expected
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-def test_shards_are_disjoint_and_make_up_the_same_global_batches(processes):
+@pytest.mark.parametrize("shares", [[(0, 1, 2), (3, 4, 5)], [(0, 3), (1, 4), (2, 5)], [(0, 1, 2, 3, 4, 5), (5, 1)]])
+def test_shares_make_up_the_same_global_batches(shares):
     whole = ids(Loader(rows(36), keep, LoaderConfig(6, seed=1)), 9)
-    shards = [
-        ids(Loader(rows(36), keep, LoaderConfig(6, seed=1, process_index=i, process_count=processes)), 9)
-        for i in range(processes)
-    ]
-    for step, batch in enumerate(whole):
-        assert [shards[i % processes][step][i // processes] for i in range(6)] == batch
-    first_epoch = [flat(shard[:6]) for shard in shards]
-    assert sorted(flat(first_epoch), key=int) == [str(i) for i in range(36)]
+    for share in shares:
+        part = ids(Loader(rows(36), keep, LoaderConfig(6, seed=1, rows=share)), 9)
+        assert part == [[batch[row] for row in share] for batch in whole]
+
+
+def test_position_is_that_of_the_global_batches():
+    one = Loader(rows(36), keep, LoaderConfig(6, seed=1))
+    ids(one, 4)
+    half = Loader(rows(36), keep, LoaderConfig(6, seed=1, rows=(3, 4, 5)))
+    half.set_state(one.get_state())
+    assert next(half) == next(one)[3:]
 
 
 def test_a_state_of_other_data_is_refused():
@@ -84,7 +87,7 @@ def test_a_state_of_other_data_is_refused():
 
 def test_batches_of_the_collator_come_through(encoder):
     collate = Collator(encoder, CollatorConfig((64,), image=ImageSettings(size=(56, 56))))
-    out = next(Loader(rows(6), collate, LoaderConfig(4, process_index=1, process_count=2)))
+    out = next(Loader(rows(6), collate, LoaderConfig(4, rows=(2, 3))))
     assert out.batch.tokens.shape == (2, 64)
     assert len(out.examples) == 2
 
@@ -101,8 +104,8 @@ def test_errors_of_the_collator_reach_the_caller(encoder):
     "options",
     [
         {"batch_size": 0},
-        {"batch_size": 3, "process_count": 2},
-        {"batch_size": 2, "process_index": 1},
+        {"batch_size": 3, "rows": ()},
+        {"batch_size": 2, "rows": (1, 2)},
         {"batch_size": 2, "prefetch": -1},
     ],
 )

@@ -1,4 +1,4 @@
-"""The demo with a few steps a stage and one task: `python -m tests.end_to_end.quick_demo OUT SEED`."""
+"""The demo with a few steps a stage and one task: `python -m tests.end_to_end.quick_demo OUT SEED [MESH]`."""
 
 import dataclasses
 import sys
@@ -7,6 +7,7 @@ from pathlib import Path
 from lam_jax.data.scenes.builder import SceneSizes
 from lam_jax.demo import run_demo
 from lam_jax.demo.settings import DemoConfig
+from lam_jax.parallel.processes import start
 
 SIZES = SceneSizes(
     paired={"train": 96, "test": 32, "caption_test": 32},
@@ -27,4 +28,6 @@ def quick_config(seed: int) -> DemoConfig:
 
 
 if __name__ == "__main__":
-    run_demo(Path(sys.argv[1]), config=quick_config(int(sys.argv[2])))
+    start()
+    shape = tuple(int(size) for size in sys.argv[3].split("x")) if len(sys.argv) > 3 else (1, 1, 1)
+    run_demo(Path(sys.argv[1]), config=quick_config(int(sys.argv[2])), mesh=shape, save_every=2)

@@ -14,10 +14,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lam_jax.parallel.mesh import make_mesh
 from lam_jax.train import checkpoint
-from lam_jax.train.checkpoint import read_record, restore_checkpoint, save_checkpoint
+from lam_jax.train.checkpoint import restore_checkpoint, save_checkpoint
 from lam_jax.train.checksum import checksums
 from lam_jax.train.errors import CheckpointMismatchError, DamagedCheckpointError, NoSpaceError
 from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
+from lam_jax.train.record import read_record
 from lam_jax.train.retention import Checkpoints
 from lam_jax.train.state import TrainState
 

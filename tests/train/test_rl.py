@@ -9,18 +9,25 @@ import numpy as np
 import pytest
 
 from lam_jax.data.collator import Collated, Cuts
+from lam_jax.data.loader import Loader, LoaderConfig
 from lam_jax.data.schemas import Example
 from lam_jax.rl import ALGORITHMS
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.rollout.sampling import SamplingConfig
+from lam_jax.train.errors import PreemptedError
+from lam_jax.train.loop import fit
 from lam_jax.train.method import METHODS
+from lam_jax.train.metrics import MetricsWriter, comparable
+from lam_jax.train.midway import PhaseSaver
 from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
 from lam_jax.train.partition import partition
+from lam_jax.train.progress import Progress
 from lam_jax.train.rl import Decoder, RLConfig, RLStep
 from lam_jax.train.stages import trainable_parts
 from lam_jax.train.state import TrainState
 from tests import tiny
 from tests.tiny import Row, make_batch, words
+from tests.train.made_phase import StopAt
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 N, G, T = 2, 16, 5
@@ -162,6 +169,37 @@ def test_several_updates_share_a_rollout(made):
     for taken, row in zip(seen, rows, strict=True):
         np.testing.assert_array_equal(taken.prompts.tokens, row[None])
         assert taken.rollout.tokens.shape == (1, G, T)
+
+
+def test_stopped_between_two_updates_of_a_rollout_it_goes_on_bit_for_bit(tmp_path):
+    """The rollout is in the checkpoint: it is not drawn again with the weights of then."""
+    settings = dataclasses.replace(config("latent"), steps=2, epochs=2, mini_batches=2)
+    optimiser = make_optimiser(settings.optimiser, settings.steps * settings.updates)
+    trainable, frozen = partition(tiny.agent(), trainable_parts("rl_latent", tiny.CONFIG, METHOD))
+    rolled = []
+
+    def reward(examples, answers):
+        rolled.append(answers)
+        return share_of_even_tokens(examples, answers)
+
+    def run(folder, visits):
+        data = Loader(list(range(4)), lambda seeds: prompts(2 * seeds[0]), LoaderConfig(1, prefetch=0))
+        step = RLStep(settings, METHOD, frozen, trainable, optimiser, reward, Decoder(Numbers()), data)
+        state = TrainState.create(trainable, optimiser, jax.random.key(0))
+        saver = PhaseSaver(folder / "midway", stop=StopAt(visits))
+        with MetricsWriter(folder) as writer:
+            args = ("rl", state, step, data, settings.steps)
+            return fit(*args, writer=writer, progress=Progress(enabled=False), saver=saver)
+
+    whole = run(tmp_path / "whole", 0)
+    for _ in range(3):
+        with pytest.raises(PreemptedError):
+            run(tmp_path / "run", 2)
+    resumed = run(tmp_path / "run", 0)
+    for one, other in zip(weights(resumed.state), weights(whole.state), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert [comparable(r) for r in resumed.history] == [comparable(r) for r in whole.history]
+    assert len(rolled) == 4, "two rollouts of each run"
 
 
 def test_impossible_settings_are_refused():

@@ -1,0 +1,173 @@
+"""The first RL steps of a Qwen2.5-VL checkpoint in the latent action space, on one device or on a pod.
+
+    python -m experiments.first_rl_step --out runs/first                                     # the shipped small model
+    python -m experiments.first_rl_step --model /shared/qwen3b --mesh 2 8 1 --out runs/first # on every host of a v5e-16
+
+The latent modules are new, so rewards mean nothing: it shows that loading, rollout, reward, update and checkpoints work
+at that size. Prompts are those of the built-in data set's task `help`, scored by its rubric.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+from jax.sharding import Mesh
+
+from lam_jax.cli import exit_code, is_expected
+from lam_jax.data.chat import ChatEncoder
+from lam_jax.data.collator import Collator, CollatorConfig
+from lam_jax.data.loader import Loader, LoaderConfig
+from lam_jax.data.scenes.builder import SceneSizes, prepare, read_split
+from lam_jax.demo.material import BASE_MODEL, RubricJudge
+from lam_jax.latent.config import LatentConfig
+from lam_jax.parallel import TRAIN
+from lam_jax.parallel.agree import barrier, is_first
+from lam_jax.parallel.processes import start, whole_mesh
+from lam_jax.qwen.load import load_backbone
+from lam_jax.qwen.processor import ImageSettings
+from lam_jax.qwen.tokenizer import read_tokenizer
+from lam_jax.rl import ALGORITHMS
+from lam_jax.rollout.agent import Agent, init_latent
+from lam_jax.rollout.engine import RolloutConfig
+from lam_jax.rollout.sampling import SamplingConfig
+from lam_jax.train.compilation import keep_compiled_programs
+from lam_jax.train.loop import Fitted, fit
+from lam_jax.train.method import METHODS
+from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
+from lam_jax.train.partition import partition
+from lam_jax.train.rl import Decoder, RLConfig, RLStep
+from lam_jax.train.run import Run, fingerprint
+from lam_jax.train.same import code_hash, files_hash, require_same, require_same_weights, versions
+from lam_jax.train.stages.step import trainable_parts
+from lam_jax.train.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the result depends on.
+
+    Attributes:
+        model: folder of the backbone.
+        steps: rollouts.
+        prompts, samples, prompt_length, length: of each rollout; lengths in tokens.
+        epochs, mini_batches: optimiser updates of each rollout.
+        image: height and width to which pictures are scaled.
+        latent: sizes of the new modules.
+        seed: of everything random.
+    """
+
+    model: Path = BASE_MODEL
+    steps: int = 2
+    prompts: int = 4
+    samples: int = 8
+    prompt_length: int = 96
+    length: int = 64
+    epochs: int = 1
+    mini_batches: int = 1
+    image: tuple[int, int] = (84, 112)
+    latent: LatentConfig = LatentConfig()
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstRLStep:
+    """Runs a few RL steps; see the file's first lines."""
+
+    out: Path
+    """Run folder; every process must see it."""
+    mesh: tuple[int, int, int] = (1, 1, 1)
+    """data, fsdp, tensor: all devices of all processes."""
+    save_every: int = 1
+    """Updates between two checkpoints."""
+    profile: bool = False
+    """Trace three steps, from the third on."""
+    settings: tyro.conf.OmitArgPrefixes[Settings] = Settings()
+
+
+def rl_config(settings: Settings) -> RLConfig:
+    """Latent GRPO."""
+    rollout = RolloutConfig(settings.samples, settings.length, SamplingConfig())
+    return RLConfig(
+        ALGORITHMS["grpo"],
+        "latent",
+        settings.steps,
+        settings.prompts,
+        rollout,
+        settings.epochs,
+        settings.mini_batches,
+        OptimiserConfig(1e-6),
+        remat=True,
+    )
+
+
+def load(settings: Settings, mesh: Mesh) -> Agent:
+    """The checkpoint with new latent modules, on the mesh."""
+    backbone = load_backbone(settings.model, mesh, TRAIN)
+    return init_latent(backbone, settings.latent, jax.random.key(settings.seed), mesh)
+
+
+def train(run: Run, settings: Settings, agent: Agent, data: Path) -> Fitted:
+    """The steps."""
+    config, method = rl_config(settings), METHODS["default"]
+    tokenizer = read_tokenizer(settings.model)
+    encoder = ChatEncoder(tokenizer, agent.backbone.config)
+    shape = CollatorConfig(
+        (settings.prompt_length,), kind="prompt", padding="left", image=ImageSettings(size=settings.image)
+    )
+    loader = Loader(
+        read_split(data, "help", "rl"), Collator(encoder, shape), LoaderConfig(settings.prompts, settings.seed)
+    )
+    trainable, frozen = partition(agent, trainable_parts("rl_latent", agent.backbone.config, method))
+    optimiser = make_optimiser(config.optimiser, config.steps * config.updates)
+    state = TrainState.create(trainable, optimiser, jax.random.key(settings.seed))
+    reward = RubricJudge("help").reward
+    step = RLStep(config, method, frozen, trainable, optimiser, reward, Decoder(tokenizer), loader)
+    return fit(
+        "first_rl_step",
+        state,
+        step,
+        loader,
+        config.steps,
+        writer=run.metrics,
+        progress=run.progress,
+        saver=run.saver("first_rl_step"),
+        profiler=run.profiler,
+    )
+
+
+def main(command: FirstRLStep) -> list[dict[str, Any]]:
+    """Runs or resumes; returns the logged records."""
+    start()
+    keep_compiled_programs()
+    settings, mesh = command.settings, whole_mesh(command.mesh)
+    require_same({"code": code_hash(), "versions": versions(), "configuration": fingerprint(settings)})
+    profile = "first_rl_step" if command.profile else None
+    with Run(command.out, settings, save_every=command.save_every, profile=profile) as run:
+        sizes = SceneSizes(help={"sft": 1, "rl": 256, "val": 1, "ls1": 1, "ls2": 1})
+        if is_first():
+            prepare(run.folder / "data", sizes)
+        barrier("data")
+        data = prepare(run.folder / "data", sizes)
+        require_same({"data": files_hash(data)})
+        agent = load(settings, mesh)
+        require_same_weights(agent)
+        fitted = train(run, settings, agent, data)
+        last = {name: value for name, value in fitted.history[-1].items() if isinstance(value, float)}
+        run.progress.say(", ".join(f"{name} {value:.4g}" for name, value in last.items()))
+        if not np.isfinite(last["loss"]):
+            raise ValueError(f"the loss of the last step is {last['loss']}")
+        return fitted.history
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(FirstRLStep, description=__doc__))
+    except Exception as error:
+        if not is_expected(error):
+            raise
+        print(f"first_rl_step: {error}", file=sys.stderr)
+        sys.exit(exit_code(error))

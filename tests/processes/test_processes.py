@@ -1,0 +1,104 @@
+"""Two processes with four devices each train like one process with eight, and their run goes on in one with two."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lam_jax.train.metrics import comparable, read_metrics
+
+ROOT = Path(__file__).parents[2]
+EVERYTHING = ("inverse", "projector", "joint", "cloning", "sft_latent", "sft_token", "rl_latent", "rl_token")
+
+
+def start(
+    folder: Path, mesh: str, devices: int, phases, processes: int = 1, module: str = "tests.processes.child"
+) -> list[subprocess.Popen]:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        address = f"localhost:{probe.getsockname()[1]}"
+    base = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # little is computed: compiling takes most of the time
+        "PYTHONPATH": str(ROOT),
+    }
+    started = []
+    for index in range(processes):
+        place = {"LAM_JAX_COORDINATOR": address, "LAM_JAX_PROCESSES": str(processes), "LAM_JAX_PROCESS": str(index)}
+        command = [sys.executable, "-m", module, str(folder), mesh, *phases]
+        environment = base | (place if processes > 1 else {})
+        log = (folder.parent / f"{folder.name}_{index}.log").open("wb")
+        started.append(subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT))
+    return started
+
+
+def finish(folder: Path, started: list[subprocess.Popen]) -> list[dict]:
+    codes = [process.wait(timeout=3600) for process in started]
+    logs = "\n".join(file.read_text()[-3000:] for file in folder.parent.glob(f"{folder.name}_*.log"))
+    assert not any(codes), logs
+    return [comparable(record) for record in read_metrics(folder / "metrics.jsonl")]
+
+
+def train(folder: Path, *args, **kwargs) -> list[dict]:
+    return finish(folder, start(folder, *args, **kwargs))
+
+
+def assert_close(found: list[dict], expected: list[dict]) -> None:
+    assert [(r["phase"], r["step"]) for r in found] == [(r["phase"], r["step"]) for r in expected]
+    for one, other in zip(found, expected, strict=True):
+        for name, value in other.items():
+            if name != "phase":
+                where = f"{other['phase']} step {other['step']} {name}"
+                np.testing.assert_allclose(one[name], value, rtol=2e-4, atol=2e-6, err_msg=where)
+
+
+@pytest.mark.processes
+def test_every_stage_and_rl_have_the_losses_of_one_process(tmp_path):
+    one = train(tmp_path / "one", "2x2x2", 8, EVERYTHING)
+    two = train(tmp_path / "two", "2x2x2", 4, EVERYTHING, processes=2)
+    assert len(one) == 2 * len(EVERYTHING)
+    assert_close(two, one)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("phase", ["joint", "rl_latent"])
+def test_two_processes_go_on_in_one_with_two_devices(tmp_path, phase):
+    """RL is stopped between the two updates of its second rollout... and the stage after its first step."""
+    whole = train(tmp_path / "whole", "1x1x1", 1, [phase])
+    train(tmp_path / "run", "2x4x1", 4, [f"{phase}:stop"], processes=2)
+    assert list((tmp_path / "run" / "midway" / phase).iterdir())
+    log = tmp_path / "run_0.log"
+    stopped = [json.loads(line) for line in log.read_text().splitlines() if line.startswith('{"stopped"')]
+    assert "after update" in stopped[0]["stopped"]
+    assert_close(train(tmp_path / "run", "1x2x1", 2, [phase]), whole)
+
+
+@pytest.mark.processes
+def test_the_demo_in_two_processes(tmp_path):
+    """The same losses and rewards as in one process, and a report that is written once."""
+    arguments = {"devices": 8, "phases": ["2x2x2"], "module": "tests.end_to_end.quick_demo"}
+    one = train(tmp_path / "one", "3", **arguments)
+    two = train(tmp_path / "two", "3", **arguments | {"devices": 4, "processes": 2})
+    assert {record["phase"] for record in one} >= {
+        "stage1_inverse",
+        "stage4_cloning",
+        "rl_latent_help",
+        "rl_token_help",
+    }
+    assert_close(two, one)
+    assert (tmp_path / "two" / "report.html").exists()
+
+
+def test_two_processes_in_brief(tmp_path):
+    one = start(tmp_path / "one", "2x1x1", 2, ["cloning"])
+    two = start(tmp_path / "two", "2x1x1", 1, ["cloning"], processes=2)
+    assert_close(finish(tmp_path / "two", two), finish(tmp_path / "one", one))
+    assert not (tmp_path / "two" / "midway" / "cloning").exists()
