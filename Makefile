@@ -17,8 +17,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 WORKERS ?= 2
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
-.PHONY: demo test parity sharding lint format setup clean
+.PHONY: demo test parity sharding lint format setup bench clean
 .DEFAULT_GOAL := setup
 
 $(VENV)/.stamp-venv:
@@ -38,6 +39,10 @@ $(VENV)/.stamp-test: $(VENV)/.stamp-venv pyproject.toml
 
 $(VENV)/.stamp-parity: $(VENV)/.stamp-test
 	$(PIP) install --quiet --editable '.[test,parity]'
+	@touch $@
+
+$(VENV)/.stamp-bench: $(VENV)/.stamp-venv pyproject.toml
+	$(PIP) install --quiet --editable '.[bench]'
 	@touch $@
 
 setup: $(VENV)/.stamp-test
@@ -62,6 +67,10 @@ parity: $(VENV)/.stamp-parity
 
 sharding: $(VENV)/.stamp-test
 	$(BIN)/python -m pytest tests/sharding -m '' -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+# Alone on the machine: other work is noticed and waited for. The README's table comes out at the end.
+bench: $(VENV)/.stamp-bench
+	$(BIN)/python -m benchmarks.all $(BENCH_ARGS)
 
 clean:
 	rm -rf $(VENV) .jax_cache .pytest_cache .ruff_cache build dist *.egg-info
