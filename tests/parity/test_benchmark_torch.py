@@ -2,14 +2,14 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 import torch
 
-import jax
 from benchmarks.programs import RolloutProgram, update_parts
 from benchmarks.torch_baseline import TorchRollout, TorchUpdate, torch_model
-from benchmarks.workload import METHOD, WORKLOADS, make_agent, prompts, rl_config, spaces
+from benchmarks.workload import WORKLOADS, make_agent, prompts, rl_config, spaces
 from lam_jax.rollout.rescore import token_space_logps
 from lam_jax.train.partition import count_parameters, partition
 
