@@ -11,8 +11,9 @@ from jaxtyping import Array, Bool, Float, Int
 from lam_jax.nn import block, kv_cache
 from lam_jax.nn.block import DecoderBlock, KeyValue
 from lam_jax.nn.kv_cache import KVCache, decoding_layers
-from lam_jax.nn.layers import Linear, RMSNorm
+from lam_jax.nn.layers import Linear, Map, RMSNorm
 from lam_jax.nn.rope import Rotary
+from lam_jax.nn.stack import Layers
 from lam_jax.nn.tiled import tile
 from lam_jax.qwen.config import TextConfig
 
@@ -20,9 +21,9 @@ from lam_jax.qwen.config import TextConfig
 class CodeModel(struct.PyTreeNode):
     """Decoder blocks of the backbone's kind, RMSNorm, Linear D -> K."""
 
-    blocks: DecoderBlock
+    blocks: Layers  # of DecoderBlock
     norm: RMSNorm
-    head: Linear
+    head: Map
 
     @classmethod
     def spec(cls, text: TextConfig, layers: int, codes: int) -> "CodeModel":

@@ -14,6 +14,7 @@ from lam_jax.nn.block import DecoderBlock, KeyValue
 from lam_jax.nn.kv_cache import KVCache, decoding_layers
 from lam_jax.nn.layers import RMSNorm
 from lam_jax.nn.rope import Rotary, multimodal_rotary
+from lam_jax.nn.stack import Layers
 from lam_jax.nn.tiled import is_tileable, tiled_product, tiles
 from lam_jax.nn.vocabulary import look_up
 from lam_jax.nn.weight import Param, Weight
@@ -27,7 +28,7 @@ class QwenVL(struct.PyTreeNode):
 
     vision: VisionTower
     embedding: Param  # [V, D]
-    blocks: DecoderBlock
+    blocks: Layers  # of DecoderBlock
     norm: RMSNorm
     lm_head: Param  # [V, D] or None
     config: QwenConfig = struct.field(pytree_node=False)
