@@ -83,5 +83,5 @@ def decode(
 
     caches = (cache.prompt_key, cache.prompt_value, cache.key, cache.value)
     # Stacked layers are scanned: unrolled, stacking the caches again would copy them at every token.
-    x, (key, value) = fold_layers(layer, x, blocks, *caches, unroll=False)
+    x, (key, value) = fold_layers(layer, x, blocks, *caches, frozen=True)
     return x, cache.replace(key=key, value=value)

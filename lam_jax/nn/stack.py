@@ -9,10 +9,9 @@ import jax
 # A stack of equal modules or arrays: one tree whose leaves have a leading layers dimension, or a tuple of a tree each.
 Layers = Any
 
-# Stacks of fewer weights are unrolled. A scanned layer's activations are copied into and out of stacked buffers; where
-# layers are this small that costs as much as their arithmetic (2 CPU cores, `tiny`, a step of latent SFT: 0.96 s
-# scanned, 0.61 s unrolled, compiling 11 s both ways). Larger layers hide the copies, and scanning keeps their program
-# small.
+# Stacks of fewer weights are unrolled where gradients are wanted. A scanned layer's activations are copied into and out
+# of stacked buffers; where layers are this small that costs as much as their arithmetic (2 CPU cores, `tiny`, a step of
+# latent SFT: 0.96 s scanned, 0.61 s unrolled). Larger layers hide the copies, and scanning keeps their program small.
 UNROLLED_WEIGHTS = 2**25
 
 
@@ -22,7 +21,7 @@ def fold_layers(
     layers: Layers,
     *inputs: Layers,
     remat: bool = False,
-    unroll: bool | None = None,
+    frozen: bool = False,
 ) -> tuple[Any, Any]:
     """`carry, out[i] = step(carry, layers[i], *inputs[i])` for each layer, the outputs stacked.
 
@@ -32,12 +31,12 @@ def fold_layers(
         layers: weights, stacked on a leading dimension, or a tuple.
         inputs: further arrays alike.
         remat: recompute each layer's activations in the backward pass.
-        unroll: a stack instead of scanning it; default: if it is small.
+        frozen: there is no backward pass, so nothing is gained by unrolling.
 
     Returns:
         The last carry, and the outputs stacked, or as trees of tuples where `layers` is a tuple.
     """
-    unroll = isinstance(layers, tuple) or (is_small(layers) if unroll is None else unroll)
+    unroll = isinstance(layers, tuple) or (not frozen and is_small(layers))
 
     def body(carry, xs):
         return step(carry, *xs)
