@@ -21,6 +21,9 @@ from lam_jax.qwen.inputs import Batch
 from lam_jax.rollout.actions import ActionSpace, next_positions, shared_prompt
 from lam_jax.rollout.sampling import SamplingConfig, Support, entropy, penalise_repeats, sample, sample_keys
 
+# Of trees that hold shape structs too, when a program is compiled for inputs that are not there.
+Leaf = Any
+
 
 @dataclasses.dataclass(frozen=True)
 class RolloutConfig:
@@ -49,15 +52,15 @@ class RolloutConfig:
 class Rollout(struct.PyTreeNode):
     """Continuations and everything that the policy update needs; nothing has to pass the backbone again."""
 
-    tokens: Array  # int32 [N, G, T], pad after the end
-    actions: Array  # int32 [N, G, T]
-    mask: Array  # bool [N, G, T], up to and including the end-of-turn token
-    logps: Array  # float32 [N, G, T], behaviour log-probability of the actions
-    gap: Array  # float32 [N, G, T], log-probability over the truncated set minus that over all actions
-    entropy: Array  # float32 [N, G, T]
+    tokens: Leaf  # int32 [N, G, T], pad after the end
+    actions: Leaf  # int32 [N, G, T]
+    mask: Leaf  # bool [N, G, T], up to and including the end-of-turn token
+    logps: Leaf  # float32 [N, G, T], behaviour log-probability of the actions
+    gap: Leaf  # float32 [N, G, T], log-probability over the truncated set minus that over all actions
+    entropy: Leaf  # float32 [N, G, T]
     support: Support | None  # [N, G, T, S]
-    prompt_hidden: Array  # [N, P, D], before the final norm
-    hidden: Array  # [N, G, T, D], state after each completion token, before the final norm
+    prompt_hidden: Leaf  # [N, P, D], before the final norm
+    hidden: Leaf  # [N, G, T, D], state after each completion token, before the final norm
 
     @property
     def lengths(self) -> Array:
@@ -158,14 +161,14 @@ def rollout(
         seen=_seen(prompts, config, model.text.vocab_size),
         cache=KVCache.create(kv, prompts.mask, config.samples, room, is_small(backbone.blocks)),
         space=space_state,
-        out=buffers,
+        out=_pinned(buffers),
     )
     state = jax.lax.while_loop(
         lambda s: (s.step < config.length) & jnp.any(s.alive),
         lambda s: jax.lax.fori_loop(0, config.segment, decode_step, s),
         state,
     )
-    return state.out.replace(**_cut(state.out, config.length))
+    return _pinned(state.out.replace(**_cut(state.out, config.length)))
 
 
 def _seen(prompts: Batch, config: RolloutConfig, vocab: int) -> Array | None:
@@ -175,6 +178,12 @@ def _seen(prompts: Batch, config: RolloutConfig, vocab: int) -> Array | None:
     rows = jnp.arange(seen.shape[0])[:, None]
     seen = constrain_rows(seen.at[rows, prompts.tokens].max(prompts.mask), "vocab")
     return constrain_samples(shared_prompt(seen, config.samples), "vocab")
+
+
+def _pinned(out: Rollout) -> Rollout:
+    """Every buffer on the axes of prompts and samples, those too that nothing else tells where to lie."""
+    samples = jax.tree.map(constrain_samples, out.replace(prompt_hidden=None))
+    return samples.replace(prompt_hidden=constrain_rows(out.prompt_hidden))
 
 
 def _cut(out: Rollout, length: int) -> dict[str, Any]:
