@@ -2,7 +2,7 @@
 
     python -m benchmarks.against_torch --preset mid --json against_torch.json
 
-Needs the extra `parity` (torch).
+Needs the extra `bench` (torch).
 """
 
 import numpy as np

@@ -14,8 +14,8 @@ from benchmarks.session import Session
 from benchmarks.workload import SAMPLING, prompts, sample_ids, spaces
 from lam_jax.nn import attention as attn
 from lam_jax.nn import kv_cache
-from lam_jax.nn.kv_cache import KVCache
-from lam_jax.nn.stack import is_small, split_layers
+from lam_jax.nn.kv_cache import KVCache, decoding_layers
+from lam_jax.nn.stack import is_small
 from lam_jax.rollout.actions import next_positions
 from lam_jax.rollout.agent import Agent
 from lam_jax.rollout.sampling import sample, sample_keys
@@ -57,7 +57,7 @@ def _parts(session: Session, agent: Agent) -> dict[str, Callable[[], Any]]:
         layers, split = blocks.mlp.down.kernel.shape[0], is_small(blocks)
         empty = jnp.zeros((layers, work.prompts, 1, text.kv_heads, text.head_dim), x.dtype)
         cache = KVCache.create((empty, empty), jnp.ones((work.prompts, 1), bool), work.samples, 1, split)
-        blocks = split_layers(blocks) if split else blocks
+        blocks = jax.jit(decoding_layers)(blocks)
 
         def body(t, x):
             rotary = agent.backbone.rotary(next_positions(batch, t, work.samples))
@@ -71,8 +71,10 @@ def _parts(session: Session, agent: Agent) -> dict[str, Callable[[], Any]]:
         codes = jnp.zeros(lead, jnp.int32) + t % work.latent.codes
         return world(x[:, :, 0], codes)[0][:, :, None] * 0.1
 
+    decoding = jax.jit(lambda backbone: backbone.decoding())(agent.backbone)
+
     def vocabulary(t, x):
-        token = jnp.argmax(agent.backbone.logits(x[:, :, 0]), axis=-1)
+        token = jnp.argmax(decoding.logits(x[:, :, 0]), axis=-1)
         return x + token[..., None, None].astype(x.dtype) * 1e-9
 
     def sampling(t, x):

@@ -56,16 +56,17 @@ class Session:
         self.thrown_away = 0
         self.contended = 0
 
-    def compare(self, candidates: dict[str, Run], settle: float = 0.25, warm_up: int = 2) -> Times:
+    def compare(self, candidates: dict[str, Run], settle: float = 0.25) -> Times:
         """Interleaved times of candidates.
 
         Raises:
             RecompiledError: something was compiled after the warm-up.
         """
-        settings = Settings(self.options.repeats, warm_up, patience=self.options.patience, settle=settle)
+        settings = Settings(self.options.repeats, 1, patience=self.options.patience, settle=settle)
         self.say(f"timing {', '.join(candidates)}")
         for run in candidates.values():
-            run()
+            for _ in range(2):  # what a first step leaves behind may lie elsewhere than what it found
+                run()
         with CompileClock() as clock:
             times = compare(candidates, settings)
         if clock.programs:

@@ -1,6 +1,6 @@
 """The yardstick: transformers' Qwen2.5-VL in torch, the same weights, prompts, sampling and recipe.
 
-N prompts, G samples of a prompt, P prompt length, T completion length. Needs the extra `parity`.
+N prompts, G samples of a prompt, P prompt length, T completion length. Needs the extra `bench`.
 """
 
 import copy
@@ -80,7 +80,9 @@ class TorchUpdate:
     """
 
     def __init__(self, model: Qwen2_5_VLForConditionalGeneration, work: Workload, completions: np.ndarray):
-        """`completions` are tokens [N, G, T]."""
+        """`completions` are tokens [N, G, T]; random weights also sample picture marks, which torch would look up."""
+        marks = (work.config.image_id, work.config.video_id, work.config.vision_start_id)
+        completions = np.where(np.isin(completions, marks), 0, completions)
         self.work, self.model, self.reference = work, copy.deepcopy(model), model
         self.reference.requires_grad_(False)
         self.model.requires_grad_(False)

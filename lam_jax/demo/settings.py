@@ -60,12 +60,12 @@ class DemoConfig:
     algorithms: dict[str, str] = dataclasses.field(default_factory=lambda: dict(DEFAULT_ALGORITHMS))
     method: Method = dataclasses.field(default_factory=Method)
     sizes: SceneSizes = dataclasses.field(default_factory=demo_sizes)
-    inverse: StageSettings = StageSettings(200, 8, OptimiserConfig(2e-3, "cosine", 0.05, 0.1))
+    inverse: StageSettings = StageSettings(260, 8, OptimiserConfig(2e-3, "cosine", 0.05, 0.1))
     projector: StageSettings = StageSettings(60, 8, OptimiserConfig(2e-3, "linear", 0.1))
-    joint: StageSettings = StageSettings(140, 8, OptimiserConfig(1.5e-3, "cosine", 0.1, 0.1))
-    cloning: StageSettings = StageSettings(120, 8, OptimiserConfig(2e-3, "cosine", 0.05))
+    joint: StageSettings = StageSettings(180, 8, OptimiserConfig(1.5e-3, "cosine", 0.1, 0.1))
+    cloning: StageSettings = StageSettings(130, 8, OptimiserConfig(2e-3, "cosine", 0.05))
     sft: StageSettings = StageSettings(70, 8, OptimiserConfig(5e-4, "cosine", 0.03))
-    rl_steps: int = 10
+    rl_steps: int = 12
     rl_prompts: int = 16
     rl_samples: int = 8
     rl_latent: OptimiserConfig = OptimiserConfig(6e-4)

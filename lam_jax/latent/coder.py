@@ -10,18 +10,20 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lam_jax.nn import block, kv_cache
 from lam_jax.nn.block import DecoderBlock, KeyValue
-from lam_jax.nn.kv_cache import KVCache
-from lam_jax.nn.layers import Linear, RMSNorm
+from lam_jax.nn.kv_cache import KVCache, decoding_layers
+from lam_jax.nn.layers import Linear, Map, RMSNorm
 from lam_jax.nn.rope import Rotary
+from lam_jax.nn.stack import Layers
+from lam_jax.nn.tiled import tile
 from lam_jax.qwen.config import TextConfig
 
 
 class CodeModel(struct.PyTreeNode):
     """Decoder blocks of the backbone's kind, RMSNorm, Linear D -> K."""
 
-    blocks: DecoderBlock
+    blocks: Layers  # of DecoderBlock
     norm: RMSNorm
-    head: Linear
+    head: Map
 
     @classmethod
     def spec(cls, text: TextConfig, layers: int, codes: int) -> "CodeModel":
@@ -60,6 +62,10 @@ class CodeModel(struct.PyTreeNode):
         """Logits at the prompt's last position, and the prompt's keys and values."""
         x, kv = block.prefill(self.blocks, states, rotary, mask)
         return self._logits(x[:, -1]), kv
+
+    def decoding(self) -> "CodeModel":
+        """The same model, laid out for decode steps."""
+        return self.replace(blocks=decoding_layers(self.blocks), head=tile(self.head))
 
     def decode(
         self, cache: KVCache, states: Float[Array, "N G 1 D"], rotary: Rotary, step: Int[Array, ""]

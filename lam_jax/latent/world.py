@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from lam_jax.nn.layers import Linear
+from lam_jax.nn.layers import Linear, Map
 from lam_jax.nn.stack import split_layers
-from lam_jax.nn.weight import stack
+from lam_jax.nn.tiled import tile
+from lam_jax.nn.weight import Param, stack
 from lam_jax.qwen.config import TextConfig
 
 Readout = Literal["merged", "delta", "block"]
@@ -73,7 +74,7 @@ class WorldModel(struct.PyTreeNode):
         blocks = []
         for block in split_layers(self.blocks):
             (gate, gate_code), (up, up_code) = (_halves(layer, codebook) for layer in (block.gate, block.up))
-            blocks.append(TabulatedBlock(gate, up, block.down, gate_code, up_code))
+            blocks.append(tile(TabulatedBlock(gate, up, block.down, gate_code, up_code)))
         return TabulatedWorld(tuple(blocks))
 
 
@@ -86,11 +87,11 @@ def _halves(layer: Linear, codebook: Array) -> tuple[Linear, Array]:
 class TabulatedBlock(struct.PyTreeNode):
     """`MergeBlock` whose half for the code is looked up."""
 
-    gate: Linear
-    up: Linear
-    down: Linear
-    gate_code: Array  # [K, F]
-    up_code: Array
+    gate: Map
+    up: Map
+    down: Map
+    gate_code: Param  # [K, F]
+    up_code: Param
 
     def __call__(self, x: Float[Array, "*B D"], action: Int[Array, "*B"]) -> Float[Array, "*B D"]:
         """The block's own output."""

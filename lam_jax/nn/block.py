@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from lam_jax.nn import attention as attn
 from lam_jax.nn.axes import constrain_rows, constrain_samples
-from lam_jax.nn.layers import GatedMLP, Linear, RMSNorm
+from lam_jax.nn.layers import GatedMLP, Linear, Map, RMSNorm
 from lam_jax.nn.rope import Rotary
 from lam_jax.nn.stack import fold_layers
 from lam_jax.nn.weight import stack
@@ -24,10 +24,10 @@ class DecoderBlock(struct.PyTreeNode):
     """Pre-norm block of Qwen2.5: `x += attention(norm(x))`, `x += mlp(norm(x))`; biases on query, key and value."""
 
     attention_norm: RMSNorm
-    query: Linear
-    key: Linear
-    value: Linear
-    output: Linear
+    query: Map
+    key: Map
+    value: Map
+    output: Map
     mlp_norm: RMSNorm
     mlp: GatedMLP
     head_dim: int = struct.field(pytree_node=False)

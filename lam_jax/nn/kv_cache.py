@@ -12,7 +12,8 @@ from lam_jax.nn import attention as attn
 from lam_jax.nn.axes import constrain, constrain_samples
 from lam_jax.nn.block import DecoderBlock, KeyValue
 from lam_jax.nn.rope import Rotary
-from lam_jax.nn.stack import Layers, fold_layers, split_layers
+from lam_jax.nn.stack import Layers, fold_layers, is_small, split_layers
+from lam_jax.nn.tiled import tile
 
 
 class KVCache(struct.PyTreeNode):
@@ -29,7 +30,7 @@ class KVCache(struct.PyTreeNode):
     value: Layers  # [Y, N, G, K, T, D], or a tuple of Y
 
     @classmethod
-    def create(cls, prompt: KeyValue, prompt_mask: Array, samples: int, length: int, split: bool = False) -> "KVCache":
+    def create(cls, prompt: KeyValue, prompt_mask: Array, samples: int, length: int, split: bool) -> "KVCache":
         """A cache with the prompt filled in and room for `length` tokens of `samples` continuations.
 
         Args:
@@ -37,7 +38,7 @@ class KVCache(struct.PyTreeNode):
             prompt_mask: bool [N, P].
             samples: G.
             length: T.
-            split: for a stack whose layers are apart.
+            split: for a stack whose layers are apart, see `decoding_layers`.
         """
         layers, prompts, _, kv_heads, dim = prompt[0].shape
         lead = (layers, prompts, samples, kv_heads)
@@ -52,6 +53,11 @@ class KVCache(struct.PyTreeNode):
     def length(self) -> int:
         """T, room for a continuation."""
         return jax.tree.leaves(self.key)[0].shape[-1]
+
+
+def decoding_layers(blocks: DecoderBlock) -> Layers:
+    """A stack laid out for decode steps: if it is small its layers are apart, their maps tiled."""
+    return tuple(map(tile, split_layers(blocks))) if is_small(blocks) else blocks
 
 
 def decode(

@@ -1,5 +1,7 @@
 """Linear maps, RMSNorm and the gated MLP. Dimension legend: D in, O out, F feed-forward."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -12,6 +14,10 @@ from lam_jax.nn.weight import Param, Weight
 def last(vector: Float[Array, " D"], like: jax.Array) -> jax.Array:
     """A vector shaped to broadcast on the last dimension of `like` (rank promotion is an error in our code)."""
     return vector.astype(like.dtype).reshape((1,) * (like.ndim - 1) + vector.shape)
+
+
+# A `Linear`, or the same map in another layout (`nn.tiled`).
+Map = Any
 
 
 class Linear(struct.PyTreeNode):
@@ -67,9 +73,9 @@ class RMSNorm(struct.PyTreeNode):
 class GatedMLP(struct.PyTreeNode):
     """SwiGLU: `down(silu(gate(x)) * up(x))`."""
 
-    gate: Linear
-    up: Linear
-    down: Linear
+    gate: Map
+    up: Map
+    down: Map
 
     @classmethod
     def spec(cls, width: int, hidden: int, bias: bool = False, axis: str = "mlp") -> "GatedMLP":

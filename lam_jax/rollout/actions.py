@@ -5,24 +5,22 @@ tokens).
 """
 
 from collections.abc import Callable
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from lam_jax.latent.coder import CodeModel
 from lam_jax.latent.world import TabulatedWorld, readout
 from lam_jax.nn.axes import ANY, constrain
 from lam_jax.nn.kv_cache import KVCache
 from lam_jax.nn.rope import Rotary
-from lam_jax.nn.stack import is_small, split_layers
+from lam_jax.nn.stack import is_small
 from lam_jax.qwen.inputs import Batch
 from lam_jax.qwen.model import QwenVL
 from lam_jax.rollout.agent import Agent, Reading
 
-M = TypeVar("M", QwenVL, CodeModel)
 # Repetition penalty on next-token logits [N, G, V]; the identity where there is none.
 Penalty = Callable[[Array], Array]
 
@@ -46,7 +44,7 @@ class TokenActions(struct.PyTreeNode):
 
     def decoding(self) -> "TokenActions":
         """The same space with weights laid out for decoding; `begin` is not to be called on it."""
-        return self.replace(backbone=_apart(self.backbone))
+        return self.replace(backbone=self.backbone.decoding())
 
     def advance(
         self, state: None, hidden: Float[Array, "N G 1 D"], rotary: Rotary, has_image: Array, step: Int[Array, ""]
@@ -99,8 +97,8 @@ class LatentActions(struct.PyTreeNode):
         """The same space with weights laid out for decoding; `begin` is not to be called on it."""
         latent = self.agent.latent
         world = latent.world.tabulated(latent.codebook.astype(self.backbone.config.dtype))
-        apart = latent.replace(policy=_apart(latent.policy))
-        return self.replace(agent=self.agent.replace(backbone=_apart(self.backbone), latent=apart), world=world)
+        apart = latent.replace(policy=latent.policy.decoding())
+        return self.replace(agent=self.agent.replace(backbone=self.backbone.decoding(), latent=apart), world=world)
 
     def advance(
         self, state: KVCache, hidden: Float[Array, "N G 1 D"], rotary: Rotary, has_image: Array, step: Int[Array, ""]
@@ -131,11 +129,6 @@ class LatentActions(struct.PyTreeNode):
 
     def _input(self, hidden: Array, has_image: Array) -> Array:
         return self.agent.action_input(self.backbone.norm(hidden), has_image, self.reading)
-
-
-def _apart(module: M) -> M:
-    """A backbone or policy with its layers apart, if they are small (see `stack.split_layers`)."""
-    return module.replace(blocks=split_layers(module.blocks)) if is_small(module.blocks) else module
 
 
 ActionSpace = TokenActions | LatentActions

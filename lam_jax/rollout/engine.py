@@ -161,14 +161,14 @@ def rollout(
         seen=_seen(prompts, config, model.text.vocab_size),
         cache=KVCache.create(kv, prompts.mask, config.samples, room, is_small(backbone.blocks)),
         space=space_state,
-        out=buffers,
+        out=_pinned(buffers),
     )
     state = jax.lax.while_loop(
         lambda s: (s.step < config.length) & jnp.any(s.alive),
         lambda s: jax.lax.fori_loop(0, config.segment, decode_step, s),
         state,
     )
-    return state.out.replace(**_cut(state.out, config.length))
+    return _pinned(state.out.replace(**_cut(state.out, config.length)))
 
 
 def _seen(prompts: Batch, config: RolloutConfig, vocab: int) -> Array | None:
@@ -178,6 +178,12 @@ def _seen(prompts: Batch, config: RolloutConfig, vocab: int) -> Array | None:
     rows = jnp.arange(seen.shape[0])[:, None]
     seen = constrain_rows(seen.at[rows, prompts.tokens].max(prompts.mask), "vocab")
     return constrain_samples(shared_prompt(seen, config.samples), "vocab")
+
+
+def _pinned(out: Rollout) -> Rollout:
+    """Every buffer on the axes of prompts and samples, those too that nothing else tells where to lie."""
+    samples = jax.tree.map(constrain_samples, out.replace(prompt_hidden=None))
+    return samples.replace(prompt_hidden=constrain_rows(out.prompt_hidden))
 
 
 def _cut(out: Rollout, length: int) -> dict[str, Any]:

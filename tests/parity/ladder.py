@@ -177,7 +177,7 @@ class Ladder:
         prompts = jax.tree.map(lambda x: x[:, :length], batch.replace(images=None, positions=None, has_image=None))
         prompts = prompts.replace(images=images, has_image=batch.has_image, positions=batch.positions[:, :, :length])
         hidden, cache = model.prefill(prompts)
-        cache = KVCache.create(cache, prompts.mask, samples=1, length=new_tokens)
+        cache = KVCache.create(cache, prompts.mask, samples=1, length=new_tokens, split=False)
         logits = [model.logits(model.norm(hidden[:, -1]))]
         for step in range(new_tokens):
             token = batch.tokens[:, None, length + step : length + step + 1]
