@@ -20,15 +20,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 WORKERS ?= 2
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
-<<<<<<< HEAD
 SOAK_ARGS ?=
-
-.PHONY: demo test parity sharding aot processes soak lint format setup clean
-=======
 BENCH_ARGS ?=
 
-.PHONY: demo test parity sharding lint format setup bench clean
->>>>>>> bench
+.PHONY: demo test parity sharding aot processes soak bench lint format setup clean
 .DEFAULT_GOAL := setup
 
 $(VENV)/.stamp-venv:
@@ -50,13 +45,12 @@ $(VENV)/.stamp-parity: $(VENV)/.stamp-test
 	$(PIP) install --quiet --editable '.[test,parity]'
 	@touch $@
 
-<<<<<<< HEAD
 $(VENV)/.stamp-aot: $(VENV)/.stamp-test
 	$(PIP) install --quiet --editable '.[test,aot]'
-=======
+	@touch $@
+
 $(VENV)/.stamp-bench: $(VENV)/.stamp-venv pyproject.toml
 	$(PIP) install --quiet --editable '.[bench]'
->>>>>>> bench
 	@touch $@
 
 setup: $(VENV)/.stamp-test
@@ -82,7 +76,6 @@ parity: $(VENV)/.stamp-parity
 sharding: $(VENV)/.stamp-test
 	$(BIN)/python -m pytest tests/sharding -m '' -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
-<<<<<<< HEAD
 aot: $(VENV)/.stamp-aot
 	$(BIN)/python -m pytest tests/aot -m '' $(PYTEST_ARGS)
 
@@ -91,11 +84,10 @@ processes: $(VENV)/.stamp-test
 
 soak: $(VENV)/.stamp-test
 	$(BIN)/python -m tests.soak $(SOAK_ARGS)
-=======
+
 # Alone on the machine: other work is noticed and waited for. The README's table comes out at the end.
 bench: $(VENV)/.stamp-bench
 	$(BIN)/python -m benchmarks.all $(BENCH_ARGS)
->>>>>>> bench
 
 clean:
 	rm -rf $(VENV) .jax_cache .pytest_cache .ruff_cache build dist *.egg-info
