@@ -60,17 +60,17 @@ class DemoConfig:
     algorithms: dict[str, str] = dataclasses.field(default_factory=lambda: dict(DEFAULT_ALGORITHMS))
     method: Method = dataclasses.field(default_factory=Method)
     sizes: SceneSizes = dataclasses.field(default_factory=demo_sizes)
-    inverse: StageSettings = StageSettings(120, 16, OptimiserConfig(2e-3, "cosine", 0.05, 0.1))
-    projector: StageSettings = StageSettings(50, 16, OptimiserConfig(2e-3, "linear", 0.1))
-    joint: StageSettings = StageSettings(100, 16, OptimiserConfig(1e-3, "cosine", 0.1, 0.1))
-    cloning: StageSettings = StageSettings(110, 16, OptimiserConfig(2e-3, "cosine", 0.05))
-    sft: StageSettings = StageSettings(50, 16, OptimiserConfig(5e-4, "cosine", 0.03))
-    rl_steps: int = 12
+    inverse: StageSettings = StageSettings(200, 8, OptimiserConfig(2e-3, "cosine", 0.05, 0.1))
+    projector: StageSettings = StageSettings(60, 8, OptimiserConfig(2e-3, "linear", 0.1))
+    joint: StageSettings = StageSettings(140, 8, OptimiserConfig(1.5e-3, "cosine", 0.1, 0.1))
+    cloning: StageSettings = StageSettings(120, 8, OptimiserConfig(2e-3, "cosine", 0.05))
+    sft: StageSettings = StageSettings(70, 8, OptimiserConfig(5e-4, "cosine", 0.03))
+    rl_steps: int = 10
     rl_prompts: int = 16
     rl_samples: int = 8
-    rl_latent: OptimiserConfig = OptimiserConfig(4e-4)
+    rl_latent: OptimiserConfig = OptimiserConfig(6e-4)
     rl_token: OptimiserConfig = OptimiserConfig(2e-4)
-    score_prompts: int = 64
+    score_prompts: int = 32
     score_samples: int = 2
     near_greedy_samples: int = 2
     gain_prompts: int = 256

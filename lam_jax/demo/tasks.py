@@ -142,11 +142,16 @@ class TaskRun:
         config = self.material.config
         embedder, rows, samples = load_embedder("hashing"), [], {}
         fluent: list[bool] = []
-        for split, name in zip(TASK_SPLITS[self.task], ("id", "ood")):
-            examples = self.material.examples(self.task, split)[: config.score_prompts]
-            for temperature, count in ((1.0, config.score_samples), (0.1, config.near_greedy_samples)):
-                rollouts = self.material.rollout_config(count, temperature)
-                answered = self._answers(self.agent, examples, rollouts, 202, SCORE_BATCH)
+        examples = {
+            name: self.material.examples(self.task, split)[: config.score_prompts]
+            for split, name in zip(TASK_SPLITS[self.task], ("id", "ood"))
+        }
+        for temperature, count in ((1.0, config.score_samples), (0.1, config.near_greedy_samples)):
+            rollouts = self.material.rollout_config(count, temperature)
+            together = [example for part in examples.values() for example in part]
+            answers = iter(self._answers(self.agent, together, rollouts, 202, SCORE_BATCH))
+            for name, part in examples.items():
+                answered = [next(answers) for _ in part]
                 summary = summarise(judge_all(answered, self.judge))
                 spread, distinct = answer_diversity(answered, embedder)
                 rows.append(

@@ -76,7 +76,6 @@ def _in_chunks(
     x = jnp.moveaxis(x.reshape(rows, chunks, chunk, width), 1, 0)
     y = jnp.moveaxis(y.reshape(rows, chunks, chunk), 1, 0)
 
-    @jax.checkpoint
     def step(_, inputs):
         x, y = inputs
         logits = jnp.einsum("rcd,vd->rcv", x, table.astype(x.dtype), preferred_element_type=jnp.float32) / temperature
@@ -88,7 +87,8 @@ def _in_chunks(
         mean_logit = jax.lax.psum(mean_logit, across) if across else mean_logit
         return None, (logps, jax.lax.stop_gradient(total - mean_logit))
 
-    _, parts = jax.lax.scan(step, None, (x, y))
+    # A single chunk is within the limit as it is: nothing to recompute.
+    _, parts = jax.lax.scan(jax.checkpoint(step) if chunks > 1 else step, None, (x, y))
     logps, entropy = (jnp.moveaxis(p, 0, 1).reshape(rows, -1)[:, :length].reshape(*lead, length) for p in parts)
     return logps, entropy
 

@@ -12,7 +12,6 @@ from lam_jax.nn import attention as attn
 from lam_jax.nn.axes import constrain, constrain_samples
 from lam_jax.nn.block import DecoderBlock, KeyValue
 from lam_jax.nn.rope import Rotary
-from lam_jax.nn.stack import fold_layers
 
 
 class KVCache(struct.PyTreeNode):
@@ -46,7 +45,8 @@ def decode(
     seen = jnp.arange(cache.key.shape[3]) <= step
     keep = jnp.broadcast_to(seen[None, None, None, :], (*x.shape[:3], seen.shape[0]))
 
-    def layer(x, block, prompt_key, prompt_value, key, value):
+    def layer(x, inputs):
+        block, prompt_key, prompt_value, key, value = inputs
         written = {}
 
         def attend(q, k, v):
@@ -60,6 +60,7 @@ def decode(
         key, value = (constrain_samples(written[name], "length", "kv_heads", None) for name in ("key", "value"))
         return constrain_samples(x), (key, value)
 
-    caches = (cache.prompt_key, cache.prompt_value, cache.key, cache.value)
-    x, (key, value) = fold_layers(layer, x, blocks, *caches)
+    # Not unrolled: stacking the caches again would copy them at every token.
+    inputs = (blocks, cache.prompt_key, cache.prompt_value, cache.key, cache.value)
+    x, (key, value) = jax.lax.scan(layer, x, inputs)
     return x, cache.replace(key=key, value=value)

@@ -75,9 +75,11 @@ def own_pick(
     values: Float[Array, "*B V"], index: Int[Array, "*B"], numbers: Int[Array, " V"], across: Names = ()
 ) -> Float[Array, "*B"]:
     """`values[.., index]`, where this shard holds the entries `numbers`; inside `on_shards`."""
+    if not across:
+        return jnp.take_along_axis(values, index[..., None], axis=-1)[..., 0]
     place, hit = _own_index(index, numbers)
     found = jnp.take_along_axis(values, place[..., None], axis=-1)[..., 0]
-    return jax.lax.psum(jnp.where(hit, found, 0.0), across) if across else found
+    return jax.lax.psum(jnp.where(hit, found, 0.0), across)
 
 
 def pick(values: Float[Array, "*B V"], index: Int[Array, "*B"]) -> Float[Array, "*B"]:

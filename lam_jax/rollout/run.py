@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
 from lam_jax.parallel import ROLLOUT, mesh_of, place, use
@@ -31,6 +31,8 @@ def run_rollout(
     space = prepared(space)
     mesh = mesh_of(space)
     prompts, sample_ids = place(prompts, mesh, ROLLOUT), place(sample_ids, mesh, ROLLOUT, "prompts", "samples")
+    if mesh is not None:
+        key = jax.device_put(key, NamedSharding(mesh, PartitionSpec()))
     return jitted(space, prompts, sample_ids, key, config=config, mesh=mesh)
 
 

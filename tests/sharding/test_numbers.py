@@ -15,6 +15,7 @@ from tests.sharding import made
 from tests.sharding.made import N, ran
 
 CLOSE = 1e-5
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def leaves(tree):

@@ -23,6 +23,7 @@ from lam_jax.rollout.sampling import SamplingConfig
 from tests.sharding import made
 from tests.sharding.made import CONFIG, LATENT, VOCAB, ran
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 WIDTH = CONFIG.text.width
 MOVES = ("all-gather", "all-to-all", "ragged-all-to-all", "collective-permute")
 SPECS = jax.tree.leaves(Agent.spec(CONFIG, LATENT), is_leaf=is_weight)

@@ -1,0 +1,98 @@
+"""Whole steps of stage 6 on meshes: rollout, reward, refill, updates. N prompts, G samples of a prompt."""
+
+import dataclasses
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from lam_jax.data.collator import Collated, Cuts
+from lam_jax.data.schemas import Example
+from lam_jax.rl import ALGORITHMS
+from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
+from lam_jax.train.partition import partition
+from lam_jax.train.rl import Decoder, RLConfig, RLStep
+from lam_jax.train.stages import trainable_parts
+from lam_jax.train.state import TrainState
+from tests import tiny
+from tests.sharding import made
+from tests.sharding.made import CONFIG, METHOD, G, N
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+EXAMPLE = Example("row", ({"role": "user", "content": "Say it."}, {"role": "assistant", "content": "It."}))
+PROMPTS = Collated(jax.tree.map(np.asarray, made.PROMPTS), (EXAMPLE,) * N, Cuts())
+
+
+class Numbers:
+    """A tokenizer whose words are the token numbers."""
+
+    def batch_decode(self, group, skip_special_tokens):
+        return [" ".join(str(int(token)) for token in row if token >= tiny.FIRST_WORD) for row in group]
+
+
+class Reward:
+    """Share of even tokens, in fixed directions within a group; in the first call two groups are all alike."""
+
+    def __init__(self):
+        self.calls = itertools.count()
+
+    def __call__(self, examples, answers):
+        assert len(examples) == len(answers) == N
+        rewards = np.array([[np.mean([int(w) % 2 == 0 for w in a.split()] or [0]) for a in group] for group in answers])
+        rewards = rewards + np.arange(G)
+        if next(self.calls) == 0:
+            rewards[[1, 4]] = 1.0
+        return rewards, np.ones((N, G), bool)
+
+
+def settings(space, **changes) -> RLConfig:
+    algorithm = dataclasses.replace(ALGORITHMS["dapo"], dynamic_sampling_std=0.1, beta=0.1)
+    rollout = made.rollout_config(space)
+    return RLConfig(
+        algorithm, space, prompts=N, rollout=rollout, optimiser=OptimiserConfig(lr=1e-3), **{"epochs": 2} | changes
+    )
+
+
+def rl_step(space, mesh, **changes):
+    config = settings(space, **changes)
+    trainable, frozen = partition(made.agent(mesh), trainable_parts(f"rl_{space}", CONFIG, METHOD))
+    optimiser = make_optimiser(config.optimiser, 10)
+    refill = itertools.repeat(PROMPTS)
+    step = RLStep(config, METHOD, frozen, trainable, optimiser, Reward(), Decoder(Numbers()), refill)
+    return step, TrainState.create(trainable, optimiser, jax.random.key(1))
+
+
+def train(space, mesh, **changes):
+    step, state = rl_step(space, mesh, **changes)
+    history = []
+    for _ in range(2):
+        state, metrics = step(state, PROMPTS)
+        history.append({k: float(v) for k, v in metrics.items() if not k.endswith(("_s", "per_s"))})
+    return history, state
+
+
+@pytest.mark.sharding
+@pytest.mark.parametrize("mesh", ["data", "all", "tensor"])
+@pytest.mark.parametrize("space", ["latent", "token"])
+def test_every_mesh_learns_the_same(space, mesh):
+    """Six prompts are filled up to eight on eight data shards: the filling neither counts nor is refilled."""
+    expected, _ = train(space, made.on("one"))
+    found, _ = train(space, made.on(mesh))
+    assert expected[0]["refills"] == 1
+    for one, many in zip(expected, found, strict=True):
+        for name, value in one.items():
+            assert many[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+
+
+@pytest.mark.sharding
+def test_mini_batches_are_the_same_on_a_mesh():
+    expected, _ = train("latent", made.on("one"), mini_batches=3)
+    found, _ = train("latent", made.on("all"), mini_batches=3)
+    for one, many in zip(expected, found, strict=True):
+        assert many["loss"] == pytest.approx(one["loss"], rel=1e-3, abs=1e-5)
+
+
+def test_mini_batches_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match=r"2 mini-batches of 3 prompts do not divide over data = 8.*multiple of 16"):
+        rl_step("latent", made.on("data"), mini_batches=2)
