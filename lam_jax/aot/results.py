@@ -30,14 +30,20 @@ How to read the tables:
   chips compute over that: above 1 they repeat each other's work.
 - *step* and *MFU* are **estimates, not measurements**: the larger of matrix products at peak bf16 rate and their memory
   traffic at peak bandwidth, plus all collectives at the full bandwidth of a chip's links, none overlapped. The peak
-  figures and their sources are in `lam_jax/aot/chips.py`. Rollouts are taken to run to their last token.
+  figures and their sources are in `lam_jax/aot/chips.py`. Latencies are not in it, which decoding with many small sums
+  over `tensor` will feel. Rollouts are taken to run to their last token.
 - *CPU s* is the time that tracing and compiling took on one machine, summed over its cores.
 """
 
 
+def result_file(folder: Path, preset: str, topology: str) -> Path:
+    """Where the reports of a preset on a topology are kept."""
+    return folder / f"{preset}_{topology.replace(':', '_')}.json"
+
+
 def save(report: Report, folder: Path) -> Path:
     """Writes a report into the file of its preset and topology, in the place of an older one of the same stage."""
-    path = folder / f"{report.preset}_{report.topology.replace(':', '_')}.json"
+    path = result_file(folder, report.preset, report.topology)
     reports = {found["stage"]: found for found in load(path)}
     reports[report.stage] = dataclasses.asdict(report)
     ordered = [reports[stage] for stage in STAGES if stage in reports]
