@@ -21,7 +21,9 @@ def main() -> int:
     failures = 0
     with tempfile.TemporaryDirectory(prefix="soak_") as name:
         base = Path(name)
-        whole = {two: uninterrupted(base / f"whole_{two}" / "run", TWO[0] if two else KINDS[0]) for two in (False, True)}
+        whole = {
+            two: uninterrupted(base / f"whole_{two}" / "run", TWO[0] if two else KINDS[0]) for two in (False, True)
+        }
         for index in range(options.trials):
             kind = KINDS[index % len(KINDS)]
             seed = 1000 * options.seed + index
