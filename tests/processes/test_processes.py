@@ -1,4 +1,7 @@
-"""Two processes with four devices each train like one process with eight, and their run goes on in one with two."""
+"""Two processes with four devices each train like one process with eight, and their run goes on in one with two.
+
+A small case that runs by default is in tests/soak/test_soak.py: two processes, one of them killed, end like one process.
+"""
 
 import json
 import os
@@ -71,7 +74,7 @@ def test_every_stage_and_rl_have_the_losses_of_one_process(tmp_path):
 @pytest.mark.processes
 @pytest.mark.parametrize("phase", ["joint", "rl_latent"])
 def test_two_processes_go_on_in_one_with_two_devices(tmp_path, phase):
-    """RL is stopped between the two updates of its second rollout... and the stage after its first step."""
+    """Stopped at the second visit: the stage after its first step, RL between the two updates of its first rollout."""
     whole = train(tmp_path / "whole", "1x1x1", 1, [phase])
     train(tmp_path / "run", "2x4x1", 4, [f"{phase}:stop"], processes=2)
     assert list((tmp_path / "run" / "midway" / phase).iterdir())
@@ -97,6 +100,7 @@ def test_the_demo_in_two_processes(tmp_path):
     assert (tmp_path / "two" / "report.html").exists()
 
 
+@pytest.mark.processes
 def test_two_processes_in_brief(tmp_path):
     one = start(tmp_path / "one", "2x1x1", 2, ["cloning"])
     two = start(tmp_path / "two", "2x1x1", 1, ["cloning"], processes=2)
