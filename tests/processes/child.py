@@ -1,9 +1,9 @@
 """Every stage and RL of a tiny agent on a mesh of all devices: `python -m tests.processes.child RUN MESH PHASE...`.
 
-With `LAM_JAX_*` set it is one of several processes. A phase that is named "stop" ends the run there, as SIGTERM would.
+With `LAM_JAX_*` set it is one of several processes. A phase "joint:3" is asked to stop after its third update, as SIGTERM
+would.
 """
 
-import functools
 import json
 import sys
 from pathlib import Path
@@ -29,6 +29,7 @@ from lam_jax.train.stages import make_step, trainable_parts
 from lam_jax.train.state import TrainState
 from lam_jax.train.stop import StopRequest
 from tests.sharding import made
+from tests.train.made_phase import StopAt
 
 ROWS, STEPS, UPDATES = 8, 2, 2
 EXAMPLE = Example("row", ({"role": "user", "content": "Say it."}, {"role": "assistant", "content": "It."}))
@@ -68,16 +69,6 @@ def prompt_data() -> Loader:
     return Loader(list(range(made.N)), collate, LoaderConfig(made.N, seed=2))
 
 
-class StopSecond(StopRequest):
-    """Asks to stop after the second update of a phase."""
-
-    visits = 0
-
-    def visit(self):
-        self.visits += 1
-        return self.visits == 2
-
-
 def train(run: Run, phase: str, agent: Agent, mesh, stop: StopRequest | None):
     """One phase; the agent after it."""
     trainable, frozen = partition(agent, trainable_parts(phase, made.CONFIG, made.METHOD))
@@ -110,11 +101,10 @@ def main(folder: str, sizes: str, *phases: str) -> None:
     agent = place_agent(mesh)
     require_same_weights(agent)
     with Run(Path(folder), {"test": "processes"}, save_every=1) as run:
-        stopping = functools.partial(StopSecond)
-        for phase in phases:
-            name, _, stop = phase.partition(":")
+            for phase in phases:
+            name, _, visit = phase.partition(":")
             try:
-                agent = train(run, name, agent, mesh, stopping() if stop else None)
+                agent = train(run, name, agent, mesh, StopAt(int(visit)) if visit else None)
             except PreemptedError as error:
                 print(json.dumps({"stopped": str(error)}), flush=True)
                 return

@@ -1,6 +1,6 @@
 """Two processes with four devices each train like one process with eight, and their run goes on in one with two.
 
-A small case that runs by default is in tests/soak/test_soak.py: two processes, one of them killed, end like one process.
+A small case runs by default, in tests/soak/test_soak.py: two processes, one of them killed, end like one process.
 """
 
 import json
@@ -72,15 +72,15 @@ def test_every_stage_and_rl_have_the_losses_of_one_process(tmp_path):
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("phase", ["joint", "rl_latent"])
-def test_two_processes_go_on_in_one_with_two_devices(tmp_path, phase):
-    """Stopped at the second visit: the stage after its first step, RL between the two updates of its first rollout."""
+@pytest.mark.parametrize(("phase", "update"), [("joint", 1), ("rl_latent", 3)])
+def test_two_processes_go_on_in_one_with_two_devices(tmp_path, phase, update):
+    """RL is stopped between the two updates of its second rollout."""
     whole = train(tmp_path / "whole", "1x1x1", 1, [phase])
-    train(tmp_path / "run", "2x4x1", 4, [f"{phase}:stop"], processes=2)
+    train(tmp_path / "run", "2x4x1", 4, [f"{phase}:{update}"], processes=2)
     assert list((tmp_path / "run" / "midway" / phase).iterdir())
     log = tmp_path / "run_0.log"
     stopped = [json.loads(line) for line in log.read_text().splitlines() if line.startswith('{"stopped"')]
-    assert "after update" in stopped[0]["stopped"]
+    assert f"after update {update}," in stopped[0]["stopped"]
     assert_close(train(tmp_path / "run", "1x2x1", 2, [phase]), whole)
 
 
