@@ -1,7 +1,7 @@
 """Every stage and RL of a tiny agent on a mesh of all devices: `python -m tests.processes.child RUN MESH PHASE...`.
 
-With `LAM_JAX_*` set it is one of several processes. A phase "joint:3" is asked to stop after its third update, as SIGTERM
-would.
+With `LAM_JAX_*` set it is one of several processes. A phase "joint:3" is asked to stop after its third update, as by
+SIGTERM.
 """
 
 import json
@@ -101,7 +101,7 @@ def main(folder: str, sizes: str, *phases: str) -> None:
     agent = place_agent(mesh)
     require_same_weights(agent)
     with Run(Path(folder), {"test": "processes"}, save_every=1) as run:
-            for phase in phases:
+        for phase in phases:
             name, _, visit = phase.partition(":")
             try:
                 agent = train(run, name, agent, mesh, StopAt(int(visit)) if visit else None)
