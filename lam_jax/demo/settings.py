@@ -69,7 +69,7 @@ class DemoConfig:
     rl_prompts: int = 16
     rl_samples: int = 8
     rl_latent: OptimiserConfig = OptimiserConfig(6e-4)
-    rl_token: OptimiserConfig = OptimiserConfig(2e-4)
+    rl_token: OptimiserConfig = OptimiserConfig(5e-4)
     score_prompts: int = 32
     score_samples: int = 2
     near_greedy_samples: int = 2

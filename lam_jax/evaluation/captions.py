@@ -49,7 +49,7 @@ def named_objects(text: str) -> set[str]:
 
 @jax.jit
 def _first_choices(model: QwenVL, batch: Batch):
-    states = model.states(batch)
+    states = model.states(batch, frozen=True)
     keep = target_mask(batch.valid, batch.mask, batch.response)
     return model.logits(states).argmax(axis=-1), keep, next_token(states, model.table, batch.tokens, keep)
 

@@ -73,21 +73,22 @@ def run(
     mask: Bool[Array, "*B L"],
     *,
     remat: bool = False,
+    frozen: bool = False,
 ) -> Float[Array, "*B L D"]:
-    """Causal forward through a stack."""
+    """Causal forward through a stack; `frozen`: no gradient will be asked for."""
     keep = attn.causal(mask)
 
     def step(x, block):
         x, _ = block(x, rotary, lambda q, k, v: attn.attention(q, k, v, keep))
         return constrain_rows(x), None
 
-    return fold_layers(step, x, blocks, remat=remat)[0]
+    return fold_layers(step, x, blocks, remat=remat, frozen=frozen)[0]
 
 
 def prefill(
     blocks: DecoderBlock, x: Float[Array, "*B L D"], rotary: Rotary, mask: Bool[Array, "*B L"]
 ) -> tuple[Float[Array, "*B L D"], KeyValue]:
-    """As `run`, and the keys and values [layers, *B, L, K, head_dim]."""
+    """As `run` without gradients, and the keys and values [layers, *B, L, K, head_dim]."""
     keep = attn.causal(mask)
 
     def step(x, block):
@@ -95,7 +96,7 @@ def prefill(
         key, value = (constrain_rows(y, "length", "kv_heads", None) for y in kv)
         return constrain_rows(x), (key, value)
 
-    return fold_layers(step, x, blocks)
+    return fold_layers(step, x, blocks, frozen=True)
 
 
 def run_shared(

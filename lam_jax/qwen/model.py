@@ -60,26 +60,26 @@ class QwenVL(struct.PyTreeNode):
         x = look_up(self.embedding, tokens, self.config.dtype)
         return jnp.where((tokens == self.config.pad_id)[..., None], jax.lax.stop_gradient(x), x)
 
-    def embed_batch(self, batch: Batch, remat: bool = False) -> Float[Array, "B L D"]:
+    def embed_batch(self, batch: Batch, remat: bool = False, frozen: bool = False) -> Float[Array, "B L D"]:
         """Token embeddings with the image embeddings in the place of the image tokens."""
         x = constrain_rows(self.embed(batch.tokens))
         if batch.images is None:
             return x
-        seen = self.vision(batch.images, self.config.dtype, remat)
+        seen = self.vision(batch.images, self.config.dtype, remat, frozen)
         is_image = batch.tokens == self.config.image_id
         # The i-th image token of a row takes the i-th merge group: images are stored in order, padding last.
         group = jnp.clip(jnp.cumsum(is_image, axis=1, dtype=jnp.int32) - 1, 0, seen.shape[1] - 1)
         filled = jnp.take_along_axis(seen, group[:, :, None], axis=1)
         return constrain_rows(jnp.where(is_image[:, :, None], filled, x))
 
-    def hidden(self, batch: Batch, remat: bool = False) -> Float[Array, "B L D"]:
+    def hidden(self, batch: Batch, remat: bool = False, frozen: bool = False) -> Float[Array, "B L D"]:
         """States after the last block, before the final norm."""
-        x = self.embed_batch(batch, remat)
-        return block.run(self.blocks, x, self.rotary(batch.positions), batch.mask, remat=remat)
+        x = self.embed_batch(batch, remat, frozen)
+        return block.run(self.blocks, x, self.rotary(batch.positions), batch.mask, remat=remat, frozen=frozen)
 
-    def states(self, batch: Batch, remat: bool = False) -> Float[Array, "B L D"]:
-        """METHOD's e_t: states after the final norm."""
-        return self.norm(self.hidden(batch, remat))
+    def states(self, batch: Batch, remat: bool = False, frozen: bool = False) -> Float[Array, "B L D"]:
+        """METHOD's e_t: states after the final norm. `frozen`: no gradient will be asked for."""
+        return self.norm(self.hidden(batch, remat, frozen))
 
     def logits(self, states: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """float32 next-token logits of normed states."""
@@ -89,7 +89,7 @@ class QwenVL(struct.PyTreeNode):
 
     def prefill(self, batch: Batch) -> tuple[Float[Array, "N P D"], KeyValue]:
         """Pre-norm states of prompts and the keys and values of every block."""
-        x = self.embed_batch(batch)
+        x = self.embed_batch(batch, frozen=True)
         return block.prefill(self.blocks, x, self.rotary(batch.positions), batch.mask)
 
     def decode(

@@ -108,7 +108,9 @@ class VisionTower(struct.PyTreeNode):
             config=config,
         )
 
-    def __call__(self, images: Images, dtype: jnp.dtype, remat: bool = False) -> Float[Array, "B M O"]:
+    def __call__(
+        self, images: Images, dtype: jnp.dtype, remat: bool = False, frozen: bool = False
+    ) -> Float[Array, "B M O"]:
         """Embeddings of all merge groups in patch order; those of padding patches are meaningless, but finite."""
         config = self.config
         x = constrain_rows(self.patch_embed(images.patches.astype(dtype)))
@@ -121,6 +123,6 @@ class VisionTower(struct.PyTreeNode):
         def step(x, block, is_full):
             return constrain_rows(block(x, rotary, real, windows, is_full)), None
 
-        x, _ = fold_layers(step, x, self.blocks, full, remat=remat)
+        x, _ = fold_layers(step, x, self.blocks, full, remat=remat, frozen=frozen)
         x = self.merger_norm(x).reshape(x.shape[0], x.shape[1] // config.merge_patches, -1)
         return self.merger_down(jax.nn.gelu(self.merger_up(x), approximate=False))

@@ -59,7 +59,7 @@ def token_hidden(
 ) -> Float[Array, "N G T D"]:
     """Pre-norm states from which each completion token was chosen; the vision tower is not differentiated."""
     frozen = backbone.replace(vision=jax.lax.stop_gradient(backbone.vision))
-    prompt = frozen.embed_batch(prompts)
+    prompt = frozen.embed_batch(prompts, frozen=True)
     sample = frozen.embed(tokens)
     positions = sample_positions(prompts, *tokens.shape[1:])
     prompt, sample = block.run_shared(

@@ -26,7 +26,7 @@ class Explained(struct.PyTreeNode):
 
 def frozen_states(agent: Agent, batch: Batch) -> Float[Array, "B L D"]:
     """`stop_grad(e)`: the backbone stores no activations."""
-    return jax.lax.stop_gradient(jax.lax.stop_gradient(agent.backbone).states(batch))
+    return jax.lax.stop_gradient(jax.lax.stop_gradient(agent.backbone).states(batch, frozen=True))
 
 
 def inverse_logits(agent: Agent, x: Float[Array, "B L D"], batch: Batch) -> Float[Array, "B L K"]:
