@@ -113,7 +113,8 @@ def top_k(
     """
     placement = active()
     if placement is None:
-        return jax.lax.top_k(values, count)
+        best, index = jax.lax.top_k(values, count)
+        return best, index
     lead = leading(values.ndim - 1)
 
     def own(values: Array, numbers: Array) -> tuple[Array, Array]:

@@ -20,6 +20,9 @@ from lam_jax.qwen.inputs import Batch
 from lam_jax.rollout.actions import ActionSpace, next_positions, shared_prompt
 from lam_jax.rollout.sampling import SamplingConfig, Support, entropy, penalise_repeats, sample, sample_keys
 
+# Of trees that hold shape structs too, when a program is compiled for inputs that are not there.
+Leaf = Any
+
 
 @dataclasses.dataclass(frozen=True)
 class RolloutConfig:
@@ -48,15 +51,15 @@ class RolloutConfig:
 class Rollout(struct.PyTreeNode):
     """Continuations and everything that the policy update needs; nothing has to pass the backbone again."""
 
-    tokens: Array  # int32 [N, G, T], pad after the end
-    actions: Array  # int32 [N, G, T]
-    mask: Array  # bool [N, G, T], up to and including the end-of-turn token
-    logps: Array  # float32 [N, G, T], behaviour log-probability of the actions
-    gap: Array  # float32 [N, G, T], log-probability over the truncated set minus that over all actions
-    entropy: Array  # float32 [N, G, T]
+    tokens: Leaf  # int32 [N, G, T], pad after the end
+    actions: Leaf  # int32 [N, G, T]
+    mask: Leaf  # bool [N, G, T], up to and including the end-of-turn token
+    logps: Leaf  # float32 [N, G, T], behaviour log-probability of the actions
+    gap: Leaf  # float32 [N, G, T], log-probability over the truncated set minus that over all actions
+    entropy: Leaf  # float32 [N, G, T]
     support: Support | None  # [N, G, T, S]
-    prompt_hidden: Array  # [N, P, D], before the final norm
-    hidden: Array  # [N, G, T, D], state after each completion token, before the final norm
+    prompt_hidden: Leaf  # [N, P, D], before the final norm
+    hidden: Leaf  # [N, G, T, D], state after each completion token, before the final norm
 
     @property
     def lengths(self) -> Array:

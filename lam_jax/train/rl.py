@@ -97,8 +97,8 @@ class Taken(struct.PyTreeNode):
 
     prompts: Batch
     rollout: Rollout
-    advantages: Array  # float32 [N, G]
-    mask: Array  # bool [N, G, T], tokens that count
+    advantages: Any  # float32 [N, G]; loosely typed, shape structs stand here too
+    mask: Any  # bool [N, G, T], tokens that count
 
 
 def policy_logps(

@@ -134,6 +134,7 @@ def rl_update(name: str, mesh: Mesh, taken: Rollout) -> tuple[Update, TrainState
     advantages = np.zeros((taken.tokens.shape[0], G), np.float32)
     advantages[:N] = np.random.default_rng(7).normal(size=(N, G))
     prompts = place(rollout_arguments(name, mesh)[1], mesh, UPDATE)
+    advantages = place(advantages, mesh, UPDATE, "prompts", "samples")
     # Another policy than the reference, so that the KL counts.
     reference = jax.tree.map(lambda x: x * 1.05, trainable)
     return (
