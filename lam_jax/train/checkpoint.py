@@ -26,7 +26,8 @@ from lam_jax.train.space import SaidOnce, is_no_space, no_space, require_space
 T = TypeVar("T")
 TEMPORARY = ".orbax-checkpoint-tmp"
 DELETING = ".deleting"
-logging.getLogger("absl").addFilter(SaidOnce())
+for _name in ("absl", "asyncio"):
+    logging.getLogger(_name).addFilter(SaidOnce())
 
 
 def is_key(leaf: Any) -> bool:

@@ -4,7 +4,7 @@ Legend: N prompts, G samples of a prompt, T completion length.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -50,12 +50,13 @@ def score(
 
 def _own_blocks(tokens: Array, mask: Array, count: int) -> Iterator[tuple[slice, slice, np.ndarray, np.ndarray]]:
     """Rows, columns, tokens and mask of the samples that this process scores; samples of a prompt come together."""
-    if tokens.is_fully_addressable:
+    token_shards, mask_shards = _held(tokens), _held(mask)
+    if token_shards is None or mask_shards is None:
         yield slice(0, count), slice(None), np.asarray(tokens)[:count], np.asarray(mask)[:count]
         return
     held: dict[tuple[int, int], list[tuple[int, int, np.ndarray, np.ndarray]]] = {}
-    masks = {shard.device: shard.data for shard in mask.addressable_shards}
-    for shard in tokens.addressable_shards:
+    masks = {shard.device: shard.data for shard in mask_shards}
+    for shard in token_shards:
         if shard.replica_id == 0:
             first, last, _ = shard.index[0].indices(tokens.shape[0])
             start, stop, _ = shard.index[1].indices(tokens.shape[1])
@@ -66,6 +67,11 @@ def _own_blocks(tokens: Array, mask: Array, count: int) -> Iterator[tuple[slice,
             if first < last:
                 rows = last - first
                 yield slice(first, last), slice(start, stop), own_tokens[:rows], own_mask[:rows]
+
+
+def _held(array: Array) -> list[Any] | None:
+    """The shards that this process holds; None if it holds all of the array."""
+    return None if array.is_fully_addressable else list(array.addressable_shards)
 
 
 def _joined(

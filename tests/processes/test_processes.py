@@ -1,10 +1,14 @@
-"""Two processes with four devices each train like one process with eight, and their run goes on in one with two."""
+"""Two processes with four devices each train like one process with eight, and their run goes on in one with two.
+
+A small case runs by default, in tests/soak/test_soak.py: two processes, one of them killed, end like one process.
+"""
 
 import json
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +20,7 @@ ROOT = Path(__file__).parents[2]
 EVERYTHING = ("inverse", "projector", "joint", "cloning", "sft_latent", "sft_token", "rl_latent", "rl_token")
 
 
-def start(
-    folder: Path, mesh: str, devices: int, phases, processes: int = 1, module: str = "tests.processes.child"
-) -> list[subprocess.Popen]:
+def launch(folder: Path, module: str, arguments: list[str], devices: int, processes: int) -> list[subprocess.Popen]:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
@@ -33,10 +35,11 @@ def start(
     started = []
     for index in range(processes):
         place = {"LAM_JAX_COORDINATOR": address, "LAM_JAX_PROCESSES": str(processes), "LAM_JAX_PROCESS": str(index)}
-        command = [sys.executable, "-m", module, str(folder), mesh, *phases]
+        command = [sys.executable, "-m", module, *arguments]
         environment = base | (place if processes > 1 else {})
-        log = (folder.parent / f"{folder.name}_{index}.log").open("wb")
-        started.append(subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT))
+        with (folder.parent / f"{folder.name}_{index}.log").open("wb") as log:
+            process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+        started.append(process)
     return started
 
 
@@ -45,6 +48,10 @@ def finish(folder: Path, started: list[subprocess.Popen]) -> list[dict]:
     logs = "\n".join(file.read_text()[-3000:] for file in folder.parent.glob(f"{folder.name}_*.log"))
     assert not any(codes), logs
     return [comparable(record) for record in read_metrics(folder / "metrics.jsonl")]
+
+
+def start(folder: Path, mesh: str, devices: int, phases: Sequence[str], processes: int = 1) -> list[subprocess.Popen]:
+    return launch(folder, "tests.processes.child", [str(folder), mesh, *phases], devices, processes)
 
 
 def train(folder: Path, *args, **kwargs) -> list[dict]:
@@ -69,24 +76,27 @@ def test_every_stage_and_rl_have_the_losses_of_one_process(tmp_path):
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("phase", ["joint", "rl_latent"])
-def test_two_processes_go_on_in_one_with_two_devices(tmp_path, phase):
-    """RL is stopped between the two updates of its second rollout... and the stage after its first step."""
+@pytest.mark.parametrize(("phase", "update"), [("joint", 1), ("rl_latent", 3)])
+def test_two_processes_go_on_in_one_with_two_devices(tmp_path, phase, update):
+    """RL is stopped between the two updates of its second rollout."""
     whole = train(tmp_path / "whole", "1x1x1", 1, [phase])
-    train(tmp_path / "run", "2x4x1", 4, [f"{phase}:stop"], processes=2)
+    train(tmp_path / "run", "2x4x1", 4, [f"{phase}:{update}"], processes=2)
     assert list((tmp_path / "run" / "midway" / phase).iterdir())
     log = tmp_path / "run_0.log"
     stopped = [json.loads(line) for line in log.read_text().splitlines() if line.startswith('{"stopped"')]
-    assert "after update" in stopped[0]["stopped"]
+    assert f"after update {update}," in stopped[0]["stopped"]
     assert_close(train(tmp_path / "run", "1x2x1", 2, [phase]), whole)
 
 
 @pytest.mark.processes
 def test_the_demo_in_two_processes(tmp_path):
     """The same losses and rewards as in one process, and a report that is written once."""
-    arguments = {"devices": 8, "phases": ["2x2x2"], "module": "tests.end_to_end.quick_demo"}
-    one = train(tmp_path / "one", "3", **arguments)
-    two = train(tmp_path / "two", "3", **arguments | {"devices": 4, "processes": 2})
+    runs = {}
+    for name, devices, processes in (("one", 8, 1), ("two", 4, 2)):
+        folder = tmp_path / name
+        arguments = [str(folder), "3", "2x2x2"]
+        runs[name] = finish(folder, launch(folder, "tests.end_to_end.quick_demo", arguments, devices, processes))
+    one, two = runs["one"], runs["two"]
     assert {record["phase"] for record in one} >= {
         "stage1_inverse",
         "stage4_cloning",
@@ -97,8 +107,22 @@ def test_the_demo_in_two_processes(tmp_path):
     assert (tmp_path / "two" / "report.html").exists()
 
 
+@pytest.mark.processes
 def test_two_processes_in_brief(tmp_path):
     one = start(tmp_path / "one", "2x1x1", 2, ["cloning"])
     two = start(tmp_path / "two", "2x1x1", 1, ["cloning"], processes=2)
     assert_close(finish(tmp_path / "two", two), finish(tmp_path / "one", one))
     assert not (tmp_path / "two" / "midway" / "cloning").exists()
+
+
+@pytest.mark.processes
+def test_the_first_rl_step_of_the_pod_page(tmp_path):
+    """On the shipped model, in two processes, with two updates of each rollout."""
+    flags = ["--steps", "1", "--prompts", "4", "--samples", "4", "--length", "16", "--epochs", "2", "--codes", "16"]
+    sizes = ["--inverse-layers", "1", "--policy-layers", "2", "--mesh", "2", "2", "1"]
+    folder = tmp_path / "run"
+    arguments = ["--out", str(folder), *flags, *sizes]
+    records = finish(folder, launch(folder, "experiments.first_rl_step", arguments, devices=2, processes=2))
+    assert [(record["phase"], record["step"]) for record in records] == [("first_rl_step", 1)]
+    assert np.isfinite(records[0]["loss"])
+    assert (folder / "midway").exists()

@@ -56,8 +56,8 @@ class Child:
     def __init__(self, folder: Path, log: Path, devices: int = 1, number: int | None = None, address: str = ""):
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
         environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
-        # Compiled programs are kept beside the runs: most of a start would be compilation.
-        cache = {"CACHE_DIR": str(log.parents[1] / "cache"), "CACHE_MAX_SIZE": "1000000000"}
+        # Compiled programs are kept as those of the tests are: most of a start would be compilation.
+        cache = {"CACHE_DIR": str(ROOT / ".jax_cache"), "CACHE_MAX_SIZE": str(2 * 2**30)}
         environment |= {f"JAX_COMPILATION_{name}": value for name, value in cache.items()}
         environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         command = [*CHILD, str(folder)]

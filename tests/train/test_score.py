@@ -1,7 +1,6 @@
 """Samples are scored once each, wherever they lie. N prompts, G samples, T tokens."""
 
 import itertools
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -67,15 +66,8 @@ def test_shares_of_several_processes_make_up_the_whole(monkeypatch):
         return reward(examples, answers)
 
     for own in halves:
-        parts = [
-            SimpleNamespace(
-                shape=x.shape,
-                is_fully_addressable=False,
-                addressable_shards=[s for s in x.addressable_shards if s.device.id in own],
-            )
-            for x in (tokens, mask)
-        ]
-        score.__wrapped__(*parts, EXAMPLES, decode, counted)
+        monkeypatch.setattr(module, "_held", lambda x, own=own: [s for s in x.addressable_shards if s.device.id in own])
+        score(tokens, mask, EXAMPLES, decode, counted)
     total = np.sum([share.view(np.float64) for share in shares], axis=0)
     check(module.Scores(total[0], total[1] > 0, total[2].astype(np.int32)))
     answers = list(itertools.chain(*asked))

@@ -1,0 +1,114 @@
+"""Every stage and RL of a tiny agent on a mesh of all devices, and what they need."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from lam_jax.data.collator import Collated, Cuts
+from lam_jax.data.loader import Loader, LoaderConfig, Placed
+from lam_jax.data.schemas import Example
+from lam_jax.parallel import TRAIN, shardings
+from lam_jax.parallel.processes import whole_mesh
+from lam_jax.parallel.rows import from_own_rows, own_rows
+from lam_jax.rl import ALGORITHMS
+from lam_jax.rollout.agent import Agent
+from lam_jax.train.errors import PreemptedError
+from lam_jax.train.loop import fit
+from lam_jax.train.partition import merge, partition
+from lam_jax.train.rl import Decoder, RLConfig, RLStep
+from lam_jax.train.run import Run
+from lam_jax.train.same import code_hash, require_same, require_same_weights, versions
+from lam_jax.train.stages import make_step, trainable_parts
+from lam_jax.train.state import TrainState
+from lam_jax.train.stop import StopRequest
+from tests.sharding import made
+from tests.train.made_phase import StopAt
+
+ROWS, STEPS, UPDATES = 8, 2, 2
+EXAMPLE = Example("row", ({"role": "user", "content": "Say it."}, {"role": "assistant", "content": "It."}))
+
+
+class Numbers:
+    """A tokenizer whose words are the token numbers."""
+
+    def batch_decode(self, group, skip_special_tokens):
+        return [" ".join(str(int(token)) for token in row) for row in group]
+
+
+def reward(examples, answers):
+    """Share of even tokens; the number of calls shows that each process scores its own samples."""
+    rewards = [[np.mean([int(word) % 2 == 0 for word in text.split()] or [0]) for text in group] for group in answers]
+    return np.array(rewards), np.ones((len(answers), len(answers[0])), bool)
+
+
+def stage_data(batch, mesh) -> Placed:
+    """Shuffled rows of a made-up batch; each process makes its own."""
+    own = own_rows(mesh, TRAIN, ROWS)
+    host = jax.tree.map(np.asarray, batch)
+
+    def collate(rows):
+        return jax.tree.map(lambda x: x[np.asarray(rows)], host)
+
+    loader = Loader(list(range(ROWS)), collate, LoaderConfig(ROWS, seed=2, rows=own))
+    return Placed(loader, lambda local: from_own_rows(local, own, ROWS, mesh, TRAIN))
+
+
+def prompt_data() -> Loader:
+    host = jax.tree.map(np.asarray, made.PROMPTS)
+
+    def collate(rows):
+        return Collated(jax.tree.map(lambda x: x[np.asarray(rows)], host), (EXAMPLE,) * len(rows), Cuts())
+
+    return Loader(list(range(made.N)), collate, LoaderConfig(made.N, seed=2))
+
+
+def train(run: Run, phase: str, agent: Agent, mesh, stop: StopRequest | None):
+    """One phase; the agent after it."""
+    trainable, frozen = partition(agent, trainable_parts(phase, made.CONFIG, made.METHOD))
+
+    def work():
+        state = TrainState.create(trainable, made.optimiser(), jax.random.key(0))
+        if phase.startswith("rl_"):
+            space = phase.removeprefix("rl_")
+            config = RLConfig(
+                ALGORITHMS["grpo"], space, STEPS, made.N, made.rollout_config(space), epochs=UPDATES, mini_batches=1
+            )
+            data = prompt_data()
+            step = RLStep(config, made.METHOD, frozen, trainable, made.optimiser(), reward, Decoder(Numbers()), data)
+        else:
+            loss, batch, noisy = made.STAGES[phase]
+            data = stage_data(batch, mesh)
+            step = make_step(loss, frozen, made.optimiser(), made.METHOD, noisy)
+        saver = run.saver(phase)
+        saver.stop = stop or saver.stop
+        fitted = fit(phase, state, step, data, STEPS, writer=run.metrics, progress=run.progress, saver=saver)
+        return fitted.state.trainable, {}
+
+    return merge(run.stage(phase, work, like=trainable).tree, frozen)
+
+
+def main(folder: str, sizes: str, *phases: str) -> None:
+    mesh = whole_mesh(tuple(int(size) for size in sizes.split("x")))
+    require_same({"code": code_hash(), "versions": versions()})
+    agent = place_agent(mesh)
+    require_same_weights(agent)
+    with Run(Path(folder), {"test": "processes"}, save_every=1) as run:
+        for phase in phases:
+            name, _, visit = phase.partition(":")
+            try:
+                agent = train(run, name, agent, mesh, StopAt(int(visit)) if visit else None)
+            except PreemptedError as error:
+                print(json.dumps({"stopped": str(error)}), flush=True)
+                return
+
+
+def place_agent(mesh) -> Agent:
+    """The made-up weights, each process its shards."""
+    where = shardings(Agent.spec(made.CONFIG, made.LATENT), mesh, TRAIN)
+
+    def put(x, sharding):
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree.map(put, made.drawn(), where)
