@@ -3,8 +3,8 @@
     .venv/bin/python -m experiments.compare_recipes --out runs/recipes
 
 Every readout learns its own latent action space (stages 1 to 4) and fine-tunes on role play by the default recipe; the
-other recipes are tried with the default readout. Writes OUT/recipes.json and prints a table: cross-entropy of stage 1 on
-held-out rows, codes in use, KL between the next-token distributions under the policy's and under a random code after
+other recipes are tried with the default readout. Writes OUT/recipes.json and prints a table: cross-entropy of stage 1
+on held-out rows, codes in use, KL between the next-token distributions under the policy's and under a random code after
 stage 4 and after SFT, and score, distinct answers and fluency of answers sampled at temperature 1. A run that was
 interrupted goes on where it stopped.
 """
