@@ -52,7 +52,9 @@ def run(commands: Sequence[Sequence[str]], hosts: Sequence[str]) -> int:
     def show(host: str, process: subprocess.Popen) -> None:
         with process.stdout as output:
             for text in output:
-                print(f"[{host}] {text.rstrip()}", flush=True)
+                # One write a line: print writes the line break apart, and other hosts' lines come between.
+                sys.stdout.write(f"[{host}] {text.rstrip()}\n")
+                sys.stdout.flush()
 
     readers = [threading.Thread(target=show, args=pair) for pair in zip(hosts, processes, strict=True)]
     for reader in readers:

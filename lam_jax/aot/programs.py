@@ -126,7 +126,8 @@ def build(stage: str, setting: Setting) -> Program:
         raise ValueError(f"Unknown stage {stage!r}: expected one of {STAGES}.")
     if stage in LOSSES:
         return _training(stage, setting)
-    kind, _, space = stage.partition("_")
+    kind, _, name = stage.partition("_")
+    space: Space = "latent" if name == "latent" else "token"
     return _rollout(space, setting) if kind == "rollout" else _update(space, setting)
 
 

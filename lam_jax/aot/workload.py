@@ -33,7 +33,7 @@ class Workload:
     @classmethod
     def of(cls, chips: int, **changes: int) -> "Workload":
         """One row and two samples a chip: 16 rows and 4 prompts x 8 samples on 16 chips, 64 x 8 on 256."""
-        return cls(**{"rows": chips, "prompts": max(1, chips // 4)} | changes)
+        return dataclasses.replace(cls(rows=chips, prompts=max(1, chips // 4)), **changes)  # pyright: ignore[reportArgumentType]
 
     @property
     def length(self) -> int:

@@ -67,7 +67,8 @@ class Loader(Iterator[Out], Generic[Row, Out]):
         own = range(config.batch_size) if config.rows is None else config.rows
 
         def make(batch: int) -> Out:
-            return collate([stream[batch * config.batch_size + row] for row in own])
+            rows = (stream[batch * config.batch_size + row] for row in own)
+            return collate([row for row in rows if row is not None])  # an endless stream has them all
 
         batches = grain.MapDataset.range(ENDLESS).map(make)
         # One thread: batches come in order whatever the number, and more would take cores from the model on a CPU.

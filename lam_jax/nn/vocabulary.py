@@ -48,7 +48,7 @@ def _own_index(index: Array, numbers: Array) -> tuple[Array, Array]:
     return jnp.clip(place, 0, numbers.shape[0] - 1), (place >= 0) & (place < numbers.shape[0])
 
 
-def whole_width(table: Float[Array, "V D"], rows: Axes) -> Float[Array, "V D"]:
+def whole_width(table: Float[Array, "V D"], rows: Axes) -> Float[Array, "V W"]:
     """The table with its width gathered from `fsdp`, the vocabulary still in shards; inside `on_shards`.
 
     It counts as another on every shard of `rows`: so its gradient is summed up over them once, after all uses.

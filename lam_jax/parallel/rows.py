@@ -43,6 +43,10 @@ def from_own_rows(tree: T, rows: tuple[int, ...], size: int, mesh: Mesh, rules: 
     def build(local: Any) -> jax.Array:
         shape = (size, *local.shape[1:])
         sharding = NamedSharding(mesh, partition_spec((axis, *(None,) * (local.ndim - 1)), shape, mesh, rules))
-        return jax.make_array_from_callback(shape, sharding, lambda index: local[place[index[0]]][:, *index[1:]])
+
+        def shard(index: tuple[slice, ...]) -> np.ndarray:
+            return local[place[index[0]]][:, *index[1:]]
+
+        return jax.make_array_from_callback(shape, sharding, shard)  # pyright: ignore[reportArgumentType]
 
     return jax.tree.map(build, tree)

@@ -186,7 +186,8 @@ def _read_arrays(path: Path, structs: dict[str, jax.ShapeDtypeStruct]) -> dict[s
         if structs:
             args = ocp.args.PyTreeRestore(structs, restore_args={name: restore_args[name] for name in structs})
             # Not through a Checkpointer: at its barrier the others would wait for a process that found damage.
-            arrays = dict(ocp.PyTreeCheckpointHandler().restore(path / "arrays", args=args))
+            handler = ocp.PyTreeCheckpointHandler()
+            arrays = dict(handler.restore(path / "arrays", args=args))  # pyright: ignore[reportArgumentType]
     except Exception as error:
         # Running out of memory says nothing about the file.
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):

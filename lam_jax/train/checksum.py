@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lam_jax.parallel.agree import gather, is_first
@@ -88,7 +89,7 @@ def shard_hashes(array: Any) -> dict[int, int]:
         64-bit hash by number of the shard: where it begins, counted in elements of the whole array modulo 2^32.
     """
     array = array if isinstance(array, jax.Array) else np.asarray(array)
-    if isinstance(array, jax.Array) and jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+    if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         array = jax.random.key_data(array)
     held = [(s.index, s.data) for s in array.addressable_shards] if isinstance(array, jax.Array) else []
     found: dict[int, int] = {}

@@ -57,8 +57,9 @@ def keep_compiled_programs() -> Path:
     The folder is `JAX_COMPILATION_CACHE_DIR` where that is set, else `lam_jax` in the user's cache folder. It serves
     within one run too: a program that is needed again after its function was made anew is read instead of compiled.
     """
-    if jax.config.jax_compilation_cache_dir is None:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(base / "lam_jax" / "programs"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    return Path(jax.config.jax_compilation_cache_dir)
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lam_jax" / "programs"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    return folder

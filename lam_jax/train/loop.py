@@ -163,7 +163,7 @@ def fit(
         PreemptedError: the run was asked to stop, and a checkpoint was saved.
         ValueError: too few batches, or an evaluation without a score.
     """
-    work = step if isinstance(step, Work) else _Plain(step)
+    work: Work = step if isinstance(step, Work) else _Plain(step)  # pyright: ignore[reportAssignmentType]
     resumed = saver.restore(phase, state, work, batches) if saver else None
     place = resumed or Midway(state, int(state.step) // work.updates)
     state = place.state
@@ -178,7 +178,12 @@ def fit(
             state, applied = work.apply(state, buffer, index)
             if saver and index + 1 < work.updates:
                 between = Midway(state, number - 1, index + 1, recorder.best, buffer, metrics)
-                saver.visit(between, batches, lambda a=applied: (recorder.flush(), recorder.checked(number, a)))
+
+                def before(applied: Mapping[str, Any] = applied) -> None:
+                    recorder.flush()
+                    recorder.checked(number, applied)
+
+                saver.visit(between, batches, before)
         return state, work.finish(state, buffer, {**metrics, **applied})
 
     if resumed:

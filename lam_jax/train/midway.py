@@ -123,7 +123,7 @@ class PhaseSaver:
             buffer = None
             if saved["updates"]:
                 data.set_state(start)
-                buffer = work.buffer_like(state, next(iter(data)))
+                buffer = work.buffer_like(state, next(iter(data)))  # pyright: ignore[reportCallIssue, reportArgumentType]
             best = state.trainable if saved["best"] else None
             return {"state": state, "best": best, "buffer": buffer}
 
@@ -132,7 +132,7 @@ class PhaseSaver:
             return None
         tree, saved = restored.tree, restored.metadata
         data.set_state(saved["data"])
-        best = Best(*saved["best"], tree["best"]) if saved["best"] else None
+        best = Best(saved["best"][0], saved["best"][1], tree["best"]) if saved["best"] else None
         return Midway(tree["state"], saved["number"], saved["updates"], best, tree["buffer"], saved["metrics"])
 
     def visit(self, midway: Midway, data: Any, before: Callable[[], None]) -> None:

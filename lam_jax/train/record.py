@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
 from lam_jax.parallel.rules import canonical_spec
@@ -45,7 +46,7 @@ class Stored(NamedTuple):
 def spec_of(leaf: Any) -> list[list[str]] | None:
     """Mesh axes of each dimension of a jax array that is sharded by name; None for others."""
     sharding = getattr(leaf, "sharding", None)
-    if not isinstance(sharding, NamedSharding) or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if not isinstance(sharding, NamedSharding) or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return None
     parts = (*sharding.spec, *[None] * (leaf.ndim - len(sharding.spec)))
     return [[] if part is None else [part] if isinstance(part, str) else list(part) for part in parts]

@@ -329,11 +329,11 @@ class RLStep:
         if self.config.algorithm.dynamic_sampling_std is None:
             return taken, refills
         # Rows that fill up the mesh stay as they are.
-        keep = to_host(jnp.any(taken.mask, axis=(1, 2)) | ~jnp.any(taken.prompts.mask, axis=1))
+        keep = np.asarray(to_host(jnp.any(taken.mask, axis=(1, 2)) | ~jnp.any(taken.prompts.mask, axis=1)))
         while not keep.all() and refills < self.config.algorithm.max_refills:
             refills += 1
             more, extra = self._rewarded(state, next(self.refill), key, refills)
-            source, keep = fill_slots(keep, to_host(jnp.any(more.mask, axis=(1, 2))))
+            source, keep = fill_slots(keep, np.asarray(to_host(jnp.any(more.mask, axis=(1, 2)))))
             taken = _replace_rows(taken, more, jnp.asarray(source), self.mesh)
             for name in ("generation_s", "reward_s"):
                 metrics[name] += extra[name]

@@ -1,13 +1,13 @@
 """The check at the start of a run that all its processes run the same thing."""
 
 import hashlib
+import importlib.metadata
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jaxlib
 import numpy as np
 
 import lam_jax
@@ -40,7 +40,7 @@ def files_hash(folder: Path) -> str:
 
 def versions() -> str:
     """What the numbers depend on besides our own code."""
-    return f"jax {jax.__version__}, jaxlib {jaxlib.__version__}, {jax.devices()[0].device_kind}"
+    return f"jax {jax.__version__}, jaxlib {importlib.metadata.version('jaxlib')}, {jax.devices()[0].device_kind}"
 
 
 def _gather_texts(texts: Sequence[str]) -> list[list[str]]:

@@ -82,7 +82,8 @@ def _joined(
     for i in range(1, len(blocks) + 1):
         if i == len(blocks) or blocks[i][0] != blocks[i - 1][1]:
             run = blocks[start:i]
-            yield run[0][0], run[-1][1], *(np.concatenate([b[part] for b in run], axis=1) for part in (2, 3))
+            tokens, mask = (np.concatenate([block[part] for block in run], axis=1) for part in (2, 3))
+            yield run[0][0], run[-1][1], tokens, mask
             start = i
 
 

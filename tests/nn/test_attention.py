@@ -104,7 +104,7 @@ def test_blocks_of_queries_change_nothing(inputs, monkeypatch, length):
         return attn.attention(q, k, v, keep), *jax.grad(loss, argnums=(0, 1, 2))(q, k, v)
 
     for block, whole in zip((x for size in (2, 3) for x in outcome(size)), outcome(length) * 2, strict=True):
-        np.testing.assert_allclose(block, whole, atol=1e-6)
+        np.testing.assert_allclose(block, whole, rtol=1e-6, atol=1e-6)
 
 
 def test_long_rows_never_hold_all_their_scores():

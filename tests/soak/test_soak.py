@@ -23,6 +23,7 @@ def test_interrupted_and_resumed_is_bit_identical(base, whole, kind, seed):
     assert trial.codes[0] != 0, "the run was interrupted before it was done"
 
 
+@pytest.mark.processes
 def test_two_processes_end_like_one_although_one_of_them_is_killed(base):
     """Each under its watchdog, which ends it when the other one is gone."""
     one = uninterrupted(base / "one" / "run", "one of two killed")
