@@ -81,7 +81,9 @@ def partial_gathers(shape, mesh):
 
 def assert_optimiser_state_is_not_moved(name, mesh):
     for c in collectives(ran(name, mesh).text):
-        assert "optimiser" not in c.source or (c.kind == "all-reduce" and math.prod(c.shape) == 1), c
+        # The compiler joins reductions of the backward pass with those of the norm; their sources are joined too.
+        inside = all("optimiser" in part for part in c.source.split(":"))
+        assert not inside or (c.kind == "all-reduce" and math.prod(c.shape) == 1), c
 
 
 def assert_weights_stay(name, mesh):
@@ -175,9 +177,9 @@ def test_caches_and_logits_lie_in_shards(mesh_name, kv_axis):
     data, fsdp = (axis if mesh.shape[axis] > 1 else None for axis in ("data", "fsdp"))
     assert lies(logits, mesh, data, fsdp, None, "tensor")
     for leaf in (cache.key, cache.value):
-        assert lies(leaf, mesh, None, data, fsdp, None, kv_axis)
+        assert lies(leaf, mesh, None, data, fsdp, kv_axis)
     for leaf in (cache.prompt_key, cache.prompt_value):
-        assert lies(leaf, mesh, None, data, None, kv_axis)
+        assert lies(leaf, mesh, None, data, kv_axis)
 
 
 def test_weights_are_made_and_moved_without_a_full_copy():
