@@ -35,7 +35,7 @@ def look_up(table: Float[Array, "V D"], tokens: Int[Array, "*B L"], dtype: jnp.d
         if not width:
             return x
         if beside is None:
-            # A sum of disjoint parts instead of a gather: its result is known to be the same on all shards of the width.
+            # A sum of disjoint parts, not a gather: its result is known to be the same on all shards of the width.
             size = x.shape[-1]
             whole = jnp.zeros((*x.shape[:-1], size * jax.lax.axis_size(width)), x.dtype)
             whole = jax.lax.pcast(whole, width, to="varying")
