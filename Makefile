@@ -68,10 +68,10 @@ format: $(VENV)/.stamp-test
 	$(BIN)/ruff format .
 
 test: lint
-	$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 parity: $(VENV)/.stamp-parity
-	$(BIN)/python -m pytest tests/parity -m '' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/parity -m '' -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 sharding: $(VENV)/.stamp-test
 	$(BIN)/python -m pytest tests/sharding -m '' -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)

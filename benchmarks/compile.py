@@ -13,9 +13,10 @@ import tyro
 
 from benchmarks.programs import UPDATES, UpdateProgram
 from benchmarks.session import Options, Session
-from benchmarks.stages import LOSSES, StageProgram
+from benchmarks.stages import StageProgram
 from benchmarks.workload import make_agent, prompts, rl_config, sample_ids, spaces
 from lam_jax.rollout.run import jitted
+from lam_jax.train.stages import STAGES
 
 
 def run(options: Options) -> list:
@@ -32,7 +33,7 @@ def run(options: Options) -> list:
         )
     for kind in UPDATES:
         programs[f"update.{kind}"] = UpdateProgram(agent, work, kind).lower
-    for stage in LOSSES:
+    for stage in STAGES:
         programs[f"stage.{stage}"] = StageProgram(agent, work, stage).lower
     with tempfile.TemporaryDirectory() as folder:
         jax.config.update("jax_compilation_cache_dir", folder)

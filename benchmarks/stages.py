@@ -14,29 +14,8 @@ from benchmarks.workload import METHOD, Workload, make_agent, make_batch
 from lam_jax.rollout.agent import Agent
 from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
 from lam_jax.train.partition import partition
-from lam_jax.train.stages import (
-    MixedBatch,
-    cloning_loss,
-    inverse_loss,
-    joint_loss,
-    latent_sft_loss,
-    make_step,
-    projector_loss,
-    token_sft_loss,
-    trainable_parts,
-)
+from lam_jax.train.stages import STAGES, MixedBatch, make_step, trainable_parts
 from lam_jax.train.state import TrainState
-
-LOSSES = {
-    "inverse": inverse_loss,
-    "projector": projector_loss,
-    "joint": joint_loss,
-    "cloning": cloning_loss,
-    "sft_latent": latent_sft_loss,
-    "sft_token": token_sft_loss,
-}
-NOISY = ("inverse", "joint")
-MIXED = ("joint", "cloning")
 
 
 class StageProgram:
@@ -46,10 +25,10 @@ class StageProgram:
         trainable, frozen = partition(agent, trainable_parts(stage, work.config, METHOD))
         optimiser = make_optimiser(OptimiserConfig(lr=1e-4), 1000)
         self.state = TrainState.create(trainable, optimiser, jax.random.key(0))
-        self.step = make_step(LOSSES[stage], frozen, optimiser, METHOD, noisy=stage in NOISY)
+        self.step = make_step(STAGES[stage].loss, frozen, optimiser, METHOD, STAGES[stage].noisy)
         paired = make_batch(work, work.rows, work.prompt)
         self.batch: Any = paired
-        if stage in MIXED:
+        if STAGES[stage].mixed:
             self.batch = MixedBatch(paired, make_batch(work, work.rows, work.prompt, pictures=False, seed=1))
 
     def __call__(self) -> dict[str, jax.Array]:
@@ -68,7 +47,7 @@ def run(options: Options) -> list:
     agent = make_agent(work)
     trained = METHOD.trained_blocks(work.config.text.layers)
     sizes = StageSizes(work.config, work.latent, work.rows, work.prompt, work.grid, trained)
-    times = session.compare({stage: StageProgram(agent, work, stage) for stage in LOSSES}).seconds
+    times = session.compare({stage: StageProgram(agent, work, stage) for stage in STAGES}).seconds
     for stage, seconds in times.items():
         flops = STAGE_FLOPS[stage](sizes)
         session.add(f"stage.{stage}.s", seconds, "s", lambda p, f=flops: f / p.flops_per_s)

@@ -7,6 +7,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Eight devices on one host, so that sharding is tested everywhere; ordinary tests use the first (measured: no slower).
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# Compiled programs are kept between runs, also those of processes that tests start. The size limit turns on the cache's
+# file lock, which two workers need.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parent.parent / ".jax_cache")
+os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2 * 2**30)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 import jax
 import pytest
@@ -14,16 +19,17 @@ from jaxtyping import install_import_hook
 
 from tests import typechecker
 
-# Compiled programs are kept between runs. The size limit also turns on the cache's file lock, which two workers need.
-jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".jax_cache"))
-jax.config.update("jax_compilation_cache_max_size", 2 * 2**30)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 # Strict promotion and explicit rank promotion catch the silent float64 and the silent broadcast.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Array shapes and types in signatures are checked at every call.
 install_import_hook("lam_jax", f"{typechecker.__name__}.check")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first, or one of two workers ends with it alone."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/end_to_end/test_demo.py"))
 
 
 @pytest.fixture(scope="module")

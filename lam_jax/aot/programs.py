@@ -1,7 +1,7 @@
 """The programs of the method, each the function that training runs, with abstract inputs."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -26,29 +26,11 @@ from lam_jax.train.method import METHODS, Method
 from lam_jax.train.optimiser import Optimiser, OptimiserConfig, make_optimiser, replicated_beside
 from lam_jax.train.partition import count_parameters, in_dtype, partition
 from lam_jax.train.rl import RLConfig, Space, Taken, action_space, make_update
-from lam_jax.train.stages import (
-    MixedBatch,
-    cloning_loss,
-    inverse_loss,
-    joint_loss,
-    latent_sft_loss,
-    make_step,
-    projector_loss,
-    token_sft_loss,
-    trainable_parts,
-)
-from lam_jax.train.stages.step import Loss
+from lam_jax.train.stages import STAGES as TRAINED
+from lam_jax.train.stages import MixedBatch, make_step, trainable_parts
 from lam_jax.train.state import TrainState
 
-LOSSES: Mapping[str, Loss] = {
-    "inverse": inverse_loss,
-    "projector": projector_loss,
-    "joint": joint_loss,
-    "cloning": cloning_loss,
-    "sft_latent": latent_sft_loss,
-    "sft_token": token_sft_loss,
-}
-STAGES = (*LOSSES, "rollout_latent", "rollout_token", "update_latent", "update_token")
+STAGES = (*TRAINED, "rollout_latent", "rollout_token", "update_latent", "update_token")
 TOP_K = 32  # of the codes, METHOD section 4
 # Large models are trained with recomputed activations.
 LEAN = dataclasses.replace(METHODS["default"], remat=True)
@@ -124,7 +106,7 @@ def build(stage: str, setting: Setting) -> Program:
     """
     if stage not in STAGES:
         raise ValueError(f"Unknown stage {stage!r}: expected one of {STAGES}.")
-    if stage in LOSSES:
+    if stage in TRAINED:
         return _training(stage, setting)
     kind, _, name = stage.partition("_")
     space: Space = "latent" if name == "latent" else "token"
@@ -143,9 +125,9 @@ def _training(stage: str, setting: Setting) -> Program:
     trainable, frozen = _halves(stage, setting)
     batch: Any = setting.batch()
     tokens = setting.work.rows * setting.work.length
-    if stage in ("joint", "cloning"):
+    if TRAINED[stage].mixed:
         batch, tokens = MixedBatch(batch, setting.batch(images=False)), 2 * tokens
-    step = make_step(LOSSES[stage], frozen, optimiser, setting.method, noisy=stage in ("inverse", "joint"))
+    step = make_step(TRAINED[stage].loss, frozen, optimiser, setting.method, TRAINED[stage].noisy)
     state = abstract_state(trainable, optimiser)
     arguments = (state, frozen, batch)
     return Program(lambda: step.trace(state, batch), arguments, arguments, 1, tokens)

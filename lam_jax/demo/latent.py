@@ -17,8 +17,7 @@ from lam_jax.train.method import Method
 from lam_jax.train.optimiser import make_optimiser
 from lam_jax.train.partition import merge, partition
 from lam_jax.train.run import Run
-from lam_jax.train.stages import MixedBatch, cloning_loss, inverse_loss, joint_loss, projector_loss
-from lam_jax.train.stages.step import Loss, make_step, trainable_parts
+from lam_jax.train.stages import STAGES, MixedBatch, Stage, make_step, trainable_parts
 from lam_jax.train.state import TrainState
 
 LEAST_USED_SHARE = 0.1  # below it the codebook counts as collapsed
@@ -40,15 +39,15 @@ def learn_latent_actions(run: Run, material: Material, agent: Agent) -> Agent:
             return Placed(shown(rows), lambda batch: MixedBatch(batch, None))
         return Placed(Together(shown(rows), material.batches("text_only", "train", rows)), lambda two: MixedBatch(*two))
 
-    plans: list[tuple[str, str, Loss, StageSettings, Callable[[int], Placed], Any]] = [
-        ("stage1_inverse", "inverse", inverse_loss, config.inverse, shown, held_out.paired),
-        ("stage2_projector", "projector", projector_loss, config.projector, shown, held_out.paired),
-        ("stage3_joint", "joint", joint_loss, config.joint, mixed, held_out),
-        ("stage4_cloning", "cloning", cloning_loss, config.cloning, mixed, held_out),
+    plans: list[tuple[str, str, StageSettings, Callable[[int], Placed], Any]] = [
+        ("stage1_inverse", "inverse", config.inverse, shown, held_out.paired),
+        ("stage2_projector", "projector", config.projector, shown, held_out.paired),
+        ("stage3_joint", "joint", config.joint, mixed, held_out),
+        ("stage4_cloning", "cloning", config.cloning, mixed, held_out),
     ]
-    for phase, stage, loss, settings, make_batches, validation in plans:
+    for phase, stage, settings, make_batches, validation in plans:
         batches = make_batches(settings.rows)
-        agent = train_stage(run, phase, stage, loss, settings, agent, batches, validation, method, config.seed)
+        agent = train_stage(run, phase, stage, STAGES[stage], settings, agent, batches, validation, method, config.seed)
         if stage in ("inverse", "joint"):
             _require_codes(run, agent, held_out.paired, method, phase)
     return agent
@@ -57,8 +56,8 @@ def learn_latent_actions(run: Run, material: Material, agent: Agent) -> Agent:
 def train_stage(
     run: Run,
     phase: str,
-    stage: str,
-    loss: Loss,
+    parts: str,
+    stage: Stage,
     settings: StageSettings,
     agent: Agent,
     batches: Iterator[Any],
@@ -66,17 +65,19 @@ def train_stage(
     method: Method,
     seed: int,
 ) -> Agent:
-    """Trains one of stages 1 to 5 and returns the agent with the last weights; the best ones are kept beside them."""
-    trainable, frozen = partition(agent, trainable_parts(stage, agent.backbone.config, method))
+    """Trains the `trainable_parts` of `parts` by one of stages 1 to 5, and returns the agent with the last weights.
+
+    The best ones are kept beside them.
+    """
+    trainable, frozen = partition(agent, trainable_parts(parts, agent.backbone.config, method))
 
     def train() -> tuple[Any, dict[str, Any]]:
         optimiser = make_optimiser(settings.optimiser, settings.steps)
         state = TrainState.create(trainable, optimiser, jax.random.key(seed))
-        step = make_step(loss, frozen, optimiser, method, noisy=stage in ("inverse", "joint"))
-        held_out_loss = jax.jit(lambda weights, frozen, rows: loss(merge(weights, frozen), rows, None, method)[1])
+        step = make_step(stage.loss, frozen, optimiser, method, stage.noisy)
 
         def evaluate(state: TrainState) -> dict[str, Any]:
-            metrics = held_out_loss(state.trainable, frozen, validation)
+            metrics = step.held_out(state.trainable, validation)
             return {"score": -metrics["loss"], **metrics}
 
         fitted = fit(

@@ -24,8 +24,7 @@ from lam_jax.train.optimiser import make_optimiser
 from lam_jax.train.partition import count_parameters, merge, partition
 from lam_jax.train.rl import Decoder, RLConfig, RLStep, Space, action_space
 from lam_jax.train.run import Run
-from lam_jax.train.stages import latent_sft_loss, token_sft_loss
-from lam_jax.train.stages.step import trainable_parts
+from lam_jax.train.stages import STAGES, Stage, latent_sft_loss, trainable_parts
 from lam_jax.train.state import TrainState
 
 SCORE_BATCH = 64  # prompts that are answered at a time
@@ -54,19 +53,19 @@ class TaskRun:
         """Stage 5."""
         config = self.material.config
         held_out = self.material.held_out(self.task, "val", 32)
-        for name, stage, loss, settings in self._recipe():
+        for name, parts, stage, settings in self._recipe():
             phase = f"{name}_{self.space}_{self.task}"
             batches = self.material.batches(self.task, "sft", settings.rows)
             self.agent = train_stage(
-                self.run, phase, stage, loss, settings, self.agent, batches, held_out, config.method, config.seed
+                self.run, phase, parts, stage, settings, self.agent, batches, held_out, config.method, config.seed
             )
 
-    def _recipe(self) -> list[tuple[str, str, Any, StageSettings]]:
+    def _recipe(self) -> list[tuple[str, str, Stage, StageSettings]]:
         config = self.material.config
         if self.space == "token":
-            return [("sft", "sft_token", token_sft_loss, config.sft)]
+            return [("sft", "sft_token", STAGES["sft_token"], config.sft)]
         if config.method.sft != "guided":
-            return [("sft", "sft_latent", latent_sft_loss, config.sft)]
+            return [("sft", "sft_latent", STAGES["sft_latent"], config.sft)]
 
         def clone(agent, batch, noise, method):
             return latent_sft_loss(agent, batch, noise, method, part="clone")
@@ -74,7 +73,7 @@ class TaskRun:
         def predict(agent, batch, noise, method):
             return latent_sft_loss(agent, batch, noise, method, part="predict")
 
-        return [("sft", "sft_latent", predict, config.sft), ("sft_clone", "cloning", clone, config.sft)]
+        return [("sft", "sft_latent", Stage(predict), config.sft), ("sft_clone", "cloning", Stage(clone), config.sft)]
 
     def reinforce(self) -> None:
         """Stage 6."""

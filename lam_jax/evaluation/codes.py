@@ -10,16 +10,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from lam_jax.latent.health import Health, divergence, health
+from lam_jax.parallel import TRAIN, mesh_of, place, use
 from lam_jax.parallel.agree import to_host
 from lam_jax.qwen.inputs import Batch
 from lam_jax.rollout.agent import Agent, Reading
 from lam_jax.train.stages.explain import frozen_states, inverse_logits
 
 
-@functools.partial(jax.jit, static_argnames="reading")
-def _probe(agent: Agent, batch: Batch, key: jax.Array, reading: Reading) -> tuple[Health, dict[str, jax.Array]]:
+@functools.partial(jax.jit, static_argnames=("reading", "mesh"))
+def _probe(
+    agent: Agent, batch: Batch, key: jax.Array, reading: Reading, mesh: Mesh | None
+) -> tuple[Health, dict[str, jax.Array]]:
+    with use(mesh, TRAIN):
+        return _figures(agent, batch, key, reading)
+
+
+def _figures(agent: Agent, batch: Batch, key: jax.Array, reading: Reading) -> tuple[Health, dict[str, jax.Array]]:
     x = agent.action_input(frozen_states(agent, batch), batch.has_image, reading)
     target = inverse_logits(agent, x, batch)
     policy = agent.latent.policy(x, agent.backbone.rotary(batch.positions), batch.mask)
@@ -48,9 +57,10 @@ def probe_codes(agent: Agent, batches: Iterable[Batch], key: jax.Array, reading:
 
     `used_share` and `dead_codes` count codes over all batches together.
     """
-    rows, usage = [], []
+    rows, usage, mesh = [], [], mesh_of(agent)
     for index, batch in enumerate(batches):
-        found, figures = _probe(agent, batch, jax.random.fold_in(key, index), reading)
+        placed = place(batch, mesh, TRAIN)
+        found, figures = _probe(agent, placed, jax.random.fold_in(key, index), reading, mesh)
         rows.append({k: float(v) for k, v in (found.scalars() | figures).items()})
         usage.append(to_host(found.usage))
     out: dict[str, Any] = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}

@@ -6,7 +6,7 @@ one, and `merge` joins them again.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -117,19 +117,24 @@ def merge(trainable: T, frozen: T) -> T:
     return jax.tree.map(join, trainable, frozen, is_leaf=lambda leaf: leaf is None)
 
 
-def in_dtype(tree: T, dtype: Any) -> T:
+# Their gradients are sums over many look-ups and chunks of logits, which bfloat16 would round away.
+VOCABULARY_TABLES = ("backbone.embedding", "backbone.lm_head")
+
+
+def in_dtype(tree: T, dtype: Any, but: Sequence[str] = ()) -> T:
     """Float weights (or shape structs) in `dtype`: the frozen half at rest, the trained half inside a step.
 
     A step that casts whole weights before it uses them gathers and stacks them in the compute dtype; gradients still
-    reach the float32 masters.
+    reach the float32 masters. A trained table of the vocabulary stays in float32 until it is used: `but` names weights
+    to leave alone.
     """
 
-    def cast(leaf):
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+    def cast(path, leaf):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating) or path_name(path) in but:
             return leaf
         return leaf.update(dtype=dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf.astype(dtype)
 
-    return jax.tree.map(cast, tree)
+    return jax.tree_util.tree_map_with_path(cast, tree)
 
 
 def count_parameters(tree: Any) -> int:

@@ -39,7 +39,7 @@ from lam_jax.rollout.run import fill_prompts, run_rollout
 from lam_jax.rollout.weights import rollout_weights
 from lam_jax.train.method import Method
 from lam_jax.train.optimiser import Optimiser, OptimiserConfig
-from lam_jax.train.partition import in_dtype, merge
+from lam_jax.train.partition import VOCABULARY_TABLES, in_dtype, merge
 from lam_jax.train.score import Reward, masked_mean, score
 from lam_jax.train.state import TrainState
 
@@ -119,7 +119,7 @@ class Update:
 
         def objective(trainable, frozen, reference, taken: Taken):
             dtype = frozen.backbone.config.dtype
-            agent = merge(in_dtype(trainable, dtype), frozen)
+            agent = merge(in_dtype(trainable, dtype, VOCABULARY_TABLES), frozen)
             logps, entropies = policy_logps(agent, config.space, method, taken, config.rollout, config.remat)
             ref_logps = None
             if algorithm.beta > 0:

@@ -20,7 +20,7 @@ from lam_jax.train.partition import merge, partition
 from lam_jax.train.rl import Decoder, RLConfig, RLStep
 from lam_jax.train.run import Run
 from lam_jax.train.same import code_hash, require_same, require_same_weights, versions
-from lam_jax.train.stages import make_step, trainable_parts
+from lam_jax.train.stages import STAGES, make_step, trainable_parts
 from lam_jax.train.state import TrainState
 from lam_jax.train.stop import StopRequest
 from tests.sharding import made
@@ -43,10 +43,9 @@ def reward(examples, answers):
     return np.array(rewards), np.ones((len(answers), len(answers[0])), bool)
 
 
-def stage_data(batch, mesh) -> Placed:
+def stage_data(host, mesh) -> Placed:
     """Shuffled rows of a made-up batch; each process makes its own."""
     own = own_rows(mesh, TRAIN, ROWS)
-    host = jax.tree.map(np.asarray, batch)
 
     def collate(rows):
         return jax.tree.map(lambda x: x[np.asarray(rows)], host)
@@ -78,9 +77,9 @@ def train(run: Run, phase: str, agent: Agent, mesh, stop: StopRequest | None):
             data = prompt_data()
             step = RLStep(config, made.METHOD, frozen, trainable, made.optimiser(), reward, Decoder(Numbers()), data)
         else:
-            loss, batch, noisy = made.STAGES[phase]
-            data = stage_data(batch, mesh)
-            step = make_step(loss, frozen, made.optimiser(), made.METHOD, noisy)
+            stage = STAGES[phase]
+            data = stage_data(made.batch_of(phase), mesh)
+            step = make_step(stage.loss, frozen, made.optimiser(), made.METHOD, stage.noisy)
         saver = run.saver(phase)
         saver.stop = stop or saver.stop
         fitted = fit(phase, state, step, data, STEPS, writer=run.metrics, progress=run.progress, saver=saver)

@@ -28,7 +28,6 @@ def launch(folder: Path, module: str, arguments: list[str], devices: int, proces
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # little is computed: compiling takes most of the time
         "PYTHONPATH": str(ROOT),
     }

@@ -27,17 +27,7 @@ from lam_jax.train.method import METHODS
 from lam_jax.train.optimiser import Optimiser, OptimiserConfig, make_optimiser
 from lam_jax.train.partition import partition
 from lam_jax.train.rl import RLConfig, Taken, Update, action_space, make_update, policy_logps
-from lam_jax.train.stages import (
-    MixedBatch,
-    cloning_loss,
-    inverse_loss,
-    joint_loss,
-    latent_sft_loss,
-    make_step,
-    projector_loss,
-    token_sft_loss,
-    trainable_parts,
-)
+from lam_jax.train.stages import STAGES, MixedBatch, make_step, trainable_parts
 from lam_jax.train.stages.step import Step
 from lam_jax.train.state import TrainState
 from tests import tiny
@@ -72,14 +62,7 @@ PICTURES = (((1, 4, 4),), ((1, 2, 2),), (), ((1, 2, 4),))
 PAIRED = make_batch([Row(words(4 + i % 5, i), PICTURES[i % 4], 2 + i % 3, seed=i) for i in range(8)], LENGTH)
 TEXT = make_batch([Row(words(5 + i, 20 + i), response=3) for i in range(8)], LENGTH)
 PROMPTS = make_batch([Row(words(3 + i % 4, 40 + i), PICTURES[i % 4], seed=i) for i in range(N)], P, left=True)
-STAGES: dict[str, Any] = {
-    "inverse": (inverse_loss, PAIRED, True),
-    "projector": (projector_loss, PAIRED, False),
-    "joint": (joint_loss, MixedBatch(PAIRED, TEXT), True),
-    "cloning": (cloning_loss, MixedBatch(PAIRED, TEXT), False),
-    "sft_latent": (latent_sft_loss, PAIRED, False),
-    "sft_token": (token_sft_loss, PAIRED, False),
-}
+MIXED = MixedBatch(PAIRED, TEXT)
 
 
 @functools.cache
@@ -101,12 +84,17 @@ def optimiser() -> Optimiser:
     return make_optimiser(OptimiserConfig(lr=1e-3), 10)
 
 
+def batch_of(stage: str) -> Any:
+    """On the host."""
+    return jax.tree.map(np.asarray, MIXED if STAGES[stage].mixed else PAIRED)
+
+
 def stage_step(stage: str, mesh: Mesh) -> tuple[Step, TrainState, Any]:
     """(step, first state, batch on the host)."""
-    loss, batch, noisy = STAGES[stage]
+    made, batch = STAGES[stage], batch_of(stage)
     trainable, frozen = partition(agent(mesh), trainable_parts(stage, CONFIG, METHOD))
     state = TrainState.create(trainable, optimiser(), jax.random.key(0))
-    return make_step(loss, frozen, optimiser(), METHOD, noisy), state, jax.tree.map(np.asarray, batch)
+    return make_step(made.loss, frozen, optimiser(), METHOD, made.noisy), state, batch
 
 
 def rollout_config(space: str, sampling: SamplingConfig | None = None) -> RolloutConfig:

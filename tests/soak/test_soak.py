@@ -24,9 +24,9 @@ def test_interrupted_and_resumed_is_bit_identical(base, whole, kind, seed):
 
 
 @pytest.mark.processes
-def test_two_processes_end_like_one_although_one_of_them_is_killed(base):
+def test_two_processes_end_alike_although_one_of_them_is_killed(base):
     """Each under its watchdog, which ends it when the other one is gone."""
-    one = uninterrupted(base / "one" / "run", "one of two killed")
-    trial = run_trial(base / "two", "one of two killed", 5, one, most=1)
+    whole = uninterrupted(base / "whole_two" / "run", "one of two killed")
+    trial = run_trial(base / "two", "one of two killed", 5, whole, most=1)
     assert trial.problems == []
     assert sorted(trial.codes) == [13, 137]

@@ -58,7 +58,7 @@ class Child:
         environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
         # Compiled programs are kept as those of the tests are: most of a start would be compilation.
         cache = {"CACHE_DIR": str(ROOT / ".jax_cache"), "CACHE_MAX_SIZE": str(2 * 2**30)}
-        environment |= {f"JAX_COMPILATION_{name}": value for name, value in cache.items()}
+        environment = {f"JAX_COMPILATION_{name}": value for name, value in cache.items()} | environment
         environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         command = [*CHILD, str(folder)]
         self.beats = folder.parent / "beats"
@@ -74,15 +74,17 @@ class Child:
             )
         self.at = 0
         self._news = threading.Condition()
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
 
     def _listen(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.startswith("at "):
-                with self._news:
-                    self.at = int(line.split()[1])
-                    self._news.notify_all()
+        with self.process.stdout as lines:
+            for line in lines:
+                if line.startswith("at "):
+                    with self._news:
+                        self.at = int(line.split()[1])
+                        self._news.notify_all()
         with self._news:
             self.at = UPDATES + 1
             self._news.notify_all()
@@ -101,7 +103,9 @@ class Child:
 
     def end(self) -> int:
         """Its exit code."""
-        return self.process.wait(timeout=PATIENCE)
+        code = self.process.wait(timeout=PATIENCE)
+        self._listener.join()
+        return code
 
 
 WATCH = [sys.executable, "-m", "lam_jax", "watch", "--grace", "2", "--patience", str(PATIENCE)]
@@ -155,11 +159,9 @@ def finished(folder: Path) -> dict[str, object]:
 
 
 def uninterrupted(folder: Path, kind: str) -> dict[str, object]:
-    """Runs without interruption."""
+    """Runs without interruption, in as many processes: their number decides how sums are rounded."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Two processes of two devices must do what one process does with four.
-    children = [Child(folder, folder.parent / "log", 4)] if kind in TWO else start(folder, kind)
-    codes = [child.end() for child in children]
+    codes = [child.end() for child in start(folder, kind)]
     if any(codes):
         raise RuntimeError(f"The uninterrupted run ended with {codes}: {(folder.parent / 'log').read_text()[-2000:]}")
     return finished(folder)

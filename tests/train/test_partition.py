@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from flax.struct import PyTreeNode
 
-from lam_jax.train.partition import Last, count_parameters, merge, partition, path_names
+from lam_jax.nn.vocabulary import look_up
+from lam_jax.train.partition import (
+    VOCABULARY_TABLES,
+    Last,
+    count_parameters,
+    in_dtype,
+    merge,
+    partition,
+    path_names,
+)
 
 
 class Layer(PyTreeNode):
@@ -94,3 +103,15 @@ def test_errors_name_what_is_wrong(model):
         partition(model, lambda name, leaf: False)
     with pytest.raises(ValueError, match="at least one row"):
         Last(0)
+
+
+def test_a_vocabulary_table_sums_up_its_gradient_in_float32():
+    """In bfloat16 a sum of ones stops at 256."""
+    tree = {"backbone": {"embedding": jnp.ones((2, 1)), "norm": jnp.ones(1)}}
+
+    def used(tree):
+        compute = in_dtype(tree, jnp.bfloat16, VOCABULARY_TABLES)
+        assert compute["backbone"]["norm"].dtype == jnp.bfloat16
+        return look_up(compute["backbone"]["embedding"], jnp.zeros(3000, jnp.int32), jnp.dtype(jnp.bfloat16)).sum()
+
+    assert jax.grad(used)(tree)["backbone"]["embedding"][0, 0] == 3000

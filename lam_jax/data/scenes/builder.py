@@ -42,7 +42,7 @@ class SceneSizes:
     paired: Mapping[str, int] = dataclasses.field(
         default_factory=lambda: {"train": 12_000, "test": 256, "caption_test": 256}
     )
-    text_only: Mapping[str, int] = dataclasses.field(default_factory=lambda: {"train": 24_000, "test": 256})
+    text_only: Mapping[str, int] = dataclasses.field(default_factory=lambda: {"train": 43_200, "test": 256})
     role_play: Mapping[str, int] = dataclasses.field(
         default_factory=lambda: {"sft": 1_200, "rl": 800, "val": 64, "id_test": 192, "ood_test": 192}
     )

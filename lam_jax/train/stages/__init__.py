@@ -5,10 +5,12 @@ from lam_jax.train.stages.inverse import inverse_loss
 from lam_jax.train.stages.joint import MixedBatch, joint_loss
 from lam_jax.train.stages.projector import projector_loss
 from lam_jax.train.stages.sft import latent_sft_loss, token_sft_loss
-from lam_jax.train.stages.step import make_step, trainable_parts
+from lam_jax.train.stages.step import STAGES, Stage, make_step, trainable_parts
 
 __all__ = [
+    "STAGES",
     "MixedBatch",
+    "Stage",
     "cloning_loss",
     "inverse_loss",
     "joint_loss",

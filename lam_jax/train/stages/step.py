@@ -1,5 +1,6 @@
 """From a stage's loss to a jitted training step."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,13 +14,38 @@ from lam_jax.qwen.config import QwenConfig
 from lam_jax.rollout.agent import Agent
 from lam_jax.train.method import Method
 from lam_jax.train.optimiser import Optimiser
-from lam_jax.train.partition import Choice, Last, in_dtype, merge
-from lam_jax.train.stages import cloning, inverse, joint, projector
+from lam_jax.train.partition import VOCABULARY_TABLES, Choice, Last, in_dtype, merge
+from lam_jax.train.stages import cloning, inverse, joint, projector, sft
 from lam_jax.train.stages.explain import gumbel
 from lam_jax.train.stages.joint import MixedBatch
 from lam_jax.train.state import TrainState
 
 Loss = Callable[[Agent, Any, Any, Method], tuple[Array, dict[str, Array]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What one of stages 1 to 5 optimises.
+
+    Attributes:
+        loss: (agent, batch, noise, method) -> (loss, metrics).
+        noisy: the loss takes Gumbel noise.
+        mixed: its batches are `MixedBatch`, else `Batch` of paired rows.
+    """
+
+    loss: Loss
+    noisy: bool = False
+    mixed: bool = False
+
+
+STAGES: Mapping[str, Stage] = {
+    "inverse": Stage(inverse.inverse_loss, noisy=True),
+    "projector": Stage(projector.projector_loss),
+    "joint": Stage(joint.joint_loss, noisy=True, mixed=True),
+    "cloning": Stage(cloning.cloning_loss, mixed=True),
+    "sft_latent": Stage(sft.latent_sft_loss),
+    "sft_token": Stage(sft.token_sft_loss),
+}
 STAGE_PARTS = {
     "inverse": inverse.TRAINS,
     "projector": projector.TRAINS,
@@ -72,6 +98,7 @@ class Step:
 
     def __init__(self, loss: Loss, frozen: Agent, optimiser: Optimiser, method: Method, noisy: bool):
         self.frozen = frozen
+        dtype = frozen.backbone.config.dtype
 
         @functools.partial(jax.jit, donate_argnums=0, static_argnames="mesh")
         def step(state: TrainState, frozen: Agent, batch: Any, mesh: Mesh | None):
@@ -79,7 +106,7 @@ class Step:
                 noise = stage_noise(batch, state.step_key(), frozen.latent.config.codes) if noisy else None
 
                 def objective(trainable):
-                    agent = merge(in_dtype(trainable, frozen.backbone.config.dtype), frozen)
+                    agent = merge(in_dtype(trainable, dtype, VOCABULARY_TABLES), frozen)
                     return loss(agent, batch, noise, method)
 
                 (_, metrics), gradients = jax.value_and_grad(objective, has_aux=True)(state.trainable)
@@ -87,12 +114,22 @@ class Step:
                 state, applied = state.apply_gradients(gradients, optimiser)
                 return state, metrics | applied
 
-        self._step = step
+        @functools.partial(jax.jit, static_argnames="mesh")
+        def held_out(trainable: Agent, frozen: Agent, batch: Any, mesh: Mesh | None):
+            with use(mesh, TRAIN):
+                return loss(merge(in_dtype(trainable, dtype, VOCABULARY_TABLES), frozen), batch, None, method)[1]
+
+        self._step, self._held_out = step, held_out
 
     def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Array]]:
         """One step."""
         mesh = mesh_of((state.trainable, self.frozen))
         return self._step(state, self.frozen, place(batch, mesh, TRAIN), mesh=mesh)
+
+    def held_out(self, trainable: Agent, batch: Any) -> dict[str, Array]:
+        """The loss and its metrics without noise, on rows that are not trained on."""
+        mesh = mesh_of((trainable, self.frozen))
+        return self._held_out(trainable, self.frozen, place(batch, mesh, TRAIN), mesh=mesh)
 
     def trace(self, state: TrainState, batch: Any) -> jax.stages.Traced:
         """The step, traced for arguments that may be shape structs with shardings."""

@@ -3,9 +3,11 @@ import json
 import pytest
 
 from lam_jax.data.scenes import rows
+from lam_jax.data.scenes.builder import SceneSizes
 from lam_jax.data.scenes.compose import concepts
 from lam_jax.data.scenes.make_tokenizer import corpus, main
 from lam_jax.data.scenes.tokenizer import FOLDER, SPECIAL_TOKENS, load_tokenizer, train
+from lam_jax.demo.settings import demo_sizes
 
 
 def test_has_2048_ids_with_the_special_ones_last():
@@ -31,6 +33,19 @@ def test_rows_use_few_tokens_a_word():
     texts = [message["content"] for i in range(60) for message in rows.text_only(i, "text_only_test")["messages"]]
     words = sum(len(text.split()) for text in texts)
     assert sum(len(tokenizer(text)["input_ids"]) for text in texts) < 1.6 * words
+
+
+@pytest.mark.parametrize("sizes", [SceneSizes(), demo_sizes()])
+def test_text_only_data_are_five_times_the_paired_data(sizes):
+    """In tokens, the 12 of a picture included."""
+    tokenizer = load_tokenizer()
+
+    def tokens(row):
+        texts = [message["content"] for i in range(100) for message in row(i)["messages"]]
+        return sum(len(ids) for ids in tokenizer(texts)["input_ids"]) / 100
+
+    paired, text_only = tokens(rows.paired) + 12, tokens(rows.text_only)
+    assert text_only * sizes.text_only["train"] >= 5 * paired * sizes.paired["train"]
 
 
 def test_chat_template_is_qwens():
