@@ -44,6 +44,7 @@ from lam_jax.train.run import Run, fingerprint
 from lam_jax.train.same import code_hash, files_hash, require_same, require_same_weights, versions
 from lam_jax.train.stages.step import trainable_parts
 from lam_jax.train.state import TrainState
+from lam_jax.train.warm_up import compile_ahead
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,9 @@ class Settings:
     Attributes:
         model: folder of the backbone.
         steps: rollouts.
-        prompts, samples, prompt_length, length: of each rollout; lengths in tokens.
+        prompts, samples, length: of each rollout; the length in tokens.
+        prompt_lengths: buckets; a batch of prompts gets the smallest that holds its longest.
+        update_lengths: buckets below `length` for the update; it gets the smallest that holds the longest completion.
         epochs, mini_batches: optimiser updates of each rollout.
         image: height and width to which pictures are scaled.
         latent: sizes of the new modules.
@@ -64,8 +67,9 @@ class Settings:
     steps: int = 2
     prompts: int = 4
     samples: int = 8
-    prompt_length: int = 96
+    prompt_lengths: tuple[int, ...] = (96,)
     length: int = 64
+    update_lengths: tuple[int, ...] = (32,)
     epochs: int = 1
     mini_batches: int = 1
     image: tuple[int, int] = (84, 112)
@@ -101,6 +105,7 @@ def rl_config(settings: Settings) -> RLConfig:
         settings.mini_batches,
         OptimiserConfig(1e-6),
         remat=True,
+        update_lengths=settings.update_lengths,
     )
 
 
@@ -116,16 +121,17 @@ def train(run: Run, settings: Settings, agent: Agent, data: Path) -> Fitted:
     tokenizer = read_tokenizer(settings.model)
     encoder = ChatEncoder(tokenizer, agent.backbone.config)
     shape = CollatorConfig(
-        (settings.prompt_length,), kind="prompt", padding="left", image=ImageSettings(size=settings.image)
+        settings.prompt_lengths, kind="prompt", padding="left", image=ImageSettings(size=settings.image)
     )
-    loader = Loader(
-        read_split(data, "help", "rl"), Collator(encoder, shape), LoaderConfig(settings.prompts, settings.seed)
-    )
+    rows, collate = read_split(data, "help", "rl"), Collator(encoder, shape)
+    loader = Loader(rows, collate, LoaderConfig(settings.prompts, settings.seed))
     trainable, frozen = partition(agent, trainable_parts("rl_latent", agent.backbone.config, method))
     optimiser = make_optimiser(config.optimiser, config.steps * config.updates)
     state = TrainState.create(trainable, optimiser, jax.random.key(settings.seed))
     reward = RubricJudge("help").reward
     step = RLStep(config, method, frozen, trainable, optimiser, reward, Decoder(tokenizer), loader)
+    like = collate([rows[i] for i in range(settings.prompts)]).batch
+    compile_ahead(step, state, like, settings.prompt_lengths, run.progress)
     return fit(
         "first_rl_step",
         state,

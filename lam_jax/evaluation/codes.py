@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lam_jax.latent.health import Health, divergence, health
-from lam_jax.parallel import TRAIN, mesh_of, place, use
+from lam_jax.parallel import TRAIN, mesh_of, place, replicate, use
 from lam_jax.parallel.agree import to_host
 from lam_jax.qwen.inputs import Batch
 from lam_jax.rollout.agent import Agent, Reading
@@ -59,8 +59,8 @@ def probe_codes(agent: Agent, batches: Iterable[Batch], key: jax.Array, reading:
     """
     rows, usage, mesh = [], [], mesh_of(agent)
     for index, batch in enumerate(batches):
-        placed = place(batch, mesh, TRAIN)
-        found, figures = _probe(agent, placed, jax.random.fold_in(key, index), reading, mesh)
+        own_key = replicate(jax.random.fold_in(key, index), mesh)
+        found, figures = _probe(agent, place(batch, mesh, TRAIN), own_key, reading, mesh)
         rows.append({k: float(v) for k, v in (found.scalars() | figures).items()})
         usage.append(to_host(found.usage))
     out: dict[str, Any] = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}

@@ -20,7 +20,7 @@ from lam_jax.rewards.embedding import Embedder
 from lam_jax.rewards.verdict import Verdict
 from lam_jax.rollout.actions import ActionSpace
 from lam_jax.rollout.engine import RolloutConfig
-from lam_jax.rollout.run import fill_prompts, prepared, run_rollout
+from lam_jax.rollout.run import fill_prompts, fill_samples, prepared, run_rollout
 
 # (answers, examples), one example an answer
 Judge = Callable[[Sequence[str], Sequence[Example]], list[Verdict]]
@@ -58,16 +58,23 @@ def generate(
     key: jax.Array,
     batch_size: int,
 ) -> list[Answered]:
-    """Samples answers to all examples, in order. The last batch is filled up with masked prompts."""
+    """Samples answers to all examples, in order.
+
+    The last batch is filled up with masked prompts, and a mesh with samples that are thrown away.
+    """
     out: list[Answered] = []
     space = prepared(space)
+    samples = config.samples
+    config = dataclasses.replace(config, samples=fill_samples(samples, space))
     for index, collated in enumerate(in_order(examples, collate, batch_size)):
         prompts = fill_prompts(collated.batch, space)
-        ids = np.arange(len(prompts.tokens) * config.samples, dtype=np.int32) + index * batch_size * config.samples
-        taken = run_rollout(space, prompts, ids.reshape(-1, config.samples), key, config)
+        count = len(prompts.tokens)
+        ids = np.arange(count * samples, dtype=np.int32).reshape(count, samples) + index * batch_size * samples
+        surplus = np.full((count, config.samples - samples), np.iinfo(np.int32).max, np.int32)
+        taken = run_rollout(space, prompts, np.concatenate([ids, surplus], axis=1), key, config)
         tokens, actions, mask = to_host((taken.tokens, taken.actions, taken.mask))
         for row, example in enumerate(collated.examples):
-            kept = [(tokens[row, g][mask[row, g]], actions[row, g][mask[row, g]]) for g in range(config.samples)]
+            kept = [(tokens[row, g][mask[row, g]], actions[row, g][mask[row, g]]) for g in range(samples)]
             texts = tokenizer.batch_decode([list(t) for t, _ in kept], skip_special_tokens=True)
             answers = [Answer(text, t.tolist(), a.tolist()) for text, (t, a) in zip(texts, kept)]
             out.append(Answered(example, answers))

@@ -10,6 +10,7 @@ from lam_jax.parallel.rules import (
     constrain_weights,
     mesh_of,
     place,
+    replicate,
     shardings,
     use,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "make_mesh",
     "mesh_of",
     "place",
+    "replicate",
     "shardings",
     "use",
 ]

@@ -204,6 +204,11 @@ def constrain_weight(x: jax.Array, weight: Weight) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, NamedSharding(placement.mesh, spec))
 
 
+def replicate(tree: Any, mesh: Mesh | None) -> Any:
+    """Arrays or random keys, which every process holds alike, put on every device of the mesh."""
+    return tree if mesh is None else put_alike(tree, NamedSharding(mesh, PartitionSpec()))
+
+
 def place(tree: Any, mesh: Mesh | None, rules: Rules, *axes: str) -> Any:
     """Puts arrays on the mesh, their leading dimensions on logical `axes` (default: rows on `batch`).
 

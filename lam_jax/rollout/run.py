@@ -8,10 +8,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
-from lam_jax.parallel import ROLLOUT, mesh_of, place, use
+from lam_jax.parallel import ROLLOUT, mesh_of, place, replicate, use
 from lam_jax.qwen.inputs import Batch
 from lam_jax.rollout.actions import ActionSpace
 from lam_jax.rollout.engine import Rollout, RolloutConfig, rollout
@@ -26,14 +26,12 @@ def run_rollout(
     Weights in another layout are re-placed first: whoever rolls out often keeps `prepared(space)`.
 
     Raises:
-        ValueError: N or G does not divide its mesh axis; `fill_prompts` makes N fit.
+        ValueError: N or G does not divide its mesh axis; `fill_prompts` and `fill_samples` make them fit.
     """
     space = prepared(space)
     mesh = mesh_of(space)
     prompts, sample_ids = place(prompts, mesh, ROLLOUT), place(sample_ids, mesh, ROLLOUT, "prompts", "samples")
-    if mesh is not None:
-        key = jax.device_put(key, NamedSharding(mesh, PartitionSpec()))
-    return jitted(space, prompts, sample_ids, key, config=config, mesh=mesh)
+    return jitted(space, prompts, sample_ids, replicate(key, mesh), config=config, mesh=mesh)
 
 
 def prepared(space: ActionSpace) -> ActionSpace:
@@ -48,6 +46,12 @@ def jitted(
     """The program: everything is in its place already."""
     with use(mesh, ROLLOUT):
         return rollout(space, prompts, sample_ids, key, config)
+
+
+def fill_samples(samples: int, space: ActionSpace) -> int:
+    """The least number of samples, `samples` or more, that divides over the shards that they lie on."""
+    mesh = mesh_of(space)
+    return samples if mesh is None else samples + -samples % mesh.shape["fsdp"]
 
 
 def fill_prompts(prompts: Batch, space: ActionSpace) -> Batch:

@@ -16,6 +16,9 @@ PROGRAM_EVENT = "/jax/core/compile/backend_compile_duration"
 COMPILE_EVENTS = (PROGRAM_EVENT, "/jax/core/compile/jaxpr_to_mlir_module_duration")
 
 
+NOTICED = 1.0  # seconds of compilation in a step; a rarely needed helper takes less
+
+
 class CompileClock:
     """Adds up programs and seconds that XLA compiles while it is open (reading the compilation cache counts too)."""
 
@@ -37,14 +40,14 @@ class CompileClock:
 
 
 @contextlib.contextmanager
-def warn_of_recompilation(what: str) -> Iterator[CompileClock]:
-    """Logs a warning if anything is compiled inside, which a warmed-up step should not do."""
+def warn_of_recompilation(what: str, least: float = NOTICED) -> Iterator[CompileClock]:
+    """Logs a warning if `least` seconds or more are compiled inside, which a warmed-up step should not do."""
     with CompileClock() as clock:
         yield clock
-    if clock.programs:
+    if clock.programs and clock.seconds >= least:
         logger.warning(
-            "%s compiled %d program(s) in %.1f s after warm-up: a shape, dtype or placement changed. Use fewer length "
-            "buckets, or warm all of them up.",
+            "%s it compiled %d program(s) in %.1f s after warm-up: a shape, dtype or placement changed. Use fewer "
+            "length buckets, or compile all of them ahead.",
             what,
             clock.programs,
             clock.seconds,

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lam_jax.train import heartbeat
+from lam_jax.train.compilation import warn_of_recompilation
 from lam_jax.train.errors import NonFiniteError
 from lam_jax.train.metrics import MetricsWriter
 from lam_jax.train.midway import Best, Midway, PhaseSaver, Work
@@ -22,6 +23,7 @@ Step = Callable[[TrainState, Any], tuple[TrainState, Mapping[str, Any]]]
 # These follow from the others: when several metrics go non-finite in one step, they are not the one that went first.
 CONSEQUENCES = ("loss", "grad_norm", "update_norm")
 SHOWN = ("loss", "reward", "score")
+WARM_STEPS = 2  # steps that may compile; what a first one leaves behind may lie elsewhere than what it found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +144,7 @@ def fit(
     """Trains until `steps` steps are done in all (those that `state` has behind it count).
 
     Metrics are fetched one step late, while the device already runs the next: the loop never waits for a transfer.
+    A step that compiles for a second or more after the first two is warned of on the log.
 
     Args:
         phase: name in the metrics.
@@ -167,15 +170,23 @@ def fit(
     resumed = saver.restore(phase, state, work, batches) if saver else None
     place = resumed or Midway(state, int(state.step) // work.updates)
     state = place.state
+    first_number = place.number
     earlier = writer.begin(phase, place.number if resumed or place.number else None)
 
     def one_step(number: int, state: TrainState, place: Midway, supply: Iterator[Any], recorder: _Recorder):
+        def warm() -> contextlib.AbstractContextManager:
+            cold = number <= first_number + WARM_STEPS
+            return contextlib.nullcontext() if cold else warn_of_recompilation(f"Phase {phase}, step {number}:")
+
         buffer, metrics, first = place.buffer, place.metrics, place.updates
         if buffer is None:
-            buffer, metrics = work.prepare(state, _next(supply, phase, number, steps))
+            batch = _next(supply, phase, number, steps)
+            with warm():
+                buffer, metrics = work.prepare(state, batch)
         applied: Mapping[str, Any] = {}
         for index in range(first, work.updates):
-            state, applied = work.apply(state, buffer, index)
+            with warm():
+                state, applied = work.apply(state, buffer, index)
             if saver and index + 1 < work.updates:
                 between = Midway(state, number - 1, index + 1, recorder.best, buffer, metrics)
 

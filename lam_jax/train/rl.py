@@ -12,7 +12,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
@@ -42,6 +41,7 @@ from lam_jax.train.optimiser import Optimiser, OptimiserConfig
 from lam_jax.train.partition import VOCABULARY_TABLES, in_dtype, merge
 from lam_jax.train.score import Reward, masked_mean, score
 from lam_jax.train.state import TrainState
+from lam_jax.train.taken import Taken, longest, shortened
 
 Space = Literal["latent", "token"]
 
@@ -60,6 +60,7 @@ class RLConfig:
         mini_batches: optimiser steps of each pass, over equal shares of the prompts.
         optimiser: learning rate and schedule.
         remat: recompute activations in the update's backward pass.
+        update_lengths: buckets below the rollout's length; an update runs at the smallest that holds its completions.
     """
 
     algorithm: Algorithm
@@ -71,8 +72,15 @@ class RLConfig:
     mini_batches: int = 1
     optimiser: OptimiserConfig = dataclasses.field(default_factory=lambda: OptimiserConfig(lr=1e-6))
     remat: bool = False
+    update_lengths: tuple[int, ...] = ()
 
     def __post_init__(self):
+        buckets = (0, *self.update_lengths, self.rollout.length)
+        if list(buckets) != sorted(set(buckets)):
+            raise ValueError(
+                f"RLConfig.update_lengths is {self.update_lengths}, expected increasing numbers from 1 to below the "
+                f"rollout's length {self.rollout.length}."
+            )
         if self.space not in ("latent", "token"):
             raise ValueError(f"RLConfig.space is {self.space!r}, expected 'latent' or 'token'.")
         for name in ("steps", "prompts", "epochs", "mini_batches"):
@@ -90,15 +98,6 @@ class RLConfig:
 def action_space(agent: Agent, space: Space, method: Method) -> ActionSpace:
     """The action space in which `agent` is rolled out."""
     return LatentActions(agent, method.generating) if space == "latent" else TokenActions(agent.backbone)
-
-
-class Taken(struct.PyTreeNode):
-    """A rewarded rollout, ready for the update."""
-
-    prompts: Batch
-    rollout: Rollout
-    advantages: Any  # float32 [N, G]; loosely typed, shape structs stand here too
-    mask: Any  # bool [N, G, T], tokens that count
 
 
 def policy_logps(
@@ -243,7 +242,7 @@ class RLStep:
         key = state.step_key()
         self._began = time.monotonic()
         taken, metrics = self._rewarded(state, collated, key, 0)
-        taken, refills = self._dynamic(state, taken, metrics, key)
+        taken, refills = self._dynamic(state, collated, taken, metrics, key)
         self._rewarded_at = time.monotonic()
         return taken, metrics | {"refills": float(refills)}
 
@@ -262,13 +261,24 @@ class RLStep:
 
     def apply(self, state: TrainState, taken: Taken, index: int) -> tuple[TrainState, dict[str, Any]]:
         """Update `index` of a rollout: its share of the prompts in one of the passes."""
-        count = self.config.mini_batches
-        part = taken
-        if count > 1:
-            size = self.config.prompts // count
-            rows = jnp.arange(size) + index % count * size
-            part = take_rows(taken, rows, self.mesh)
+        part = self.part(taken, index)
+        if self.config.update_lengths:
+            needed = longest(part)
+            part = shortened(part, next(b for b in self.update_buckets if b >= needed))
         return self.update(state, self.frozen, self.reference, part)
+
+    @property
+    def update_buckets(self) -> tuple[int, ...]:
+        """Completion lengths that updates run at."""
+        return (*self.config.update_lengths, self.config.rollout.length)
+
+    def part(self, taken: Taken, index: int) -> Taken:
+        """The share of the prompts that update `index` is made of."""
+        count = self.config.mini_batches
+        if count == 1:
+            return taken
+        size = self.config.prompts // count
+        return take_rows(taken, jnp.arange(size) + index % count * size, self.mesh)
 
     def finish(self, state: TrainState, taken: Taken, metrics: dict[str, Any]) -> dict[str, Any]:
         """Adds the times, of this process's part in the step."""
@@ -287,13 +297,7 @@ class RLStep:
     def _rewarded(self, state, collated: Collated, key: Array, attempt: int) -> tuple[Taken, dict[str, Any]]:
         config, algorithm = self.config, self.config.algorithm
         began = time.monotonic()
-        agent = merge(self._for_rollouts(state.trainable), self.rollout_frozen)
-        space = action_space(agent, config.space, self.method)
-        count, samples = len(collated.batch.tokens), config.rollout.samples
-        # Placed here, so that an update after a refill is the same program.
-        prompts = place(fill_prompts(collated.batch, space), self.mesh, UPDATE)
-        ids = np.arange(len(prompts.tokens) * samples, dtype=np.int32) + attempt * count * samples
-        out = run_rollout(space, prompts, ids.reshape(-1, samples), key, config.rollout)
+        prompts, out = self.roll_out(state, collated.batch, key, attempt)
         jax.block_until_ready(out)
         generated = time.monotonic()
         rewards, ok, lengths = score(out.tokens, out.mask, collated.examples, self.decode, self.reward)
@@ -303,10 +307,7 @@ class RLStep:
         if algorithm.dynamic_sampling_std is not None:
             informative = informative_groups(shaped, ok, algorithm.dynamic_sampling_std)
             active = active & jnp.asarray(informative)[:, None]
-        if filling := len(prompts.tokens) - count:
-            advantages, active = (jnp.pad(x, ((0, filling), (0, 0))) for x in (advantages, active))
-        advantages, active = place((advantages, active), self.mesh, UPDATE, "prompts", "samples")
-        taken = Taken(prompts, out, advantages, out.mask & active[..., None])
+        taken = self.taken(prompts, out, advantages, active)
         metrics = {
             "reward_mean": float(rewards[ok].mean()) if ok.any() else 0.0,
             "reward_std": _group_std(rewards, ok),
@@ -314,16 +315,35 @@ class RLStep:
             "ended": float((lengths < config.rollout.length).mean()),
             "failed_rewards": float((~ok).sum()),
             "gap": float(masked_mean(out.gap, out.mask)),
-            "informative_groups": float(jnp.sum(jnp.any(active, axis=1)) / count),
+            "informative_groups": float(np.asarray(active).any(axis=1).mean()),
             "generation_s": generated - began,
             "reward_s": time.monotonic() - generated,
         }
         return taken, metrics
 
+    def roll_out(self, state: TrainState, batch: Batch, key: Array, attempt: int = 0) -> tuple[Batch, Rollout]:
+        """Prompts on the mesh, filled up to its shards, and their continuations; attempt 1 and up are refills."""
+        agent = merge(self._for_rollouts(state.trainable), self.rollout_frozen)
+        space = action_space(agent, self.config.space, self.method)
+        count, samples = len(batch.tokens), self.config.rollout.samples
+        # Placed here, so that an update after a refill is the same program.
+        prompts = place(fill_prompts(batch, space), self.mesh, UPDATE)
+        ids = np.arange(len(prompts.tokens) * samples, dtype=np.int32) + attempt * count * samples
+        return prompts, run_rollout(space, prompts, ids.reshape(-1, samples), key, self.config.rollout)
+
+    def taken(self, prompts: Batch, out: Rollout, advantages: Any, active: Any) -> Taken:
+        """A rollout with advantages and active [N, G] of its prompts; those that fill up the mesh get none."""
+        if filling := len(prompts.tokens) - len(advantages):
+            advantages, active = (jnp.pad(x, ((0, filling), (0, 0))) for x in (advantages, active))
+        advantages, active = place((advantages, active), self.mesh, UPDATE, "prompts", "samples")
+        return Taken(prompts, out, advantages, out.mask & active[..., None])
+
     def _for_rollouts(self, part: Agent) -> Agent:
         return rollout_weights(part, self.frozen.specs, self.frozen.backbone.config.dtype)
 
-    def _dynamic(self, state, taken: Taken, metrics: dict[str, Any], key: Array) -> tuple[Taken, int]:
+    def _dynamic(
+        self, state, collated: Collated, taken: Taken, metrics: dict[str, Any], key: Array
+    ) -> tuple[Taken, int]:
         """DAPO's dynamic sampling: groups without a signal are replaced by those of further prompts."""
         refills = 0
         if self.config.algorithm.dynamic_sampling_std is None:
@@ -332,9 +352,15 @@ class RLStep:
         keep = np.asarray(to_host(jnp.any(taken.mask, axis=(1, 2)) | ~jnp.any(taken.prompts.mask, axis=1)))
         while not keep.all() and refills < self.config.algorithm.max_refills:
             refills += 1
-            more, extra = self._rewarded(state, next(self.refill), key, refills)
+            drawn = next(self.refill)
+            if drawn.batch.tokens.shape != collated.batch.tokens.shape:
+                raise ValueError(
+                    f"Dynamic sampling mixes prompts of several batches: found {drawn.batch.tokens.shape} after "
+                    f"{collated.batch.tokens.shape}. Give the collator of the prompts a single length."
+                )
+            more, extra = self._rewarded(state, drawn, key, refills)
             source, keep = fill_slots(keep, np.asarray(to_host(jnp.any(more.mask, axis=(1, 2)))))
-            taken = _replace_rows(taken, more, jnp.asarray(source), self.mesh)
+            taken = replace_rows(taken, more, jnp.asarray(source), self.mesh)
             for name in ("generation_s", "reward_s"):
                 metrics[name] += extra[name]
         return taken, refills
@@ -357,7 +383,7 @@ def _group_std(rewards: Float[np.ndarray, "N G"], ok: Bool[np.ndarray, "N G"]) -
 
 
 @functools.partial(jax.jit, static_argnames="mesh")
-def _replace_rows(taken: Taken, more: Taken, source: Array, mesh: Mesh | None) -> Taken:
+def replace_rows(taken: Taken, more: Taken, source: Array, mesh: Mesh | None) -> Taken:
     """Row i of `more[source[i]]` where source is not -1."""
 
     def choose(old, fresh):

@@ -79,7 +79,7 @@ def test_every_stage_and_rl_have_the_losses_of_one_process(tmp_path):
 def test_two_processes_go_on_in_one_with_two_devices(tmp_path, phase, update):
     """RL is stopped between the two updates of its second rollout."""
     whole = train(tmp_path / "whole", "1x1x1", 1, [phase])
-    train(tmp_path / "run", "2x4x1", 4, [f"{phase}:{update}"], processes=2)
+    train(tmp_path / "run", "2x2x2", 4, [f"{phase}:{update}"], processes=2)
     assert list((tmp_path / "run" / "midway" / phase).iterdir())
     log = tmp_path / "run_0.log"
     stopped = [json.loads(line) for line in log.read_text().splitlines() if line.startswith('{"stopped"')]
@@ -117,8 +117,8 @@ def test_two_processes_in_brief(tmp_path):
 @pytest.mark.processes
 def test_the_first_rl_step_of_the_pod_page(tmp_path):
     """On the shipped model, in two processes, with two updates of each rollout."""
-    flags = ["--steps", "1", "--prompts", "4", "--samples", "4", "--length", "16", "--epochs", "2", "--codes", "16"]
-    sizes = ["--inverse-layers", "1", "--policy-layers", "2", "--mesh", "2", "2", "1"]
+    flags = ["--steps", "1", "--prompts", "4", "--samples", "4", "--length", "16", "--update-lengths", "8"]
+    sizes = ["--epochs", "2", "--codes", "16", "--inverse-layers", "1", "--policy-layers", "2", "--mesh", "2", "2", "1"]
     folder = tmp_path / "run"
     arguments = ["--out", str(folder), *flags, *sizes]
     records = finish(folder, launch(folder, "experiments.first_rl_step", arguments, devices=2, processes=2))

@@ -61,10 +61,10 @@ def config(space, name="grpo", **changes) -> RLConfig:
     return RLConfig(algorithm, space, prompts=N, rollout=rollout, optimiser=OptimiserConfig(lr=1e-2))
 
 
-def make(space, reward=share_of_even_tokens, refill=(), name="grpo", **changes):
+def make(space, reward=share_of_even_tokens, refill=(), name="grpo", agent=None, **changes):
     """(step, state)"""
     settings = config(space, name, **changes)
-    trainable, frozen = partition(tiny.agent(), trainable_parts(f"rl_{space}", tiny.CONFIG, METHOD))
+    trainable, frozen = partition(agent or tiny.agent(), trainable_parts(f"rl_{space}", tiny.CONFIG, METHOD))
     optimiser = make_optimiser(settings.optimiser, settings.steps)
     step = RLStep(settings, METHOD, frozen, trainable, optimiser, reward, Decoder(Numbers()), iter(refill))
     return step, functools.partial(TrainState.create, trainable, optimiser, jax.random.key(0))
