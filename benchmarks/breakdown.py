@@ -14,7 +14,7 @@ from benchmarks.session import Session
 from benchmarks.workload import SAMPLING, prompts, sample_ids, spaces
 from lam_jax.nn import attention as attn
 from lam_jax.nn import kv_cache
-from lam_jax.nn.kv_cache import KVCache, decoding_layers
+from lam_jax.nn.kv_cache import KVCache, append, decoding_layers
 from lam_jax.nn.stack import is_small
 from lam_jax.rollout.actions import next_positions
 from lam_jax.rollout.agent import Agent
@@ -120,10 +120,9 @@ def _caches(session: Session) -> Callable[[], Any]:
             for prompt_key, prompt_value, key, value in zip(
                 cache.prompt_key, cache.prompt_value, cache.key, cache.value, strict=True
             ):
-                key = jax.lax.dynamic_update_slice_in_dim(key, jnp.moveaxis(kv, 2, -1), t, axis=4)
-                value = jax.lax.dynamic_update_slice_in_dim(value, jnp.moveaxis(kv, 2, 3), t, axis=3)
+                key, value = append(key, value, kv, kv, t)
                 shared = attn.cached_shared_part(q, prompt_key, prompt_value, cache.prompt_mask)
-                q = attn.finish(attn.merge(shared, attn.cached_part(q, key, value, keep)), q.dtype)
+                q = attn.finish(attn.merge(shared, attn.cached_part(q, key, value, keep, text.kv_heads)), q.dtype)
                 keys.append(key)
                 values.append(value)
             return cache.replace(key=tuple(keys), value=tuple(values)), q

@@ -30,7 +30,7 @@ class Part(struct.PyTreeNode):
 
 
 def _product(x: Array, y: Array) -> Array:
-    """[*B, K, *X, I] times [*B, K, I, J], in float32.
+    """[*B, K, *X, I] times [*B, K, I, J], in float32; *B and K of the latter may be joined into one dimension.
 
     One matrix product per kv head, operands as they are multiplied: XLA's CPU backend copies what it has to transpose.
     """
@@ -62,17 +62,24 @@ def _heads_first(q: Array, kv_heads: int) -> Array:
 
 
 def cached_part(
-    q: Float[Array, "*B T H D"], k: Float[Array, "*B K D S"], v: Float[Array, "*B K S D"], keep: Bool[Array, "*B T S"]
+    q: Float[Array, "*B T H D"],
+    k: Float[Array, "*C D S"],
+    v: Float[Array, "*C S D"],
+    keep: Bool[Array, "*B T S"],
+    kv_heads: int,
 ) -> Part:
-    """Attention of each row's queries over its own keys, not yet normalised; keys and values in the cache's layout."""
-    return _part(_heads_first(q, k.shape[-3]), k, v, keep[..., None, None, :, :])
+    """Attention of each row's queries over its own keys, not yet normalised; keys and values in the cache's layout.
+
+    *C is *B and K, as they are or joined into one dimension.
+    """
+    return _part(_heads_first(q, kv_heads), k, v, keep[..., None, None, :, :])
 
 
 def part(
     q: Float[Array, "*B T H D"], k: Float[Array, "*B S K D"], v: Float[Array, "*B S K D"], keep: Bool[Array, "*B T S"]
 ) -> Part:
     """As `cached_part`, keys and values as a block makes them."""
-    return cached_part(q, jnp.moveaxis(k, -3, -1), jnp.swapaxes(v, -3, -2), keep)
+    return cached_part(q, jnp.moveaxis(k, -3, -1), jnp.swapaxes(v, -3, -2), keep, k.shape[-2])
 
 
 def cached_shared_part(

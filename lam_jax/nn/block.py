@@ -6,6 +6,7 @@ H heads.
 
 from collections.abc import Callable
 
+import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
@@ -31,6 +32,7 @@ class DecoderBlock(struct.PyTreeNode):
     mlp_norm: RMSNorm
     mlp: GatedMLP
     head_dim: int = struct.field(pytree_node=False)
+    joined: Map = None  # query, key and value in one map, in their place, where that is faster; see `join`
 
     @classmethod
     def spec(cls, width: int, hidden: int, heads: int, kv_heads: int, head_dim: int, epsilon: float) -> "DecoderBlock":
@@ -56,11 +58,26 @@ class DecoderBlock(struct.PyTreeNode):
     ) -> tuple[Float[Array, "*B T D"], KeyValue]:
         """Returns the block's output and this block's own keys and values [*B, T, K, head_dim] (keys rotated)."""
         h = self.attention_norm(x)
-        q, k, v = (self._split(layer(h)) for layer in (self.query, self.key, self.value))
+        q, k, v = (self._split(y) for y in self._projections(h))
         q, k = rotary(q), rotary(k)
         y = attend(q, k, v)
         x = x + self.output(y.reshape(*x.shape[:-1], -1))
         return x + self.mlp(self.mlp_norm(x)), (k, v)
+
+    def _projections(self, h: Array) -> tuple[Array, ...]:
+        if self.joined is None:
+            return self.query(h), self.key(h), self.value(h)
+        y = self.joined(h)
+        width = self.output.inputs
+        middle = (y.shape[-1] + width) // 2
+        return y[..., :width], y[..., width:middle], y[..., middle:]
+
+    def join(self) -> "DecoderBlock":
+        """The same block with query, key and value in one map."""
+        parts = (self.query, self.key, self.value)
+        kernel = jnp.concatenate([part.kernel for part in parts], axis=-1)
+        bias = jnp.concatenate([part.bias for part in parts], axis=-1)
+        return self.replace(query=None, key=None, value=None, joined=Linear(kernel, bias))
 
     def _split(self, x: Array) -> Array:
         return x.reshape(*x.shape[:-1], -1, self.head_dim)

@@ -9,11 +9,11 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from lam_jax.nn import attention as attn
-from lam_jax.nn.axes import constrain, constrain_samples
+from lam_jax.nn.axes import constrain, constrain_samples, is_sharded
 from lam_jax.nn.block import DecoderBlock, KeyValue
+from lam_jax.nn.columns import in_blocks
 from lam_jax.nn.rope import Rotary
 from lam_jax.nn.stack import Layers, fold_layers, is_small, split_layers
-from lam_jax.nn.tiled import tile
 
 
 class KVCache(struct.PyTreeNode):
@@ -26,8 +26,8 @@ class KVCache(struct.PyTreeNode):
     prompt_key: Layers  # [Y, N, K, D, P], or a tuple of Y
     prompt_value: Layers  # [Y, N, K, P, D], or a tuple of Y
     prompt_mask: Array  # bool [N, P]
-    key: Layers  # [Y, N, G, K, D, T], or a tuple of Y
-    value: Layers  # [Y, N, G, K, T, D], or a tuple of Y
+    key: Layers  # [Y, N, G, K, D, T], or a tuple of Y; on one device [N * G * K, D, T]
+    value: Layers  # [Y, N, G, K, T, D], or a tuple of Y; on one device [N * G * K, T, D]
 
     @classmethod
     def create(cls, prompt: KeyValue, prompt_mask: Array, samples: int, length: int, split: bool) -> "KVCache":
@@ -47,6 +47,9 @@ class KVCache(struct.PyTreeNode):
         parts = (jnp.moveaxis(prompt[0], 2, -1), jnp.swapaxes(prompt[1], 2, 3))
         parts = (*(constrain(x, "layers", "prompts", "kv_heads", None, None) for x in parts), *suffix)
         prompt_key, prompt_value, key, value = map(split_layers, parts) if split else parts
+        if split and not is_sharded():
+            # As the product sees them: where it has to reshape what was written, XLA's CPU backend copies the cache.
+            key, value = (tuple(x.reshape(-1, *x.shape[-2:]) for x in layers) for layers in (key, value))
         return cls(prompt_key, prompt_value, prompt_mask, key, value)
 
     @property
@@ -56,8 +59,21 @@ class KVCache(struct.PyTreeNode):
 
 
 def decoding_layers(blocks: DecoderBlock) -> Layers:
-    """A stack laid out for decode steps: if it is small its layers are apart, their maps tiled."""
-    return tuple(map(tile, split_layers(blocks))) if is_small(blocks) else blocks
+    """A stack laid out for decode steps: if it is small its layers are apart, their maps in blocks of columns."""
+    if not is_small(blocks):
+        return blocks
+    layers = split_layers(blocks)
+    # Small products cost more to start than to read: one in the place of three.
+    joined = layers if is_sharded() else tuple(layer.join() for layer in layers)
+    return tuple(map(in_blocks, joined))
+
+
+def append(key: Array, value: Array, k: Array, v: Array, step: Int[Array, ""]) -> tuple[Array, Array]:
+    """A layer's suffix with the keys and values [N, G, 1, K, D] of token `step` written into it."""
+    new_key = jnp.moveaxis(k, 2, -1).reshape(*key.shape[:-1], 1)
+    new_value = jnp.moveaxis(v, 2, 3).reshape(*value.shape[:-2], 1, value.shape[-1])
+    key = jax.lax.dynamic_update_slice_in_dim(key, new_key, step, axis=key.ndim - 1)
+    return key, jax.lax.dynamic_update_slice_in_dim(value, new_value, step, axis=value.ndim - 2)
 
 
 def decode(
@@ -71,14 +87,15 @@ def decode(
         written = {}
 
         def attend(q, k, v):
-            written["key"] = jax.lax.dynamic_update_slice_in_dim(key, jnp.moveaxis(k, 2, -1), step, axis=4)
-            written["value"] = jax.lax.dynamic_update_slice_in_dim(value, jnp.moveaxis(v, 2, 3), step, axis=3)
+            written["key"], written["value"] = append(key, value, k, v, step)
             shared = attn.cached_shared_part(q, prompt_key, prompt_value, cache.prompt_mask)
-            own = attn.cached_part(q, written["key"], written["value"], keep)
+            own = attn.cached_part(q, written["key"], written["value"], keep, k.shape[-2])
             return attn.finish(attn.merge(shared, own), q.dtype)
 
         x, _ = block(x, rotary, attend)
-        key, value = (constrain_samples(written[name], "kv_heads", None, None) for name in ("key", "value"))
+        key, value = written["key"], written["value"]
+        if is_sharded():
+            key, value = (constrain_samples(y, "kv_heads", None, None) for y in (key, value))
         return constrain_samples(x), (key, value)
 
     caches = (cache.prompt_key, cache.prompt_value, cache.key, cache.value)

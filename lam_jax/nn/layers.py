@@ -16,7 +16,7 @@ def last(vector: Float[Array, " D"], like: jax.Array) -> jax.Array:
     return vector.astype(like.dtype).reshape((1,) * (like.ndim - 1) + vector.shape)
 
 
-# A `Linear`, or the same map in another layout (`nn.tiled`).
+# A `Linear`, or the same map in another layout (`nn.columns`).
 Map = Any
 
 
@@ -40,6 +40,11 @@ class Linear(struct.PyTreeNode):
             kernel=Weight((inputs, outputs), axes, units=units),
             bias=Weight((outputs,), axes[1:], "zeros", units=units[1:]) if bias else None,
         )
+
+    @property
+    def inputs(self) -> int:
+        """D."""
+        return self.kernel.shape[-2]
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... O"]:
         """The map of the last dimension."""
