@@ -15,20 +15,25 @@ from benchmarks.workload import SAMPLING, prompts, sample_ids, spaces
 from lam_jax.nn import attention as attn
 from lam_jax.nn import kv_cache
 from lam_jax.nn.kv_cache import KVCache, append, decoding_layers
-from lam_jax.nn.stack import is_small
+from lam_jax.nn.stack import fold_layers, is_small
+from lam_jax.nn.vocabulary import arg_max
 from lam_jax.rollout.actions import next_positions
 from lam_jax.rollout.agent import Agent
 from lam_jax.rollout.sampling import sample, sample_keys
 
 
 def components(session: Session, agent: Agent) -> None:
-    """Adds `decode.part.NAME.step_s` for backbone, policy blocks, merge, vocabulary, sampling and caches."""
+    """Adds `decode.part.NAME.step_s` for backbone, policy blocks, merge, vocabulary, sampling and caches.
+
+    `backbone_products` is what of `backbone_blocks` is left without norms, rotation and attention.
+    """
     work, text = session.work, session.work.config.text
     parts = _parts(session, agent)
     item = jnp.dtype(work.config.dtype).itemsize
     caches = decode_bytes(work.config, work.latent, work.prompts, work.samples, work.prompt, work.completion, item)
     bytes_read = {
         "backbone_blocks": text.layers * block_weights(text) * item,
+        "backbone_products": text.layers * block_weights(text) * item,
         "policy_blocks": work.latent.policy_layers * block_weights(text) * item,
         "merge": merge_state_weights(text, work.latent) * item,
         "vocabulary": text.vocab_size * text.width * item,
@@ -65,6 +70,18 @@ def _parts(session: Session, agent: Agent) -> dict[str, Callable[[], Any]]:
 
         return body
 
+    def products(blocks):
+        """The products of a stack's weights with the rows of a step, one after the other as in a block."""
+        layers = jax.jit(decoding_layers)(blocks)
+
+        def layer(x, block):
+            rows = [block.joined] if block.joined is not None else [block.query, block.key, block.value]
+            x = x + block.output(jnp.concatenate([part(x) for part in rows], axis=-1)[..., : block.output.inputs])
+            return x + block.mlp.down(block.mlp.gate(x) * block.mlp.up(x)), None
+
+        # Squashed, so that no number becomes too large or too small for full speed.
+        return lambda _, x: jnp.tanh(fold_layers(layer, x, layers, frozen=True)[0])
+
     world = jax.jit(agent.latent.world.tabulated)(agent.latent.codebook)
 
     def merge(t, x):
@@ -74,7 +91,7 @@ def _parts(session: Session, agent: Agent) -> dict[str, Callable[[], Any]]:
     decoding = jax.jit(lambda backbone: backbone.decoding())(agent.backbone)
 
     def vocabulary(t, x):
-        token = jnp.argmax(decoding.logits(x[:, :, 0]), axis=-1)
+        token = arg_max(decoding.logits(x[:, :, 0]))
         return x + token[..., None, None].astype(x.dtype) * 1e-9
 
     def sampling(t, x):
@@ -87,6 +104,7 @@ def _parts(session: Session, agent: Agent) -> dict[str, Callable[[], Any]]:
 
     bodies = {
         "backbone_blocks": stack(space.backbone.blocks),
+        "backbone_products": products(space.backbone.blocks),
         "policy_blocks": stack(agent.latent.policy.blocks),
         "merge": merge,
         "vocabulary": vocabulary,

@@ -1,10 +1,9 @@
-"""Linear maps laid out for a few rows, as in a decode step: the kernel in blocks of columns, arrays of their own.
+"""Linear maps laid out for a few rows, as in a decode step: the kernel in blocks of columns, each transposed.
 
-XLA's CPU backend computes the product of a few rows with a kernel on one core, but independent products side by side.
-A step of decoding reads every weight once, so its speed is that of the reads: one core does not reach the memory's
-(8 rows, 24 kernels [512, 1408], 2 cores: 15 GB/s of kernel as one product each, 36 GB/s as two). Other backends share
-out a product by themselves.
-Legend: D in, O out, S columns of a block, R rows.
+A step of decoding reads every weight once, so its speed is that of the reads. XLA's CPU backend multiplies a kernel
+[O, D] by a few columns as it reads it; a kernel [D, O] on the right it repacks first. Such a product runs on one core,
+but independent ones side by side: so there is a block for each core. Other backends need none of this.
+Legend: D in, O out, S columns of a block.
 """
 
 import os
@@ -23,7 +22,7 @@ LEAST = 128  # columns of a block; smaller products cost more to start than they
 
 
 class BlockLinear(struct.PyTreeNode):
-    """`Linear` with a kernel of blocks of columns [D, S]."""
+    """`Linear` with a kernel in blocks of columns, transposed [S, D]."""
 
     blocks: tuple[Any, ...]
     bias: Any = None
@@ -31,12 +30,12 @@ class BlockLinear(struct.PyTreeNode):
     @classmethod
     def create(cls, linear: Linear) -> "BlockLinear":
         """The same map."""
-        return cls(column_blocks(linear.kernel), linear.bias)
+        return cls(row_blocks(linear.kernel.T), linear.bias)
 
     @property
     def inputs(self) -> int:
         """D."""
-        return self.blocks[0].shape[0]
+        return self.blocks[0].shape[1]
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... O"]:
         """The map of the last dimension."""
@@ -44,29 +43,29 @@ class BlockLinear(struct.PyTreeNode):
         return y if self.bias is None else y + last(self.bias, y)
 
 
-def column_blocks(kernel: Float[Array, "D O"]) -> tuple[Array, ...]:
-    """A kernel cut into blocks of columns."""
-    return tuple(jnp.array_split(kernel, _count(kernel.shape[1]), axis=1))
+def row_blocks(kernel: Float[Array, "O D"]) -> tuple[Array, ...]:
+    """A transposed kernel cut into blocks of rows."""
+    return tuple(jnp.array_split(kernel, _count(kernel.shape[0]), axis=0))
 
 
-def _count(columns: int) -> int:
-    return max(1, min(os.cpu_count() or 1, columns // LEAST))
+def _count(outputs: int) -> int:
+    return max(1, min(os.cpu_count() or 1, outputs // LEAST))
 
 
 def block_product(x: Float[Array, "... D"], blocks: tuple[Array, ...]) -> Float[Array, "... O"]:
-    """`x @ kernel` for a kernel in blocks."""
-    rows = x.reshape(-1, x.shape[-1])
-    y = jnp.concatenate([rows @ block.astype(x.dtype) for block in blocks], axis=1)
-    return y.reshape(*x.shape[:-1], -1)
+    """`x @ kernel.T` for a transposed kernel in blocks."""
+    columns = x.reshape(-1, x.shape[-1]).T
+    y = jnp.concatenate([block.astype(x.dtype) @ columns for block in blocks], axis=0)
+    return y.T.reshape(*x.shape[:-1], -1)
 
 
-def is_worth_blocks(columns: int) -> bool:
-    """Whether blocks pay: on one CPU device, where there is more than one."""
-    return jax.default_backend() == "cpu" and not is_sharded() and _count(columns) > 1
+def is_worth_blocks(outputs: int) -> bool:
+    """Whether blocks pay: on one CPU device, where there is more than one block."""
+    return jax.default_backend() == "cpu" and not is_sharded() and _count(outputs) > 1
 
 
 def in_blocks(module: T) -> T:
-    """A module with all its linear maps in blocks of columns where that pays."""
+    """A module with all its linear maps in blocks where that pays."""
 
     def convert(part: Any) -> Any:
         worth = isinstance(part, Linear) and is_worth_blocks(part.kernel.shape[-1])

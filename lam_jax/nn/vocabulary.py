@@ -87,6 +87,17 @@ def own_pick(
     return jax.lax.psum(jnp.where(hit, found, 0.0), across)
 
 
+def arg_max(values: Float[Array, "*B V"]) -> Int[Array, "*B"]:
+    """Index of the largest, of equals the earlier one.
+
+    Two plain reductions: one over pairs of value and index runs an entry at a time on CPUs.
+    """
+    best = jnp.max(values, axis=-1, keepdims=True)
+    number = jax.lax.broadcasted_iota(jnp.int32, values.shape, values.ndim - 1)
+    # A row of NaN has no entry equal to its largest; its index must be one all the same.
+    return jnp.min(jnp.where(values == best, number, values.shape[-1] - 1), axis=-1)
+
+
 def pick(values: Float[Array, "*B V"], index: Int[Array, "*B"]) -> Float[Array, "*B"]:
     """`values[.., index]`."""
     return pick_many(values, index[..., None])[..., 0]

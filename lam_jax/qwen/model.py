@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from lam_jax.nn import block, kv_cache
 from lam_jax.nn.axes import constrain, constrain_last, constrain_rows
 from lam_jax.nn.block import DecoderBlock, KeyValue
-from lam_jax.nn.columns import block_product, column_blocks, is_worth_blocks
+from lam_jax.nn.columns import block_product, is_worth_blocks, row_blocks
 from lam_jax.nn.kv_cache import KVCache, decoding_layers
 from lam_jax.nn.layers import RMSNorm
 from lam_jax.nn.rope import Rotary, multimodal_rotary
@@ -32,7 +32,7 @@ class QwenVL(struct.PyTreeNode):
     norm: RMSNorm
     lm_head: Param  # [V, D] or None
     config: QwenConfig = struct.field(pytree_node=False)
-    head_blocks: Layers = None  # `table` once more in blocks of columns, in decoding
+    head_blocks: Layers = None  # `table` in blocks of rows, in decoding
 
     @classmethod
     def spec(cls, config: QwenConfig) -> "QwenVL":
@@ -99,7 +99,7 @@ class QwenVL(struct.PyTreeNode):
 
     def decoding(self) -> "QwenVL":
         """The same model, laid out for decode steps."""
-        head = column_blocks(self.table.T) if is_worth_blocks(self.config.text.vocab_size) else None
+        head = row_blocks(self.table) if is_worth_blocks(self.config.text.vocab_size) else None
         return self.replace(blocks=decoding_layers(self.blocks), head_blocks=head)
 
     def decode(

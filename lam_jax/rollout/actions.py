@@ -17,6 +17,7 @@ from lam_jax.nn.axes import ANY, constrain
 from lam_jax.nn.kv_cache import KVCache
 from lam_jax.nn.rope import Rotary
 from lam_jax.nn.stack import is_small
+from lam_jax.nn.vocabulary import arg_max
 from lam_jax.qwen.inputs import Batch
 from lam_jax.qwen.model import QwenVL
 from lam_jax.rollout.agent import Agent, Reading
@@ -115,7 +116,7 @@ class LatentActions(struct.PyTreeNode):
     ) -> Int[Array, "N G"]:
         """The most likely token under the code, after the penalty."""
         logits = penalise(self.next_token_logits(hidden, action, has_image))
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        return arg_max(logits)
 
     def next_token_logits(
         self, hidden: Float[Array, "N *G D"], action: Int[Array, "N *G"], has_image: Bool[Array, " N"]

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int, Int32, Key
 
 from lam_jax.nn.axes import constrain_last
-from lam_jax.nn.vocabulary import pick, pick_many, top_k
+from lam_jax.nn.vocabulary import arg_max, pick, pick_many, top_k
 
 # Fields of trees that hold shape structs too (the engine sizes its buffers by them), so their types are not checked.
 Leaf = Any
@@ -187,7 +187,7 @@ def sample(
         width = scores.shape[-1]
         noise = _each(lambda k: jax.random.gumbel(k, (width,), jnp.float32), keys)
         scores = scores + (constrain_last(noise, axis) if support is None else noise)
-    choice = jnp.argmax(scores, axis=-1).astype(jnp.int32)
+    choice = arg_max(scores)
     if support is None:
         logp = action_logps(logits, choice, None, config.scale)
         return Sample(action=choice, logp=logp, gap=jnp.zeros_like(logp), support=None)

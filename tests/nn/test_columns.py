@@ -28,7 +28,7 @@ def test_equals_the_plain_map(bias, lead):
     linear = linear.replace(bias=jnp.arange(float(outputs))) if bias else linear
     x = jnp.asarray(np.random.default_rng(0).normal(size=(*lead, 24)).astype(np.float32))
     converted = BlockLinear.create(linear)
-    assert [block.shape for block in converted.blocks] == [(24, 193), (24, 192)]
+    assert [block.shape for block in converted.blocks] == [(193, 24), (192, 24)]
     assert converted(x).shape == (*lead, outputs)
     np.testing.assert_allclose(converted(x), linear(x), atol=1e-5)
 

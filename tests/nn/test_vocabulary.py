@@ -1,0 +1,21 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lam_jax.nn.vocabulary import arg_max
+
+
+def test_arg_max_takes_the_earlier_of_equals():
+    values = jnp.array([[1.0, 3.0, 3.0, 2.0], [-jnp.inf, -jnp.inf, -jnp.inf, -jnp.inf], [-5.0, -1e30, -5.0, -7.0]])
+    np.testing.assert_array_equal(arg_max(values), [1, 0, 0])
+
+
+def test_arg_max_is_that_of_numpy():
+    values = jax.random.normal(jax.random.key(0), (2, 5, 333))
+    np.testing.assert_array_equal(arg_max(values), np.argmax(values, axis=-1))
+
+
+def test_arg_max_of_nan_is_an_index():
+    """Weights that diverged must end in a message of the training loop, not in a look-up outside the table."""
+    index = np.asarray(arg_max(jnp.array([[1.0, jnp.nan, 2.0], [jnp.nan, jnp.nan, jnp.nan]])))
+    assert ((index >= 0) & (index < 3)).all()
