@@ -6,12 +6,13 @@ H heads.
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
 from lam_jax.nn import attention as attn
-from lam_jax.nn.axes import constrain_rows, constrain_samples
+from lam_jax.nn.axes import constrain_rows, constrain_samples, is_sharded
 from lam_jax.nn.layers import GatedMLP, Linear, Map, RMSNorm
 from lam_jax.nn.rope import Rotary
 from lam_jax.nn.stack import fold_layers
@@ -133,18 +134,41 @@ def run_shared(
     """
     prompt_keep, sample_keep = attn.causal(prompt_mask), attn.causal(sample_mask)
 
+    def attend_prompt(q, k, v):
+        return attn.attention(q, k, v, prompt_keep)
+
+    def attend_sample(q, k, v, key, value):
+        def over_both(q, keep):
+            shared = attn.shared_part(q, key, value, prompt_mask)
+            return attn.finish(attn.merge(shared, attn.part(q, k, v, keep)), q.dtype)
+
+        return attn.by_query_blocks(over_both, q, sample_keep)
+
     def step(carry, block):
         prompt, sample = carry
-        prompt, (key, value) = block(prompt, prompt_rotary, lambda q, k, v: attn.attention(q, k, v, prompt_keep))
-
-        def attend(q, k, v):
-            def over_both(q, keep):
-                shared = attn.shared_part(q, key, value, prompt_mask)
-                return attn.finish(attn.merge(shared, attn.part(q, k, v, keep)), q.dtype)
-
-            return attn.by_query_blocks(over_both, q, sample_keep)
-
-        sample, _ = block(sample, sample_rotary, attend)
+        prompt, (key, value) = block(prompt, prompt_rotary, attend_prompt)
+        sample, _ = block(sample, sample_rotary, lambda q, k, v: attend_sample(q, k, v, key, value))
         return (constrain_rows(prompt), constrain_samples(sample)), None
 
-    return fold_layers(step, (prompt, sample), blocks, remat=remat)[0]
+    def joined_step(x, block):
+        def attend(q, k, v):
+            (pq, sq), (pk, sk), (pv, sv) = (apart(y) for y in (q, k, v))
+            return _join(attend_prompt(pq, pk, pv), attend_sample(sq, sk, sv, pk, pv))
+
+        return block(x, rotary, attend)[0], None
+
+    def apart(x: Array) -> tuple[Array, Array]:
+        end = prompt.shape[0] * prompt.shape[1]
+        return x[:end].reshape(*prompt.shape[:2], *x.shape[1:]), x[end:].reshape(*sample.shape[:3], *x.shape[1:])
+
+    if is_sharded():  # dimensions on different mesh axes cannot be joined in place
+        return fold_layers(step, (prompt, sample), blocks, remat=remat)[0]
+    # Prompts and samples in one product with each weight, forward and backward.
+    rotary = jax.tree.map(_join, prompt_rotary, sample_rotary)
+    x, _ = fold_layers(joined_step, _join(prompt, sample), blocks, remat=remat)
+    return apart(x)
+
+
+def _join(prompt: Float[Array, "N P *X"], sample: Float[Array, "N G T *X"]) -> Float[Array, "R *X"]:
+    """All positions of all prompts, then those of all samples."""
+    return jnp.concatenate([prompt.reshape(-1, *prompt.shape[2:]), sample.reshape(-1, *sample.shape[3:])])
