@@ -132,6 +132,32 @@ def token_update(
     return shared + reference + policy
 
 
+def plain_token_update(
+    config: QwenConfig, trained: int, grid, prompts: int, samples: int, prompt: int, length: int
+) -> float:
+    """FLOPs of the token update as released: each sample runs its whole row again, picture and prompt included."""
+    text, rows = config.text, prompts * samples
+    tokens, pairs = rows * (prompt + length), causal_pairs(rows, prompt + length)
+    lower, upper = decoder(text, text.layers - trained, tokens, pairs), decoder(text, trained, tokens, pairs)
+    table, seen = head(text, rows * length), vision(config.vision, grid, rows)
+    reference = seen.forward + lower.forward + upper.forward + table.forward
+    return reference + seen.forward + lower.both(trained=False) + upper.both(trained=True) + table.both(trained=True)
+
+
+def rollout_flops(
+    config: QwenConfig, latent: LatentConfig | None, grid, prompts: int, samples: int, prompt: int, length: int
+) -> float:
+    """FLOPs of a rollout, each prompt once: of tokens, or of codes if `latent` is given."""
+    text = config.text
+    before, after = prompts * prompt, prompts * samples * length
+    pairs = prompts * (causal_pairs(1, prompt) + continuation_pairs(samples, prompt, length))
+    layers = text.layers + (latent.policy_layers if latent else 0)
+    total = vision(config.vision, grid, prompts) + decoder(text, layers, before + after, pairs) + head(text, after)
+    if latent:
+        total += Pass(2.0 * after * merge_state_weights(text, latent)) + linear(after, text.width, latent.codes)
+    return total.forward
+
+
 @dataclasses.dataclass(frozen=True)
 class DecodeBytes:
     """Bytes that a decode step has to read at least: every weight once, and the live part of the caches.

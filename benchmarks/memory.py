@@ -1,4 +1,4 @@
-"""Memory and FLOPs of the updates: of the compiled programs at the preset's sizes, without running them.
+"""Memory and FLOPs of the updates, FLOPs of whole steps: of the compiled programs at the preset's sizes, without running them.
 
     python -m benchmarks.memory --preset mid --json memory.json
     python -m benchmarks.memory --preset qwen2_5_vl_3b --json memory_3b.json
@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import tyro
 
+from benchmarks.counting import rollout_flops
 from benchmarks.programs import UPDATES, UpdateKind, update_parts
 from benchmarks.session import Options, Session
-from benchmarks.update import update_flops
+from benchmarks.update import plain_update_flops, update_flops
 from benchmarks.workload import METHOD, Workload, prompts, rl_config, sample_ids
 from lam_jax.nn.weight import structs
 from lam_jax.rollout.agent import Agent
@@ -68,6 +69,15 @@ def run(options: Options) -> list:
         flops = update_flops(work, "latent") / update_flops(work, kind)
         session.add_counted(f"flops.update.latent_over_{kind}", flops, "ratio")
         session.add_counted(f"memory.update.latent_over_{kind}", peaks["latent"] / peaks[kind], "ratio")
+    released = update_flops(work, "latent") / plain_update_flops(work)
+    session.add_counted("flops.update.latent_over_released_token", released, "ratio", "prompt once per sample there")
+    sizes = (work.grid, work.prompts, work.samples, work.prompt, work.completion)
+    steps = {}
+    for kind, latent in (("latent", work.latent), ("token", None)):
+        flops = rollout_flops(work.config, latent, *sizes)
+        steps[kind] = flops + update_flops(work, kind)
+        session.add_counted(f"flops.rollout.{kind}", flops, "FLOP", "useful, by formula")
+    session.add_counted("flops.step.latent_over_token", steps["latent"] / steps["token"], "ratio", "rollout and update")
     return session.finish()
 
 

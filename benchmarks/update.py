@@ -5,7 +5,7 @@ python -m benchmarks.update --preset mid --json update.json
 
 import tyro
 
-from benchmarks.counting import latent_update, token_update
+from benchmarks.counting import latent_update, plain_token_update, token_update
 from benchmarks.programs import UPDATES, UpdateKind, UpdateProgram
 from benchmarks.session import Options, Session
 from benchmarks.workload import METHOD, Workload, make_agent
@@ -19,6 +19,12 @@ def update_flops(work: Workload, kind: UpdateKind) -> float:
     if kind == "token":
         return token_update(work.config, METHOD.trained_blocks(work.config.text.layers), True, work.grid, *sizes)
     return token_update(work.config, work.latent.policy_layers, False, work.grid, *sizes)
+
+
+def plain_update_flops(work: Workload) -> float:
+    """Useful FLOPs of the token update as released, which shares nothing between the samples of a prompt."""
+    sizes = (work.prompts, work.samples, work.prompt, work.completion)
+    return plain_token_update(work.config, METHOD.trained_blocks(work.config.text.layers), work.grid, *sizes)
 
 
 def run(options: Options) -> list:

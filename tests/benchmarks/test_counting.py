@@ -51,6 +51,24 @@ def test_a_latent_update_runs_the_policy_blocks_twice_forward_and_once_backward(
     assert found == 4 * weights + 4 * activations
 
 
+def test_the_released_token_update_runs_every_row_whole():
+    # Two rows of 3 + 2: 10 positions, 2 * 15 pairs; pictures twice, forward only.
+    lower, upper, attention, table = 2 * 2 * 10 * 84, 2 * 10 * 84, 4 * 30 * 4, 2 * 4 * 4 * 10
+    seen = counting.vision(VISION, (4, 6), images=2).forward
+    found = counting.plain_token_update(CONFIG, 1, (4, 6), prompts=1, samples=2, prompt=3, length=2)
+    assert found == 2 * seen + 3 * lower + 4 * (upper + table) + (1 + 3) * 3 * attention
+
+
+def test_a_rollout_runs_each_prompt_once():
+    sizes = {"prompts": 1, "samples": 2, "prompt": 3, "length": 2}
+    seen = counting.vision(VISION, (4, 6), images=1).forward
+    token = seen + 3 * (2 * 7 * 84 + 4 * 24 * 4) + 2 * 4 * 4 * 10
+    assert counting.rollout_flops(CONFIG, None, (4, 6), **sizes) == token
+    # Two policy blocks more, the halves of two merge blocks that multiply states, and the logits of five codes.
+    latent = token + 2 * (2 * 7 * 84 + 4 * 24 * 4) + 2 * 4 * (2 * 3 * 4 * 3) + 2 * 4 * 4 * 5
+    assert counting.rollout_flops(CONFIG, LATENT, (4, 6), **sizes) == latent
+
+
 def test_a_token_update_with_tables_differentiates_through_the_frozen_blocks():
     sizes = {"prompts": 1, "samples": 2, "prompt": 3, "length": 2}
     lower, upper = 2 * 2 * 7 * 84, 2 * 7 * 84
