@@ -1,4 +1,4 @@
-"""Memory and FLOPs of the updates, FLOPs of whole steps: of the compiled programs at the preset's sizes, without running them.
+"""Memory and FLOPs of the updates, FLOPs of whole steps: of compiled programs at full size, without running them.
 
     python -m benchmarks.memory --preset mid --json memory.json
     python -m benchmarks.memory --preset qwen2_5_vl_3b --json memory_3b.json
