@@ -90,8 +90,11 @@ def own_pick(
 def arg_max(values: Float[Array, "*B V"]) -> Int[Array, "*B"]:
     """Index of the largest, of equals the earlier one.
 
-    Two plain reductions: one over pairs of value and index runs an entry at a time on CPUs.
+    On one device two plain reductions: one over pairs of value and index runs an entry at a time on CPUs. Over shards
+    that one is a single collective.
     """
+    if active() is not None:
+        return jnp.argmax(values, axis=-1).astype(jnp.int32)
     best = jnp.max(values, axis=-1, keepdims=True)
     number = jax.lax.broadcasted_iota(jnp.int32, values.shape, values.ndim - 1)
     # A row of NaN has no entry equal to its largest; its index must be one all the same.
