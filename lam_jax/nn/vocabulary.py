@@ -7,7 +7,7 @@ Legend: V vocabulary (or number of actions), D width, S indices, L length.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from lam_jax.nn.axes import Axes, active, constrain, leading
 
@@ -91,7 +91,7 @@ def arg_max(values: Float[Array, "*B V"]) -> Int[Array, "*B"]:
     """Index of the largest, of equals the earlier one.
 
     On one device two plain reductions: one over pairs of value and index runs an entry at a time on CPUs. Over shards
-    that one is a single collective.
+    that one is a single collective; two of them made rollouts on 8 host devices hang.
     """
     if active() is not None:
         return jnp.argmax(values, axis=-1).astype(jnp.int32)
@@ -99,6 +99,20 @@ def arg_max(values: Float[Array, "*B V"]) -> Int[Array, "*B"]:
     number = jax.lax.broadcasted_iota(jnp.int32, values.shape, values.ndim - 1)
     # A row of NaN has no entry equal to its largest; its index must be one all the same.
     return jnp.min(jnp.where(values == best, number, values.shape[-1] - 1), axis=-1)
+
+
+def occurring(tokens: Int[Array, "B L"], mask: Bool[Array, "B L"], vocab: int) -> Bool[Array, "B V"]:
+    """Which tokens of the vocabulary stand in a row, where its mask is True."""
+
+    def own(numbers: Array, tokens: Array, mask: Array) -> Array:
+        index, hit = _own_index(tokens, numbers)
+        rows = jnp.arange(tokens.shape[0])[:, None]
+        return jnp.zeros((tokens.shape[0], numbers.shape[0]), bool).at[rows, index].max(mask & hit)
+
+    numbers, rows, placement = jnp.arange(vocab, dtype=tokens.dtype), (*leading(1), None), active()
+    if placement is None:
+        return own(numbers, tokens, mask)
+    return placement.on_shards(own, (numbers, tokens, mask), (("vocab",), rows, rows), (*leading(1), "vocab"))
 
 
 def pick(values: Float[Array, "*B V"], index: Int[Array, "*B"]) -> Float[Array, "*B"]:

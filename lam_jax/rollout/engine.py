@@ -17,6 +17,7 @@ from jaxtyping import Array, Int
 from lam_jax.nn.axes import constrain_rows, constrain_samples
 from lam_jax.nn.kv_cache import KVCache
 from lam_jax.nn.stack import is_small
+from lam_jax.nn.vocabulary import occurring
 from lam_jax.qwen.inputs import Batch
 from lam_jax.rollout.actions import ActionSpace, next_positions, shared_prompt
 from lam_jax.rollout.sampling import SamplingConfig, Support, entropy, penalise_repeats, sample, sample_keys
@@ -174,9 +175,7 @@ def rollout(
 def _seen(prompts: Batch, config: RolloutConfig, vocab: int) -> Array | None:
     if config.sampling.repetition_penalty == 1.0:
         return None
-    seen = constrain_rows(jnp.zeros((prompts.tokens.shape[0], vocab), bool), "vocab")
-    rows = jnp.arange(seen.shape[0])[:, None]
-    seen = constrain_rows(seen.at[rows, prompts.tokens].max(prompts.mask), "vocab")
+    seen = occurring(prompts.tokens, prompts.mask, vocab)
     return constrain_samples(shared_prompt(seen, config.samples), "vocab")
 
 

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lam_jax.nn.vocabulary import arg_max
+from lam_jax.nn.vocabulary import arg_max, occurring
 
 
 def test_arg_max_takes_the_earlier_of_equals():
@@ -19,3 +19,10 @@ def test_arg_max_of_nan_is_an_index():
     """Weights that diverged must end in a message of the training loop, not in a look-up outside the table."""
     index = np.asarray(arg_max(jnp.array([[1.0, jnp.nan, 2.0], [jnp.nan, jnp.nan, jnp.nan]])))
     assert ((index >= 0) & (index < 3)).all()
+
+
+def test_tokens_under_the_mask_occur():
+    """A token that stands both inside and outside the mask occurs."""
+    tokens = jnp.array([[3, 1, 3], [0, 2, 2]])
+    mask = jnp.array([[False, True, True], [True, False, False]])
+    np.testing.assert_array_equal(occurring(tokens, mask, 4), [[False, True, False, True], [True, False, False, False]])
