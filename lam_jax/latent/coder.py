@@ -10,9 +10,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lam_jax.nn import block, kv_cache
 from lam_jax.nn.block import DecoderBlock, KeyValue
-from lam_jax.nn.columns import in_blocks
 from lam_jax.nn.kv_cache import KVCache, decoding_layers
 from lam_jax.nn.layers import Linear, Map, RMSNorm
+from lam_jax.nn.panels import in_panels
 from lam_jax.nn.rope import Rotary
 from lam_jax.nn.stack import Layers
 from lam_jax.qwen.config import TextConfig
@@ -65,7 +65,7 @@ class CodeModel(struct.PyTreeNode):
 
     def decoding(self) -> "CodeModel":
         """The same model, laid out for decode steps."""
-        return self.replace(blocks=decoding_layers(self.blocks), head=in_blocks(self.head))
+        return self.replace(blocks=decoding_layers(self.blocks), head=in_panels(self.head))
 
     def decode(
         self, cache: KVCache, states: Float[Array, "N G 1 D"], rotary: Rotary, step: Int[Array, ""]

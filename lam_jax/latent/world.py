@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from lam_jax.nn.columns import in_blocks
 from lam_jax.nn.layers import Linear, Map
+from lam_jax.nn.panels import in_panels
 from lam_jax.nn.stack import split_layers
 from lam_jax.nn.weight import Param, stack
 from lam_jax.qwen.config import TextConfig
@@ -74,7 +74,7 @@ class WorldModel(struct.PyTreeNode):
         blocks = []
         for block in split_layers(self.blocks):
             (gate, gate_code), (up, up_code) = (_halves(layer, codebook) for layer in (block.gate, block.up))
-            blocks.append(in_blocks(TabulatedBlock(gate, up, block.down, gate_code, up_code)))
+            blocks.append(in_panels(TabulatedBlock(gate, up, block.down, gate_code, up_code)))
         return TabulatedWorld(tuple(blocks))
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from lam_jax.nn import attention as attn
 from lam_jax.nn.axes import constrain, constrain_samples, is_sharded
 from lam_jax.nn.block import DecoderBlock, KeyValue
-from lam_jax.nn.columns import in_blocks
+from lam_jax.nn.panels import in_panels
 from lam_jax.nn.rope import Rotary
 from lam_jax.nn.stack import Layers, fold_layers, is_small, split_layers
 
@@ -59,13 +59,13 @@ class KVCache(struct.PyTreeNode):
 
 
 def decoding_layers(blocks: DecoderBlock) -> Layers:
-    """A stack laid out for decode steps: if it is small its layers are apart, their maps in blocks of columns."""
+    """A stack laid out for decode steps: if it is small its layers are apart, their maps in panels."""
     if not is_small(blocks):
         return blocks
     layers = split_layers(blocks)
     # Small products cost more to start than to read: one in the place of three.
     joined = layers if is_sharded() else tuple(layer.join() for layer in layers)
-    return tuple(map(in_blocks, joined))
+    return tuple(map(in_panels, joined))
 
 
 def append(key: Array, value: Array, k: Array, v: Array, step: Int[Array, ""]) -> tuple[Array, Array]:

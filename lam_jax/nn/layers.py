@@ -16,7 +16,7 @@ def last(vector: Float[Array, " D"], like: jax.Array) -> jax.Array:
     return vector.astype(like.dtype).reshape((1,) * (like.ndim - 1) + vector.shape)
 
 
-# A `Linear`, or the same map in another layout (`nn.columns`).
+# A `Linear`, or the same map in another layout (`nn.panels`).
 Map = Any
 
 

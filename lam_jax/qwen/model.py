@@ -11,9 +11,9 @@ from jaxtyping import Array, Bool, Float, Int
 from lam_jax.nn import block, kv_cache
 from lam_jax.nn.axes import constrain, constrain_last, constrain_rows
 from lam_jax.nn.block import DecoderBlock, KeyValue
-from lam_jax.nn.columns import block_product, is_worth_blocks, row_blocks
 from lam_jax.nn.kv_cache import KVCache, decoding_layers
 from lam_jax.nn.layers import RMSNorm
+from lam_jax.nn.panels import is_worth_panels, panel_product, panels
 from lam_jax.nn.rope import Rotary, multimodal_rotary
 from lam_jax.nn.stack import Layers
 from lam_jax.nn.vocabulary import look_up
@@ -32,7 +32,7 @@ class QwenVL(struct.PyTreeNode):
     norm: RMSNorm
     lm_head: Param  # [V, D] or None
     config: QwenConfig = struct.field(pytree_node=False)
-    head_blocks: Layers = None  # `table` in blocks of rows, in decoding
+    head_panels: Param = None  # `table` in panels, in decoding
 
     @classmethod
     def spec(cls, config: QwenConfig) -> "QwenVL":
@@ -86,8 +86,8 @@ class QwenVL(struct.PyTreeNode):
 
     def logits(self, states: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """float32 next-token logits of normed states."""
-        if self.head_blocks is not None:
-            return block_product(states, self.head_blocks).astype(jnp.float32)
+        if self.head_panels is not None:
+            return panel_product(states, self.head_panels).astype(jnp.float32)
         table = constrain(self.table.astype(states.dtype), "vocab", None)
         logits = jnp.einsum("...d,vd->...v", states, table, preferred_element_type=jnp.float32)
         return constrain_last(logits, "vocab")
@@ -99,8 +99,8 @@ class QwenVL(struct.PyTreeNode):
 
     def decoding(self) -> "QwenVL":
         """The same model, laid out for decode steps."""
-        head = row_blocks(self.table) if is_worth_blocks(self.config.text.vocab_size) else None
-        return self.replace(blocks=decoding_layers(self.blocks), head_blocks=head)
+        head = panels(self.table.T) if is_worth_panels(self.table.shape[0], self.table.dtype) else None
+        return self.replace(blocks=decoding_layers(self.blocks), head_panels=head)
 
     def decode(
         self, cache: KVCache, tokens: Int[Array, "N G 1"], positions: Int[Array, "N G 3 1"], step: Int[Array, ""]

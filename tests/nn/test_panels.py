@@ -1,0 +1,88 @@
+"""Maps in panels equal the plain ones, and are used where they pay."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lam_jax.nn import panels
+from lam_jax.nn.layers import GatedMLP, Linear
+from lam_jax.nn.panels import LEAST, PanelLinear, in_panels
+from lam_jax.nn.weight import materialize
+
+
+def made(specs):
+    return materialize(specs, jax.random.key(0))
+
+
+def normal(*shape):
+    return jnp.asarray(np.random.default_rng(0).normal(size=shape).astype(np.float32))
+
+
+@pytest.fixture
+def no_kernel(monkeypatch):
+    panels.has_kernel.cache_clear()
+    yield monkeypatch
+    panels.has_kernel.cache_clear()
+
+
+needs_kernel = pytest.mark.skipif(not panels.has_kernel(), reason="no C compiler")
+
+
+@needs_kernel
+@pytest.mark.parametrize("rows", [1, 7, 8, 9, 21])
+@pytest.mark.parametrize("outputs", [32, 96, 4128])
+def test_kernel_equals_xla(rows, outputs):
+    x, kernel = normal(rows, 40), normal(40, outputs)
+    made_of = panels.panels(kernel)
+    np.testing.assert_allclose(panels.by_xla(x, made_of), x @ kernel, atol=1e-4)
+    product = jax.jit(panels.panel_product)
+    np.testing.assert_allclose(product(x, made_of), x @ kernel, atol=1e-4)
+
+
+@needs_kernel
+def test_products_side_by_side_share_the_threads():
+    """Many independent products of several chunks at once: all right, none waits for ever."""
+    x, kernels = normal(8, 256), [normal(256, 2048) + i for i in range(24)]
+    found = jax.jit(lambda x, ws: [panels.panel_product(x, w) for w in ws])(x, [panels.panels(w) for w in kernels])
+    for y, kernel in zip(found, kernels, strict=True):
+        np.testing.assert_allclose(y, x @ kernel, atol=2e-3)
+
+
+@needs_kernel
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("lead", [(), (3,), (2, 4, 1)])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_equals_the_plain_map(bias, lead, dtype):
+    linear = made(Linear.spec(24, LEAST, (None, None), bias))
+    linear = linear.replace(bias=jnp.arange(float(LEAST))) if bias else linear
+    x = normal(*lead, 24).astype(dtype)
+    converted = in_panels(linear)
+    assert isinstance(converted, PanelLinear)
+    assert converted.panels.shape == (LEAST // panels.COLUMNS, 24, panels.COLUMNS)
+    assert converted(x).shape == (*lead, LEAST)
+    assert converted(x).dtype == dtype
+    np.testing.assert_allclose(converted(x), linear(x), atol=1e-5 if dtype == jnp.float32 else 0.5)
+
+
+@needs_kernel
+def test_a_module_keeps_maps_that_do_not_fit():
+    mlp = made(GatedMLP.spec(24, LEAST))
+    mlp = mlp.replace(up=Linear(mlp.up.kernel.astype(jnp.bfloat16)))
+    converted = in_panels(mlp)
+    assert [type(m) for m in (converted.gate, converted.up, converted.down)] == [PanelLinear, Linear, Linear]
+    assert isinstance(in_panels(Linear(jnp.ones((24, LEAST + 1)))), Linear)
+    np.testing.assert_allclose(converted(jnp.ones((5, 24))), mlp(jnp.ones((5, 24))), atol=1e-6)
+
+
+def test_other_backends_keep_plain_maps(monkeypatch):
+    monkeypatch.setattr(panels.jax, "default_backend", lambda: "gpu")
+    assert isinstance(in_panels(made(Linear.spec(24, LEAST, (None, None)))), Linear)
+
+
+@pytest.mark.parametrize(("compiler", "reason"), [("no-such-cc", "no C compiler"), ("false", "false failed")])
+def test_without_a_compiler_maps_stay_and_a_warning_says_why(no_kernel, caplog, compiler, reason):
+    no_kernel.setenv("CC", compiler)
+    assert isinstance(in_panels(made(Linear.spec(24, LEAST, (None, None)))), Linear)
+    assert reason in caplog.text
+    assert "Install gcc or clang" in caplog.text
