@@ -24,15 +24,15 @@ typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4)));
 
 // WIDTH columns of a panel for `rows` rows, which is constant after inlining.
 static inline __attribute__((always_inline)) void tile(const float* x, const float* kernel, float* y, int64_t inputs,
-                                                       int64_t all_rows, int64_t outputs, const int rows) {
+                                                       int64_t outputs, const int rows) {
   Vector left[ROWS], right[ROWS];
   for (int r = 0; r < rows; r++) left[r] = right[r] = (Vector){0};
-  for (int64_t k = 0; k < inputs; k++, kernel += PANEL, x += all_rows) {
+  for (int64_t k = 0; k < inputs; k++, kernel += PANEL) {
     const Vector a = *(const Vector*)kernel, b = *(const Vector*)(kernel + LANES);
     for (int i = 0; i < WIDTH; i += 16) __builtin_prefetch(kernel + AHEAD + i);
     for (int r = 0; r < rows; r++) {
-      left[r] += a * x[r];
-      right[r] += b * x[r];
+      left[r] += a * x[r * inputs + k];
+      right[r] += b * x[r * inputs + k];
     }
   }
   for (int r = 0; r < rows; r++) {
@@ -42,7 +42,7 @@ static inline __attribute__((always_inline)) void tile(const float* x, const flo
 }
 
 typedef struct {
-  const float* x;       // [inputs, rows]
+  const float* x;       // [rows, inputs]
   const float* kernel;  // [panels, inputs, PANEL]
   float* y;             // [rows, panels * PANEL]
   int64_t rows, inputs, panels, chunk_panels, chunks;
@@ -55,9 +55,9 @@ static void compute(const Job* job, int64_t begin, int64_t end) {
   for (int64_t p = begin; p < end; p++)
     for (int64_t r = 0; r < job->rows; r += ROWS)
       for (int64_t c = 0; c < PANEL; c += WIDTH) {
-        const float *x = job->x + r, *kernel = job->kernel + p * job->inputs * PANEL + c;
+        const float *x = job->x + r * job->inputs, *kernel = job->kernel + p * job->inputs * PANEL + c;
         float* y = job->y + r * outputs + p * PANEL + c;
-#define TILE(n) tile(x, kernel, y, job->inputs, job->rows, outputs, n)
+#define TILE(n) tile(x, kernel, y, job->inputs, outputs, n)
         switch (job->rows - r) {
           case 1: TILE(1); break;
           case 2: TILE(2); break;

@@ -71,8 +71,7 @@ def by_xla(x: Float[Array, "R D"], panels: Float[Array, "C D S"]) -> Float[Array
 
 def _by_kernel(x: Float[Array, "R D"], panels: Float[Array, "C D S"]) -> Float[Array, "R O"]:
     out = jax.ShapeDtypeStruct((x.shape[0], panels.shape[0] * COLUMNS), jnp.float32)
-    # The rows of `x` lie side by side: the kernel takes one number of each for every input.
-    return jax.ffi.ffi_call(_TARGET, out, input_layouts=((1, 0), None))(x, panels)
+    return jax.ffi.ffi_call(_TARGET, out)(x, panels)
 
 
 def is_worth_panels(outputs: int, dtype: jax.typing.DTypeLike) -> bool:

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float32, Int, Int32, Key
 
 from lam_jax.nn.axes import constrain_last
 from lam_jax.nn.vocabulary import arg_max, pick, pick_many, top_k
+from lam_jax.rollout.noise import gumbel_noise
 
 # Fields of trees that hold shape structs too (the engine sizes its buffers by them), so their types are not checked.
 Leaf = Any
@@ -184,8 +185,7 @@ def sample(
     else:
         scores = support_logps(logits, support, config.scale)
     if not config.greedy:
-        width = scores.shape[-1]
-        noise = _each(lambda k: jax.random.gumbel(k, (width,), jnp.float32), keys)
+        noise = gumbel_noise(keys, scores.shape[-1])
         scores = scores + (constrain_last(noise, axis) if support is None else noise)
     choice = arg_max(scores)
     if support is None:

@@ -1,0 +1,21 @@
+"""The noise of Gumbel-max sampling."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lam_jax.rollout.noise import gumbel_noise
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 4)])
+@pytest.mark.parametrize("width", [1, 7, 8192])
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_equals_jax_to_the_last_bit(shape, width, impl):
+    keys = jax.random.split(jax.random.key(3, impl=impl), shape)
+    found = jax.jit(gumbel_noise, static_argnums=1)(keys, width)
+    flat = [jax.random.gumbel(key, (width,), jnp.float32) for key in keys.reshape(-1)]
+    if impl == "rbg":  # its numbers depend on how many are drawn at a time
+        flat = jax.vmap(lambda key: jax.random.gumbel(key, (width,), jnp.float32))(keys.reshape(-1))
+    np.testing.assert_array_equal(found, jnp.stack(list(flat)).reshape(*shape, width))
+    assert found.dtype == jnp.float32
