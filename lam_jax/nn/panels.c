@@ -3,6 +3,7 @@
 // XLA's CPU backend reaches about 0.6 of it at 8 rows. Here the kernel lies in panels of PANEL columns, so that a thread
 // reads one stream of memory; the sums of a tile of ROWS x WIDTH stay in registers; the threads of XLA's own pool share
 // the panels. Called from panels.py through XLA's foreign function interface (stable C API of jaxlib's headers).
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
@@ -119,8 +120,7 @@ XLA_FFI_Error* panel_product(XLA_FFI_CallFrame* frame) {
     if (error != NULL) atomic_fetch_sub(&job->users, threads - i);  // those that will not come
   }
   help(job);
-  while (atomic_load(&job->done) < chunks) {
-  }
+  while (atomic_load(&job->done) < chunks) sched_yield();
   release(job);
   return error;
 }
