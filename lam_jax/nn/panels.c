@@ -21,7 +21,7 @@
 #define LANES 8
 #endif
 #define WIDTH (2 * LANES)
-typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 // WIDTH columns of a panel for `rows` rows, which is constant after inlining.
 static inline __attribute__((always_inline)) void tile(const float* x, const float* kernel, float* y, int64_t inputs,

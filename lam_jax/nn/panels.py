@@ -108,7 +108,11 @@ def has_kernel() -> bool:
         if done.returncode:
             _log_absence(f"{compiler} failed: {done.stderr.strip()}")
             return False
-        handler = ctypes.CDLL(str(library)).panel_product
+        try:
+            handler = ctypes.CDLL(str(library)).panel_product
+        except OSError as error:  # for example a temporary folder that nothing may be run from
+            _log_absence(f"what {compiler} made cannot be loaded: {error}")
+            return False
     jax.ffi.register_ffi_target(_TARGET, jax.ffi.pycapsule(handler), platform="cpu")
     return True
 

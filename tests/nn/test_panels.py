@@ -80,7 +80,9 @@ def test_other_backends_keep_plain_maps(monkeypatch):
     assert isinstance(in_panels(made(Linear.spec(24, LEAST, (None, None)))), Linear)
 
 
-@pytest.mark.parametrize(("compiler", "reason"), [("no-such-cc", "no C compiler"), ("false", "false failed")])
+@pytest.mark.parametrize(
+    ("compiler", "reason"), [("no-such-cc", "no C compiler"), ("false", "false failed"), ("true", "cannot be loaded")]
+)
 def test_without_a_compiler_maps_stay_and_a_warning_says_why(no_kernel, caplog, compiler, reason):
     no_kernel.setenv("CC", compiler)
     assert isinstance(in_panels(made(Linear.spec(24, LEAST, (None, None)))), Linear)
