@@ -26,7 +26,7 @@ from lam_jax.nn.layers import Linear, last
 
 T = TypeVar("T")
 COLUMNS = 32  # S; PANEL in panels.c
-LEAST = 128  # outputs; smaller products cost more to start than they save
+LEAST = 2**17  # weights; smaller kernels stay in a core's cache, where XLA's product is as fast
 _TARGET = "lam_jax.panel_product"
 
 
@@ -74,9 +74,9 @@ def _by_kernel(x: Float[Array, "R D"], panels: Float[Array, "C D S"]) -> Float[A
     return jax.ffi.ffi_call(_TARGET, out)(x, panels)
 
 
-def is_worth_panels(outputs: int, dtype: jax.typing.DTypeLike) -> bool:
-    """Whether panels pay for a kernel with so many columns: float32, one CPU device, the C kernel at hand."""
-    fits = outputs >= LEAST and outputs % COLUMNS == 0 and dtype == jnp.float32
+def is_worth_panels(kernel: Float[Array, "D O"]) -> bool:
+    """Whether panels pay for it: float32, not small, one CPU device, the C kernel at hand."""
+    fits = kernel.size >= LEAST and kernel.shape[-1] % COLUMNS == 0 and kernel.dtype == jnp.float32
     return fits and jax.default_backend() == "cpu" and not is_sharded() and has_kernel()
 
 
@@ -84,7 +84,7 @@ def in_panels(module: T) -> T:
     """A module with all its linear maps in panels where that pays."""
 
     def convert(part: Any) -> Any:
-        worth = isinstance(part, Linear) and is_worth_panels(part.kernel.shape[-1], part.kernel.dtype)
+        worth = isinstance(part, Linear) and is_worth_panels(part.kernel)
         return PanelLinear.create(part) if worth else part
 
     return jax.tree.map(convert, module, is_leaf=lambda part: isinstance(part, Linear))

@@ -99,7 +99,7 @@ class QwenVL(struct.PyTreeNode):
 
     def decoding(self) -> "QwenVL":
         """The same model, laid out for decode steps."""
-        head = panels(self.table.T) if is_worth_panels(self.table.shape[0], self.table.dtype) else None
+        head = panels(self.table.T) if is_worth_panels(self.table.T) else None
         return self.replace(blocks=decoding_layers(self.blocks), head_panels=head)
 
     def decode(
