@@ -4,12 +4,21 @@ jax's threefry keeps its rounds in a loop on CPUs, where every round goes throug
 took 2.7 times as long. Every number comes from its own index, so shards of the actions compute their own.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, Key, UInt32
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))  # threefry2x32, Salmon et al. 2011
 PARITY = 0x1BD11BDA
+
+
+def each(function: Callable[[Array], Array], values: Array) -> Array:
+    """Maps over all dimensions, without joining them: they may lie on different mesh axes."""
+    for _ in range(values.ndim):
+        function = jax.vmap(function)
+    return function(values)
 
 
 def gumbel_noise(keys: Key[Array, "*B"], width: int) -> Float32[Array, "*B K"]:
@@ -19,8 +28,7 @@ def gumbel_noise(keys: Key[Array, "*B"], width: int) -> Float32[Array, "*B K"]:
     keys they are drawn by jax.
     """
     if str(jax.random.key_impl(keys)) != "threefry2x32":
-        draws = jax.vmap(lambda key: jax.random.gumbel(key, (width,), jnp.float32))(keys.reshape(-1))
-        return draws.reshape(*keys.shape, width)
+        return each(lambda key: jax.random.gumbel(key, (width,), jnp.float32), keys)
     mantissa = _threefry(jax.random.key_data(keys)[..., None, :], width) >> 9
     uniform = jax.lax.bitcast_convert_type(mantissa | jnp.uint32(0x3F800000), jnp.float32) - 1.0  # in [0, 1)
     tiny = jnp.finfo(jnp.float32).tiny

@@ -8,7 +8,6 @@ K actions, S = slots of the support (the configured top-k, at most K).
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -18,7 +17,7 @@ from jaxtyping import Array, Bool, Float32, Int, Int32, Key
 
 from lam_jax.nn.axes import constrain_last
 from lam_jax.nn.vocabulary import arg_max, pick, pick_many, top_k
-from lam_jax.rollout.noise import gumbel_noise
+from lam_jax.rollout.noise import each, gumbel_noise
 
 # Fields of trees that hold shape structs too (the engine sizes its buffers by them), so their types are not checked.
 Leaf = Any
@@ -90,13 +89,6 @@ class Sample(flax.struct.PyTreeNode):
     support: Support | None  # None where nothing is truncated or log-probabilities are over all actions
 
 
-def _each(function: Callable[[Array], Array], values: Array) -> Array:
-    """Maps over all dimensions, without joining them: they may lie on different mesh axes."""
-    for _ in range(values.ndim):
-        function = jax.vmap(function)
-    return function(values)
-
-
 def sample_keys(key: Key[Array, ""], sample_ids: Int[Array, "*B"], step: Int[Array, ""] | int) -> Key[Array, "*B"]:
     """A key of each sample and step: draws do not depend on how samples are laid out over batches and devices.
 
@@ -105,7 +97,7 @@ def sample_keys(key: Key[Array, ""], sample_ids: Int[Array, "*B"], step: Int[Arr
         sample_ids: global numbers of the samples.
         step: decode step.
     """
-    return _each(lambda sample: jax.random.fold_in(jax.random.fold_in(key, sample), step), sample_ids)
+    return each(lambda sample: jax.random.fold_in(jax.random.fold_in(key, sample), step), sample_ids)
 
 
 def penalise_repeats(
