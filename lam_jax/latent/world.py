@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from lam_jax.nn.layers import Linear, Map
+from lam_jax.nn.layers import Linear, Map, swiglu
 from lam_jax.nn.panels import in_panels
 from lam_jax.nn.stack import split_layers
 from lam_jax.nn.weight import Param, stack
@@ -39,7 +39,7 @@ class MergeBlock(struct.PyTreeNode):
     def __call__(self, x: Float[Array, "*B D"], code: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
         """The block's own output for states `x` and codebook rows `code`."""
         # [x; c] W = x W_upper + c W_lower: the concatenation is never built.
-        return self.down(jax.nn.silu(_split(self.gate, x, code)) * _split(self.up, x, code))
+        return self.down(swiglu(_split(self.gate, x, code), _split(self.up, x, code)))
 
 
 def _split(layer: Linear, x: Array, code: Array) -> Array:
@@ -97,7 +97,7 @@ class TabulatedBlock(struct.PyTreeNode):
         """The block's own output."""
         gate = self.gate(x) + jnp.take(self.gate_code, action, axis=0).astype(x.dtype)
         up = self.up(x) + jnp.take(self.up_code, action, axis=0).astype(x.dtype)
-        return self.down(jax.nn.silu(gate) * up)
+        return self.down(swiglu(gate, up))
 
 
 class TabulatedWorld(struct.PyTreeNode):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lam_jax.nn.layers import GatedMLP, Linear, RMSNorm
+from lam_jax.nn.layers import GatedMLP, Linear, RMSNorm, swiglu
 from lam_jax.nn.rope import grid_rotary, multimodal_rotary
 
 
@@ -32,6 +32,30 @@ def test_gated_mlp_by_hand():
     """silu(2) * 3, times 0.5."""
     one = [Linear(jnp.full((1, 1), w)) for w in (2.0, 3.0, 0.5)]
     np.testing.assert_allclose(GatedMLP(*one)(jnp.ones(1)), [0.5 * 3 * 2 / (1 + np.exp(-2))], rtol=1e-6)
+
+
+def plain_swiglu(gate, up):
+    return gate / (1 + jnp.exp(-gate)) * up
+
+
+def test_gradients_of_swiglu_equal_those_of_the_plain_formula(key):
+    """Large gates too, where the sigmoid is 0 or 1 to the last bit."""
+    gate, up, weight = jax.random.normal(key, (3, 4, 5))
+    gate = gate.at[0].set(jnp.array([0.0, 30.0, -30.0, 80.0, -80.0]))
+    ours, plain = (jax.grad(lambda g, u, f=f: jnp.vdot(weight, f(g, u)), (0, 1)) for f in (swiglu, plain_swiglu))
+    for got, expected in zip(jax.jit(ours)(gate, up), plain(gate, up), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_swiglu_keeps_its_arguments_only(key):
+    """The backward pass of the plain formula needs further arrays of that size."""
+    gate, up = jax.random.normal(key, (2, 4, 5))
+
+    def kept(function):
+        _, pullback = jax.vjp(function, gate, up)
+        return sum(leaf.size for leaf in jax.tree.leaves(pullback))
+
+    assert kept(swiglu) == gate.size + up.size < kept(plain_swiglu)
 
 
 def test_scores_depend_on_the_distance_of_positions_only():
