@@ -54,7 +54,7 @@ class CodeModel(struct.PyTreeNode):
     ) -> tuple[Float[Array, "N K"], Float[Array, "N G T K"]]:
         """Logits at the prompt's last position and at every completion position, the prompt computed once."""
         prompt, sample = block.run_shared(self.blocks, prompt, sample, *rotaries, *masks, remat=remat)
-        return self._logits(prompt[:, -1]), self._logits(sample)
+        return self._logits(prompt), self._logits(sample)
 
     def prefill(
         self, states: Float[Array, "N P D"], rotary: Rotary, mask: Bool[Array, "N P"]

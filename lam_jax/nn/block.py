@@ -15,7 +15,7 @@ from lam_jax.nn import attention as attn
 from lam_jax.nn.axes import constrain_rows, constrain_samples, is_sharded
 from lam_jax.nn.layers import GatedMLP, Linear, Map, RMSNorm
 from lam_jax.nn.rope import Rotary
-from lam_jax.nn.stack import fold_layers
+from lam_jax.nn.stack import fold_layers, is_small, split_last
 from lam_jax.nn.weight import stack
 
 KeyValue = tuple[Array, Array]
@@ -64,6 +64,11 @@ class DecoderBlock(struct.PyTreeNode):
         y = attend(q, k, v)
         x = x + self.output(y.reshape(*x.shape[:-1], -1))
         return x + self.mlp(self.mlp_norm(x)), (k, v)
+
+    def key_value(self, x: Float[Array, "*B T D"], rotary: Rotary) -> KeyValue:
+        """The keys and values that `__call__` returns, and nothing else."""
+        h = self.attention_norm(x)
+        return rotary(self._split(self.key(h))), self._split(self.value(h))
 
     def _projections(self, h: Array) -> tuple[Array, ...]:
         if self.joined is None:
@@ -127,10 +132,10 @@ def run_shared(
     sample_mask: Bool[Array, "N G T"],
     *,
     remat: bool = False,
-) -> tuple[Float[Array, "N P D"], Float[Array, "N G T D"]]:
+) -> tuple[Float[Array, "N D"], Float[Array, "N G T D"]]:
     """Causal forward of G continuations of each prompt; the prompt part is computed once per prompt.
 
-    Equal to running the G concatenated rows, at 1/G of the prompt's cost.
+    Equal to running the G concatenated rows, at 1/G of the prompt's cost. Of a prompt its last position is returned.
     """
     prompt_keep, sample_keep = attn.causal(prompt_mask), attn.causal(sample_mask)
 
@@ -157,16 +162,38 @@ def run_shared(
 
         return block(x, rotary, attend)[0], None
 
-    def apart(x: Array) -> tuple[Array, Array]:
-        end = prompt.shape[0] * prompt.shape[1]
-        return x[:end].reshape(*prompt.shape[:2], *x.shape[1:]), x[end:].reshape(*sample.shape[:3], *x.shape[1:])
+    def last_step(x, block):
+        """Of a prompt's other positions the last layer needs keys and values only."""
+        key, value = block.key_value(apart(x)[0], prompt_rotary)
+
+        def attend(q, k, v):
+            (pq, sq), (_, sk), (_, sv) = (apart(y, 1) for y in (q, k, v))
+            return _join(attn.attention(pq, key, value, prompt_mask[:, None]), attend_sample(sq, sk, sv, key, value))
+
+        return block(ends(x), jax.tree.map(ends, rotary), attend)[0], None
+
+    def apart(x: Array, length: int = prompt.shape[1]) -> tuple[Array, Array]:
+        end = prompt.shape[0] * length
+        return x[:end].reshape(-1, length, *x.shape[1:]), x[end:].reshape(*sample.shape[:3], *x.shape[1:])
+
+    def ends(x: Array) -> Array:
+        first, rest = apart(x)
+        return _join(first[:, -1:], rest)
 
     if is_sharded():  # dimensions on different mesh axes cannot be joined in place
-        return fold_layers(step, (prompt, sample), blocks, remat=remat)[0]
+        prompt, sample = fold_layers(step, (prompt, sample), blocks, remat=remat)[0]
+        return prompt[:, -1], sample
     # Prompts and samples in one product with each weight, forward and backward.
     rotary = jax.tree.map(_join, prompt_rotary, sample_rotary)
-    x, _ = fold_layers(joined_step, _join(prompt, sample), blocks, remat=remat)
-    return apart(x)
+    x = _join(prompt, sample)
+    if is_small(blocks):  # a scan has no last layer of its own
+        lower, last = split_last(blocks)
+        x, _ = fold_layers(joined_step, x, lower, remat=remat)
+        x, _ = fold_layers(last_step, x, (last,), remat=remat)
+        prompt, sample = apart(x, 1)
+    else:
+        prompt, sample = apart(fold_layers(joined_step, x, blocks, remat=remat)[0])
+    return prompt[:, -1], sample
 
 
 def _join(prompt: Float[Array, "N P *X"], sample: Float[Array, "N G T *X"]) -> Float[Array, "R *X"]:

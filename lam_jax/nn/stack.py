@@ -61,6 +61,18 @@ def split_layers(stacked: Any) -> tuple[Any, ...]:
     return tuple(jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(count))
 
 
+def split_last(stacked: Any) -> tuple[Any, Any]:
+    """A stack of all layers but the last, and the last.
+
+    The gradient of a split is a concatenation, from which the compiler drops what is not asked for; that of indexing
+    would be a sum of padded arrays, for which it would compute gradients of frozen layers too.
+    """
+    leaves, tree = jax.tree.flatten(stacked)
+    pairs = [jax.lax.split(leaf, (leaf.shape[0] - 1, 1)) for leaf in leaves]
+    lower, last = zip(*pairs, strict=True)
+    return tree.unflatten(lower), tree.unflatten([leaf[0] for leaf in last])
+
+
 def is_small(stacked: Any) -> bool:
     """Whether a stack is worth unrolling."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(stacked)) < UNROLLED_WEIGHTS

@@ -72,7 +72,7 @@ def token_hidden(
         mask,
         remat=remat,
     )
-    return _shift(prompt[:, -1], sample)
+    return _shift(prompt, sample)
 
 
 def token_space_logps(

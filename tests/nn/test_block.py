@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lam_jax.nn import block, kv_cache
+from lam_jax.nn import block, kv_cache, stack
 from lam_jax.nn.kv_cache import KVCache
 from lam_jax.nn.rope import Rotary
 from lam_jax.nn.stack import split_layers
@@ -67,23 +67,33 @@ def shared(blocks, prompt, sample, prompt_mask, sample_mask, remat=False):
     return block.run_shared(blocks, prompt, sample, *rotaries, prompt_mask, sample_mask, remat=remat)
 
 
+@pytest.fixture(params=["unrolled", "scanned"])
+def either_stack(request, monkeypatch):
+    """Stacks of any size as small ones, and as large ones."""
+    monkeypatch.setattr(stack, "UNROLLED_WEIGHTS", {"unrolled": 2**40, "scanned": 0}[request.param])
+
+
+@pytest.mark.usefixtures("either_stack")
 def test_run_shared_equals_concatenated_rows(blocks, prompts, samples):
-    prompt, sample = jax.jit(shared)(blocks, prompts[0], samples[0], prompts[1], samples[1])
+    prompt, sample = jax.jit(lambda *given: shared(*given))(blocks, prompts[0], samples[0], prompts[1], samples[1])
     rows = jax.jit(concatenated)(blocks, prompts[0], samples[0], prompts[1], samples[1])
     np.testing.assert_allclose(sample, rows[:, :, P:], atol=1e-5)
     for g in range(G):
-        np.testing.assert_allclose(prompt, rows[:, g, :P], atol=1e-5)
+        np.testing.assert_allclose(prompt, rows[:, g, P - 1], atol=1e-5)
 
 
+@pytest.mark.usefixtures("either_stack")
 def test_gradients_of_run_shared_equal_those_of_concatenated_rows(blocks, prompts, samples):
-    """Of the weights and of the prompt, with recomputation; the loss reads completion states only."""
+    """Of the weights and of the prompt, with recomputation; the loss reads what `run_shared` returns."""
     weight = jnp.where(samples[1][..., None], samples[0][::-1], 0.0)
 
     def loss_shared(blocks, prompt):
-        return jnp.sum(weight * shared(blocks, prompt, samples[0], prompts[1], samples[1], remat=True)[1])
+        end, sample = shared(blocks, prompt, samples[0], prompts[1], samples[1], remat=True)
+        return jnp.sum(weight * sample) + jnp.sum(jnp.sin(end))
 
     def loss_rows(blocks, prompt):
-        return jnp.sum(weight * concatenated(blocks, prompt, samples[0], prompts[1], samples[1])[:, :, P:])
+        rows = concatenated(blocks, prompt, samples[0], prompts[1], samples[1])
+        return jnp.sum(weight * rows[:, :, P:]) + jnp.sum(jnp.sin(rows[:, 0, P - 1]))
 
     ours, expected = (jax.jit(jax.grad(loss, (0, 1)))(blocks, prompts[0]) for loss in (loss_shared, loss_rows))
     for got, want in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
