@@ -1,7 +1,7 @@
 """Bytes and useful FLOPs of each program, from the sizes alone: matrix products only, masked pairs left out.
 
 Useful means: what the mathematics needs. Recomputation under remat, padding and masked attention scores do not count.
-The last layer counts for every position of a prompt, though updates of small stacks leave most of that out (2 % at mid).
+The last layer counts for every position of a prompt, though updates of small stacks leave most of it out (2 % at mid).
 """
 
 import dataclasses
