@@ -63,12 +63,8 @@ def _parts(session: Session, agent: Agent) -> dict[str, Callable[[], Any]]:
         empty = jnp.zeros((layers, work.prompts, 1, text.kv_heads, text.head_dim), x.dtype)
         cache = KVCache.create((empty, empty), jnp.ones((work.prompts, 1), bool), work.samples, 1, split)
         blocks = jax.jit(decoding_layers)(blocks)
-
-        def body(t, x):
-            rotary = agent.backbone.rotary(next_positions(batch, t, work.samples))
-            return kv_cache.decode(blocks, cache, x, rotary, jnp.int32(0))[0] * 0.1
-
-        return body
+        rotary = agent.backbone.rotary(next_positions(batch, jnp.int32(0), work.samples))
+        return lambda _, x: kv_cache.decode(blocks, cache, x, rotary, jnp.int32(0))[0] * 0.1
 
     def products(blocks):
         """The products of a stack's weights with the rows of a step, one after the other as in a block."""

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from lam_jax.nn.vocabulary import expectation
+
 
 class Health(struct.PyTreeNode):
     """What goes wrong first in a codebook; entropies in nats."""
@@ -57,4 +59,4 @@ def histogram(actions: Int[Array, "B L"], valid: Bool[Array, "B L"], codes: int)
 def divergence(logits: Float[Array, "... V"], other: Float[Array, "... V"]) -> Float[Array, "..."]:
     """KL(softmax(logits) || softmax(other)): the causal test compares the chosen action with a random one."""
     logp, logq = jax.nn.log_softmax(logits, axis=-1), jax.nn.log_softmax(other, axis=-1)
-    return jnp.sum(jnp.exp(logp) * (logp - logq), axis=-1)
+    return expectation(logp, logp - logq)

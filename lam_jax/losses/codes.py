@@ -5,12 +5,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from lam_jax.losses.mean import Mean, masked_mean
+from lam_jax.nn.vocabulary import expectation
 
 
 def negative_entropy(logits: Float[Array, "B L K"], valid: Bool[Array, "B L"]) -> Mean:
     """R: mean of `sum_k p_k log p_k` over valid positions; lowering it raises the per-position entropy."""
     logps = jax.nn.log_softmax(logits, axis=-1)
-    return masked_mean(jnp.sum(jnp.exp(logps) * logps, axis=-1), valid)
+    return masked_mean(expectation(logps, logps), valid)
 
 
 def cloning(logits: Float[Array, "B L K"], actions: Int[Array, "B L"], valid: Bool[Array, "B L"]) -> tuple[Mean, Mean]:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lam_jax.losses.mean import Mean, masked_mean
 from lam_jax.nn.axes import active, leading
-from lam_jax.nn.vocabulary import Names, log_sum_exp, own_pick, whole_width
+from lam_jax.nn.vocabulary import Names, expectation, log_sum_exp, own_pick, whole_width
 
 CHUNK_BYTES = 256 * 2**20  # float32 logits held at a time; smaller chunks of 152k tokens read the table too often
 
@@ -83,7 +83,7 @@ def _in_chunks(
         logps = own_pick(logits, y, numbers, across) - total
         if not want_entropy:
             return None, (logps, jnp.zeros_like(logps))
-        mean_logit = jnp.sum(jnp.exp(logits - total[..., None]) * logits, axis=-1)
+        mean_logit = expectation(logits - total[..., None], logits)
         mean_logit = jax.lax.psum(mean_logit, across) if across else mean_logit
         return None, (logps, jax.lax.stop_gradient(total - mean_logit))
 

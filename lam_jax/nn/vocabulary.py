@@ -76,6 +76,15 @@ def log_sum_exp(logits: Float[Array, "*B V"], across: Names = ()) -> Float[Array
     return jnp.log(jax.lax.psum(jnp.sum(jnp.exp(logits - peak[..., None]), axis=-1), across)) + peak
 
 
+def expectation(logps: Float[Array, "*B V"], values: Float[Array, "*B V"]) -> Float[Array, "*B"]:
+    """`sum_v exp(logps) * values`.
+
+    A product of vectors, in full precision on every device: a sum over `exp(x) * x` takes XLA's CPU backend five
+    times as long, which was a twentieth of a token-level decode step.
+    """
+    return jnp.vecdot(jnp.exp(logps), values, precision="highest")
+
+
 def own_pick(
     values: Float[Array, "*B V"], index: Int[Array, "*B"], numbers: Int[Array, " V"], across: Names = ()
 ) -> Float[Array, "*B"]:

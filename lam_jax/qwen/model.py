@@ -103,10 +103,10 @@ class QwenVL(struct.PyTreeNode):
         return self.replace(blocks=decoding_layers(self.blocks), head_panels=head)
 
     def decode(
-        self, cache: KVCache, tokens: Int[Array, "N G 1"], positions: Int[Array, "N G 3 1"], step: Int[Array, ""]
+        self, cache: KVCache, tokens: Int[Array, "N G 1"], rotary: Rotary, step: Int[Array, ""]
     ) -> tuple[Float[Array, "N G 1 D"], KVCache]:
         """Pre-norm states of one more token per sample."""
-        return kv_cache.decode(self.blocks, cache, self.embed(tokens), self.rotary(positions), step)
+        return kv_cache.decode(self.blocks, cache, self.embed(tokens), rotary, step)
 
     def valid_tokens(self, tokens: Int[Array, "*B L"], mask: Bool[Array, "*B L"]) -> Bool[Array, "*B L"]:
         """METHOD's valid(t)."""

@@ -16,6 +16,7 @@ from jaxtyping import Array, Int
 
 from lam_jax.nn.axes import constrain_rows, constrain_samples
 from lam_jax.nn.kv_cache import KVCache
+from lam_jax.nn.rope import Rotary
 from lam_jax.nn.stack import is_small
 from lam_jax.nn.vocabulary import occurring
 from lam_jax.qwen.inputs import Batch
@@ -76,6 +77,9 @@ class _State(struct.PyTreeNode):
     alive: Array  # bool [N, G]
     hidden: Array  # [N, G, D] of the newest token
     logits: Array  # [N, G, A] for the next action
+    # [N, G, 1, head_dim] of the next token's place. Made a step ahead: cosines that a step makes itself, XLA's CPU
+    # backend makes again in every layer, for every head.
+    rotary: Rotary
     seen: Array | None  # bool [N, G, V], for the repetition penalty
     cache: KVCache
     space: Any
@@ -104,6 +108,9 @@ def rollout(
     real = jnp.any(prompts.mask, axis=1)
     decoding = space.decoding()
 
+    def rotary_at(t: Array) -> Rotary:
+        return jax.tree.map(constrain_samples, backbone.rotary(next_positions(prompts, t, config.samples)))
+
     def decode_step(_, state: _State) -> _State:
         t = state.step
 
@@ -118,9 +125,8 @@ def rollout(
         # A segment may run past the configured length: those steps are dead.
         alive = state.alive & (t < config.length)
         token = jnp.where(alive, token, model.pad_id)
-        positions = next_positions(prompts, t, config.samples)
-        hidden, cache = decoding.backbone.decode(state.cache, token[..., None], positions, t)
-        logits, space_state = decoding.advance(state.space, hidden, backbone.rotary(positions), prompts.has_image, t)
+        hidden, cache = decoding.backbone.decode(state.cache, token[..., None], state.rotary, t)
+        logits, space_state = decoding.advance(state.space, hidden, state.rotary, prompts.has_image, t)
         put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=t, axis=2)
         out = state.out.replace(
             tokens=put(state.out.tokens, token),
@@ -137,7 +143,7 @@ def rollout(
             seen = seen | jax.nn.one_hot(token, seen.shape[-1], dtype=bool)
         if config.stop:
             alive = alive & (token != model.eos_id)
-        return _State(t + 1, alive, hidden[:, :, 0], logits, seen, cache, space_state, out)
+        return _State(t + 1, alive, hidden[:, :, 0], logits, rotary_at(t + 1), seen, cache, space_state, out)
 
     first = jax.eval_shape(
         lambda: sample(sample_keys(key, sample_ids, 0), shared_prompt(logits, shape[1]), config.sampling, space.axis)
@@ -159,6 +165,7 @@ def rollout(
         alive=constrain_samples(jnp.broadcast_to(real[:, None], shape[:2])),
         hidden=shared_prompt(prompt_hidden[:, -1], config.samples),
         logits=shared_prompt(logits, config.samples),
+        rotary=rotary_at(jnp.int32(0)),
         seen=_seen(prompts, config, model.text.vocab_size),
         cache=KVCache.create(kv, prompts.mask, config.samples, room, is_small(backbone.blocks)),
         space=space_state,

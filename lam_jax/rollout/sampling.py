@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int, Int32, Key
 
 from lam_jax.nn.axes import constrain_last
-from lam_jax.nn.vocabulary import arg_max, pick, pick_many, top_k
+from lam_jax.nn.vocabulary import arg_max, expectation, pick, pick_many, top_k
 from lam_jax.rollout.noise import each, gumbel_noise
 
 # Fields of trees that hold shape structs too (the engine sizes its buffers by them), so their types are not checked.
@@ -157,7 +157,7 @@ def entropy(
         logps = jax.nn.log_softmax(logits / temperature, axis=-1)
     else:
         logps = support_logps(logits, support, temperature)
-    return -jnp.sum(jnp.exp(logps) * logps, axis=-1)
+    return -expectation(logps, logps)
 
 
 def sample(

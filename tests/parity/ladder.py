@@ -182,7 +182,7 @@ class Ladder:
         for step in range(new_tokens):
             token = batch.tokens[:, None, length + step : length + step + 1]
             at = jnp.int32(step)
-            hidden, cache = model.decode(cache, token, next_positions(prompts, at, 1), at)
+            hidden, cache = model.decode(cache, token, model.rotary(next_positions(prompts, at, 1)), at)
             logits.append(model.logits(model.norm(hidden[:, 0, 0])))
         return [
             Rung(f"decode {step}", np.asarray(value), self.arrays["text/logits"][:, length - 1 + step], DEEP)

@@ -171,7 +171,8 @@ def test_caches_and_logits_lie_in_shards(mesh_name, kv_axis):
             _, kv = backbone.prefill(prompts)
             cache = KVCache.create(kv, prompts.mask, made.G, made.T, False)
             tokens = jnp.zeros((*cache.key.shape[1:3], 1), jnp.int32)
-            x, cache = backbone.decode(cache, tokens, jnp.ones((*tokens.shape[:2], 3, 1), jnp.int32), jnp.int32(0))
+            rotary = backbone.rotary(jnp.ones((*tokens.shape[:2], 3, 1), jnp.int32))
+            x, cache = backbone.decode(cache, tokens, rotary, jnp.int32(0))
             return backbone.logits(backbone.norm(x)), cache
 
     logits, cache = start(space.backbone, prompts)
