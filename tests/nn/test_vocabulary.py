@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lam_jax.nn.vocabulary import arg_max, occurring
+from lam_jax.nn.vocabulary import arg_max, expectation, occurring
 
 
 def test_arg_max_takes_the_earlier_of_equals():
@@ -19,6 +19,12 @@ def test_arg_max_of_nan_is_an_index():
     """Weights that diverged must end in a message of the training loop, not in a look-up outside the table."""
     index = np.asarray(arg_max(jnp.array([[1.0, jnp.nan, 2.0], [jnp.nan, jnp.nan, jnp.nan]])))
     assert ((index >= 0) & (index < 3)).all()
+
+
+def test_expectation_by_hand():
+    values = jnp.array([2.0, 4.0, -1e30])
+    logps = jnp.log(jnp.array([[0.25, 0.75, 0.0], [1.0, 0.0, 0.0]])).clip(min=-1e30)  # as of actions that were cut
+    np.testing.assert_allclose(expectation(logps, jnp.stack([values, values])), [3.5, 2.0], rtol=1e-6)
 
 
 def test_tokens_under_the_mask_occur():

@@ -4,6 +4,7 @@ N prompts, G samples of a prompt, P prompt length, T completion length, K codes,
 """
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -199,6 +200,14 @@ def test_large_models_decode_with_their_layers_stacked(case, name, monkeypatch):
     case = case(name, SAMPLED[name])
     monkeypatch.setattr(stack, "UNROLLED_WEIGHTS", 0)
     same(jax.jit(rollout, static_argnames="config")(case.space, PROMPTS, IDS, KEY, case.config), case.taken, case.mask)
+
+
+@pytest.mark.parametrize("name", ["latent", "token"])
+def test_a_step_computes_its_cosines_once_and_not_in_every_layer(case, name):
+    case = case(name, SAMPLED[name])
+    program = run.lower(case.space, PROMPTS, IDS, KEY, config=case.config).compile().as_text()
+    cosines = re.findall(rf"f32\[{N},{G},1,\d+\]\S* cosine\(", program)
+    assert len(cosines) == 2  # before the loop and in it
 
 
 def test_other_numbers_or_another_key_draw_other_samples(case):
