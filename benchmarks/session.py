@@ -14,6 +14,7 @@ from benchmarks.table import show
 from benchmarks.targets import MID
 from benchmarks.workload import WORKLOADS, Workload
 from lam_jax.train.compilation import CompileClock
+from lam_jax.train.host_memory import keep_host_memory
 
 Floor = Callable[[Peaks], float]
 
@@ -51,6 +52,7 @@ class Session:
         self.console = console or Console(stderr=True)
         self.work: Workload = WORKLOADS[options.preset]
         self.targets: dict[str, Target] = MID if options.preset == "mid" else {}
+        self.kept = keep_host_memory()
         self.before = measure_peaks(self.work.config.compute_dtype)
         self._drafts: list[Callable[[Peaks], Record]] = []
         self.thrown_away = 0
@@ -135,6 +137,7 @@ class Session:
             peaks={"before": dataclasses.asdict(self.before), "after": dataclasses.asdict(after)},
             thrown_away=self.thrown_away,
             contended=self.contended,
+            host_memory_kept=self.kept,
         )
         content = document(records, facts)
         if self.options.json is not None:

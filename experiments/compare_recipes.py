@@ -24,6 +24,7 @@ from lam_jax.demo.settings import DemoConfig
 from lam_jax.demo.tasks import TaskRun
 from lam_jax.parallel import make_mesh
 from lam_jax.train.compilation import keep_compiled_programs
+from lam_jax.train.host_memory import keep_host_memory
 from lam_jax.train.metrics import read_metrics
 from lam_jax.train.run import Run
 
@@ -76,6 +77,7 @@ def compare(config: Config) -> list[dict]:
 
 def main(config: Config) -> None:
     keep_compiled_programs()
+    keep_host_memory()
     rows = compare(config)
     (config.out / "recipes.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     table = Table(*rows[0])

@@ -35,6 +35,7 @@ from lam_jax.rollout.agent import Agent, init_latent
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.train.compilation import keep_compiled_programs
+from lam_jax.train.host_memory import keep_host_memory
 from lam_jax.train.loop import Fitted, fit
 from lam_jax.train.method import METHODS
 from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
@@ -149,6 +150,7 @@ def main(command: FirstRLStep) -> list[dict[str, Any]]:
     """Runs or resumes; returns the logged records."""
     start()
     keep_compiled_programs()
+    keep_host_memory()
     settings, mesh = command.settings, whole_mesh(command.mesh)
     require_same({"code": code_hash(), "versions": versions(), "configuration": fingerprint(settings)})
     profile = "first_rl_step" if command.profile else None

@@ -73,9 +73,11 @@ class Demo:
         from lam_jax.demo import run_demo
         from lam_jax.parallel.processes import start
         from lam_jax.train.compilation import keep_compiled_programs
+        from lam_jax.train.host_memory import keep_host_memory
 
         start()
         keep_compiled_programs()
+        keep_host_memory()
         run_demo(
             self.out,
             seed=self.seed,
