@@ -8,6 +8,7 @@ from lam_jax.data.scenes.builder import SceneSizes
 from lam_jax.demo import run_demo
 from lam_jax.demo.settings import DemoConfig
 from lam_jax.parallel.processes import start
+from lam_jax.train.host_memory import keep_host_memory
 
 SIZES = SceneSizes(
     paired={"train": 96, "test": 32, "caption_test": 32},
@@ -29,5 +30,6 @@ def quick_config(seed: int) -> DemoConfig:
 
 if __name__ == "__main__":
     start()
+    keep_host_memory()
     shape = tuple(int(size) for size in sys.argv[3].split("x")) if len(sys.argv) > 3 else (1, 1, 1)
     run_demo(Path(sys.argv[1]), config=quick_config(int(sys.argv[2])), mesh=shape, save_every=2)
