@@ -1,6 +1,6 @@
 """Learning curves from `metrics.jsonl`: RL by task, losses by stage, codebook health over the stages."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 from matplotlib.axes import Axes
@@ -41,6 +41,27 @@ def _first_curve(rows: list[Row], names: tuple[str, ...]) -> tuple[list[float], 
     return [], []
 
 
+def _names(keys: Iterable[str]) -> list[str]:
+    """The measures behind keys of metrics, the short names first; one that is logged on validation too is one."""
+    return sorted({key.removeprefix(VALIDATION) for key in keys}, key=lambda name: (len(name), name))
+
+
+def _line(axes: Axes, points: tuple[list[float], list[float]], key: str, names: list[str], label: str) -> None:
+    """One curve in the colour of its measure, dashed if on validation."""
+    colour = LINE_COLOURS[names.index(key.removeprefix(VALIDATION)) % len(LINE_COLOURS)]
+    line(axes, *points, colour, label, dashed=key.startswith(VALIDATION))
+
+
+def _is_repeated(key: str, keys: Iterable[str]) -> bool:
+    """Whether a curve is that of another key on validation, and needs no place of its own in the legend."""
+    return key.startswith(VALIDATION) and key.removeprefix(VALIDATION) in keys
+
+
+def _explain_dashes(axes: Axes, theme: Theme, keys: Iterable[str]) -> None:
+    if any(key.startswith(VALIDATION) for key in keys):
+        axes.plot([], [], "--", color=theme.ink, linewidth=1.6, label="validation")
+
+
 def rl_plots(metrics: dict[str, list[Row]]) -> list[Plot]:
     """Per task and metric one chart with a line per action space; from the phases `rl_SPACE_TASK`."""
     phases = {phase: phase.split("_", 2) for phase in metrics if phase.startswith(tuple(f"rl_{s}_" for s in SPACES))}
@@ -54,7 +75,7 @@ def rl_plots(metrics: dict[str, list[Row]]) -> list[Plot]:
             }
             curves = {space: points for space, points in curves.items() if points[0]}
             if curves:
-                plots.append(Plot(f"rl_{task}_{name}", f"rl_{task}", title, (4.6, 2.8), _draw_spaces(curves)))
+                plots.append(Plot(f"rl_{task}_{name}", f"rl_{task}", title, (4.6, 3.0), _draw_spaces(curves)))
     return plots
 
 
@@ -82,15 +103,16 @@ def stage_plots(metrics: dict[str, list[Row]]) -> list[Plot]:
             curves = {key: points for key, points in curves.items() if points[0]}
             if curves:
                 draw = _draw_stage(curves, kind)
-                plots.append(Plot(f"{phase}_{kind}", "stages", f"{phase_name(phase)}, {kind}", (4.6, 2.8), draw))
+                plots.append(Plot(f"{phase}_{kind}", "stages", f"{phase_name(phase)}, {kind}", (4.6, 3.0), draw))
     return plots
 
 
 def _draw_stage(curves: dict[str, tuple[list[float], list[float]]], kind: str) -> Callable[[Axes, Theme], None]:
     def draw(axes: Axes, theme: Theme) -> None:
-        for index, (key, (steps, values)) in enumerate(curves.items()):
-            colour = LINE_COLOURS[index % len(LINE_COLOURS)]
-            line(axes, steps, values, colour, key, dashed=key.startswith(VALIDATION))
+        names = _names(curves)
+        for key, points in curves.items():
+            _line(axes, points, key, names, "_" if _is_repeated(key, curves) else key)
+        _explain_dashes(axes, theme, curves)
         magnitudes = [max(map(abs, values)) for _, values in curves.values()]
         if max(magnitudes) > 50 * max(min(magnitudes), 1e-3):
             axes.set_yscale("symlog")
@@ -115,7 +137,7 @@ def health_plots(metrics: dict[str, list[Row]]) -> list[Plot]:
             if any(points[0] for points in found.values())
         }
         if pieces:
-            plots.append(Plot(f"health_{name}", "health", title, (4.6, 2.8), _draw_pieces(pieces, name)))
+            plots.append(Plot(f"health_{name}", "health", title, (4.6, 3.0), _draw_pieces(pieces, name)))
     return plots
 
 
@@ -123,8 +145,9 @@ def _draw_pieces(
     pieces: dict[str, dict[str, tuple[list[float], list[float]]]], name: str
 ) -> Callable[[Axes, Theme], None]:
     keys = list(dict.fromkeys(key for found in pieces.values() for key in found))
-    kinds = [key.removesuffix(name).strip("_") for key in keys]
-    labels = [ROW_KINDS.get(kind, kind.replace("_", " ")) for kind in kinds]
+    names = _names(keys)
+    kinds = {key: key.removeprefix(VALIDATION).removesuffix(name).strip("_") for key in keys}
+    labels = {key: ROW_KINDS.get(kind, kind.replace("_", " ")) for key, kind in kinds.items()}
     # Stages start their step count anew: shift each behind the one before.
     ends = [0.0]
     for found in pieces.values():
@@ -133,15 +156,15 @@ def _draw_pieces(
     def draw(axes: Axes, theme: Theme) -> None:
         for (start, end), (phase, found) in zip(pairwise(ends), pieces.items()):
             for key, (steps, values) in found.items():
-                index = keys.index(key)
-                label = labels[index] if phase == next(p for p in pieces if key in pieces[p]) else "_"
-                line(axes, [start + step for step in steps], values, LINE_COLOURS[index % len(LINE_COLOURS)], label)
+                first = phase == next(p for p in pieces if key in pieces[p])
+                label = labels[key] if first and not _is_repeated(key, keys) else "_"
+                _line(axes, ([start + step for step in steps], values), key, names, label)
             axes.axvline(end, color=theme.grid, linewidth=0.8)
             axes.text((start + end) / 2, 1.0, plain(phase.split("_")[0]), transform=axes.get_xaxis_transform(),
                       ha="center", va="top", fontsize=7, color=theme.ink, alpha=0.7)  # fmt: skip
         axes.set_xlabel("step, the stages one after another")
         axes.margins(y=0.15)
-        if len(labels) > 1:
-            legend(axes, theme)
+        _explain_dashes(axes, theme, keys)
+        legend(axes, theme)
 
     return draw

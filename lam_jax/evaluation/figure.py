@@ -35,11 +35,18 @@ class Plot:
     caption: str
     size: tuple[float, float]
     draw: Callable[[Axes, Theme], None]
-    margins: tuple[float, float, float, float] = (0.62, 0.12, 0.45, 0.3)  # left, right, bottom, top in inches
+    margins: tuple[float, float, float, float] = (0.62, 0.12, 0.68, 0.3)  # left, right, bottom, top in inches
 
 
 def render(plot: Plot, theme: Theme) -> bytes:
     """The figure as PNG bytes, on the theme's paper colour."""
+    buffer = io.BytesIO()
+    draw_figure(plot, theme).savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def draw_figure(plot: Plot, theme: Theme) -> Figure:
+    """The figure with its one axes."""
     width, height = plot.size
     figure = Figure(figsize=plot.size, dpi=150, facecolor=theme.paper)
     FigureCanvasAgg(figure)
@@ -60,9 +67,7 @@ def render(plot: Plot, theme: Theme) -> bytes:
     axes.xaxis.label.set(color=theme.ink, fontsize=8.5)
     axes.yaxis.label.set(color=theme.ink, fontsize=8.5)
     axes.set_title(plain(plot.caption), color=theme.ink, fontsize=9.5, loc="left", fontweight="bold")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return figure
 
 
 def plain(text: str) -> str:
@@ -71,10 +76,12 @@ def plain(text: str) -> str:
 
 
 def legend(axes: Axes, theme: Theme) -> None:
-    """A legend where there is something to tell apart, or where one space alone was run."""
+    """A legend below the axes, where there is something to tell apart or where one space alone was run."""
     handles, labels = axes.get_legend_handles_labels()
     if len(handles) > 1 or (labels and labels[0] in SPACES):
-        axes.legend(fontsize=7.5, frameon=False, labelcolor=theme.ink, loc="best")
+        axes.legend(fontsize=7.5, frameon=False, labelcolor=theme.ink, loc="lower center", ncols=len(handles),
+                    bbox_to_anchor=(0.5, 0.01), bbox_transform=axes.figure.transFigure, borderaxespad=0.0,
+                    columnspacing=1.2, handlelength=1.6, handletextpad=0.4)  # fmt: skip
 
 
 def line(axes: Axes, steps: list[float], values: list[float], colour: str, label: str, dashed: bool = False) -> None:

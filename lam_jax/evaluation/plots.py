@@ -70,7 +70,7 @@ def usage_plots(results: Row) -> list[Plot]:
     for key, title in (("usage", "Image-text rows"), ("usage_text_only", "Text-only rows")):
         usage = latent.get(key)
         if usage:
-            plots.append(Plot(f"code_{key}", "usage", title, (5.4, 2.6), _draw_usage(list(usage))))
+            plots.append(Plot(f"code_{key}", "usage", title, (5.4, 2.8), _draw_usage(list(usage))))
     return plots
 
 
