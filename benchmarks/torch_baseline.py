@@ -33,7 +33,7 @@ def torch_model(backbone: QwenVL) -> Qwen2_5_VLForConditionalGeneration:
 def torch_prompts(work: Workload) -> Inputs:
     """The workload's prompts as `generate` wants them."""
     batch = prompts(work)
-    tokens = torch.from_numpy(np.asarray(batch.tokens)).long()
+    tokens = torch.from_numpy(np.array(batch.tokens)).long()
     assert batch.images is not None
     patches = np.asarray(batch.images.patches).reshape(-1, batch.images.patches.shape[-1])
     return {
@@ -129,4 +129,4 @@ class TorchUpdate:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.trainable, 1.0)
         self.optimiser.step()
-        return float(loss)
+        return loss.item()

@@ -15,7 +15,7 @@ def whole(base):
     return uninterrupted(base / "whole" / "run", "kill -9")
 
 
-@pytest.mark.parametrize(("seed", "kind"), enumerate(["kill -9", "disk full"]))
+@pytest.mark.parametrize(("seed", "kind"), list(enumerate(["kill -9", "disk full"])))
 def test_interrupted_and_resumed_is_bit_identical(base, whole, kind, seed):
     trial = run_trial(base / str(seed), kind, seed, whole, most=1)
     assert trial.problems == []
