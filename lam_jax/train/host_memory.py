@@ -17,11 +17,13 @@ def keep_host_memory() -> bool:
     time of a latent update at `mid`. Kept, the process stays at its peak size. Only the main thread's heap can hold
     such blocks, so programs then run on the thread that calls them; those for several devices do not, and gain nothing.
 
-    Call it on the main thread, after `processes.start` and before jax is used otherwise. It does nothing for
-    accelerators, nor with another C library than glibc.
+    Call it on the main thread, after `processes.start` and before jax is used otherwise. Beside an accelerator it only
+    makes programs on the host's CPU run so; with another C library than glibc it does nothing.
     """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
     jax.config.update("jax_cpu_enable_async_dispatch", False)  # read when the backend is made, which the next line does
     if jax.default_backend() != "cpu":
         return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and all([mallopt(M_MMAP_MAX, 0), mallopt(M_TRIM_THRESHOLD, LARGEST)])
+    return all([mallopt(M_MMAP_MAX, 0), mallopt(M_TRIM_THRESHOLD, LARGEST)])

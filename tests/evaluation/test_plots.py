@@ -10,11 +10,18 @@ from tests.evaluation import made_up_run
 MEASURES = ("ce", "cloning", "loss")
 
 
+JOINT = ("ce_paired", "ce_text", "nll", "cycle", "loss")  # the most curves of one figure
+
+
+def phase_of(phase: str, measures: tuple[str, ...]) -> dict[str, list[dict]]:
+    """Metrics of one phase, on training and on validation rows."""
+    rows = [{"step": step} | {name: 4.0 / (step + 1) for name in measures} for step in range(60)]
+    rows += [{"step": step} | {VALIDATION + name: 4.0 for name in measures} for step in (0, 30, 59)]
+    return {phase: rows}
+
+
 def fine_tuning() -> dict[str, list[dict]]:
-    """Metrics of latent SFT, which has the most curves of one figure."""
-    rows = [{"step": step} | {name: 4.0 / (step + 1) for name in MEASURES} for step in range(60)]
-    rows += [{"step": step} | {VALIDATION + name: 4.0 for name in MEASURES} for step in (0, 30, 59)]
-    return {"sft_latent_role_play": rows}
+    return phase_of("sft_latent_role_play", MEASURES)
 
 
 def by_phase() -> dict[str, list[dict]]:
@@ -25,9 +32,15 @@ def by_phase() -> dict[str, list[dict]]:
 
 
 @pytest.mark.parametrize(
-    "plots", [stage_plots(fine_tuning()), rl_plots(by_phase()), all_plots(made_up_run.results(), by_phase())]
+    "plots",
+    [
+        stage_plots(fine_tuning()),
+        stage_plots(phase_of("stage3_joint", JOINT)),
+        rl_plots(by_phase()),
+        all_plots(made_up_run.results(), by_phase()),
+    ],
 )
-def test_a_legend_below_the_axes_fits_beside_their_label(plots):
+def test_a_legend_lies_below_the_axes_and_their_label(plots):
     seen = 0
     for plot in plots:
         figure = draw_figure(plot, LIGHT)
@@ -40,6 +53,7 @@ def test_a_legend_below_the_axes_fits_beside_their_label(plots):
         box, label = legend.get_window_extent(), axes.xaxis.label.get_window_extent()
         assert box.y1 < axes.get_window_extent().y0, plot.name
         assert min(box.x0, box.y0) >= 0, plot.name
+        assert box.x1 <= figure.bbox.x1, plot.name
         assert not box.overlaps(label), plot.name
     assert seen
 
