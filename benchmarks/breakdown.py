@@ -12,13 +12,13 @@ import jax.numpy as jnp
 from benchmarks.counting import block_weights, decode_bytes, merge_state_weights
 from benchmarks.session import Session
 from benchmarks.workload import SAMPLING, prompts, sample_ids, spaces
+from lam_jax.latent.agent import Agent
 from lam_jax.nn import attention as attn
 from lam_jax.nn import kv_cache
 from lam_jax.nn.kv_cache import KVCache, append, decoding_layers
 from lam_jax.nn.stack import fold_layers, is_small
 from lam_jax.nn.vocabulary import arg_max
 from lam_jax.rollout.actions import next_positions
-from lam_jax.rollout.agent import Agent
 from lam_jax.rollout.sampling import sample, sample_keys
 
 

@@ -7,7 +7,7 @@ The last layer counts for every position of a prompt, though updates of small st
 import dataclasses
 
 from lam_jax.latent.config import LatentConfig
-from lam_jax.qwen.config import QwenConfig, TextConfig, VisionConfig
+from lam_jax.models.qwen2_5_vl.config import QwenConfig, TextConfig, VisionConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.workload import METHOD, Workload, endless_prompts, prompts, rl_config, sample_ids, spaces
-from lam_jax.qwen.inputs import Batch
+from lam_jax.latent.agent import Agent
+from lam_jax.models.inputs import Batch
 from lam_jax.rollout.actions import ActionSpace
-from lam_jax.rollout.agent import Agent
 from lam_jax.rollout.engine import Rollout, RolloutConfig
 from lam_jax.rollout.run import run_rollout
 from lam_jax.train.optimiser import make_optimiser

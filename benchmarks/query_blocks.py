@@ -19,7 +19,7 @@ from lam_jax.aot.report import check
 from lam_jax.aot.topology import chip_of, topology_devices, topology_mesh
 from lam_jax.aot.workload import Workload
 from lam_jax.nn import attention
-from lam_jax.parallel.choose import choose_mesh
+from lam_jax.parallel.choose_mesh import choose_mesh
 
 GIB = 2**30
 

@@ -13,8 +13,8 @@ from benchmarks.statistics import Estimate, Target, estimate, ratio
 from benchmarks.table import show
 from benchmarks.targets import MID
 from benchmarks.workload import WORKLOADS, Workload
-from lam_jax.train.compilation import CompileClock
-from lam_jax.train.host_memory import keep_host_memory
+from lam_jax.cpu.host_memory import keep_host_memory
+from lam_jax.hosts.compilation import CompileClock
 
 Floor = Callable[[Peaks], float]
 

@@ -4,7 +4,7 @@ import dataclasses
 
 from benchmarks.counting import Pass, causal_pairs, decoder, head, linear, merge, projectors, vision
 from lam_jax.latent.config import LatentConfig
-from lam_jax.qwen.config import QwenConfig
+from lam_jax.models.qwen2_5_vl.config import QwenConfig
 
 
 @dataclasses.dataclass(frozen=True)

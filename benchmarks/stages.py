@@ -11,7 +11,7 @@ import tyro
 from benchmarks.session import Options, Session
 from benchmarks.stage_counting import STAGE_FLOPS, StageSizes
 from benchmarks.workload import METHOD, Workload, make_agent, make_batch
-from lam_jax.rollout.agent import Agent
+from lam_jax.latent.agent import Agent
 from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
 from lam_jax.train.partition import partition
 from lam_jax.train.stages import STAGES, MixedBatch, make_step, trainable_parts

@@ -10,7 +10,7 @@ import tyro
 from benchmarks.programs import StepProgram, with_natural_ends
 from benchmarks.session import Options, RecompiledError, Session
 from benchmarks.workload import make_agent
-from lam_jax.train.compilation import CompileClock
+from lam_jax.hosts.compilation import CompileClock
 
 STEPS = 50
 

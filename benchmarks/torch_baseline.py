@@ -13,8 +13,8 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLForCond
 
 from benchmarks.records import usable_cores
 from benchmarks.workload import METHOD, Workload, prompts
-from lam_jax.qwen.model import QwenVL
-from lam_jax.qwen.save import save_backbone
+from lam_jax.formats.save_backbone import save_backbone
+from lam_jax.models.qwen2_5_vl.model import QwenVL
 from lam_jax.rl import ALGORITHMS
 
 Inputs = dict[str, torch.Tensor]

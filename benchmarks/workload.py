@@ -12,15 +12,15 @@ import numpy as np
 
 from lam_jax.data.collator import Collated, Cuts
 from lam_jax.data.schemas import Example
+from lam_jax.latent.agent import Agent
 from lam_jax.latent.config import LATENT_PRESETS, LatentConfig
+from lam_jax.models.inputs import Batch, Images
+from lam_jax.models.positions import image_layout, mrope_positions
+from lam_jax.models.qwen2_5_vl.config import QwenConfig
+from lam_jax.models.qwen2_5_vl.presets import PRESETS
 from lam_jax.nn.weight import materialize
-from lam_jax.qwen.config import QwenConfig
-from lam_jax.qwen.inputs import Batch, Images
-from lam_jax.qwen.positions import image_layout, mrope_positions
-from lam_jax.qwen.presets import PRESETS
 from lam_jax.rl import ALGORITHMS
 from lam_jax.rollout.actions import ActionSpace
-from lam_jax.rollout.agent import Agent
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.train.method import METHODS

@@ -27,24 +27,24 @@ from lam_jax.data.chat import ChatEncoder
 from lam_jax.data.collator import Collated, Collator, CollatorConfig
 from lam_jax.data.loader import Loader, LoaderConfig
 from lam_jax.data.readers import pretraining_examples
-from lam_jax.data.scenes.compose import concepts
-from lam_jax.data.scenes.rows import paired, text_only
-from lam_jax.data.scenes.tokenizer import FOLDER, load_tokenizer
 from lam_jax.data.schemas import Example, Where
+from lam_jax.formats.load_backbone import load_backbone
+from lam_jax.formats.save_backbone import save_backbone
 from lam_jax.losses import masked_mean, target_mask, token_logps
+from lam_jax.models.inputs import Batch
+from lam_jax.models.processor import ImageSettings
+from lam_jax.models.qwen2_5_vl.model import QwenVL
+from lam_jax.models.qwen2_5_vl.presets import PRESETS
 from lam_jax.nn.layers import Linear
 from lam_jax.nn.weight import materialize
 from lam_jax.parallel import TRAIN, make_mesh
-from lam_jax.qwen.inputs import Batch
-from lam_jax.qwen.load import load_backbone
-from lam_jax.qwen.model import QwenVL
-from lam_jax.qwen.presets import PRESETS
-from lam_jax.qwen.processor import ImageSettings
-from lam_jax.qwen.save import save_backbone
+from lam_jax.runs.metrics import MetricsWriter
+from lam_jax.runs.progress import Progress
+from lam_jax.scenes.compose import concepts
+from lam_jax.scenes.rows import paired, text_only
+from lam_jax.scenes.tokenizer import FOLDER, load_tokenizer
 from lam_jax.train.loop import fit
-from lam_jax.train.metrics import MetricsWriter
 from lam_jax.train.optimiser import Optimiser, OptimiserConfig, make_optimiser
-from lam_jax.train.progress import Progress
 from lam_jax.train.state import TrainState
 
 HEIGHT, WIDTH, CELL = 84, 112, 28

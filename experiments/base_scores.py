@@ -18,17 +18,17 @@ from experiments.base_model import Config as Recipe
 from lam_jax.data.chat import ChatEncoder
 from lam_jax.data.collator import Collator, CollatorConfig
 from lam_jax.data.readers import pretraining_examples
-from lam_jax.data.scenes.rows import caption_test
-from lam_jax.data.scenes.tokenizer import load_tokenizer
 from lam_jax.data.schemas import Example, Where
 from lam_jax.demo.material import BASE_MODEL
 from lam_jax.demo.settings import CHAT_LENGTHS, IMAGE_SIZE, PROMPT_LENGTHS
-from lam_jax.evaluation.captions import CaptionScores, caption_scores
+from lam_jax.formats.load_backbone import load_backbone
+from lam_jax.models.processor import ImageSettings
+from lam_jax.models.qwen2_5_vl.presets import PRESETS
 from lam_jax.parallel import TRAIN, make_mesh
-from lam_jax.qwen.load import load_backbone
-from lam_jax.qwen.presets import PRESETS
-from lam_jax.qwen.processor import ImageSettings
-from lam_jax.train.metrics import read_metrics
+from lam_jax.runs.metrics import read_metrics
+from lam_jax.scenes.caption_scores import CaptionScores, caption_scores
+from lam_jax.scenes.rows import caption_test
+from lam_jax.scenes.tokenizer import load_tokenizer
 
 CARD = """# The demo's base model
 

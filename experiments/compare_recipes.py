@@ -17,16 +17,16 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from lam_jax.cpu.host_memory import keep_host_memory
 from lam_jax.demo import control_after_sft, probe
 from lam_jax.demo.latent import learn_latent_actions
 from lam_jax.demo.material import Material
 from lam_jax.demo.settings import DemoConfig
 from lam_jax.demo.tasks import TaskRun
+from lam_jax.hosts.compilation import keep_compiled_programs
 from lam_jax.parallel import make_mesh
-from lam_jax.train.compilation import keep_compiled_programs
-from lam_jax.train.host_memory import keep_host_memory
-from lam_jax.train.metrics import read_metrics
-from lam_jax.train.run import Run
+from lam_jax.runs.metrics import read_metrics
+from lam_jax.runs.run import Run
 
 # (readout, recipe): every readout under the default recipe, every recipe under the default readout.
 PAIRS = (("merged", "joint"), ("delta", "joint"), ("block", "joint"), ("merged", "released"), ("merged", "guided"))

@@ -18,34 +18,34 @@ import tyro
 from jax.sharding import Mesh
 
 from lam_jax.cli import exit_code, is_expected
+from lam_jax.cpu.host_memory import keep_host_memory
 from lam_jax.data.chat import ChatEncoder
 from lam_jax.data.collator import Collator, CollatorConfig
 from lam_jax.data.loader import Loader, LoaderConfig
-from lam_jax.data.scenes.builder import SceneSizes, prepare, read_split
 from lam_jax.demo.material import BASE_MODEL, RubricJudge
+from lam_jax.formats.load_backbone import load_backbone
+from lam_jax.hosts.compilation import keep_compiled_programs
+from lam_jax.hosts.consistency import code_hash, files_hash, require_same, require_same_weights, versions
+from lam_jax.latent.agent import Agent, init_latent
 from lam_jax.latent.config import LatentConfig
+from lam_jax.models.processor import ImageSettings
+from lam_jax.models.tokenizer import read_tokenizer
 from lam_jax.parallel import TRAIN
-from lam_jax.parallel.agree import barrier, is_first
+from lam_jax.parallel.multihost import barrier, is_first
 from lam_jax.parallel.processes import start, whole_mesh
-from lam_jax.qwen.load import load_backbone
-from lam_jax.qwen.processor import ImageSettings
-from lam_jax.qwen.tokenizer import read_tokenizer
 from lam_jax.rl import ALGORITHMS
-from lam_jax.rollout.agent import Agent, init_latent
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.rollout.sampling import SamplingConfig
-from lam_jax.train.compilation import keep_compiled_programs
-from lam_jax.train.host_memory import keep_host_memory
+from lam_jax.runs.run import Run, fingerprint
+from lam_jax.scenes.builder import SceneSizes, prepare, read_split
+from lam_jax.train.compile_ahead import compile_ahead
 from lam_jax.train.loop import Fitted, fit
 from lam_jax.train.method import METHODS
 from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
 from lam_jax.train.partition import partition
 from lam_jax.train.rl import Decoder, RLConfig, RLStep
-from lam_jax.train.run import Run, fingerprint
-from lam_jax.train.same import code_hash, files_hash, require_same, require_same_weights, versions
 from lam_jax.train.stages.step import trainable_parts
 from lam_jax.train.state import TrainState
-from lam_jax.train.warm_up import compile_ahead
 
 
 @dataclasses.dataclass(frozen=True)

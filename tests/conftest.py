@@ -44,3 +44,7 @@ def quick_compilation():
 def key() -> jax.Array:
     """A PRNG key; tests that need several split it."""
     return jax.random.key(0)
+
+
+# After the import hook, or what these import would not be checked.
+from tests.chat_fixtures import encoder, make_png, make_tokenizer, qwen_config, tokenizer  # noqa: E402, F401

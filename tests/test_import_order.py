@@ -10,8 +10,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "lam_jax"
 # A package may import itself and what stands before it.
 ORDER = (
-    *("nn", "parallel", "qwen", "latent", "losses", "rl", "rollout", "rewards", "data"),
-    *("train", "evaluation", "aot", "demo", "cli", "__main__"),
+    *("errors", "nn", "cpu", "losses", "rl", "parallel", "models", "latent", "formats", "data", "rewards", "tasks"),
+    *("rollout", "hosts", "runs", "train", "evaluation", "report", "scenes", "aot", "demo", "cli", "__main__"),
 )
 # What nn may import besides the standard library; the numeric core stays free of the rest of the ecosystem.
 NN_MAY_IMPORT = {"jax", "jaxtyping", "flax.struct", "numpy", "lam_jax.nn"}

@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lam_jax.latent.agent import Agent
 from lam_jax.latent.config import LatentConfig
+from lam_jax.models.inputs import Batch, Images
+from lam_jax.models.positions import image_layout, mrope_positions
+from lam_jax.models.qwen2_5_vl.config import QwenConfig, TextConfig, VisionConfig
 from lam_jax.nn.weight import Weight, is_weight
-from lam_jax.qwen.config import QwenConfig, TextConfig, VisionConfig
-from lam_jax.qwen.inputs import Batch, Images
-from lam_jax.qwen.positions import image_layout, mrope_positions
-from lam_jax.rollout.agent import Agent
 
 PAD, EOS, VISION_START, VISION_END, IMAGE, VIDEO = range(6)
 FIRST_WORD, VOCAB = 6, 64

@@ -11,12 +11,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, Sharding
 
 from lam_jax.aot.workload import Workload
+from lam_jax.models.inputs import Batch, Images
+from lam_jax.models.positions import image_layout
+from lam_jax.models.qwen2_5_vl.config import QwenConfig
 from lam_jax.nn.weight import Weight, map_specs
 from lam_jax.parallel import Rules
 from lam_jax.parallel.rules import partition_spec, weight_spec
-from lam_jax.qwen.config import QwenConfig
-from lam_jax.qwen.inputs import Batch, Images
-from lam_jax.qwen.positions import image_layout
 from lam_jax.train.optimiser import Optimiser, replicated_beside
 from lam_jax.train.state import TrainState
 

@@ -13,9 +13,9 @@ from lam_jax.aot.report import Report, check
 from lam_jax.aot.results import save, write_markdown
 from lam_jax.aot.topology import TopologyError, chip_of, topology_devices, topology_mesh
 from lam_jax.aot.workload import Workload
-from lam_jax.parallel.choose import check_mesh, choose_mesh, parse_shape
+from lam_jax.errors import LamJaxError
+from lam_jax.parallel.choose_mesh import check_mesh, choose_mesh, parse_shape
 from lam_jax.parallel.mesh import AXES
-from lam_jax.train.errors import LamJaxError
 
 GIB = 2**30
 

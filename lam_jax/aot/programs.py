@@ -10,15 +10,15 @@ from jax.sharding import Mesh
 
 from lam_jax.aot.abstract import abstract_array, abstract_batch, abstract_key, abstract_state, abstract_weights
 from lam_jax.aot.workload import Workload
+from lam_jax.latent.agent import Agent
 from lam_jax.latent.config import LATENT_PRESETS
+from lam_jax.models.qwen2_5_vl.config import QwenConfig
+from lam_jax.models.qwen2_5_vl.presets import PRESETS
 from lam_jax.nn.weight import structs
 from lam_jax.parallel import ROLLOUT, TRAIN, UPDATE, Rules
-from lam_jax.parallel.choose import Load
+from lam_jax.parallel.choose_mesh import Load
 from lam_jax.parallel.rules import with_holes
-from lam_jax.qwen.config import QwenConfig
-from lam_jax.qwen.presets import PRESETS
 from lam_jax.rl import ALGORITHMS
-from lam_jax.rollout.agent import Agent
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.rollout.run import jitted
 from lam_jax.rollout.sampling import SamplingConfig

@@ -13,8 +13,8 @@ from typing import Any
 import jax
 
 from lam_jax.aot.chips import CHIPS, Chip
+from lam_jax.errors import LamJaxError
 from lam_jax.parallel import make_mesh
-from lam_jax.train.errors import LamJaxError
 
 # libtpu asks a metadata server and the PCI bus for a chip; told that there is none, it says so at once.
 _SETTINGS = {

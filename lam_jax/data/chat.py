@@ -17,7 +17,7 @@ from jaxtyping import Bool, Int32
 from tokenizers import Tokenizer
 
 from lam_jax.data.schemas import Message
-from lam_jax.qwen.config import QwenConfig
+from lam_jax.models.qwen2_5_vl.config import QwenConfig
 
 START, END = "<|im_start|>", "<|im_end|>"
 VISION_START, IMAGE_PAD, VISION_END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"

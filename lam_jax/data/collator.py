@@ -13,9 +13,9 @@ import numpy as np
 
 from lam_jax.data.chat import ChatEncoder, Encoded
 from lam_jax.data.schemas import DataError, Example, ImageSource, image_bytes
-from lam_jax.qwen.inputs import Batch, Images
-from lam_jax.qwen.positions import image_layout, mrope_positions
-from lam_jax.qwen.processor import Grid, ImageSettings, image_tokens, process_image
+from lam_jax.models.inputs import Batch, Images
+from lam_jax.models.positions import image_layout, mrope_positions
+from lam_jax.models.processor import Grid, ImageSettings, image_tokens, process_image
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,15 +13,15 @@ from lam_jax.demo.material import Material
 from lam_jax.demo.results import collect, write_results
 from lam_jax.demo.settings import DEFAULT_ALGORITHMS, DemoConfig
 from lam_jax.demo.tasks import TaskRun
-from lam_jax.evaluation.captions import caption_scores
 from lam_jax.evaluation.codes import probe_codes
-from lam_jax.evaluation.report import write_report
-from lam_jax.evaluation.tables import summary_tables
-from lam_jax.parallel.agree import is_first
+from lam_jax.hosts.consistency import code_hash, files_hash, require_same, require_same_weights, versions
+from lam_jax.latent.agent import Agent
+from lam_jax.parallel.multihost import is_first
 from lam_jax.parallel.processes import whole_mesh
-from lam_jax.rollout.agent import Agent
-from lam_jax.train.run import Run, fingerprint
-from lam_jax.train.same import code_hash, files_hash, require_same, require_same_weights, versions
+from lam_jax.report.report import write_report
+from lam_jax.report.tables import summary_tables
+from lam_jax.runs.run import Run, fingerprint
+from lam_jax.scenes.caption_scores import caption_scores
 
 SPACES = ("latent", "token")
 
@@ -50,7 +50,7 @@ def run_demo(
         profile: phase of which a few steps are traced.
 
     Raises:
-        LamJaxError: see `lam_jax.train.errors`.
+        LamJaxError: see `lam_jax.errors`.
     """
     algorithms = dict.fromkeys(tasks, algorithm) if algorithm else {t: DEFAULT_ALGORITHMS[t] for t in tasks}
     config = config or DemoConfig(seed=seed, preset=preset, tasks=tuple(tasks), algorithms=algorithms)

@@ -8,15 +8,15 @@ import jax
 from lam_jax.data.loader import Placed, Together
 from lam_jax.demo.material import Material
 from lam_jax.demo.settings import StageSettings
+from lam_jax.errors import CodebookCollapseError
 from lam_jax.evaluation.codes import probe_codes
-from lam_jax.qwen.inputs import Batch
-from lam_jax.rollout.agent import Agent
-from lam_jax.train.errors import CodebookCollapseError
+from lam_jax.latent.agent import Agent
+from lam_jax.models.inputs import Batch
+from lam_jax.runs.run import Run
 from lam_jax.train.loop import fit
 from lam_jax.train.method import Method
 from lam_jax.train.optimiser import make_optimiser
 from lam_jax.train.partition import merge, partition
-from lam_jax.train.run import Run
 from lam_jax.train.stages import STAGES, MixedBatch, Stage, make_step, trainable_parts
 from lam_jax.train.state import TrainState
 

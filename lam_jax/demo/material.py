@@ -12,8 +12,6 @@ from jax.sharding import Mesh
 from lam_jax.data.chat import ChatEncoder
 from lam_jax.data.collator import Collated, Collator, CollatorConfig
 from lam_jax.data.loader import Loader, LoaderConfig, Placed, in_order
-from lam_jax.data.scenes.builder import prepare, read_split
-from lam_jax.data.scenes.tokenizer import load_tokenizer
 from lam_jax.data.schemas import Example
 from lam_jax.demo.settings import (
     ANSWER_LENGTH,
@@ -22,21 +20,23 @@ from lam_jax.demo.settings import (
     PROMPT_LENGTHS,
     DemoConfig,
 )
+from lam_jax.formats.load_backbone import load_backbone
+from lam_jax.latent.agent import Agent, init_latent
 from lam_jax.latent.config import LATENT_PRESETS
+from lam_jax.models.inputs import Batch
+from lam_jax.models.processor import ImageSettings
+from lam_jax.models.qwen2_5_vl.presets import PRESETS
 from lam_jax.parallel import TRAIN, place
-from lam_jax.parallel.agree import barrier, is_first
+from lam_jax.parallel.multihost import barrier, is_first
 from lam_jax.parallel.rows import from_own_rows, own_rows
-from lam_jax.qwen.inputs import Batch
-from lam_jax.qwen.load import load_backbone
-from lam_jax.qwen.presets import PRESETS
-from lam_jax.qwen.processor import ImageSettings
-from lam_jax.rewards.rubric import Rubric
 from lam_jax.rewards.verdict import Verdict
-from lam_jax.rollout.agent import Agent, init_latent
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.rollout.sampling import SamplingConfig
+from lam_jax.scenes.builder import prepare, read_split
+from lam_jax.scenes.rubric import Rubric
+from lam_jax.scenes.tokenizer import load_tokenizer
 
-BASE_MODEL = Path(__file__).parents[1] / "assets" / "base_model"
+BASE_MODEL = Path(__file__).parents[1] / "scenes" / "assets" / "base_model"
 
 
 @dataclasses.dataclass

@@ -14,7 +14,7 @@ from lam_jax.data.schemas import image_bytes
 from lam_jax.demo.material import Material
 from lam_jax.demo.settings import TASK_SPLITS
 from lam_jax.demo.tasks import gain
-from lam_jax.train.run import Run, jsonable
+from lam_jax.runs.run import Run, jsonable
 
 Record = dict[str, Any]
 SHOWN_SAMPLES = 4  # conversations of each split in the report

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from lam_jax.data.scenes.builder import SceneSizes
 from lam_jax.rl import ALGORITHMS
+from lam_jax.scenes.builder import SceneSizes
 from lam_jax.train.method import Method
 from lam_jax.train.optimiser import OptimiserConfig
 

@@ -13,17 +13,17 @@ from lam_jax.demo.material import Material, RubricJudge
 from lam_jax.demo.settings import TASK_SPLITS, StageSettings
 from lam_jax.evaluation.generate import Answered, answer_diversity, generate, judge_all, mean_length
 from lam_jax.evaluation.scoring import Scored, paired_gain, summarise
+from lam_jax.latent.agent import Agent
 from lam_jax.rewards.embedding import load_embedder
-from lam_jax.rewards.grammar import is_fluent
 from lam_jax.rewards.verdict import Verdict
 from lam_jax.rl import ALGORITHMS
-from lam_jax.rollout.agent import Agent
 from lam_jax.rollout.engine import RolloutConfig
+from lam_jax.runs.run import Run
+from lam_jax.scenes.grammar import is_fluent
 from lam_jax.train.loop import fit
 from lam_jax.train.optimiser import make_optimiser
 from lam_jax.train.partition import count_parameters, merge, partition
 from lam_jax.train.rl import Decoder, RLConfig, RLStep, Space, action_space
-from lam_jax.train.run import Run
 from lam_jax.train.stages import STAGES, Stage, latent_sft_loss, trainable_parts
 from lam_jax.train.state import TrainState
 

@@ -1,1 +1,1 @@
-"""Scoring, diversity and the report of a run."""
+"""Measuring: answers, scores and diversity of an agent, and what its codes do."""

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from lam_jax.latent.agent import Agent, Reading
 from lam_jax.latent.health import Health, divergence, health
+from lam_jax.models.inputs import Batch
 from lam_jax.parallel import TRAIN, mesh_of, place, replicate, use
-from lam_jax.parallel.agree import to_host
-from lam_jax.qwen.inputs import Batch
-from lam_jax.rollout.agent import Agent, Reading
-from lam_jax.train.stages.explain import frozen_states, inverse_logits
+from lam_jax.parallel.multihost import to_host
+from lam_jax.train.stages.inverse_pass import frozen_states, inverse_logits
 
 
 @functools.partial(jax.jit, static_argnames=("reading", "mesh"))

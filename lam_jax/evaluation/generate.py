@@ -15,7 +15,7 @@ from lam_jax.data.loader import in_order
 from lam_jax.data.schemas import Example
 from lam_jax.evaluation.diversity import Diversity, distinct_answers, diversity
 from lam_jax.evaluation.scoring import Scored
-from lam_jax.parallel.agree import to_host
+from lam_jax.parallel.multihost import to_host
 from lam_jax.rewards.embedding import Embedder
 from lam_jax.rewards.verdict import Verdict
 from lam_jax.rollout.actions import ActionSpace

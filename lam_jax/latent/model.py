@@ -4,12 +4,12 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from lam_jax.latent.coder import CodeModel
+from lam_jax.latent.code_model import CodeModel
 from lam_jax.latent.config import LatentConfig
 from lam_jax.latent.projector import Projector
 from lam_jax.latent.world import WorldModel
+from lam_jax.models.qwen2_5_vl.config import TextConfig
 from lam_jax.nn.weight import Param, Weight
-from lam_jax.qwen.config import TextConfig
 
 
 class LatentModel(struct.PyTreeNode):

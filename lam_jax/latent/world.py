@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from lam_jax.cpu.packed_linear import in_panels
+from lam_jax.models.qwen2_5_vl.config import TextConfig
 from lam_jax.nn.layers import Linear, Map, swiglu
-from lam_jax.nn.panels import in_panels
 from lam_jax.nn.stack import split_layers
 from lam_jax.nn.weight import Param, stack
-from lam_jax.qwen.config import TextConfig
 
 Readout = Literal["merged", "delta", "block"]
 

@@ -1,1 +1,1 @@
-"""Neural-network parts that know nothing of Qwen, latent actions or meshes: jax and flax.struct only."""
+"""Neural-network parts that know nothing of backbones, latent actions or meshes: jax and flax.struct only."""

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from lam_jax.cpu.packed_linear import in_panels
 from lam_jax.nn import attention as attn
 from lam_jax.nn.axes import constrain, constrain_samples, is_sharded
 from lam_jax.nn.block import DecoderBlock, KeyValue
-from lam_jax.nn.panels import in_panels
 from lam_jax.nn.rope import Rotary
 from lam_jax.nn.stack import Layers, fold_layers, is_small, split_layers
 

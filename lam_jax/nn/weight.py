@@ -96,3 +96,13 @@ def structs(specs: T) -> T:
 def count(specs: Any) -> int:
     """Number of parameters."""
     return sum(math.prod(w.shape) for w in jax.tree.leaves(specs, is_leaf=is_weight))
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """The dotted name of a leaf, e.g. "backbone.text.blocks.attention.q.kernel"."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def path_names(tree: Any) -> list[str]:
+    """Names of all leaves, in the order of `jax.tree.leaves`."""
+    return [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]

@@ -16,7 +16,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from lam_jax.nn.axes import ANY, Axes, active, constrain, placed_by
 from lam_jax.nn.weight import Weight, map_specs
-from lam_jax.parallel.alike import put_alike
+from lam_jax.parallel.replicated import put_alike
 
 __all__ = [
     "ROLLOUT",

@@ -1,1 +1,1 @@
-"""Rewards: the rubric of the built-in data set, embedding similarity, and a judge behind an HTTP endpoint."""
+"""Rewards: verdicts on answers, from a judge behind an HTTP endpoint or by similarity to the reference."""

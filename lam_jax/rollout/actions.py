@@ -12,15 +12,15 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from lam_jax.latent.agent import Agent, Reading
 from lam_jax.latent.world import TabulatedWorld, readout
+from lam_jax.models.inputs import Batch
+from lam_jax.models.qwen2_5_vl.model import QwenVL
 from lam_jax.nn.axes import ANY, constrain
 from lam_jax.nn.kv_cache import KVCache
 from lam_jax.nn.rope import Rotary
 from lam_jax.nn.stack import is_small
 from lam_jax.nn.vocabulary import arg_max
-from lam_jax.qwen.inputs import Batch
-from lam_jax.qwen.model import QwenVL
-from lam_jax.rollout.agent import Agent, Reading
 
 # Repetition penalty on next-token logits [N, G, V]; the identity where there is none.
 Penalty = Callable[[Array], Array]

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Int
 
+from lam_jax.models.inputs import Batch
 from lam_jax.nn.axes import constrain_rows, constrain_samples
 from lam_jax.nn.kv_cache import KVCache
 from lam_jax.nn.rope import Rotary
 from lam_jax.nn.stack import is_small
 from lam_jax.nn.vocabulary import occurring
-from lam_jax.qwen.inputs import Batch
 from lam_jax.rollout.actions import ActionSpace, next_positions, shared_prompt
 from lam_jax.rollout.sampling import SamplingConfig, Support, entropy, penalise_repeats, sample, sample_keys
 

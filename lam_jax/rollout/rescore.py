@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lam_jax.losses import token_logps
+from lam_jax.models.inputs import Batch
+from lam_jax.models.qwen2_5_vl.model import QwenVL
 from lam_jax.nn import block
-from lam_jax.qwen.inputs import Batch
-from lam_jax.qwen.model import QwenVL
 from lam_jax.rollout.actions import LatentActions
 from lam_jax.rollout.engine import Rollout
 from lam_jax.rollout.sampling import SamplingConfig, action_logps, entropy

@@ -11,8 +11,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
+from lam_jax.models.inputs import Batch
 from lam_jax.parallel import ROLLOUT, mesh_of, place, replicate, use
-from lam_jax.qwen.inputs import Batch
 from lam_jax.rollout.actions import ActionSpace
 from lam_jax.rollout.engine import Rollout, RolloutConfig, rollout
 from lam_jax.rollout.weights import rollout_weights

@@ -10,13 +10,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lam_jax.train import heartbeat
-from lam_jax.train.compilation import warn_of_recompilation
-from lam_jax.train.errors import NonFiniteError
-from lam_jax.train.metrics import MetricsWriter
-from lam_jax.train.midway import Best, Midway, PhaseSaver, Work
-from lam_jax.train.profiler import Profiler
-from lam_jax.train.progress import Bar, Progress
+from lam_jax.errors import NonFiniteError
+from lam_jax.hosts import heartbeat
+from lam_jax.hosts.compilation import warn_of_recompilation
+from lam_jax.runs.metrics import MetricsWriter
+from lam_jax.runs.phase_checkpoint import Best, Midway, PhaseSaver, Work
+from lam_jax.runs.profiler import Profiler
+from lam_jax.runs.progress import Bar, Progress
 from lam_jax.train.state import TrainState
 
 Step = Callable[[TrainState, Any], tuple[TrainState, Mapping[str, Any]]]

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Literal, get_args
 
-from lam_jax.rollout.agent import Reading
+from lam_jax.latent.agent import Reading
 
 SFTRecipe = Literal["released", "guided", "joint"]
 

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
+from lam_jax.nn.weight import path_name, path_names
+
 T = TypeVar("T")
 
 
@@ -29,16 +31,6 @@ class Last:
 Choice = bool | Last
 # By path prefix (the longest that matches decides, anything else is frozen), or a function of path and leaf.
 Where = Mapping[str, Choice] | Callable[[str, Any], Choice]
-
-
-def path_name(path: tuple[Any, ...]) -> str:
-    """The dotted name of a leaf, e.g. "backbone.text.blocks.attention.q.kernel"."""
-    return jax.tree_util.keystr(path, simple=True, separator=".")
-
-
-def path_names(tree: Any) -> list[str]:
-    """Names of all leaves, in the order of `jax.tree.leaves`."""
-    return [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
 def _longest_prefix(prefixes: Mapping[str, Choice], name: str) -> str | None:

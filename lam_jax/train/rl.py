@@ -16,10 +16,11 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from lam_jax.data.collator import Collated
+from lam_jax.latent.agent import Agent
+from lam_jax.models.inputs import Batch
 from lam_jax.parallel import UPDATE, constrain_weights, mesh_of, place, use
-from lam_jax.parallel.agree import to_host
 from lam_jax.parallel.exchange import take_rows
-from lam_jax.qwen.inputs import Batch
+from lam_jax.parallel.multihost import to_host
 from lam_jax.rl import (
     Algorithm,
     compute_advantages,
@@ -31,7 +32,6 @@ from lam_jax.rl import (
     policy_loss,
 )
 from lam_jax.rollout.actions import ActionSpace, LatentActions, TokenActions
-from lam_jax.rollout.agent import Agent
 from lam_jax.rollout.engine import Rollout, RolloutConfig, rollout
 from lam_jax.rollout.rescore import latent_logps, token_space_logps
 from lam_jax.rollout.run import fill_prompts, run_rollout
@@ -39,9 +39,9 @@ from lam_jax.rollout.weights import rollout_weights
 from lam_jax.train.method import Method
 from lam_jax.train.optimiser import Optimiser, OptimiserConfig
 from lam_jax.train.partition import VOCABULARY_TABLES, in_dtype, merge
-from lam_jax.train.score import Reward, masked_mean, score
+from lam_jax.train.rl_batch import Taken, longest, shortened
+from lam_jax.train.rl_rewards import Reward, masked_mean, score
 from lam_jax.train.state import TrainState
-from lam_jax.train.taken import Taken, longest, shortened
 
 Space = Literal["latent", "token"]
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax.struct import PyTreeNode
 from jaxtyping import Array, Float, Int, Key
 
-from lam_jax.parallel.alike import put_alike
+from lam_jax.parallel.replicated import put_alike
 from lam_jax.train.optimiser import Optimiser, global_norm, replicated_beside
 
 

@@ -8,12 +8,12 @@ import pytest
 from lam_jax.aot.abstract import abstract_batch, abstract_state, abstract_weights, bytes_per_chip
 from lam_jax.aot.programs import STAGES, Setting, build
 from lam_jax.aot.workload import Workload
+from lam_jax.latent.agent import Agent
 from lam_jax.latent.config import LATENT_PRESETS
+from lam_jax.models.positions import image_layout
+from lam_jax.models.qwen2_5_vl.presets import PRESETS
 from lam_jax.nn.weight import materialize
 from lam_jax.parallel import ROLLOUT, TRAIN, UPDATE, make_mesh, place, shardings
-from lam_jax.qwen.positions import image_layout
-from lam_jax.qwen.presets import PRESETS
-from lam_jax.rollout.agent import Agent
 from lam_jax.rollout.run import jitted, prepared
 from lam_jax.rollout.weights import rollout_weights
 from lam_jax.train.method import METHODS

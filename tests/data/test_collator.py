@@ -3,8 +3,8 @@ import pytest
 
 from lam_jax.data.collator import Collator, CollatorConfig, Cuts
 from lam_jax.data.schemas import DataError, Example
-from lam_jax.qwen.positions import image_layout, mrope_positions
-from lam_jax.qwen.processor import ImageSettings, process_image
+from lam_jax.models.positions import image_layout, mrope_positions
+from lam_jax.models.processor import ImageSettings, process_image
 
 SMALL = ImageSettings(size=(56, 56))  # 4 x 4 patches, 4 tokens
 PAD, END, VISION_START, VISION_END, IMAGE = 0, 2, 3, 4, 5

@@ -5,7 +5,7 @@ import pytest
 from lam_jax.data.collator import Collator, CollatorConfig
 from lam_jax.data.loader import Loader, LoaderConfig, in_order
 from lam_jax.data.schemas import Example
-from lam_jax.qwen.processor import ImageSettings
+from lam_jax.models.processor import ImageSettings
 
 
 def rows(count):

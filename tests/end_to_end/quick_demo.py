@@ -4,11 +4,11 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from lam_jax.data.scenes.builder import SceneSizes
+from lam_jax.cpu.host_memory import keep_host_memory
 from lam_jax.demo import run_demo
 from lam_jax.demo.settings import DemoConfig
 from lam_jax.parallel.processes import start
-from lam_jax.train.host_memory import keep_host_memory
+from lam_jax.scenes.builder import SceneSizes
 
 SIZES = SceneSizes(
     paired={"train": 96, "test": 32, "caption_test": 32},

@@ -9,19 +9,19 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from lam_jax.cli import main
-from lam_jax.latent import convert as module
-from lam_jax.latent.checkpoint import load_checkpoint
+from lam_jax.formats import convert as module
+from lam_jax.formats import safetensors_io
+from lam_jax.formats.agent_folder import load_checkpoint
+from lam_jax.formats.convert import convert, read_any_config
+from lam_jax.formats.load_backbone import load_backbone
+from lam_jax.formats.load_latent import load_released
+from lam_jax.formats.safetensors_io import CheckpointError
 from lam_jax.latent.config import LatentConfig
-from lam_jax.latent.convert import convert, read_any_config
-from lam_jax.latent.load import load_released
+from lam_jax.models.qwen2_5_vl.config import QwenConfig, TextConfig, VisionConfig
+from lam_jax.models.qwen2_5_vl.presets import PRESETS
 from lam_jax.parallel import TRAIN, make_mesh
-from lam_jax.qwen import safetensors_io
-from lam_jax.qwen.config import QwenConfig, TextConfig, VisionConfig
-from lam_jax.qwen.load import load_backbone
-from lam_jax.qwen.presets import PRESETS
-from lam_jax.qwen.safetensors_io import CheckpointError
-from tests.latent import made_released
-from tests.qwen import made_checkpoint as made
+from tests.formats import made_checkpoint as made
+from tests.formats import made_released
 
 SMALL = PRESETS["small"]
 LATENT = LatentConfig(codes=6, inverse_layers=2, policy_layers=3, merge_layers=2)

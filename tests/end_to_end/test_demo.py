@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lam_jax.train.metrics import comparable, read_metrics
+from lam_jax.runs.metrics import comparable, read_metrics
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "tests.end_to_end.quick_demo"]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lam_jax.latent.coder import inverse_shift, straight_through
+from lam_jax.latent.code_model import inverse_shift, straight_through
 from lam_jax.latent.world import MergeBlock, WorldModel, readout
 from lam_jax.nn.layers import Linear, RMSNorm
 from tests import tiny

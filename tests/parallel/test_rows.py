@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from lam_jax.parallel import ROLLOUT, TRAIN, make_mesh
-from lam_jax.parallel.agree import all_agree, from_first, gather, is_first, to_host
-from lam_jax.parallel.alike import put_alike
+from lam_jax.parallel.multihost import all_agree, from_first, gather, is_first, to_host
+from lam_jax.parallel.replicated import put_alike
 from lam_jax.parallel.rows import from_own_rows, own_rows
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
+from lam_jax.formats.hf_config import from_hf_dicts
 from lam_jax.latent.config import LatentConfig
-from lam_jax.qwen.config import QwenConfig
-from lam_jax.qwen.hf_config import from_hf_dicts
-from lam_jax.qwen.inputs import Batch, Images
-from lam_jax.qwen.positions import Grid, image_layout, mrope_positions
+from lam_jax.models.inputs import Batch, Images
+from lam_jax.models.positions import Grid, image_layout, mrope_positions
+from lam_jax.models.qwen2_5_vl.config import QwenConfig
 from tests.parity.checks import Check
 
 Arrays = dict[str, np.ndarray]

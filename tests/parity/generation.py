@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lam_jax.qwen.inputs import Batch
+from lam_jax.latent.agent import Agent
+from lam_jax.models.inputs import Batch
 from lam_jax.rl import ALGORITHMS, BatchCounts, loss_denominator, policy_loss
 from lam_jax.rollout.actions import LatentActions
-from lam_jax.rollout.agent import Agent
 from lam_jax.rollout.engine import Rollout, RolloutConfig, rollout
 from lam_jax.rollout.rescore import latent_logps, sample_positions
 from lam_jax.rollout.sampling import SamplingConfig

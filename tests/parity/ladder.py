@@ -13,18 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
+from lam_jax.formats import backbone_names as names
+from lam_jax.formats.load_backbone import load_backbone
+from lam_jax.formats.matching import weights_by_path
+from lam_jax.formats.save_backbone import to_file_layout
+from lam_jax.models.inputs import Batch, Images
+from lam_jax.models.positions import image_layout, mrope_positions
+from lam_jax.models.qwen2_5_vl.model import QwenVL
+from lam_jax.models.qwen2_5_vl.vision import Windows
 from lam_jax.nn import attention as attn
 from lam_jax.nn.kv_cache import KVCache
 from lam_jax.nn.rope import grid_rotary
 from lam_jax.parallel import TRAIN, make_mesh
-from lam_jax.qwen import names
-from lam_jax.qwen.inputs import Batch, Images
-from lam_jax.qwen.load import load_backbone
-from lam_jax.qwen.matching import weights_by_path
-from lam_jax.qwen.model import QwenVL
-from lam_jax.qwen.positions import image_layout, mrope_positions
-from lam_jax.qwen.save import to_file_layout
-from lam_jax.qwen.vision import Windows
 from lam_jax.rollout.actions import next_positions
 from tests.parity.ladder_cases import LadderCase
 

@@ -14,9 +14,9 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
+from lam_jax.latent.agent import Agent
+from lam_jax.models.qwen2_5_vl.config import VisionConfig
 from lam_jax.nn.layers import Linear
-from lam_jax.qwen.config import VisionConfig
-from lam_jax.rollout.agent import Agent
 
 
 @jax.custom_vjp

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lam_jax.qwen.processor import ImageSettings, process_image
+from lam_jax.models.processor import ImageSettings, process_image
 from tests.parity.checks import Check, Verdict, judge
 
 

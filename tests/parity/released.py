@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from lam_jax.latent.checkpoint import Manifest
-from lam_jax.latent.load import foreign_entries, load_released, save_released
-from lam_jax.qwen.matching import weights_by_path
-from lam_jax.qwen.save import to_file_layout
-from lam_jax.rollout.agent import Agent
+from lam_jax.formats.agent_folder import Manifest
+from lam_jax.formats.load_latent import foreign_entries, load_released, save_released
+from lam_jax.formats.matching import weights_by_path
+from lam_jax.formats.save_backbone import to_file_layout
+from lam_jax.latent.agent import Agent
 from tests.parity.case import Case
 from tests.parity.checks import Check
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from lam_jax.rollout.agent import Agent
+from lam_jax.latent.agent import Agent
 from lam_jax.train.method import METHODS, Method
 from lam_jax.train.partition import merge, partition
 from lam_jax.train.stages import (

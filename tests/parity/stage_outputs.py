@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from flax import struct
 
+from lam_jax.latent.agent import Agent, Reading
 from lam_jax.losses import next_token, target_mask
+from lam_jax.models.inputs import Batch
 from lam_jax.nn import attention as attn
-from lam_jax.qwen.inputs import Batch
-from lam_jax.rollout.agent import Agent, Reading
 from lam_jax.train.method import METHODS
 from lam_jax.train.stages import (
     MixedBatch,
@@ -25,7 +25,7 @@ from lam_jax.train.stages import (
     latent_sft_loss,
     projector_loss,
 )
-from lam_jax.train.stages.explain import explain, inverse_logits
+from lam_jax.train.stages.inverse_pass import explain, inverse_logits
 from tests.parity.case import Case
 from tests.parity.checks import Check
 

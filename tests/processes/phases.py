@@ -9,20 +9,20 @@ import numpy as np
 from lam_jax.data.collator import Collated, Cuts
 from lam_jax.data.loader import Loader, LoaderConfig, Placed
 from lam_jax.data.schemas import Example
+from lam_jax.errors import PreemptedError
+from lam_jax.hosts.consistency import code_hash, require_same, require_same_weights, versions
+from lam_jax.latent.agent import Agent
 from lam_jax.parallel import TRAIN, shardings
 from lam_jax.parallel.processes import whole_mesh
 from lam_jax.parallel.rows import from_own_rows, own_rows
 from lam_jax.rl import ALGORITHMS
-from lam_jax.rollout.agent import Agent
-from lam_jax.train.errors import PreemptedError
+from lam_jax.runs.run import Run
+from lam_jax.runs.stop import StopRequest
 from lam_jax.train.loop import fit
 from lam_jax.train.partition import merge, partition
 from lam_jax.train.rl import Decoder, RLConfig, RLStep
-from lam_jax.train.run import Run
-from lam_jax.train.same import code_hash, require_same, require_same_weights, versions
 from lam_jax.train.stages import STAGES, make_step, trainable_parts
 from lam_jax.train.state import TrainState
-from lam_jax.train.stop import StopRequest
 from tests.sharding import made
 from tests.train.made_phase import StopAt
 

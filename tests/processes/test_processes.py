@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lam_jax.train.metrics import comparable, read_metrics
+from lam_jax.runs.metrics import comparable, read_metrics
 
 ROOT = Path(__file__).parents[2]
 EVERYTHING = ("inverse", "projector", "joint", "cloning", "sft_latent", "sft_token", "rl_latent", "rl_token")

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lam_jax.latent.agent import Reading
 from lam_jax.nn import block, stack
 from lam_jax.rollout.actions import LatentActions, TokenActions
-from lam_jax.rollout.agent import Reading
 from lam_jax.rollout.engine import RolloutConfig, rollout
 from lam_jax.rollout.rescore import latent_logps, sample_positions, token_space_logps
 from lam_jax.rollout.sampling import SamplingConfig, penalise_repeats, sample, sample_keys

@@ -14,12 +14,12 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from lam_jax.latent.agent import Agent
 from lam_jax.latent.config import LatentConfig
 from lam_jax.nn import stack
 from lam_jax.parallel import ROLLOUT, TRAIN, UPDATE, make_mesh, place, shardings, use
 from lam_jax.rl import ALGORITHMS
 from lam_jax.rollout.actions import ActionSpace
-from lam_jax.rollout.agent import Agent
 from lam_jax.rollout.engine import Rollout, RolloutConfig
 from lam_jax.rollout.run import fill_prompts, jitted, prepared
 from lam_jax.rollout.sampling import SamplingConfig

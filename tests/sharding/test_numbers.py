@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lam_jax.nn.weight import path_name
 from lam_jax.rollout.rescore import latent_logits, token_hidden
 from lam_jax.rollout.sampling import sample_keys, support_logps
-from lam_jax.train.partition import path_name
 from lam_jax.train.stages import STAGES
 from tests.sharding import made
 from tests.sharding.made import N, ran

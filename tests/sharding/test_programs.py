@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from lam_jax.latent.agent import Agent, init_latent
 from lam_jax.nn.kv_cache import KVCache
 from lam_jax.nn.weight import is_weight, materialize
 from lam_jax.parallel import ROLLOUT, TRAIN, make_mesh, shardings, use
 from lam_jax.parallel.collectives import collectives
 from lam_jax.parallel.rules import with_holes
-from lam_jax.rollout.agent import Agent, init_latent
 from lam_jax.rollout.run import run_rollout
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.train.stages import STAGES

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import jax
 
+from lam_jax.errors import LamJaxError
+from lam_jax.hosts.consistency import code_hash, require_same, require_same_weights
 from lam_jax.parallel import make_mesh
 from lam_jax.parallel.processes import start
-from lam_jax.train.errors import LamJaxError
+from lam_jax.runs.run import Run
 from lam_jax.train.loop import fit
-from lam_jax.train.run import Run
-from lam_jax.train.same import code_hash, require_same, require_same_weights
 from tests.train.made_phase import STEPS, TwoUpdates, evaluate, gradient_step, new_data, new_state
 
 # Arrays of 64 KB: large enough for a limit on the size of files to hit checkpoints and not the logs.

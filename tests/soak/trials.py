@@ -18,10 +18,10 @@ import threading
 import time
 from pathlib import Path
 
-from lam_jax.train.errors import NoSpaceError, PreemptedError
-from lam_jax.train.metrics import comparable, read_metrics
-from lam_jax.train.record import read_record
-from lam_jax.train.watchdog import PEER_ENDED
+from lam_jax.errors import NoSpaceError, PreemptedError
+from lam_jax.hosts.watchdog import PEER_ENDED
+from lam_jax.runs.metrics import comparable, read_metrics
+from lam_jax.runs.record import read_record
 from tests.soak.child import STAGES, UPDATES
 
 ROOT = Path(__file__).parents[2]

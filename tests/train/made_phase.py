@@ -12,13 +12,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from lam_jax.data.loader import Loader, LoaderConfig, Placed
 from lam_jax.parallel import TRAIN
 from lam_jax.parallel.rows import from_own_rows, own_rows
+from lam_jax.runs.metrics import MetricsWriter
+from lam_jax.runs.phase_checkpoint import PhaseSaver
+from lam_jax.runs.progress import Progress
+from lam_jax.runs.stop import StopRequest
 from lam_jax.train.loop import Fitted, fit
-from lam_jax.train.metrics import MetricsWriter
-from lam_jax.train.midway import PhaseSaver
 from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
-from lam_jax.train.progress import Progress
 from lam_jax.train.state import TrainState
-from lam_jax.train.stop import StopRequest
 
 WIDTH, ROWS, STEPS = 16, 4, 12
 OPTIMISER = make_optimiser(OptimiserConfig(0.05, "cosine"), 2 * STEPS)

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lam_jax.train.errors import NonFiniteError
+from lam_jax.errors import NonFiniteError
+from lam_jax.runs.metrics import MetricsWriter, comparable, read_metrics
+from lam_jax.runs.progress import Progress
 from lam_jax.train.loop import first_non_finite, fit
-from lam_jax.train.metrics import MetricsWriter, comparable, read_metrics
 from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
-from lam_jax.train.progress import Progress
 from lam_jax.train.state import TrainState
 
 STEPS = 6

@@ -9,15 +9,8 @@ import pytest
 from flax.struct import PyTreeNode
 
 from lam_jax.nn.vocabulary import look_up
-from lam_jax.train.partition import (
-    VOCABULARY_TABLES,
-    Last,
-    count_parameters,
-    in_dtype,
-    merge,
-    partition,
-    path_names,
-)
+from lam_jax.nn.weight import path_names
+from lam_jax.train.partition import VOCABULARY_TABLES, Last, count_parameters, in_dtype, merge, partition
 
 
 class Layer(PyTreeNode):

@@ -11,17 +11,17 @@ import pytest
 from lam_jax.data.collator import Collated, Cuts
 from lam_jax.data.loader import Loader, LoaderConfig
 from lam_jax.data.schemas import Example
+from lam_jax.errors import PreemptedError
 from lam_jax.rl import ALGORITHMS
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.rollout.sampling import SamplingConfig
-from lam_jax.train.errors import PreemptedError
+from lam_jax.runs.metrics import MetricsWriter, comparable
+from lam_jax.runs.phase_checkpoint import PhaseSaver
+from lam_jax.runs.progress import Progress
 from lam_jax.train.loop import fit
 from lam_jax.train.method import METHODS
-from lam_jax.train.metrics import MetricsWriter, comparable
-from lam_jax.train.midway import PhaseSaver
 from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
 from lam_jax.train.partition import partition
-from lam_jax.train.progress import Progress
 from lam_jax.train.rl import Decoder, RLConfig, RLStep
 from lam_jax.train.stages import trainable_parts
 from lam_jax.train.state import TrainState

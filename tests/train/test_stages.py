@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lam_jax.nn.weight import path_name
 from lam_jax.train.method import METHODS, Method
 from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
-from lam_jax.train.partition import Last, merge, partition, path_name
+from lam_jax.train.partition import Last, merge, partition
 from lam_jax.train.stages import (
     MixedBatch,
     cloning_loss,

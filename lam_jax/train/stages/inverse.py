@@ -2,10 +2,10 @@
 
 from jaxtyping import Array, Float
 
-from lam_jax.qwen.inputs import Batch
-from lam_jax.rollout.agent import Agent
+from lam_jax.latent.agent import Agent
+from lam_jax.models.inputs import Batch
 from lam_jax.train.method import Method
-from lam_jax.train.stages.explain import code_metrics, explain, frozen_states, prediction_losses
+from lam_jax.train.stages.inverse_pass import code_metrics, explain, frozen_states, prediction_losses
 
 TRAINS = ("latent.inverse", "latent.codebook", "latent.world")
 

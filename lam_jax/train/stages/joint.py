@@ -5,12 +5,12 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
+from lam_jax.latent.agent import Agent
 from lam_jax.losses import gaussian_nll
-from lam_jax.qwen.inputs import Batch
-from lam_jax.rollout.agent import Agent
+from lam_jax.models.inputs import Batch
 from lam_jax.train.method import Method
 from lam_jax.train.stages import inverse, projector
-from lam_jax.train.stages.explain import code_metrics, explain, frozen_states, prediction_losses
+from lam_jax.train.stages.inverse_pass import code_metrics, explain, frozen_states, prediction_losses
 
 TRAINS = inverse.TRAINS + projector.TRAINS
 

@@ -2,11 +2,11 @@
 
 from jaxtyping import Array, Float
 
+from lam_jax.latent.agent import Agent
 from lam_jax.losses import Mean, gaussian_nll
-from lam_jax.qwen.inputs import Batch
-from lam_jax.rollout.agent import Agent
+from lam_jax.models.inputs import Batch
 from lam_jax.train.method import Method
-from lam_jax.train.stages.explain import frozen_states
+from lam_jax.train.stages.inverse_pass import frozen_states
 
 TRAINS = ("latent.projector", "latent.back_projector")
 

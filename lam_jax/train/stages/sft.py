@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from lam_jax.latent.agent import Agent
 from lam_jax.losses import cloning, next_token, target_mask
-from lam_jax.qwen.inputs import Batch
-from lam_jax.rollout.agent import Agent
+from lam_jax.models.inputs import Batch
 from lam_jax.train.method import Method
-from lam_jax.train.stages.explain import inverse_logits
+from lam_jax.train.stages.inverse_pass import inverse_logits
 
 Pass = Literal["released", "predict", "clone", "joint"]
 

@@ -9,14 +9,14 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
+from lam_jax.latent.agent import Agent
+from lam_jax.models.qwen2_5_vl.config import QwenConfig
 from lam_jax.parallel import TRAIN, constrain_weights, mesh_of, place, use
-from lam_jax.qwen.config import QwenConfig
-from lam_jax.rollout.agent import Agent
 from lam_jax.train.method import Method
 from lam_jax.train.optimiser import Optimiser
 from lam_jax.train.partition import VOCABULARY_TABLES, Choice, Last, in_dtype, merge
 from lam_jax.train.stages import cloning, inverse, joint, projector, sft
-from lam_jax.train.stages.explain import gumbel
+from lam_jax.train.stages.inverse_pass import gumbel
 from lam_jax.train.stages.joint import MixedBatch
 from lam_jax.train.state import TrainState
 

@@ -1,0 +1,76 @@
+"""The `lam-jax` command, a file a subcommand: a dataclass whose `run` does the work; jax is imported only there.
+
+Exit codes: see `lam_jax.errors`.
+"""
+
+import errno
+import sys
+import traceback
+
+import tyro
+from rich.console import Console
+
+from lam_jax import __version__
+from lam_jax.cli.compile import Compile
+from lam_jax.cli.convert import Convert
+from lam_jax.cli.demo import Demo
+from lam_jax.cli.presets import Presets
+from lam_jax.cli.report import Report
+from lam_jax.cli.watch import Watch
+from lam_jax.errors import NoSpaceError
+
+BAD_FLAG = 2
+INTERRUPTED = 130
+
+COMMANDS = {
+    "demo": Demo,
+    "report": Report,
+    "convert": Convert,
+    "compile": Compile,
+    "presets": Presets,
+    "watch": Watch,
+}
+
+
+def exit_code(error: BaseException) -> int:
+    """The code that the command ends with after `error`."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpaceError.exit_code
+    return getattr(error, "exit_code", 1)
+
+
+def is_expected(error: BaseException) -> bool:
+    """Whether the message of an error says all; others are shown with their stack trace."""
+    return isinstance(error, OSError | KeyboardInterrupt) or type(error).__module__.startswith("lam_jax.")
+
+
+def _complain(error: BaseException) -> None:
+    text = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
+    Console(stderr=True).print(f"lam-jax: {text}", style="red", soft_wrap=True, highlight=False, markup=False)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    if (sys.argv[1:] if args is None else args) == ["--version"]:
+        Console().print(f"lam_jax {__version__}", highlight=False)
+        return 0
+    try:
+        command = tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="lam-jax",
+            description="Latent-action reinforcement learning of vision-language agents (arXiv 2601.07516).",
+            args=args,
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
+    except ValueError as error:
+        _complain(error)
+        return BAD_FLAG
+    try:
+        return command.run() or 0
+    except (Exception, KeyboardInterrupt) as error:
+        if not is_expected(error):
+            traceback.print_exc()
+        _complain(error)
+        return exit_code(error)

@@ -1,0 +1,63 @@
+"""`lam-jax demo`."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+Task = Literal["role_play", "help"]
+Algorithm = Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "cispo"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """Runs the whole method on the built-in data set and writes a report.
+
+    A small pretrained vision-language model is loaded, a latent action space is learned from it, task fine-tuning and
+    reinforcement learning run in the latent and in the token action space, and OUT/report.html compares them. A run
+    that was interrupted goes on where it stopped.
+    """
+
+    out: Path = Path("runs/demo")
+    """Output folder: report, metrics (JSONL and TensorBoard), checkpoints."""
+    seed: int = 0
+    """Seed of everything random; two runs with one seed on one machine give identical metrics."""
+    preset: Literal["tiny"] = "tiny"
+    """Size of the model; the shipped base model is the tiny one."""
+    task: tuple[Task, ...] = ("role_play", "help")
+    """Tasks to train."""
+    algorithm: Algorithm | None = None
+    """Reinforcement learning algorithm for all tasks. Default: dapo for role_play, grpo for help."""
+    mesh: tuple[int, int, int] = (1, 1, 1)
+    """Sizes of the axes data, fsdp and tensor; their product is at most the number of devices, and all of them where
+    several processes run together. A run may be resumed on another mesh."""
+    save_every: int = 100
+    """Optimiser updates between two checkpoints inside a phase; 0: only on SIGTERM."""
+    profile: str | None = None
+    """Phase, for example stage1_inverse, of which three steps are traced into OUT/profile (TensorBoard, Perfetto)."""
+
+    def __post_init__(self):
+        if not self.task or len(set(self.task)) < len(self.task):
+            raise ValueError(f"--task: found {list(self.task)}, expected one or more different tasks.")
+        if self.seed < 0:
+            raise ValueError(f"--seed: found {self.seed}, expected a number that is not negative.")
+
+    def run(self) -> None:
+        """Runs the demo."""
+        from lam_jax.cpu.host_memory import keep_host_memory
+        from lam_jax.demo import run_demo
+        from lam_jax.hosts.compilation import keep_compiled_programs
+        from lam_jax.parallel.processes import start
+
+        start()
+        keep_compiled_programs()
+        keep_host_memory()
+        run_demo(
+            self.out,
+            seed=self.seed,
+            preset=self.preset,
+            tasks=self.task,
+            algorithm=self.algorithm,
+            mesh=self.mesh,
+            save_every=self.save_every,
+            profile=self.profile,
+        )

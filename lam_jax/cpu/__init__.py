@@ -1,0 +1,1 @@
+"""What only a CPU wants: the C kernel for decode products, and scratch memory that programs keep."""

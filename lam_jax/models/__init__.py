@@ -1,0 +1,1 @@
+"""Vision-language backbones, and what they share: batches, picture and token processing, positions."""

@@ -1,0 +1,149 @@
+"""The numbers of a run as rows that compare the two action spaces; the HTML report and the terminal show the same.
+
+Nothing is claimed in advance. A space is "ahead" only where the two confidence intervals do not overlap, and a gain
+counts only beyond twice its paired standard error; anything else is called undecided.
+"""
+
+import math
+from dataclasses import dataclass
+
+from lam_jax.report.names import SPACES
+from lam_jax.report.schema import Row
+
+SPEED_ROWS = (
+    ("rollout_s", "Rollout", "s", 3),
+    ("update_s", "Policy update", "s", 3),
+    ("step_s", "Whole step", "s", 3),
+    ("rollout_tokens_per_s", "Rollout", "tokens/s", 0),
+    ("update_tokens_per_s", "Policy update", "tokens/s", 0),
+    ("trainable_parameters", "Trainable parameters", "", 0),
+)
+
+
+def standard_errors(gain: Row) -> float:
+    """How many paired standard errors a gain is above zero; infinite for a nonzero gain whose error is zero."""
+    if gain["paired_se"] > 0:
+        return float(gain["difference"] / gain["paired_se"])
+    return math.copysign(math.inf, gain["difference"]) if gain["difference"] else 0.0
+
+
+def gain_verdict(gain: Row) -> str:
+    """'rose', 'fell' or 'undecided': beyond twice the paired standard error, or not."""
+    errors = standard_errors(gain)
+    return "rose" if errors > 2 else "fell" if errors < -2 else "undecided"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Latent against token on one task, split and temperature; `scores[space][phase]` is a row of the results."""
+
+    task: str
+    split: str
+    temperature: float
+    scores: dict[str, dict[str, Row]]
+
+    def score(self, space: str, phase: str) -> Row | None:
+        """The score row of a space after a phase, or None if it was not measured."""
+        return self.scores.get(space, {}).get(phase)
+
+    @property
+    def phase(self) -> str | None:
+        """The last phase that both spaces were scored after; None if there is no such phase."""
+        return next((phase for phase in ("rl", "sft") if all(self.score(space, phase) for space in SPACES)), None)
+
+    @property
+    def verdict(self) -> str:
+        """'latent', 'token' (ahead, intervals apart), 'undecided' (intervals overlap) or 'not compared'."""
+        if self.phase is None:
+            return "not compared"
+        latent, token = (self.scores[space][self.phase] for space in SPACES)
+        if latent["low"] > token["high"]:
+            return "latent"
+        if token["low"] > latent["high"]:
+            return "token"
+        return "undecided"
+
+    @property
+    def difference(self) -> float | None:
+        """Mean score of latent minus token after `phase`."""
+        if self.phase is None:
+            return None
+        return float(self.scores["latent"][self.phase]["mean"] - self.scores["token"][self.phase]["mean"])
+
+
+def comparisons(results: Row) -> list[Comparison]:
+    """One row per task, split and temperature, in the order of the results; temperature 1 before near-greedy."""
+    tasks = list(dict.fromkeys(row["task"] for row in results.get("scores") or []))
+    grouped: dict[tuple[str, str, float], dict[str, dict[str, Row]]] = {}
+    for row in results.get("scores") or []:
+        place = grouped.setdefault((row["task"], row["split"], float(row["temperature"])), {})
+        place.setdefault(row["space"], {})[row["phase"]] = row
+    ordered = sorted(grouped, key=lambda key: (tasks.index(key[0]), key[1], -key[2]))
+    return [Comparison(*key, grouped[key]) for key in ordered]
+
+
+def tasks_of(results: Row, *sections: str) -> list[str]:
+    """Every task that one of the sections mentions, in order of appearance."""
+    return list(dict.fromkeys(row["task"] for key in sections for row in results.get(key) or [] if row.get("task")))
+
+
+def diversity_rows(results: Row) -> list[Row]:
+    """Latent beside token: one row per task, split, temperature and phase, with each space's score row or None."""
+    return [
+        {"task": row.task, "split": row.split, "temperature": row.temperature, "phase": phase}
+        | {space: row.score(space, phase) for space in SPACES}
+        for row in comparisons(results)
+        for phase in ("sft", "rl")
+        if any(row.score(space, phase) for space in SPACES)
+    ]
+
+
+@dataclass(frozen=True)
+class DimensionTable:
+    """Per-dimension scores of one task on one split: columns are (space, temperature) after `phase`."""
+
+    task: str
+    split: str
+    phase: str
+    columns: list[tuple[str, float]]
+    rows: list[tuple[str, list[Row | None]]]
+
+
+def dimension_tables(results: Row) -> list[DimensionTable]:
+    """One table per task and split, after RL where it was scored, otherwise after SFT."""
+    tables = []
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in results.get("scores") or []:
+        if row.get("dimensions"):
+            groups.setdefault((row["task"], row["split"]), []).append(row)
+    for (task, split), rows in groups.items():
+        phase = "rl" if any(row["phase"] == "rl" for row in rows) else "sft"
+        rows = [row for row in rows if row["phase"] == phase]
+        columns = {(row["space"], float(row["temperature"])): row["dimensions"] for row in rows}
+        ordered = sorted(columns, key=lambda column: (-column[1], SPACES.index(column[0])))
+        names = list(dict.fromkeys(name for column in ordered for name in columns[column]))
+        body = [(name, [columns[column].get(name) for column in ordered]) for name in names]
+        tables.append(DimensionTable(task, split, phase, ordered, body))
+    return tables
+
+
+@dataclass(frozen=True)
+class SpeedTable:
+    """Seconds, rates and sizes of one task: rows of (label, unit, digits, latent, token, latent/token)."""
+
+    task: str
+    rows: list[tuple[str, str, int, float | int | None, float | int | None, float | None]]
+
+
+def speed_tables(results: Row) -> list[SpeedTable]:
+    """One table per task that was timed."""
+    tables = []
+    for task in dict.fromkeys(row["task"] for row in results.get("speed") or []):
+        by_space = {row["space"]: row for row in results["speed"] if row["task"] == task}
+        rows = []
+        for key, label, unit, digits in SPEED_ROWS:
+            latent, token = (by_space.get(space, {}).get(key) for space in SPACES)
+            ratio = latent / token if latent is not None and token else None
+            rows.append((label, unit, digits, latent, token, ratio))
+        tables.append(SpeedTable(task, rows))
+    return tables

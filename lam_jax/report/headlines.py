@@ -1,0 +1,64 @@
+"""The run in plain sentences, each computed from its numbers."""
+
+import math
+
+from lam_jax.report.comparison import Comparison, comparisons, gain_verdict, speed_tables, standard_errors
+from lam_jax.report.names import SPACES, human_name, number, split_name
+from lam_jax.report.schema import Row
+
+
+def headlines(results: Row) -> list[str]:
+    """The run in plain sentences, every one computed from the numbers; empty if nothing was measured."""
+    sentences = _score_sentences(comparisons(results)) + [_gain_sentence(gain) for gain in results.get("gain") or []]
+    for table in speed_tables(results):
+        ratio = next((row[-1] for row in table.rows if row[:2] == ("Whole step", "s")), None)
+        if ratio is not None and math.isfinite(ratio):
+            sentences.append(f"{human_name(table.task)}: a latent RL step takes {ratio:.2f} times a token RL step.")
+    fluency = results.get("fluency")
+    if fluency:
+        checked = f" of {fluency['checked']:,.0f}" if fluency.get("checked") is not None else ""
+        share = number(100 * fluency["share"], 1)
+        sentences.append(f"{share} %{checked} answers from sampled latent actions pass the fluency checks.")
+    return sentences
+
+
+def _score_sentences(compared: list[Comparison]) -> list[str]:
+    """Per task, temperature and phase compared: who is ahead on which split, with the numbers."""
+    sentences = []
+    groups: dict[tuple[str, float, str | None], list[Comparison]] = {}
+    for row in compared:
+        groups.setdefault((row.task, row.temperature, row.phase), []).append(row)
+    for (task, temperature, phase), rows in groups.items():
+        where = f"{human_name(task)} at temperature {temperature:g}"
+        if phase is None:
+            spaces = sorted({space for row in rows for space in row.scores})
+            reason = f"only the {spaces[0]} space was scored" if len(spaces) == 1 else "no phase was scored in both"
+            sentences.append(f"{where}: nothing to compare, {reason}.")
+            continue
+        parts = []
+        for verdict in (*SPACES, "undecided"):
+            found = [
+                f"{split_name(task, row.split).split(':')[0]} ({number(row.scores['latent'][phase]['mean'])} "
+                f"latent, {number(row.scores['token'][phase]['mean'])} token)"
+                for row in rows
+                if row.verdict == verdict
+            ]
+            if found:
+                claim = "undecided" if verdict == "undecided" else f"the {verdict} space is ahead"
+                parts.append(f"{claim} on {' and '.join(found)}")
+        sentences.append(f"{where}, after {phase.upper()}: {'; '.join(parts)}.")
+    return sentences
+
+
+def _gain_sentence(gain: Row) -> str:
+    start = f"RL, {gain['space']} space, {human_name(gain['task']).lower()}: mean score on fixed training prompts"
+    ends = f"from {number(gain['before'])} to {number(gain['after'])}"
+    verdict = gain_verdict(gain)
+    if verdict == "undecided":
+        return f"{start} went {ends} ({_errors(gain)} paired standard errors): undecided."
+    return f"{start} {verdict} {ends} ({_errors(gain)} paired standard errors)."
+
+
+def _errors(gain: Row) -> str:
+    errors = standard_errors(gain)
+    return number(errors, 1) if math.isfinite(errors) else "infinitely many"

@@ -1,0 +1,189 @@
+"""Checkpoints inside a phase: a run that is killed or preempted goes on from the last one, bit for bit.
+
+A checkpoint holds the state (weights, optimiser, step, random key), the best weights so far, where the data stood, and,
+between two updates of one rollout, that rollout.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+
+from lam_jax.errors import PreemptedError
+from lam_jax.runs.retention import Checkpoints
+from lam_jax.runs.stop import StopRequest
+
+TrainState = Any  # a pytree with `trainable`, such as `lam_jax.train.state.TrainState`
+
+
+@runtime_checkable
+class Positioned(Protocol):
+    """Data whose position can be saved, such as `lam_jax.data.loader.Loader`."""
+
+    def get_state(self) -> dict[str, Any]:
+        """The position as JSON values."""
+        ...
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes to a position."""
+        ...
+
+
+@runtime_checkable
+class Work(Protocol):
+    """A step of `fit` that makes several optimiser updates of one batch, for example of one rollout."""
+
+    updates: int
+
+    def prepare(self, state: TrainState, batch: Any) -> tuple[Any, dict[str, Any]]:
+        """What the updates need, as a pytree of arrays, and metrics."""
+        ...
+
+    def buffer_like(self, state: TrainState, batch: Any) -> Any:
+        """Shape structs of what `prepare` gives for a batch like this one."""
+        ...
+
+    def apply(self, state: TrainState, buffer: Any, index: int) -> tuple[TrainState, dict[str, Any]]:
+        """Update `index` of `updates`."""
+        ...
+
+    def finish(self, state: TrainState, buffer: Any, metrics: dict[str, Any]) -> dict[str, Any]:
+        """The metrics of the whole step."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """The weights with the highest score so far, and where they came from."""
+
+    step: int
+    score: float
+    trainable: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Midway:
+    """Where a phase stands.
+
+    Attributes:
+        state: after the last update.
+        number: steps of `fit` that are complete.
+        updates: of the next step that are done already.
+        best: among the evaluations so far.
+        buffer: what the other updates of that step need; None at updates = 0.
+        metrics: of that step so far.
+    """
+
+    state: TrainState
+    number: int
+    updates: int = 0
+    best: Best | None = None
+    buffer: Any = None
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+class PhaseSaver:
+    """Saves a phase every `every` optimiser updates and when the run is asked to stop.
+
+    Args:
+        folder: of the phase's checkpoints.
+        every: updates between two checkpoints; 0: only when asked to stop.
+        keep: how many stay; two survive damage to the newest.
+        stop: the run's requests.
+    """
+
+    def __init__(self, folder: Path, every: int = 0, keep: int = 2, stop: StopRequest | None = None):
+        if every < 0:
+            raise ValueError(f"every: found {every}, expected a number of updates, or 0 for no regular checkpoints.")
+        self.every = every
+        self.stop = stop or StopRequest()
+        self.checkpoints = Checkpoints(folder, keep)
+        self._phase = ""
+        self._updates_of_step = 1
+
+    def restore(self, phase: str, state: TrainState, work: Work, data: Any) -> Midway | None:
+        """The newest sound checkpoint on the shardings of `state`, with `data` put to its position; None without one.
+
+        Raises:
+            TypeError: the position of `data` cannot be saved.
+            DamagedCheckpointError, CheckpointMismatchError: see `Checkpoints.restore`.
+        """
+        if not isinstance(data, Positioned):
+            raise TypeError(
+                f"Phase {phase}: found data of type {type(data).__name__}, expected get_state and set_state, as a "
+                "Loader has: a phase with checkpoints has to go on at the batch where it stopped."
+            )
+        self._phase, self._updates_of_step = phase, work.updates
+        start = data.get_state()
+
+        def like(saved: dict[str, Any]) -> dict[str, Any]:
+            buffer = None
+            if saved["updates"]:
+                data.set_state(start)
+                buffer = work.buffer_like(state, next(iter(data)))  # pyright: ignore[reportCallIssue, reportArgumentType]
+            best = state.trainable if saved["best"] else None
+            return {"state": state, "best": best, "buffer": buffer}
+
+        restored = self.checkpoints.restore(like, mesh=_mesh_of(state))
+        if restored is None:
+            return None
+        tree, saved = restored.tree, restored.metadata
+        data.set_state(saved["data"])
+        best = Best(saved["best"][0], saved["best"][1], tree["best"]) if saved["best"] else None
+        return Midway(tree["state"], saved["number"], saved["updates"], best, tree["buffer"], saved["metrics"])
+
+    def visit(self, midway: Midway, data: Any, before: Callable[[], None]) -> None:
+        """Saves if that is due or the run is asked to stop; called after every update but the phase's last.
+
+        Args:
+            midway: where the phase stands.
+            data: its position is saved.
+            before: called before a checkpoint; whatever has to be on disk when it is.
+
+        Raises:
+            PreemptedError: the run is asked to stop; the checkpoint is on disk.
+            NoSpaceError: the disk is full.
+        """
+        total = midway.number * self._updates_of_step + midway.updates
+        stopping = self.stop.visit()
+        if stopping or (self.every and total % self.every == 0):
+            before()
+            self._save(total, midway, data)
+        if stopping:
+            self.checkpoints.wait()
+            raise PreemptedError(
+                f"Stopped by SIGTERM in phase {self._phase} after update {total}, saved in "
+                f"{self.checkpoints.path(total)}. Run the same command again: it goes on from there."
+            )
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        """Inside, a request to stop waits for the next visit; at the end a save under way is waited for."""
+        self.stop.defer(True)
+        try:
+            yield
+        finally:
+            self.stop.defer(False)
+            self.checkpoints.wait()
+
+    def _save(self, total: int, midway: Midway, data: Positioned) -> None:
+        best = midway.best
+        metadata = {
+            "number": midway.number,
+            "updates": midway.updates,
+            "best": [best.step, best.score] if best else None,
+            "metrics": {name: float(value) for name, value in midway.metrics.items()},
+            "data": data.get_state(),
+        }
+        tree = {"state": midway.state, "best": best.trainable if best else None, "buffer": midway.buffer}
+        self.checkpoints.begin_save(total, tree, metadata)
+
+
+def _mesh_of(state: TrainState) -> Mesh | None:
+    shardings = (getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(state.trainable))
+    meshes = (sharding.mesh for sharding in shardings if isinstance(sharding, NamedSharding))
+    return next((mesh for mesh in meshes if isinstance(mesh, Mesh)), None)

@@ -1,0 +1,279 @@
+"""A run's folder: whose it is, which stages are complete, and how long each took.
+
+    with Run(Path("runs/demo"), config) as run:
+        inverse = run.stage("stage1_inverse", lambda: train_inverse(agent), like=agent.latent)
+        joint = run.stage("stage3_joint", lambda: train_joint(inverse.tree), like=agent.latent)
+
+A stage is checkpointed when it is complete, and on the way by the `saver` that its training loop is given. A run that
+is killed and started again restores the complete stages and goes on inside the one in progress.
+
+With several processes all open the same folder: the first writes what is written once, each writes its own shards.
+"""
+
+import dataclasses
+import enum
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from lam_jax.errors import (
+    DamagedCheckpointError,
+    LamJaxError,
+    OtherConfigurationError,
+    PreemptedError,
+    RunFolderBusyError,
+)
+from lam_jax.hosts import heartbeat
+from lam_jax.hosts.compilation import CompileClock
+from lam_jax.parallel.multihost import all_agree, barrier, from_first, is_first
+from lam_jax.runs.checkpoint import remove_unfinished, restore_checkpoint, save_checkpoint
+from lam_jax.runs.metrics import MetricsWriter
+from lam_jax.runs.phase_checkpoint import PhaseSaver
+from lam_jax.runs.profiler import Profiler
+from lam_jax.runs.progress import Progress, duration
+from lam_jax.runs.retention import set_aside
+from lam_jax.runs.stop import StopRequest
+
+logger = logging.getLogger("lam_jax")
+
+
+@dataclasses.dataclass(frozen=True)
+class StageResult:
+    """What a stage left.
+
+    Attributes:
+        tree: arrays, as its function returned them.
+        record: JSON values, as its function returned them.
+        seconds: wall-clock time of the run of the stage that completed it.
+        compile_seconds: of which XLA compiled.
+        resumed: restored from its checkpoint instead of run.
+    """
+
+    tree: Any
+    record: dict[str, Any]
+    seconds: float
+    compile_seconds: float
+    resumed: bool
+
+
+def jsonable(value: Any) -> Any:
+    """A configuration as JSON values; dataclasses become objects, functions and types their qualified names."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: jsonable(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted(jsonable(item) for item in value)
+    if isinstance(value, enum.Enum):
+        return value.name
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    return str(value)
+
+
+def fingerprint(config: Any) -> str:
+    """SHA-256 of a configuration's JSON values."""
+    return hashlib.sha256(json.dumps(jsonable(config), sort_keys=True).encode()).hexdigest()
+
+
+def differences(found: Any, expected: Any, name: str = "") -> list[str]:
+    """The entries in which two JSON values differ, as "name: found .., expected .."."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        keys = [*expected, *(key for key in found if key not in expected)]
+        pairs = [(key, found.get(key, "nothing"), expected.get(key, "nothing")) for key in keys]
+        return [line for key, a, b in pairs for line in differences(a, b, f"{name}.{key}" if name else key)]
+    return [] if found == expected else [f"{name}: found {found!r}, expected {expected!r}"]
+
+
+class Run:
+    """An output folder, locked while it is open.
+
+    Attributes:
+        folder: holds config.json, metrics.jsonl, tensorboard/, stages/, midway/.
+        metrics: writer for the training loops.
+        progress: where progress is shown.
+        phases: results of the stages so far by name, in order.
+        stop: whether the run was asked to stop.
+        profiler: for the training loops.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: Any,
+        progress: Progress | None = None,
+        save_every: int = 0,
+        profile: str | None = None,
+    ):
+        """Opens or makes the folder.
+
+        Args:
+            folder: one that every process sees.
+            config: whatever the results depend on; dataclasses and JSON values.
+            progress: where progress is shown; default: the console of the first process.
+            save_every: optimiser updates between two checkpoints inside a stage; 0: only when asked to stop.
+            profile: phase of which a few steps are traced into profile/.
+
+        Raises:
+            OtherConfigurationError: the folder belongs to another configuration, or holds something else.
+            RunFolderBusyError: another process has it open.
+        """
+        self.folder = Path(folder).absolute()
+        self.progress = progress or Progress(enabled=is_first())
+        self.save_every = save_every
+        self.phases: dict[str, StageResult] = {}
+        self.stages = self.folder / "stages"
+        self._lock: int | None = None
+        failure: LamJaxError | None = None
+        if is_first():
+            try:
+                self._open(jsonable(config))
+            except LamJaxError as error:
+                failure = error
+        if not all_agree(failure is None):
+            raise failure or LamJaxError(f"{self.folder}: process 0 could not open it; its message says why.")
+        self.metrics = MetricsWriter(self.folder, enabled=is_first())
+        self.stop = StopRequest()
+        self.profiler = Profiler(self.folder / "profile", profile)
+
+    def _open(self, config: Any) -> None:
+        self._claim(config)
+        self._lock = self._acquire()
+        self.stages.mkdir(exist_ok=True)
+        remove_unfinished(self.stages)
+
+    def __enter__(self) -> "Run":
+        self.stop.__enter__()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.stop.__exit__()
+        self.close()
+
+    def close(self) -> None:
+        """Closes the metrics and unlocks the folder."""
+        self.metrics.close()
+        if self._lock is not None:
+            os.close(self._lock)
+
+    def saver(self, name: str) -> PhaseSaver:
+        """Checkpoints inside the stage `name`, for its `fit`."""
+        return PhaseSaver(self._midway(name), self.save_every, stop=self.stop)
+
+    def _midway(self, name: str) -> Path:
+        return self.folder / "midway" / name
+
+    def _claim(self, config: Any) -> None:
+        file = self.folder / "config.json"
+        if file.exists():
+            try:
+                found = json.loads(file.read_text(encoding="utf-8"))["config"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise OtherConfigurationError(
+                    f"{file}: not the configuration of a run ({error!r}). Choose another output folder."
+                ) from error
+            lines = differences(found, json.loads(json.dumps(config)))
+            if lines:
+                more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
+                raise OtherConfigurationError(
+                    f"{self.folder} belongs to a run with another configuration: {'; '.join(lines[:5])}{more}. "
+                    "Choose another output folder, use the same flags, or delete the folder."
+                )
+            return
+        if self.folder.exists() and any(self.folder.iterdir()):
+            raise OtherConfigurationError(
+                f"{self.folder} is not empty and holds no run (no config.json). Choose another output folder."
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        new = self.folder / "config.json.new"
+        content = {"fingerprint": fingerprint(config), "config": config}
+        new.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        new.replace(file)
+
+    def _acquire(self) -> int:
+        # Released by the kernel when the process ends, however it ends.
+        lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(lock)
+            raise RunFolderBusyError(
+                f"{self.folder} is in use by another process. Wait until it ends or choose another output folder."
+            ) from error
+        return lock
+
+    def stage(self, name: str, function: Callable[[], tuple[Any, dict[str, Any]]], like: Any = None) -> StageResult:
+        """The result of a stage: restored if it is complete, else run and checkpointed.
+
+        Args:
+            name: of its folder and in the report.
+            function: runs the stage; returns a pytree of arrays (or None) and a record of JSON values.
+            like: arrays or shape structs like the pytree, whose dtypes and shardings a restored one gets.
+
+        A damaged checkpoint is reported on the error log and set aside, and its stage is run again.
+
+        Raises:
+            CheckpointMismatchError: the checkpoint holds other arrays than `like`.
+            NoSpaceError: the result could not be saved.
+            PreemptedError: the run was asked to stop.
+        """
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+            raise ValueError(f"Stage name {name!r}: expected letters, digits, '_', '.' and '-' only.")
+        if name in self.phases:
+            raise ValueError(f"Stage {name!r} was already asked for in this run; names must differ.")
+        if self.stop.visit():
+            raise PreemptedError(f"Stopped by SIGTERM before stage {name}. Run the same command again to go on there.")
+        heartbeat.beat(name)
+        path = self.stages / name
+        result = self._restored(path, like) or self._run(path, function)
+        if is_first():
+            # Also after a restore: the process may have been killed between saving the stage and this.
+            shutil.rmtree(self._midway(name), ignore_errors=True)
+        self.phases[name] = result
+        took = f"{duration(result.seconds)} (compiling {duration(result.compile_seconds)})"
+        self.progress.say(f"{name}: {'restored, had taken ' if result.resumed else ''}{took}")
+        return result
+
+    def _restored(self, path: Path, like: Any) -> StageResult | None:
+        if not from_first(int(path.exists())):
+            return None
+        try:
+            tree, saved = restore_checkpoint(path, like)
+        except DamagedCheckpointError as error:
+            logger.error("%s It is set aside and the stage is run again from the one before.", error)
+            barrier(f"damaged {path.name}")
+            if is_first():
+                set_aside(path)
+            return None
+        return StageResult(tree, saved["record"], saved["seconds"], saved["compile_seconds"], True)
+
+    def _run(self, path: Path, function: Callable[[], tuple[Any, dict[str, Any]]]) -> StageResult:
+        began = time.monotonic()
+        with CompileClock() as clock:
+            tree, record = function()
+            jax.block_until_ready(tree)
+        result = StageResult(tree, record, round(time.monotonic() - began, 3), round(clock.seconds, 3), False)
+        times = {"seconds": result.seconds, "compile_seconds": result.compile_seconds}
+        save_checkpoint(path, tree, {"record": record, **times})
+        return result
+
+    def timings(self) -> list[dict[str, Any]]:
+        """Name, seconds and compile_seconds of each stage so far, as the report shows them."""
+        return [
+            {"name": name, "seconds": result.seconds, "compile_seconds": result.compile_seconds}
+            for name, result in self.phases.items()
+        ]

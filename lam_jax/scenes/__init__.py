@@ -1,0 +1,1 @@
+"""The built-in world, whole: pictures, rows, grammar, rubric, captions, tokenizer and base model."""

@@ -1,0 +1,1 @@
+"""Tasks that an agent is fine-tuned and reinforced on: rows, prompts, splits and reward as one value."""

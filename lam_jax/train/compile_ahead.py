@@ -1,0 +1,67 @@
+"""Everything that stage 6 runs, compiled before its first step: a rollout for each prompt length, and its updates."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from lam_jax.models.inputs import Batch
+from lam_jax.runs.progress import Progress
+from lam_jax.train.rl import RLStep, replace_rows
+from lam_jax.train.rl_batch import shortened
+from lam_jax.train.state import TrainState
+
+
+def blank_prompts(batch: Batch, length: int) -> Batch:
+    """Padding throughout, in the shapes that prompts like these have at another length.
+
+    Args:
+        batch: host arrays.
+        length: of the rows.
+    """
+
+    def blank(x: Any) -> np.ndarray:
+        x = np.asarray(x)
+        return np.zeros((*x.shape[:-1], length), x.dtype)
+
+    rows = {name: blank(getattr(batch, name)) for name in ("tokens", "mask", "valid", "response")}
+    positions = np.ones((*np.shape(batch.positions)[:-1], length), np.int32)
+    return batch.replace(**rows, positions=positions)
+
+
+def compile_ahead(
+    step: RLStep, state: TrainState, prompts: Batch, lengths: Sequence[int], progress: Progress | None = None
+) -> None:
+    """Compiles the rollout of every prompt length and every update that can follow it; shows a line for each length.
+
+    Rollouts of padding end before their first token, and updates are compiled but not run, so `state` stays as it is.
+
+    Args:
+        step: of stage 6.
+        state: the weights, where training has them.
+        prompts: any batch of prompts on the host, for the shapes of its pictures.
+        lengths: buckets of the prompts' collator.
+        progress: where progress is shown; default: nowhere.
+
+    Raises:
+        ValueError: several lengths with dynamic sampling, which mixes prompts of several batches.
+    """
+    dynamic = step.config.algorithm.dynamic_sampling_std is not None
+    if dynamic and len(lengths) > 1:
+        raise ValueError(f"Dynamic sampling with prompt lengths {tuple(lengths)}: expected a single length.")
+    progress = progress or Progress(enabled=False)
+    total = len(lengths) * (1 + len(step.update_buckets))
+    with progress.bar("compiling", total, 0) as bar:
+        done = 0
+        for length in lengths:
+            rows, out = step.roll_out(state, blank_prompts(prompts, length), state.step_key())
+            nothing = (len(prompts.tokens), step.config.rollout.samples)
+            taken = step.taken(rows, out, jnp.zeros(nothing), jnp.zeros(nothing, bool))
+            if dynamic:
+                replace_rows(taken, taken, jnp.full(len(rows.tokens), -1), step.mesh)
+            bar.update(done := done + 1, {})
+            for bucket in step.update_buckets:
+                part = shortened(step.part(taken, 0), bucket)
+                step.update.lower(state, step.frozen, step.reference, part).compile()
+                bar.update(done := done + 1, {})

@@ -1,0 +1,94 @@
+"""Rewards of a rollout, computed by each process for the samples that its devices hold.
+
+Legend: N prompts, G samples of a prompt, T completion length.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from lam_jax.data.schemas import Example
+from lam_jax.parallel.multihost import gather
+
+# (examples [N], answers [N][G]) -> rewards and whether each call succeeded, both [N, G]
+Reward = Callable[[Sequence[Example], list[list[str]]], tuple[Float[np.ndarray, "N G"], Bool[np.ndarray, "N G"]]]
+# (tokens [N, G, T], mask [N, G, T]) -> answers [N][G]
+Decode = Callable[[np.ndarray, np.ndarray], list[list[str]]]
+
+
+class Scores(NamedTuple):
+    """Of every sample, the same on every process."""
+
+    rewards: Float[np.ndarray, "N G"]
+    ok: Bool[np.ndarray, "N G"]
+    lengths: Int[np.ndarray, "N G"]
+
+
+def score(
+    tokens: Int[Array, "M G T"],
+    mask: Bool[Array, "M G T"],
+    examples: Sequence[Example],
+    decode: Decode,
+    reward: Reward,
+) -> Scores:
+    """Scores the samples of the first N = len(examples) of M prompts; the others fill up the mesh."""
+    shape = (len(examples), tokens.shape[1])
+    # Each sample is scored by one process; the others leave zeros in its place, and the sum is exact.
+    found = np.zeros((3, *shape))
+    for rows, columns, own_tokens, own_mask in _own_blocks(tokens, mask, shape[0]):
+        rewards, ok = reward(examples[rows], decode(own_tokens, own_mask))
+        # A failed call may have left anything, and NaN would spread.
+        found[:, rows, columns] = np.where(ok, rewards, 0.0), ok, own_mask.sum(axis=-1)
+    # 64-bit numbers would arrive with 32 bits.
+    parts = gather(found.view(np.uint32)).view(np.float64)
+    rewards, ok, lengths = np.sum(parts, axis=0)
+    return Scores(rewards, ok > 0, lengths.astype(np.int32))
+
+
+def _own_blocks(tokens: Array, mask: Array, count: int) -> Iterator[tuple[slice, slice, np.ndarray, np.ndarray]]:
+    """Rows, columns, tokens and mask of the samples that this process scores; samples of a prompt come together."""
+    token_shards, mask_shards = _held(tokens), _held(mask)
+    if token_shards is None or mask_shards is None:
+        yield slice(0, count), slice(None), np.asarray(tokens)[:count], np.asarray(mask)[:count]
+        return
+    held: dict[tuple[int, int], list[tuple[int, int, np.ndarray, np.ndarray]]] = {}
+    masks = {shard.device: shard.data for shard in mask_shards}
+    for shard in token_shards:
+        if shard.replica_id == 0:
+            first, last, _ = shard.index[0].indices(tokens.shape[0])
+            start, stop, _ = shard.index[1].indices(tokens.shape[1])
+            block = start, stop, np.asarray(shard.data), np.asarray(masks[shard.device])
+            held.setdefault((first, min(last, count)), []).append(block)
+    for (first, last), blocks in held.items():
+        for start, stop, own_tokens, own_mask in _joined(sorted(blocks, key=lambda block: block[0])):
+            if first < last:
+                rows = last - first
+                yield slice(first, last), slice(start, stop), own_tokens[:rows], own_mask[:rows]
+
+
+def _held(array: Array) -> list[Any] | None:
+    """The shards that this process holds; None if it holds all of the array."""
+    return None if array.is_fully_addressable else list(array.addressable_shards)
+
+
+def _joined(
+    blocks: list[tuple[int, int, np.ndarray, np.ndarray]],
+) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
+    """Blocks of neighbouring columns as one: a judge is asked about all of them at a time."""
+    start = 0
+    for i in range(1, len(blocks) + 1):
+        if i == len(blocks) or blocks[i][0] != blocks[i - 1][1]:
+            run = blocks[start:i]
+            tokens, mask = (np.concatenate([block[part] for block in run], axis=1) for part in (2, 3))
+            yield run[0][0], run[-1][1], tokens, mask
+            start = i
+
+
+@jax.jit
+def masked_mean(values: Float[Array, "N G T"], mask: Bool[Array, "N G T"]) -> Float[Array, ""]:
+    """Mean over the tokens under the mask; 0 if there are none."""
+    total = jax.numpy.sum(jax.numpy.where(mask, values, 0.0))
+    return total / jax.numpy.maximum(jax.numpy.sum(mask), 1).astype(values.dtype)

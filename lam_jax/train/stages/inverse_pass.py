@@ -1,0 +1,66 @@
+"""What stages 1, 3 and 4 share: frozen states, and the inverse model's account of them.
+
+Legend: B rows, L length, D width, K codes.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from lam_jax.latent.agent import Agent, Reading
+from lam_jax.latent.code_model import inverse_shift, straight_through
+from lam_jax.latent.health import health
+from lam_jax.losses import Mean, negative_entropy, next_token, target_mask
+from lam_jax.models.inputs import Batch
+from lam_jax.train.method import Method
+
+
+class Explained(struct.PyTreeNode):
+    """The inverse model's codes for a batch and what the world model makes of them."""
+
+    logits: Float[Array, "B L K"]  # aligned with actions, noise-free
+    action: Int[Array, "B L"]  # the code used: argmax with noise
+    out: Float[Array, "B L D"]  # input of lm_head
+
+
+def frozen_states(agent: Agent, batch: Batch) -> Float[Array, "B L D"]:
+    """`stop_grad(e)`: the backbone stores no activations."""
+    return jax.lax.stop_gradient(jax.lax.stop_gradient(agent.backbone).states(batch, frozen=True))
+
+
+def inverse_logits(agent: Agent, x: Float[Array, "B L D"], batch: Batch, remat: bool = False) -> Float[Array, "B L K"]:
+    """Code logits of inverse dynamics, aligned with actions."""
+    return inverse_shift(agent.latent.inverse(x, agent.backbone.rotary(batch.positions), batch.mask, remat))
+
+
+def explain(
+    agent: Agent,
+    x: Float[Array, "B L D"],
+    batch: Batch,
+    noise: Float[Array, "B L K"] | None,
+    reading: Reading,
+    remat: bool = False,
+) -> Explained:
+    """Runs merge input `x` through inverse dynamics, straight-through choice, world model and readout."""
+    logits = inverse_logits(agent, x, batch, remat)
+    choice = straight_through(logits, noise, agent.latent.config.tau)
+    out = agent.read(x, agent.latent.code(choice), reading)
+    return Explained(logits, jnp.argmax(choice, axis=-1), out)
+
+
+def gumbel(key: Array, batch: Batch, codes: int) -> Float[Array, "B L K"]:
+    """Noise of the straight-through choice."""
+    return jax.random.gumbel(key, (*batch.tokens.shape, codes), jnp.float32)
+
+
+def prediction_losses(agent: Agent, explained: Explained, batch: Batch, method: Method) -> tuple[Mean, Mean]:
+    """Next-token cross-entropy and R."""
+    keep = target_mask(batch.valid, batch.mask, after_padding=method.after_padding)
+    ce = next_token(explained.out, agent.table, batch.tokens, keep)
+    return ce, negative_entropy(explained.logits, batch.valid)
+
+
+def code_metrics(explained: Explained, batch: Batch, prefix: str = "") -> dict[str, Array]:
+    """Codebook health of this batch as scalars."""
+    return health(jax.lax.stop_gradient(explained.logits), batch.valid).scalars(prefix)

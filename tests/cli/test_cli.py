@@ -1,0 +1,105 @@
+"""The command line: help that reads well, messages and exit codes."""
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lam_jax import __version__
+from lam_jax.cli import COMMANDS, exit_code, is_expected, main
+from lam_jax.cli import main as cli
+from lam_jax.errors import NoSpaceError, OtherConfigurationError
+
+ROOT = Path(__file__).parents[2]
+
+
+def call(args, capsys):
+    """(exit code, stdout, stderr) with the text joined over line breaks and boxes."""
+    try:
+        code = main(args)
+    except SystemExit as stop:  # tyro's way out of --help and of bad flags
+        code = stop.code
+    out, err = capsys.readouterr()
+    return code, *(" ".join(text.replace("│", " ").split()) for text in (out, err))
+
+
+def test_help_names_every_command_with_its_first_sentence(capsys):
+    code, out, _ = call(["--help"], capsys)
+    assert code == 0
+    for name, command in COMMANDS.items():
+        assert name in out
+        assert command.__doc__.split("\n")[0].rstrip(".") in out
+
+
+def test_help_of_a_command_explains_flags_and_defaults(capsys):
+    code, out, _ = call(["demo", "--help"], capsys)
+    assert code == 0
+    for part in ("--seed", "--out", "--preset", "--algorithm", "--task", "runs/demo", "two runs with one seed"):
+        assert part in out
+
+
+@pytest.mark.parametrize(
+    ("args", "part"),
+    [
+        (["demo", "--sed", "1"], "--sed"),
+        (["demo", "--seed", "one"], "--seed"),
+        (["demo", "--seed", "-3"], "--seed: found -3, expected a number that is not negative"),
+        (["demo", "--algorithm", "ppo"], "ppo"),
+        (["demo", "--task", "help", "help"], "expected one or more different tasks"),
+        (["convert", "a", "b", "--preset", "tiny", "--config", "c"], "--preset and --config: found both"),
+        (["dmeo"], "dmeo"),
+    ],
+)
+def test_bad_flags_end_with_code_2_and_are_named(args, part, capsys):
+    code, out, err = call(args, capsys)
+    assert code == 2
+    assert part in out + err
+
+
+def test_our_errors_are_one_message_with_their_code(monkeypatch, capsys):
+    def fail(self):
+        raise OtherConfigurationError("runs/demo belongs to another configuration [seed]")
+
+    monkeypatch.setattr(cli.Presets, "run", fail)
+    code, _, err = call(["presets"], capsys)
+    assert code == 3
+    assert err == "lam-jax: runs/demo belongs to another configuration [seed]"
+
+
+def test_other_errors_keep_their_stack_trace(monkeypatch, capsys):
+    monkeypatch.setattr(cli.Presets, "run", lambda self: 1 / 0)
+    code, _, err = call(["presets"], capsys)
+    assert code == 1
+    assert "Traceback" in err
+    assert "division by zero" in err
+
+
+def test_missing_folder_is_a_message_and_not_a_trace(tmp_path, capsys):
+    code, _, err = call(["report", str(tmp_path / "nowhere")], capsys)
+    assert code == 1
+    assert "nowhere" in err
+    assert "Traceback" not in err
+
+
+def test_full_disk_and_interruption_have_their_codes():
+    assert exit_code(OSError(errno.ENOSPC, "No space left on device")) == NoSpaceError.exit_code
+    assert exit_code(KeyboardInterrupt()) == 130
+    assert is_expected(KeyboardInterrupt())
+    assert not is_expected(ZeroDivisionError())
+
+
+def test_presets_are_listed_with_their_sizes(capsys):
+    code, out, _ = call(["presets"], capsys)
+    assert code == 0
+    row = out.split("qwen2_5_vl_3b")[1].split("qwen2_5_vl_7b")[0]
+    assert "2048" in row
+    assert "1,167." in row, "inverse 308 M + policy 617 M + merge 225 M + projectors 17 M"
+
+
+def test_help_does_not_import_jax_and_the_module_runs():
+    script = "import sys, lam_jax.cli; assert 'jax' not in sys.modules and 'flax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-m", "lam_jax", "--version"], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout.strip()) == (0, f"lam_jax {__version__}")

@@ -1,0 +1,139 @@
+"""What the report claims follows from the numbers: verdicts, sentences, ratios and how a number is printed."""
+
+import io
+import math
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from lam_jax.report.comparison import comparisons, gain_verdict, speed_tables, standard_errors
+from lam_jax.report.headlines import headlines
+from lam_jax.report.names import human_name, number, phase_name
+from lam_jax.report.plots import code_colour
+from lam_jax.report.tables import summary_tables
+from tests.report import made_up_run
+
+
+def _score(space: str, low: float, high: float, phase: str = "rl", temperature: float = 1.0) -> dict[str, Any]:
+    mean = (low + high) / 2
+    return {"task": "help", "space": space, "phase": phase, "split": "id", "temperature": temperature,
+            "mean": mean, "low": low, "high": high}  # fmt: skip
+
+
+def _gain(difference: float, paired_se: float) -> dict[str, Any]:
+    return {"task": "role_play", "space": "latent", "before": 0.5, "after": 0.5 + difference, "difference": difference,
+            "paired_se": paired_se}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("latent", "token", "verdict"),
+    [
+        ((0.8, 0.9), (0.5, 0.7), "latent"),
+        ((0.5, 0.7), (0.8, 0.9), "token"),
+        ((0.5, 0.7), (0.6, 0.9), "undecided"),
+        ((0.5, 0.7), (0.7, 0.9), "undecided"),
+        ((0.6, 0.65), (0.5, 0.9), "undecided"),
+        ((math.nan, math.nan), (0.5, 0.9), "undecided"),
+    ],
+)
+def test_a_space_is_ahead_only_where_the_intervals_are_apart(latent, token, verdict) -> None:
+    results = {"scores": [_score("latent", *latent), _score("token", *token)]}
+    (row,) = comparisons(results)
+    assert row.verdict == verdict
+    (sentence,) = headlines(results)
+    assert ("undecided on LS1" in sentence) == (verdict == "undecided")
+    for space in ("latent", "token"):
+        assert (f"the {space} space is ahead on LS1" in sentence) == (verdict == space)
+
+
+def test_rl_decides_where_both_spaces_have_it_otherwise_sft() -> None:
+    sft = [_score("latent", 0.8, 0.9, "sft"), _score("token", 0.5, 0.6, "sft")]
+    (row,) = comparisons({"scores": [*sft, _score("token", 0.95, 0.99)]})
+    assert (row.phase, row.verdict) == ("sft", "latent")
+    (row,) = comparisons({"scores": [*sft, _score("token", 0.95, 0.99), _score("latent", 0.7, 0.8)]})
+    assert (row.phase, row.verdict) == ("rl", "token")
+    assert row.difference == pytest.approx(0.75 - 0.97)
+    (row,) = comparisons({"scores": [_score("token", 0.5, 0.6, "sft"), _score("latent", 0.8, 0.9, "rl")]})
+    assert (row.phase, row.verdict, row.difference) == (None, "not compared", None)
+
+
+def test_temperatures_are_compared_apart_and_temperature_one_comes_first() -> None:
+    rows = [_score(space, 0.5, 0.6, temperature=t) for t in (0.1, 1.0) for space in ("latent", "token")]
+    assert [row.temperature for row in comparisons({"scores": rows})] == [1.0, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("difference", "paired_se", "verdict", "errors"),
+    [
+        (0.03, 0.01, "rose", 3.0),
+        (0.02, 0.01, "undecided", 2.0),
+        (-0.03, 0.01, "fell", -3.0),
+        (0.0, 0.0, "undecided", 0.0),
+        (0.1, 0.0, "rose", math.inf),
+    ],
+)
+def test_a_gain_counts_beyond_twice_its_paired_error(difference, paired_se, verdict, errors) -> None:
+    gain = _gain(difference, paired_se)
+    assert gain_verdict(gain) == verdict
+    assert standard_errors(gain) == pytest.approx(errors)
+    (sentence,) = headlines({"gain": [gain]})
+    assert (verdict if verdict != "undecided" else "undecided.") in sentence
+    assert ("rose" in sentence) == (verdict == "rose")
+
+
+def test_speed_ratios_are_latent_over_token_and_absent_without_either() -> None:
+    rows = [{"task": "help", "space": "latent", "step_s": 3.0, "rollout_s": 1.0, "update_s": 1.0},
+            {"task": "help", "space": "token", "step_s": 2.0, "rollout_s": 0.0, "update_s": None}]  # fmt: skip
+    (table,) = speed_tables({"speed": rows})
+    ratios = {row[0]: row[-1] for row in table.rows if row[1] == "s"}
+    assert ratios == {"Rollout": None, "Policy update": None, "Whole step": 1.5}
+    assert headlines({"speed": rows}) == ["Personalised help: a latent RL step takes 1.50 times a token RL step."]
+    assert headlines({"speed": rows[:1]}) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [(0.94126, 3, "0.941"), (1523968, 0, "1,523,968"), (-0.25, 2, "−0.25"), (-0.0001, 3, "0.000"), (None, 3, "–"),
+     (math.nan, 1, "–"), (math.inf, 1, "–")],
+)  # fmt: skip
+def test_numbers_are_printed_for_reading(value, digits, text) -> None:
+    assert number(value, digits) == text
+
+
+def test_phases_and_keys_read_as_words() -> None:
+    assert phase_name("stage3_joint") == "Stage 3: joint"
+    assert phase_name("rl_latent_role_play") == "RL, latent: role play"
+    assert phase_name("sft_token_help") == "SFT, token: personalised help"
+    assert phase_name("load_base") == "Load base"
+    assert human_name("") == ""
+
+
+@pytest.mark.parametrize("codes", [1, 16, 32, 128])
+def test_codes_have_fixed_and_different_colours(codes: int) -> None:
+    colours = [code_colour(code, codes) for code in range(codes)]
+    assert len(set(colours)) == codes
+    assert colours == [code_colour(code, codes) for code in range(codes)]
+
+
+def _printed(results: dict[str, Any]) -> str:
+    console = Console(file=io.StringIO(), width=160)
+    for table in summary_tables(results):
+        console.print(table)
+    return console.file.getvalue()
+
+
+def test_the_terminal_summary_holds_scores_gains_speed_and_total_time() -> None:
+    results = made_up_run.results()
+    text = _printed(results)
+    for row in results["scores"]:
+        assert f"{row['mean']:.3f}" in text
+        assert f"{row['low']:.3f}-{row['high']:.3f}" in text
+    assert "0.047" in text
+    assert "1,523,968" in text
+    assert f"{sum(phase['seconds'] for phase in results['phases']):.1f}" in text
+
+
+def test_terminal_markup_in_names_is_printed_as_it_stands() -> None:
+    text = _printed({"phases": [{"name": "[red]x[/red]", "seconds": 1.0}]})
+    assert "[red]x[/red]" in text

@@ -1,0 +1,237 @@
+import json
+import random
+
+import pytest
+
+from lam_jax.data.readers import Drops
+from lam_jax.data.schemas import DataError, Where
+from lam_jax.data.splits import cut, hold_out, shuffled
+from lam_jax.tasks.mmrole import mmrole_examples, process_raw, read_mmrole
+from lam_jax.tasks.pcogalign import pcogalign_examples, pcogalign_splits, read_pcogalign
+
+WHERE = Where("rows.json", 2)
+PROFILE = {
+    "introduction": "A wizard.",
+    "personality": "Kind.",
+    "experience": "Many years.",
+    "relationship": "Friend of Bo.",
+    "catchphrase": "By the stars!",
+}
+
+
+def dialogue(name, index, speaker="Ann Lee", key="from", image="a.png"):
+    turns = [
+        ("human", f"<image>\nWhat? {index}"),
+        (speaker, "A cat."),
+        ("human", "Why?"),
+        (speaker, f"Because {index}."),
+    ]
+    return {
+        "id": f"{name}_{index}",
+        "image": image,
+        "conversations": [{key: who, "value": text} for who, text in turns],
+    }
+
+
+@pytest.fixture
+def raw(tmp_path, make_png):
+    """A small raw MMRole folder: two in-distribution files and an OOD file."""
+    root = tmp_path / "raw"
+    for folder in ("dialogues/in-distribution/comment", "dialogues/out-of-distribution"):
+        (root / folder).mkdir(parents=True)
+    for distribution, names in (("in-distribution", ["Ann_Lee", "Bo"]), ("out-of-distribution", ["Cy"])):
+        folder = root / "profiles" / distribution / "detailed_profiles"
+        folder.mkdir(parents=True)
+        for name in names:
+            (folder / f"{name}.json").write_text(json.dumps(PROFILE))
+    (root / "profiles/in-distribution/detailed_profiles/Bad.json").write_text("{")
+    (root / "a.png").write_bytes(make_png())
+    write = lambda path, rows: (root / "dialogues" / path).write_text(json.dumps(rows))  # noqa: E731
+    write("in-distribution/comment/b.json", [dialogue("b", i, "Bo", "role") for i in range(20)])
+    dropped = [
+        dialogue("a", 20, image="gone.png"),
+        dialogue("a", 21, speaker="Bad"),
+        dialogue("a", 22, speaker="human"),
+        {"id": "a_23", "image": "a.png", "conversations": []},
+    ]
+    write("in-distribution/comment/a.json", [dialogue("a", i) for i in range(20)] + dropped)
+    write("out-of-distribution/comment.json", [dialogue("o", i, "Cy") for i in range(3)])
+    return root
+
+
+def test_raw_dialogues_become_processed_rows(raw):
+    drops = Drops()
+    rows = process_raw(raw, raw, "in-distribution", drops)
+    assert [row["id"] for row in rows] == [f"a_{i}" for i in range(20)] + [f"b_{i}" for i in range(20)]
+    assert rows[0] == {
+        "id": "a_0",
+        "image_path": "a.png",
+        "conversations": [
+            {"role": "user", "content": "<image>\nWhat? 0"},
+            {"role": "assistant", "content": "A cat."},
+            {"role": "user", "content": "Why?"},
+            {"role": "assistant", "content": "Because 0."},
+        ],
+        "original_roles": ["human", "Ann Lee", "human", "Ann Lee"],
+        "character_role": "Ann Lee",
+        "character_profile": {"Ann Lee": PROFILE},
+    }
+    assert drops.counts == {
+        "missing image": 1,
+        "unreadable profile": 1,
+        "no character speaks": 1,
+        "empty conversation": 1,
+    }
+    assert str(drops).startswith("4 rows dropped (1 empty conversation, ")
+
+
+def test_each_turn_of_a_processed_row_is_an_example(raw):
+    row = process_raw(raw, raw, "in-distribution", Drops())[0]
+    first, second = mmrole_examples(row, WHERE, raw)
+    head = (
+        "Name: Ann Lee\nIntroduction: A wizard.\nPersonality: Kind.\nExperience: Many years.\n"
+        "Relationship: Friend of Bo.\nCatchphrase: By the stars!\n"
+    )
+    assert [m["role"] for m in first.messages] == ["system", "user", "assistant"]
+    assert first.messages[0]["content"] == "You are Ann Lee. Stay in character."
+    assert first.messages[1]["content"] == head + "Question: What? 0"
+    assert second.messages[1]["content"] == head + "History:\n[human]: What? 0\n[Ann Lee]: A cat.\nQuestion: Why?"
+    assert (first.reference, second.reference) == ("A cat.", "Because 0.")
+    assert first.images == second.images == (raw / "a.png",)
+    assert first.id != second.id
+
+
+def test_facts_belong_to_turns_and_images_may_be_bytes(raw, make_png):
+    row = process_raw(raw, raw, "in-distribution", Drops())[0] | {"image_path": make_png()}
+    assert [e.facts for e in mmrole_examples(row | {"facts": [{"n": 0}, {"n": 1}]}, WHERE)] == [{"n": 0}, {"n": 1}]
+    assert [e.facts for e in mmrole_examples(row | {"facts": {"n": 0}}, WHERE)] == [{"n": 0}] * 2
+    assert mmrole_examples(row, WHERE)[0].images == (make_png(),)
+    with pytest.raises(DataError, match="covers turn 1"):
+        mmrole_examples(row | {"facts": [{"n": 0}]}, WHERE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"character_role": "Nobody"}, "key 'Nobody': found no such key"),
+        ({"original_roles": ["human"]}, "found 1 for 4 conversation turns"),
+        ({"image_path": None}, "found NoneType None; expected an image path"),
+        (
+            {"conversations": [{"role": "assistant", "content": "x"}], "original_roles": ["Ann Lee"]},
+            "after a user turn",
+        ),
+        ({"conversations": [{"role": "user"}] * 4}, r"conversations\[0\], key 'content'"),
+    ],
+)
+def test_bad_processed_rows_are_named(raw, changes, message):
+    row = process_raw(raw, raw, "in-distribution", Drops())[0] | changes
+    with pytest.raises(DataError, match=message) as error:
+        mmrole_examples(row, WHERE, raw)
+    assert str(error.value).startswith("rows.json, row 2")
+
+
+def test_bad_raw_items_and_folders_are_named(raw, tmp_path):
+    path = raw / "dialogues/in-distribution/comment/c.json"
+    path.write_text(json.dumps([{"id": "c_0", "image": "a.png", "conversations": [{"from": "human"}]}]))
+    with pytest.raises(DataError, match=r"c\.json, row 0, conversations\[0\], key 'value'"):
+        process_raw(raw, raw, "in-distribution", Drops())
+    with pytest.raises(DataError, match="found no JSON file"):
+        process_raw(tmp_path / "empty", raw, "in-distribution", Drops())
+
+
+def test_mmrole_splits_follow_the_method(raw):
+    splits, drops = read_mmrole(raw, raw)
+    assert drops.total == 4
+    names = [f"a_{i}" for i in range(20)] + [f"b_{i}" for i in range(20)]
+    random.Random(42).shuffle(names)
+    of = lambda *parts: {e.id.split("_turn")[0] for part in parts for e in part}  # noqa: E731
+    assert of(splits.sft, splits.sft_val) == set(names[:20])
+    assert of(splits.rl, splits.rl_val) == set(names[20:36])
+    assert of(splits.id_test) == set(names[36:])
+    assert of(splits.ood_test) == {"o_0", "o_1", "o_2"}
+    sizes = (splits.sft, splits.sft_val, splits.rl, splits.rl_val, splits.id_test, splits.ood_test)
+    assert [len(part) for part in sizes] == [36, 4, 29, 3, 8, 6]
+    assert read_mmrole(raw, raw)[0] == splits
+    assert read_mmrole(raw, raw, seed=1)[0].id_test != splits.id_test
+
+
+def help_row(index, **changes):
+    row = {
+        "individual_RoleSet": {"Home": "Parent", "Office": "Clerk"},
+        "query": f"<image>\nWhat now? {index}",
+        "golden_response": "Feed the cat.",
+        "image": {"file_path": "a.png"},
+        "eval_info": {"ImageDesc": "A cat.", "location": "Home", "EvalHelp": "Kind words."},
+    }
+    return row | changes
+
+
+def test_pcogalign_row(raw):
+    (example,) = pcogalign_examples(help_row(1), WHERE, raw)
+    assert example.messages == (
+        {
+            "role": "system",
+            "content": 'You are a helpful assistant for a user who is "Parent at Home; Clerk at Office".',
+        },
+        {"role": "user", "content": "What now? 1"},
+        {"role": "assistant", "content": "Feed the cat."},
+    )
+    assert example.images == (raw / "a.png",)
+    assert example.facts["ImageDesc"] == "A cat."
+    assert example.facts["role_set"] == help_row(1)["individual_RoleSet"]
+    (scene,) = pcogalign_examples(help_row(1, image={"file_path": b"png"}, facts={"task": "help"}), WHERE)
+    assert scene.images == (b"png",)
+    assert scene.facts == {"task": "help"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"individual_RoleSet": {}}, "individual_RoleSet"),
+        ({"individual_RoleSet": {"Home": 3}}, "individual_RoleSet"),
+        ({"query": None}, "key 'query': found NoneType"),
+        ({"image": {}}, "image.file_path"),
+        ({"image": {"file_path": "gone.png"}}, "no file .*gone.png"),
+        ({"eval_info": {"ImageDesc": "x", "location": "y"}}, "EvalHelp"),
+        ({"golden_response": " "}, "non-empty assistant message"),
+    ],
+)
+def test_bad_pcogalign_rows_are_named(raw, changes, message):
+    with pytest.raises(DataError, match=message) as error:
+        pcogalign_examples(help_row(0, **changes), WHERE, raw)
+    assert str(error.value).startswith("rows.json, row 2")
+
+
+def test_pcogalign_splits_follow_the_method(raw):
+    rows = [help_row(i, id=str(i)) for i in range(40)]
+    for name, part in (("HCMAS-golden-train", rows), ("HCMAS-golden-test", rows[:3]), ("HCSHR-golden-test", rows[:2])):
+        (raw / f"{name}.json").write_text(json.dumps(part))
+    splits = read_pcogalign(raw, raw)
+    names = [str(i) for i in range(40)]
+    random.Random(42).shuffle(names)
+    assert {e.id for e in splits.sft + splits.val} == set(names[:20])
+    assert len(splits.val) == 2
+    assert {e.id for e in splits.rl} == set(names[20:28])
+    assert [e.id for e in splits.ls1] == ["0", "1", "2"]
+    assert [e.id for e in splits.ls2] == ["0", "1"]
+    assert pcogalign_splits(rows, rows[:3], rows[:2], raw) == splits
+
+
+def test_cuts_use_whole_rows_and_cover_everything():
+    rows = list(range(11))
+    parts = [cut(rows, 0.0, 0.5), cut(rows, 0.5, 0.9), cut(rows, 0.9, 1.0)]
+    assert parts == [[0, 1, 2, 3, 4], [5, 6, 7, 8], [9, 10]]
+    with pytest.raises(ValueError, match=r"0\.9 to 0\.5"):
+        cut(rows, 0.9, 0.5)
+
+
+def test_hold_out_is_disjoint_reproducible_and_never_takes_all():
+    kept, held = hold_out(range(50), 0.1)
+    assert len(held) == 5
+    assert sorted(kept + held) == list(range(50))
+    assert hold_out(range(50), 0.1) == (kept, held)
+    assert [len(part) for part in hold_out(range(3), 0.01)] == [2, 1]
+    assert hold_out([7], 0.1) == ([7], [])
+    assert hold_out([], 0.1) == ([], [])
+    assert hold_out([1, 2], 0.0) == ([1, 2], [])
+    assert shuffled(range(50)) == shuffled(range(50)) != shuffled(range(50), seed=1)

@@ -1,0 +1,98 @@
+"""Length buckets of stage 6: they change no number, and what they need is compiled before the first step."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lam_jax.data.collator import Collated, Cuts
+from lam_jax.hosts.compilation import CompileClock
+from lam_jax.parallel import TRAIN, make_mesh, shardings
+from lam_jax.train.compile_ahead import compile_ahead
+from lam_jax.train.rl_batch import longest, shortened
+from tests import tiny
+from tests.tiny import Row, make_batch, words
+from tests.train.test_rl import EXAMPLE, N, T, make, prompts, weights
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def bucketed(space, lengths, **changes):
+    step, create = make(space, **changes)
+    step.config = dataclasses.replace(step.config, update_lengths=lengths)
+    return step, create
+
+
+@pytest.mark.parametrize("space", ["latent", "token"])
+def test_an_update_at_a_shorter_bucket_is_the_same(space):
+    (plain, create), (short, _) = make(space), bucketed(space, (1, 3))
+    taken, _ = plain.prepare(create(), prompts(0))
+    assert longest(taken) == T
+    mask = jnp.asarray(np.asarray(taken.mask) & (np.arange(T) < 2))
+    taken = taken.replace(mask=mask, rollout=taken.rollout.replace(mask=mask))
+    assert longest(taken) == 2
+    assert shortened(taken, 3).rollout.hidden.shape[2] == 3
+    one, _ = plain.apply(create(), taken, 0)
+    other, _ = short.apply(create(), taken, 0)
+    # Adam's moments: its first step is the gradient's sign, also where that is rounding.
+    for a, b in zip(jax.tree.leaves(one.optimiser_state), jax.tree.leaves(other.optimiser_state), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def on_a_mesh():
+    """On no mesh at all it is not settled where arrays lie."""
+    return jax.device_put(tiny.agent(), shardings(tiny.agent().specs, make_mesh((1, 1, 1)), TRAIN))
+
+
+def test_nothing_is_compiled_in_any_bucket_after_the_start():
+    """Two prompt lengths, three completion lengths."""
+    step, create = bucketed("latent", (1, 3), agent=on_a_mesh())
+    state = create()
+    before = weights(state)
+    compile_ahead(step, state, prompts(0).batch, (8, 10))
+    for a, b in zip(before, weights(state), strict=True):
+        np.testing.assert_array_equal(a, b)
+    # What host code around the programs compiles for itself, of any shape.
+    taken, _ = step.prepare(state, prompts(0))
+    state, _ = step.apply(state, taken, 0)
+    for batch in (prompts(1), longer(2)):
+        with CompileClock() as clock:
+            taken, _ = step.prepare(state, batch)
+        assert clock.programs == 0, f"prompts {batch.batch.tokens.shape}"
+        for length in (1, 2, T):
+            mask = np.asarray(taken.mask) & (np.arange(T) < length)
+            cut = taken.replace(mask=jax.device_put(mask, taken.mask.sharding))
+            with CompileClock() as clock:
+                state, _ = step.apply(state, cut, 0)
+            assert clock.programs == 0, f"prompts {batch.batch.tokens.shape}, completions of {length}"
+
+
+def test_dynamic_sampling_keeps_to_one_prompt_length():
+    step, create = make("latent", name="dapo", reward=uneven, refill=[longer(9)])
+    with pytest.raises(ValueError, match=r"found \(2, 10\) after \(2, 8\). Give the collator"):
+        step.prepare(create(), prompts(0))
+    with pytest.raises(ValueError, match="a single length"):
+        compile_ahead(step, create(), prompts(0).batch, (8, 10))
+
+
+def longer(seed) -> Collated:
+    """Prompts of the next bucket."""
+    rows = [Row(words(6, seed), ((1, 2, 2),), seed=seed), Row(words(9, seed + 1))]
+    return Collated(make_batch(rows, 10, left=True), (EXAMPLE,) * N, Cuts())
+
+
+def uneven(examples, answers):
+    """All samples of the first prompt score alike, so that it is drawn again."""
+    shape = len(answers), len(answers[0])
+    rewards = np.random.default_rng(0).random(shape)
+    rewards[0] = 1.0
+    return rewards, np.ones(shape, bool)
+
+
+def test_buckets_have_to_fit_the_rollout():
+    step, _ = make("latent")
+    for lengths in ((3, 2), (T,), (0, 2)):
+        with pytest.raises(ValueError, match="update_lengths"):
+            dataclasses.replace(step.config, update_lengths=lengths)
