@@ -23,7 +23,7 @@ from lam_jax.nn.weight import structs
 from lam_jax.rollout.engine import rollout
 from lam_jax.train.optimiser import make_optimiser
 from lam_jax.train.partition import partition
-from lam_jax.train.rl import Taken, action_space, make_update
+from lam_jax.train.rl import RLBatch, action_space, make_update
 from lam_jax.train.state import TrainState
 
 
@@ -39,7 +39,7 @@ def compiled_update(work: Workload, kind: UpdateKind, remat: bool) -> Any:
         lambda a, b, i, k: rollout(action_space(a, space, METHOD), b, i, k, config.rollout), agent, batch, ids, key
     )
     advantages = jax.ShapeDtypeStruct((work.prompts, work.samples), jnp.float32)
-    taken = Taken(batch, out, advantages, out.mask)
+    taken = RLBatch(batch, out, advantages, out.mask)
     trainable, frozen = partition(agent, parts)
     optimiser = make_optimiser(config.optimiser, config.steps)
     # Frozen weights rest in the compute dtype; trained ones and their reference are float32 masters.

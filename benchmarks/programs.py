@@ -18,7 +18,7 @@ from lam_jax.rollout.engine import Rollout, RolloutConfig
 from lam_jax.rollout.run import run_rollout
 from lam_jax.train.optimiser import make_optimiser
 from lam_jax.train.partition import Choice, Last, count_parameters, partition
-from lam_jax.train.rl import Decoder, RLStep, Space, Taken, action_space, make_update
+from lam_jax.train.rl import Decoder, RLBatch, RLStep, Space, action_space, make_update
 from lam_jax.train.stages import trainable_parts
 from lam_jax.train.state import TrainState
 
@@ -74,7 +74,7 @@ class UpdateProgram:
         batch = prompts(work)
         out = RolloutProgram(action_space(agent, space, METHOD), batch, config.rollout)()
         advantages = np.random.default_rng(0).standard_normal((work.prompts, work.samples)).astype(np.float32)
-        self.taken = Taken(batch, out, jnp.asarray(advantages), out.mask)
+        self.taken = RLBatch(batch, out, jnp.asarray(advantages), out.mask)
         trainable, self.frozen = partition(agent, parts)
         self.parameters = count_parameters(trainable)
         optimiser = make_optimiser(config.optimiser, config.steps)

@@ -48,7 +48,7 @@ class StageSizes:
         states = self.blocks(self.config.text.layers)
         return states + self.vision() if with_image else states
 
-    def explained(self) -> float:
+    def inferred(self) -> float:
         """Inverse dynamics, codebook and merge in training, through the frozen head."""
         text = self.config.text
         trained = self.coder(self.latent.inverse_layers) + linear(self.tokens, self.latent.codes, text.width)
@@ -62,7 +62,7 @@ class StageSizes:
 
 def inverse(sizes: StageSizes) -> float:
     """Stage 1."""
-    return sizes.backbone(True).forward + sizes.explained()
+    return sizes.backbone(True).forward + sizes.inferred()
 
 
 def projector(sizes: StageSizes) -> float:
@@ -73,8 +73,8 @@ def projector(sizes: StageSizes) -> float:
 
 def joint(sizes: StageSizes) -> float:
     """Stage 3: stages 1 and 2 on paired rows; stage 1 and the cycle (P's mean, then P') on text-only rows."""
-    paired = projector(sizes) + sizes.explained()
-    text = sizes.backbone(False).forward + sizes.explained() + sizes.projectors(3).both(trained=True)
+    paired = projector(sizes) + sizes.inferred()
+    text = sizes.backbone(False).forward + sizes.inferred() + sizes.projectors(3).both(trained=True)
     return paired + text
 
 

@@ -50,7 +50,7 @@ def compare(config: Config) -> list[dict]:
         with Run(config.out / readout, shared) as run:
             material = Material.open(shared, config.out / "data", make_mesh())
             agent = learn_latent_actions(run, material, material.base_agent())
-            probed = run.stage("codes", lambda m=material, a=agent: (None, probe(m, a))).record
+            probed = run.phase("codes", lambda m=material, a=agent: (None, probe(m, a))).record
             records = read_metrics(run.folder / "metrics.jsonl")
             evaluated = [r for r in records if r["phase"] == "stage1_inverse" and "eval_ce" in r]
         with Run(config.out / f"{readout}_{recipe}", demo) as run:

@@ -25,7 +25,7 @@ from lam_jax.data.loader import Loader, LoaderConfig
 from lam_jax.demo.material import BASE_MODEL, RubricJudge
 from lam_jax.formats.load_backbone import load_backbone
 from lam_jax.hosts.compilation import keep_compiled_programs
-from lam_jax.hosts.consistency import code_hash, files_hash, require_same, require_same_weights, versions
+from lam_jax.hosts.consistency import code_hash, files_hash, require_consistent, require_consistent_weights, versions
 from lam_jax.latent.agent import Agent, init_latent
 from lam_jax.latent.config import LatentConfig
 from lam_jax.models.processor import ImageSettings
@@ -152,7 +152,7 @@ def main(command: FirstRLStep) -> list[dict[str, Any]]:
     keep_compiled_programs()
     keep_host_memory()
     settings, mesh = command.settings, whole_mesh(command.mesh)
-    require_same({"code": code_hash(), "versions": versions(), "configuration": fingerprint(settings)})
+    require_consistent({"code": code_hash(), "versions": versions(), "configuration": fingerprint(settings)})
     profile = "first_rl_step" if command.profile else None
     with Run(command.out, settings, save_every=command.save_every, profile=profile) as run:
         sizes = SceneSizes(help={"sft": 1, "rl": 256, "val": 1, "ls1": 1, "ls2": 1})
@@ -160,9 +160,9 @@ def main(command: FirstRLStep) -> list[dict[str, Any]]:
             prepare(run.folder / "data", sizes)
         barrier("data")
         data = prepare(run.folder / "data", sizes)
-        require_same({"data": files_hash(data)})
+        require_consistent({"data": files_hash(data)})
         agent = load(settings, mesh)
-        require_same_weights(agent)
+        require_consistent_weights(agent)
         fitted = train(run, settings, agent, data)
         last = {name: value for name, value in fitted.history[-1].items() if isinstance(value, float)}
         run.progress.say(", ".join(f"{name} {value:.4g}" for name, value in last.items()))

@@ -25,7 +25,7 @@ from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.train.method import METHODS, Method
 from lam_jax.train.optimiser import Optimiser, OptimiserConfig, make_optimiser, replicated_beside
 from lam_jax.train.partition import count_parameters, in_dtype, partition
-from lam_jax.train.rl import RLConfig, Space, Taken, action_space, make_update
+from lam_jax.train.rl import RLBatch, RLConfig, Space, action_space, make_update
 from lam_jax.train.stages import STAGES as TRAINED
 from lam_jax.train.stages import MixedBatch, make_step, trainable_parts
 from lam_jax.train.state import TrainState
@@ -188,7 +188,7 @@ def _update(space: Space, setting: Setting) -> Program:
     )
 
 
-def _taken(space: Space, setting: Setting) -> Taken:
+def _taken(space: Space, setting: Setting) -> RLBatch:
     """A rewarded rollout, placed as the rollout program leaves it."""
     work, mesh = setting.work, setting.mesh
     out = _rollout(space, setting).trace().out_info
@@ -197,7 +197,7 @@ def _taken(space: Space, setting: Setting) -> Taken:
         return abstract_array(leaf.shape, leaf.dtype, axes, mesh, UPDATE)
 
     samples = jax.tree.map(lambda leaf: placed(leaf, "prompts", "samples"), out.replace(prompt_hidden=None))
-    return Taken(
+    return RLBatch(
         prompts=setting.prompts(UPDATE),
         rollout=samples.replace(prompt_hidden=placed(out.prompt_hidden, "prompts")),
         advantages=abstract_array((work.prompts, work.samples), jnp.float32, ("prompts", "samples"), mesh, UPDATE),

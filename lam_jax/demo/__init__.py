@@ -14,7 +14,7 @@ from lam_jax.demo.results import collect, write_results
 from lam_jax.demo.settings import DEFAULT_ALGORITHMS, DemoConfig
 from lam_jax.demo.tasks import TaskRun
 from lam_jax.evaluation.codes import probe_codes
-from lam_jax.hosts.consistency import code_hash, files_hash, require_same, require_same_weights, versions
+from lam_jax.hosts.consistency import code_hash, files_hash, require_consistent, require_consistent_weights, versions
 from lam_jax.latent.agent import Agent
 from lam_jax.parallel.multihost import is_first
 from lam_jax.parallel.processes import whole_mesh
@@ -54,7 +54,7 @@ def run_demo(
     """
     algorithms = dict.fromkeys(tasks, algorithm) if algorithm else {t: DEFAULT_ALGORITHMS[t] for t in tasks}
     config = config or DemoConfig(seed=seed, preset=preset, tasks=tuple(tasks), algorithms=algorithms)
-    require_same({"code": code_hash(), "versions": versions(), "configuration": fingerprint(config)})
+    require_consistent({"code": code_hash(), "versions": versions(), "configuration": fingerprint(config)})
     devices = whole_mesh(mesh)
     with Run(out, config, save_every=save_every, profile=profile) as run:
         progress = run.progress
@@ -64,14 +64,14 @@ def run_demo(
             opened.append(Material.open(config, run.folder / "data", devices))
             return None, {}
 
-        run.stage("data", open_material)
+        run.phase("data", open_material)
         material = opened[0] if opened else Material.open(config, run.folder / "data", devices)
         agent = material.base_agent()
-        require_same({"data": files_hash(material.folder)})
-        require_same_weights(agent)
-        base = run.stage("base_model", lambda: (None, _base_scores(material, agent))).record
+        require_consistent({"data": files_hash(material.folder)})
+        require_consistent_weights(agent)
+        base = run.phase("base_model", lambda: (None, _base_scores(material, agent))).record
         agent = learn_latent_actions(run, material, agent)
-        probed = run.stage("codes", lambda: (None, probe(material, agent))).record
+        probed = run.phase("codes", lambda: (None, probe(material, agent))).record
         scores: dict[tuple[str, str, str], dict[str, Any]] = {}
         speed: list[dict[str, Any]] = []
         after_sft: list[float] = []
@@ -90,7 +90,7 @@ def run_demo(
         if is_first():
             results = collect(run, material, base, latent, scores, speed)
             write_results(run.folder, results)
-        report = run.stage("report", lambda: (None, {"path": write_report(run.folder).name if is_first() else ""}))
+        report = run.phase("report", lambda: (None, {"path": write_report(run.folder).name if is_first() else ""}))
         for table in summary_tables(results) if progress.enabled else ():
             progress.console.print(table)
         progress.say(f"report: {run.folder / report.record['path']}")
@@ -131,4 +131,4 @@ def control_after_sft(run: Run, job: TaskRun) -> float:
         found = probe_codes(job.agent, batches, jax.random.key(material.config.seed), material.config.method.acting)
         return None, {"random_action_kl": found["random_action_kl"]}
 
-    return run.stage(f"control_{job.task}", measure).record["random_action_kl"]
+    return run.phase(f"control_{job.task}", measure).record["random_action_kl"]

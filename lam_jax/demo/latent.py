@@ -95,7 +95,7 @@ def train_stage(
         )
         return keep_best_and_last(fitted)
 
-    result = run.stage(phase, train, {"last": trainable, "best": trainable})
+    result = run.phase(phase, train, {"last": trainable, "best": trainable})
     return merge(result.tree["last"], frozen)
 
 

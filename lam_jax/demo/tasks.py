@@ -117,7 +117,7 @@ class TaskRun:
             speed = {n: float(np.median([r[n] for r in warm if n in r])) for n in names}
             return tree, record | {"speed": speed | {"trainable_parameters": count_parameters(trainable)}}
 
-        result = self.run.stage(phase, train, {"last": trainable, "best": trainable})
+        result = self.run.phase(phase, train, {"last": trainable, "best": trainable})
         self.agent = merge(result.tree["last"], frozen)
         speed = dict(result.record["speed"])
         self.speed = {"task": self.task, "space": self.space, "step_s": speed.pop("rl_step_s"), **speed}
@@ -136,7 +136,7 @@ class TaskRun:
 
     def score(self, phase: str) -> dict[str, Any]:
         """Scores, diversity and sample answers after `phase` ("sft" or "rl"), as a JSON record."""
-        result = self.run.stage(f"scores_{phase}_{self.space}_{self.task}", lambda: (None, self._score(phase)))
+        result = self.run.phase(f"scores_{phase}_{self.space}_{self.task}", lambda: (None, self._score(phase)))
         return result.record
 
     def _score(self, phase: str) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def _gather_texts(texts: Sequence[str]) -> list[list[str]]:
     return [[bytes(row).rstrip(b"\0").decode() for row in rows] for rows in gather(table)]
 
 
-def require_same(facts: Mapping[str, str]) -> None:
+def require_consistent(facts: Mapping[str, str]) -> None:
     """Compares what each process says about itself with what process 0 says; every process calls it.
 
     Args:
@@ -79,7 +79,7 @@ def require_same(facts: Mapping[str, str]) -> None:
         )
 
 
-def require_same_weights(tree: Any) -> None:
+def require_consistent_weights(tree: Any) -> None:
     """Compares the copies of each shard that several processes hold; every process calls it.
 
     Raises:

@@ -10,7 +10,7 @@ from jax.sharding import Sharding
 T = TypeVar("T")
 
 
-def put_alike(tree: T, sharding: Sharding) -> T:
+def put_replicated(tree: T, sharding: Sharding) -> T:
     """Puts what every process has alike, on the host or on its own devices, where `sharding` says, across processes."""
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)

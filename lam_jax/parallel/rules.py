@@ -16,7 +16,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from lam_jax.nn.axes import ANY, Axes, active, constrain, placed_by
 from lam_jax.nn.weight import Weight, map_specs
-from lam_jax.parallel.replicated import put_alike
+from lam_jax.parallel.replicated import put_replicated
 
 __all__ = [
     "ROLLOUT",
@@ -206,7 +206,7 @@ def constrain_weight(x: jax.Array, weight: Weight) -> jax.Array:
 
 def replicate(tree: Any, mesh: Mesh | None) -> Any:
     """Arrays or random keys, which every process holds alike, put on every device of the mesh."""
-    return tree if mesh is None else put_alike(tree, NamedSharding(mesh, PartitionSpec()))
+    return tree if mesh is None else put_replicated(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def place(tree: Any, mesh: Mesh | None, rules: Rules, *axes: str) -> Any:
@@ -225,6 +225,6 @@ def place(tree: Any, mesh: Mesh | None, rules: Rules, *axes: str) -> Any:
     def put(x):
         names = axes or ("batch",)
         spec = partition_spec((*names, *(None,) * (x.ndim - len(names))), x.shape, mesh, rules)
-        return put_alike(x, NamedSharding(mesh, spec))
+        return put_replicated(x, NamedSharding(mesh, spec))
 
     return jax.tree.map(put, tree)

@@ -58,7 +58,7 @@ class Rollout(struct.PyTreeNode):
     actions: Leaf  # int32 [N, G, T]
     mask: Leaf  # bool [N, G, T], up to and including the end-of-turn token
     logps: Leaf  # float32 [N, G, T], behaviour log-probability of the actions
-    gap: Leaf  # float32 [N, G, T], log-probability over the truncated set minus that over all actions
+    logp_gap: Leaf  # float32 [N, G, T], log-probability over the truncated set minus that over all actions
     entropy: Leaf  # float32 [N, G, T]
     support: Support | None  # [N, G, T, S]
     prompt_hidden: Leaf  # [N, P, D], before the final norm
@@ -133,7 +133,7 @@ def rollout(
             actions=put(state.out.actions, drawn.action),
             mask=put(state.out.mask, alive),
             logps=put(state.out.logps, drawn.logp),
-            gap=put(state.out.gap, drawn.gap),
+            logp_gap=put(state.out.logp_gap, drawn.logp_gap),
             entropy=put(state.out.entropy, entropy(choice, drawn.support, config.sampling.scale)),
             support=jax.tree.map(put, state.out.support, drawn.support),
             hidden=put(state.out.hidden, hidden[:, :, 0]),
@@ -154,7 +154,7 @@ def rollout(
         actions=empty(jnp.int32),
         mask=empty(bool),
         logps=empty(jnp.float32),
-        gap=empty(jnp.float32),
+        logp_gap=empty(jnp.float32),
         entropy=empty(jnp.float32),
         support=jax.tree.map(lambda s: jnp.zeros((*shape, s.shape[-1]), s.dtype), first.support),
         prompt_hidden=prompt_hidden,
@@ -194,5 +194,5 @@ def _pinned(out: Rollout) -> Rollout:
 
 def _cut(out: Rollout, length: int) -> dict[str, Any]:
     """The buffers without the last segment's surplus."""
-    names = ("tokens", "actions", "mask", "logps", "gap", "entropy", "support", "hidden")
+    names = ("tokens", "actions", "mask", "logps", "logp_gap", "entropy", "support", "hidden")
     return {name: jax.tree.map(lambda x: x[:, :, :length], getattr(out, name)) for name in names}

@@ -85,7 +85,7 @@ class Sample(flax.struct.PyTreeNode):
 
     action: Leaf  # int32 [*B]
     logp: Leaf  # float32 [*B], over the support, or over all actions where the config does not renormalise
-    gap: Leaf  # float32 [*B], log-probability over the support minus that over all actions, 0 or more: logged
+    logp_gap: Leaf  # float32 [*B], log-probability over the support minus that over all actions, 0 or more: logged
     support: Support | None  # None where nothing is truncated or log-probabilities are over all actions
 
 
@@ -182,13 +182,13 @@ def sample(
     choice = arg_max(scores)
     if support is None:
         logp = action_logps(logits, choice, None, config.scale)
-        return Sample(action=choice, logp=logp, gap=jnp.zeros_like(logp), support=None)
+        return Sample(action=choice, logp=logp, logp_gap=jnp.zeros_like(logp), support=None)
     action = jnp.take_along_axis(support.indices, choice[..., None], axis=-1)[..., 0]
     over_all = action_logps(logits, action, None, config.scale)
     over_support = action_logps(logits, action, support, config.scale)
     return Sample(
         action=action,
         logp=over_support if config.renormalise else over_all,
-        gap=over_support - over_all,
+        logp_gap=over_support - over_all,
         support=support if config.renormalise else None,
     )

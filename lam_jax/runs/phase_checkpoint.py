@@ -66,7 +66,7 @@ class Best:
 
 
 @dataclasses.dataclass(frozen=True)
-class Midway:
+class PhaseCheckpoint:
     """Where a phase stands.
 
     Attributes:
@@ -105,7 +105,7 @@ class PhaseSaver:
         self._phase = ""
         self._updates_of_step = 1
 
-    def restore(self, phase: str, state: TrainState, work: Work, data: Any) -> Midway | None:
+    def restore(self, phase: str, state: TrainState, work: Work, data: Any) -> PhaseCheckpoint | None:
         """The newest sound checkpoint on the shardings of `state`, with `data` put to its position; None without one.
 
         Raises:
@@ -134,13 +134,13 @@ class PhaseSaver:
         tree, saved = restored.tree, restored.metadata
         data.set_state(saved["data"])
         best = Best(saved["best"][0], saved["best"][1], tree["best"]) if saved["best"] else None
-        return Midway(tree["state"], saved["number"], saved["updates"], best, tree["buffer"], saved["metrics"])
+        return PhaseCheckpoint(tree["state"], saved["number"], saved["updates"], best, tree["buffer"], saved["metrics"])
 
-    def visit(self, midway: Midway, data: Any, before: Callable[[], None]) -> None:
+    def visit(self, checkpoint: PhaseCheckpoint, data: Any, before: Callable[[], None]) -> None:
         """Saves if that is due or the run is asked to stop; called after every update but the phase's last.
 
         Args:
-            midway: where the phase stands.
+            checkpoint: where the phase stands.
             data: its position is saved.
             before: called before a checkpoint; whatever has to be on disk when it is.
 
@@ -148,11 +148,11 @@ class PhaseSaver:
             PreemptedError: the run is asked to stop; the checkpoint is on disk.
             NoSpaceError: the disk is full.
         """
-        total = midway.number * self._updates_of_step + midway.updates
+        total = checkpoint.number * self._updates_of_step + checkpoint.updates
         stopping = self.stop.visit()
         if stopping or (self.every and total % self.every == 0):
             before()
-            self._save(total, midway, data)
+            self._save(total, checkpoint, data)
         if stopping:
             self.checkpoints.wait()
             raise PreemptedError(
@@ -170,16 +170,16 @@ class PhaseSaver:
             self.stop.defer(False)
             self.checkpoints.wait()
 
-    def _save(self, total: int, midway: Midway, data: Positioned) -> None:
-        best = midway.best
+    def _save(self, total: int, checkpoint: PhaseCheckpoint, data: Positioned) -> None:
+        best = checkpoint.best
         metadata = {
-            "number": midway.number,
-            "updates": midway.updates,
+            "number": checkpoint.number,
+            "updates": checkpoint.updates,
             "best": [best.step, best.score] if best else None,
-            "metrics": {name: float(value) for name, value in midway.metrics.items()},
+            "metrics": {name: float(value) for name, value in checkpoint.metrics.items()},
             "data": data.get_state(),
         }
-        tree = {"state": midway.state, "best": best.trainable if best else None, "buffer": midway.buffer}
+        tree = {"state": checkpoint.state, "best": best.trainable if best else None, "buffer": checkpoint.buffer}
         self.checkpoints.begin_save(total, tree, metadata)
 
 

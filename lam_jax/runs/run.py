@@ -1,11 +1,11 @@
-"""A run's folder: whose it is, which stages are complete, and how long each took.
+"""A run's folder: whose it is, which phases are complete, and how long each took.
 
     with Run(Path("runs/demo"), config) as run:
-        inverse = run.stage("stage1_inverse", lambda: train_inverse(agent), like=agent.latent)
-        joint = run.stage("stage3_joint", lambda: train_joint(inverse.tree), like=agent.latent)
+        inverse = run.phase("stage1_inverse", lambda: train_inverse(agent), like=agent.latent)
+        joint = run.phase("stage3_joint", lambda: train_joint(inverse.tree), like=agent.latent)
 
-A stage is checkpointed when it is complete, and on the way by the `saver` that its training loop is given. A run that
-is killed and started again restores the complete stages and goes on inside the one in progress.
+A phase is checkpointed when it is complete, and on the way by the `saver` that its training loop is given. A run that
+is killed and started again restores the complete phases and goes on inside the one in progress.
 
 With several processes all open the same folder: the first writes what is written once, each writes its own shards.
 """
@@ -48,13 +48,13 @@ logger = logging.getLogger("lam_jax")
 
 
 @dataclasses.dataclass(frozen=True)
-class StageResult:
-    """What a stage left.
+class PhaseResult:
+    """What a phase left.
 
     Attributes:
         tree: arrays, as its function returned them.
         record: JSON values, as its function returned them.
-        seconds: wall-clock time of the run of the stage that completed it.
+        seconds: wall-clock time of the run of the phase that completed it.
         compile_seconds: of which XLA compiled.
         resumed: restored from its checkpoint instead of run.
     """
@@ -103,10 +103,10 @@ class Run:
     """An output folder, locked while it is open.
 
     Attributes:
-        folder: holds config.json, metrics.jsonl, tensorboard/, stages/, midway/.
+        folder: holds config.json, metrics.jsonl, tensorboard/, phases/, phase_checkpoints/.
         metrics: writer for the training loops.
         progress: where progress is shown.
-        phases: results of the stages so far by name, in order.
+        results: of the phases so far by name, in order.
         stop: whether the run was asked to stop.
         profiler: for the training loops.
     """
@@ -125,7 +125,7 @@ class Run:
             folder: one that every process sees.
             config: whatever the results depend on; dataclasses and JSON values.
             progress: where progress is shown; default: the console of the first process.
-            save_every: optimiser updates between two checkpoints inside a stage; 0: only when asked to stop.
+            save_every: optimiser updates between two checkpoints inside a phase; 0: only when asked to stop.
             profile: phase of which a few steps are traced into profile/.
 
         Raises:
@@ -135,8 +135,8 @@ class Run:
         self.folder = Path(folder).absolute()
         self.progress = progress or Progress(enabled=is_first())
         self.save_every = save_every
-        self.phases: dict[str, StageResult] = {}
-        self.stages = self.folder / "stages"
+        self.results: dict[str, PhaseResult] = {}
+        self.phases = self.folder / "phases"
         self._lock: int | None = None
         failure: LamJaxError | None = None
         if is_first():
@@ -153,8 +153,8 @@ class Run:
     def _open(self, config: Any) -> None:
         self._claim(config)
         self._lock = self._acquire()
-        self.stages.mkdir(exist_ok=True)
-        remove_unfinished(self.stages)
+        self.phases.mkdir(exist_ok=True)
+        remove_unfinished(self.phases)
 
     def __enter__(self) -> "Run":
         self.stop.__enter__()
@@ -171,11 +171,11 @@ class Run:
             os.close(self._lock)
 
     def saver(self, name: str) -> PhaseSaver:
-        """Checkpoints inside the stage `name`, for its `fit`."""
-        return PhaseSaver(self._midway(name), self.save_every, stop=self.stop)
+        """Checkpoints inside the phase `name`, for its `fit`."""
+        return PhaseSaver(self._phase_checkpoints(name), self.save_every, stop=self.stop)
 
-    def _midway(self, name: str) -> Path:
-        return self.folder / "midway" / name
+    def _phase_checkpoints(self, name: str) -> Path:
+        return self.folder / "phase_checkpoints" / name
 
     def _claim(self, config: Any) -> None:
         file = self.folder / "config.json"
@@ -216,15 +216,15 @@ class Run:
             ) from error
         return lock
 
-    def stage(self, name: str, function: Callable[[], tuple[Any, dict[str, Any]]], like: Any = None) -> StageResult:
-        """The result of a stage: restored if it is complete, else run and checkpointed.
+    def phase(self, name: str, function: Callable[[], tuple[Any, dict[str, Any]]], like: Any = None) -> PhaseResult:
+        """The result of a phase: restored if it is complete, else run and checkpointed.
 
         Args:
             name: of its folder and in the report.
-            function: runs the stage; returns a pytree of arrays (or None) and a record of JSON values.
+            function: runs the phase; returns a pytree of arrays (or None) and a record of JSON values.
             like: arrays or shape structs like the pytree, whose dtypes and shardings a restored one gets.
 
-        A damaged checkpoint is reported on the error log and set aside, and its stage is run again.
+        A damaged checkpoint is reported on the error log and set aside, and its phase is run again.
 
         Raises:
             CheckpointMismatchError: the checkpoint holds other arrays than `like`.
@@ -232,48 +232,48 @@ class Run:
             PreemptedError: the run was asked to stop.
         """
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
-            raise ValueError(f"Stage name {name!r}: expected letters, digits, '_', '.' and '-' only.")
-        if name in self.phases:
-            raise ValueError(f"Stage {name!r} was already asked for in this run; names must differ.")
+            raise ValueError(f"Phase name {name!r}: expected letters, digits, '_', '.' and '-' only.")
+        if name in self.results:
+            raise ValueError(f"Phase {name!r} was already asked for in this run; names must differ.")
         if self.stop.visit():
-            raise PreemptedError(f"Stopped by SIGTERM before stage {name}. Run the same command again to go on there.")
+            raise PreemptedError(f"Stopped by SIGTERM before phase {name}. Run the same command again to go on there.")
         heartbeat.beat(name)
-        path = self.stages / name
+        path = self.phases / name
         result = self._restored(path, like) or self._run(path, function)
         if is_first():
-            # Also after a restore: the process may have been killed between saving the stage and this.
-            shutil.rmtree(self._midway(name), ignore_errors=True)
-        self.phases[name] = result
+            # Also after a restore: the process may have been killed between saving the phase and this.
+            shutil.rmtree(self._phase_checkpoints(name), ignore_errors=True)
+        self.results[name] = result
         took = f"{duration(result.seconds)} (compiling {duration(result.compile_seconds)})"
         self.progress.say(f"{name}: {'restored, had taken ' if result.resumed else ''}{took}")
         return result
 
-    def _restored(self, path: Path, like: Any) -> StageResult | None:
+    def _restored(self, path: Path, like: Any) -> PhaseResult | None:
         if not from_first(int(path.exists())):
             return None
         try:
             tree, saved = restore_checkpoint(path, like)
         except DamagedCheckpointError as error:
-            logger.error("%s It is set aside and the stage is run again from the one before.", error)
+            logger.error("%s It is set aside and the phase is run again from the one before.", error)
             barrier(f"damaged {path.name}")
             if is_first():
                 set_aside(path)
             return None
-        return StageResult(tree, saved["record"], saved["seconds"], saved["compile_seconds"], True)
+        return PhaseResult(tree, saved["record"], saved["seconds"], saved["compile_seconds"], True)
 
-    def _run(self, path: Path, function: Callable[[], tuple[Any, dict[str, Any]]]) -> StageResult:
+    def _run(self, path: Path, function: Callable[[], tuple[Any, dict[str, Any]]]) -> PhaseResult:
         began = time.monotonic()
         with CompileClock() as clock:
             tree, record = function()
             jax.block_until_ready(tree)
-        result = StageResult(tree, record, round(time.monotonic() - began, 3), round(clock.seconds, 3), False)
+        result = PhaseResult(tree, record, round(time.monotonic() - began, 3), round(clock.seconds, 3), False)
         times = {"seconds": result.seconds, "compile_seconds": result.compile_seconds}
         save_checkpoint(path, tree, {"record": record, **times})
         return result
 
     def timings(self) -> list[dict[str, Any]]:
-        """Name, seconds and compile_seconds of each stage so far, as the report shows them."""
+        """Name, seconds and compile_seconds of each phase so far, as the report shows them."""
         return [
             {"name": name, "seconds": result.seconds, "compile_seconds": result.compile_seconds}
-            for name, result in self.phases.items()
+            for name, result in self.results.items()
         ]

@@ -14,7 +14,7 @@ from lam_jax.errors import NonFiniteError
 from lam_jax.hosts import heartbeat
 from lam_jax.hosts.compilation import warn_of_recompilation
 from lam_jax.runs.metrics import MetricsWriter
-from lam_jax.runs.phase_checkpoint import Best, Midway, PhaseSaver, Work
+from lam_jax.runs.phase_checkpoint import Best, PhaseCheckpoint, PhaseSaver, Work
 from lam_jax.runs.profiler import Profiler
 from lam_jax.runs.progress import Bar, Progress
 from lam_jax.train.state import TrainState
@@ -81,7 +81,7 @@ class _Plain:
 class _Recorder:
     """Checks, logs and shows the metrics of each step, one step late; evaluates and remembers the best weights."""
 
-    def __init__(self, phase: str, steps: int, log_every: int, writer: MetricsWriter, bar: Bar, place: Midway):
+    def __init__(self, phase: str, steps: int, log_every: int, writer: MetricsWriter, bar: Bar, place: PhaseCheckpoint):
         self.phase, self.steps, self.log_every = phase, steps, log_every
         self.writer, self.bar, self.best = writer, bar, place.best
         self.history: list[dict[str, Any]] = []
@@ -168,12 +168,12 @@ def fit(
     """
     work: Work = step if isinstance(step, Work) else _Plain(step)  # pyright: ignore[reportAssignmentType]
     resumed = saver.restore(phase, state, work, batches) if saver else None
-    place = resumed or Midway(state, int(state.step) // work.updates)
+    place = resumed or PhaseCheckpoint(state, int(state.step) // work.updates)
     state = place.state
     first_number = place.number
     earlier = writer.begin(phase, place.number if resumed or place.number else None)
 
-    def one_step(number: int, state: TrainState, place: Midway, supply: Iterator[Any], recorder: _Recorder):
+    def one_step(number: int, state: TrainState, place: PhaseCheckpoint, supply: Iterator[Any], recorder: _Recorder):
         def warm() -> contextlib.AbstractContextManager:
             cold = number <= first_number + WARM_STEPS
             return contextlib.nullcontext() if cold else warn_of_recompilation(f"Phase {phase}, step {number}:")
@@ -188,7 +188,7 @@ def fit(
             with warm():
                 state, applied = work.apply(state, buffer, index)
             if saver and index + 1 < work.updates:
-                between = Midway(state, number - 1, index + 1, recorder.best, buffer, metrics)
+                between = PhaseCheckpoint(state, number - 1, index + 1, recorder.best, buffer, metrics)
 
                 def before(applied: Mapping[str, Any] = applied) -> None:
                     recorder.flush()
@@ -209,7 +209,7 @@ def fit(
                 state, metrics = one_step(number, state, place, supply, recorder)
             heartbeat.beat(phase, number)
             recorder.step(number, metrics)
-            place = Midway(state, number)
+            place = PhaseCheckpoint(state, number)
             if evaluate and (number == steps or (evaluate_every and number % evaluate_every == 0)):
                 recorder.evaluate(number, state, evaluate)
             if saver and number < steps:

@@ -39,7 +39,7 @@ from lam_jax.rollout.weights import rollout_weights
 from lam_jax.train.method import Method
 from lam_jax.train.optimiser import Optimiser, OptimiserConfig
 from lam_jax.train.partition import VOCABULARY_TABLES, in_dtype, merge
-from lam_jax.train.rl_batch import Taken, longest, shortened
+from lam_jax.train.rl_batch import RLBatch, longest, shortened
 from lam_jax.train.rl_rewards import Reward, masked_mean, score
 from lam_jax.train.state import TrainState
 
@@ -101,7 +101,7 @@ def action_space(agent: Agent, space: Space, method: Method) -> ActionSpace:
 
 
 def policy_logps(
-    agent: Agent, space: Space, method: Method, taken: Taken, config: RolloutConfig, remat: bool = False
+    agent: Agent, space: Space, method: Method, taken: RLBatch, config: RolloutConfig, remat: bool = False
 ) -> tuple[Array, Array]:
     """Log-probabilities of the taken actions and entropies, both [N, G, T]."""
     if space == "latent":
@@ -116,7 +116,7 @@ class Update:
     def __init__(self, config: RLConfig, method: Method, optimiser: Optimiser):
         algorithm = config.algorithm
 
-        def objective(trainable, frozen, reference, taken: Taken):
+        def objective(trainable, frozen, reference, taken: RLBatch):
             dtype = frozen.backbone.config.dtype
             agent = merge(in_dtype(trainable, dtype, VOCABULARY_TABLES), frozen)
             logps, entropies = policy_logps(agent, config.space, method, taken, config.rollout, config.remat)
@@ -145,7 +145,7 @@ class Update:
             return loss, {"loss": loss, **metrics.means()}
 
         @functools.partial(jax.jit, donate_argnums=0, static_argnames="mesh")
-        def update(state: TrainState, frozen: Agent, reference: Any, taken: Taken, mesh: Mesh | None):
+        def update(state: TrainState, frozen: Agent, reference: Any, taken: RLBatch, mesh: Mesh | None):
             with use(mesh, UPDATE):
                 (_, metrics), gradients = jax.value_and_grad(objective, has_aux=True)(
                     state.trainable, frozen, reference, taken
@@ -156,15 +156,15 @@ class Update:
 
         self._update = update
 
-    def __call__(self, state: TrainState, frozen: Agent, reference: Any, taken: Taken) -> tuple[TrainState, dict]:
+    def __call__(self, state: TrainState, frozen: Agent, reference: Any, taken: RLBatch) -> tuple[TrainState, dict]:
         """One optimiser step."""
         return self._update(state, frozen, reference, taken, mesh=mesh_of((state.trainable, frozen)))
 
-    def trace(self, state: TrainState, frozen: Agent, reference: Any, taken: Taken) -> jax.stages.Traced:
+    def trace(self, state: TrainState, frozen: Agent, reference: Any, taken: RLBatch) -> jax.stages.Traced:
         """The update, traced for arguments that may be shape structs with shardings."""
         return self._update.trace(state, frozen, reference, taken, mesh=mesh_of((state.trainable, frozen)))
 
-    def lower(self, state: TrainState, frozen: Agent, reference: Any, taken: Taken) -> jax.stages.Lowered:
+    def lower(self, state: TrainState, frozen: Agent, reference: Any, taken: RLBatch) -> jax.stages.Lowered:
         """The update, lowered for such arguments."""
         return self.trace(state, frozen, reference, taken).lower()
 
@@ -237,7 +237,7 @@ class RLStep:
             state, applied = self.apply(state, taken, index)
         return state, self.finish(state, taken, metrics | applied)
 
-    def prepare(self, state: TrainState, collated: Collated) -> tuple[Taken, dict[str, Any]]:
+    def prepare(self, state: TrainState, collated: Collated) -> tuple[RLBatch, dict[str, Any]]:
         """Rolls out and rewards."""
         key = state.step_key()
         self._began = time.monotonic()
@@ -246,20 +246,20 @@ class RLStep:
         self._rewarded_at = time.monotonic()
         return taken, metrics | {"refills": float(refills)}
 
-    def buffer_like(self, state: TrainState, collated: Collated) -> Taken:
+    def buffer_like(self, state: TrainState, collated: Collated) -> RLBatch:
         """Shape structs of the rollout that `prepare` gives for prompts of this shape."""
         space = action_space(
             merge(self._for_rollouts(state.trainable), self.rollout_frozen), self.config.space, self.method
         )
 
-        def roll(space: ActionSpace, prompts: Batch, key: Array) -> Taken:
+        def roll(space: ActionSpace, prompts: Batch, key: Array) -> RLBatch:
             ids = jnp.zeros((prompts.tokens.shape[0], self.config.rollout.samples), jnp.int32)
             out = rollout(space, prompts, ids, key, self.config.rollout)
-            return Taken(prompts, out, jnp.zeros(ids.shape, jnp.float32), out.mask)
+            return RLBatch(prompts, out, jnp.zeros(ids.shape, jnp.float32), out.mask)
 
         return jax.eval_shape(roll, space, fill_prompts(collated.batch, space), state.key)
 
-    def apply(self, state: TrainState, taken: Taken, index: int) -> tuple[TrainState, dict[str, Any]]:
+    def apply(self, state: TrainState, taken: RLBatch, index: int) -> tuple[TrainState, dict[str, Any]]:
         """Update `index` of a rollout: its share of the prompts in one of the passes."""
         part = self.part(taken, index)
         if self.config.update_lengths:
@@ -272,7 +272,7 @@ class RLStep:
         """Completion lengths that updates run at."""
         return (*self.config.update_lengths, self.config.rollout.length)
 
-    def part(self, taken: Taken, index: int) -> Taken:
+    def part(self, taken: RLBatch, index: int) -> RLBatch:
         """The share of the prompts that update `index` is made of."""
         count = self.config.mini_batches
         if count == 1:
@@ -280,7 +280,7 @@ class RLStep:
         size = self.config.prompts // count
         return take_rows(taken, jnp.arange(size) + index % count * size, self.mesh)
 
-    def finish(self, state: TrainState, taken: Taken, metrics: dict[str, Any]) -> dict[str, Any]:
+    def finish(self, state: TrainState, taken: RLBatch, metrics: dict[str, Any]) -> dict[str, Any]:
         """Adds the times, of this process's part in the step."""
         jax.block_until_ready(state.trainable)
         done = time.monotonic()
@@ -294,7 +294,7 @@ class RLStep:
             "update_tokens_per_s": tokens / update_s,
         }
 
-    def _rewarded(self, state, collated: Collated, key: Array, attempt: int) -> tuple[Taken, dict[str, Any]]:
+    def _rewarded(self, state, collated: Collated, key: Array, attempt: int) -> tuple[RLBatch, dict[str, Any]]:
         config, algorithm = self.config, self.config.algorithm
         began = time.monotonic()
         prompts, out = self.roll_out(state, collated.batch, key, attempt)
@@ -314,7 +314,7 @@ class RLStep:
             "length_mean": float(lengths.mean()),
             "ended": float((lengths < config.rollout.length).mean()),
             "failed_rewards": float((~ok).sum()),
-            "gap": float(masked_mean(out.gap, out.mask)),
+            "logp_gap": float(masked_mean(out.logp_gap, out.mask)),
             "informative_groups": float(np.asarray(active).any(axis=1).mean()),
             "generation_s": generated - began,
             "reward_s": time.monotonic() - generated,
@@ -331,19 +331,19 @@ class RLStep:
         ids = np.arange(len(prompts.tokens) * samples, dtype=np.int32) + attempt * count * samples
         return prompts, run_rollout(space, prompts, ids.reshape(-1, samples), key, self.config.rollout)
 
-    def taken(self, prompts: Batch, out: Rollout, advantages: Any, active: Any) -> Taken:
+    def taken(self, prompts: Batch, out: Rollout, advantages: Any, active: Any) -> RLBatch:
         """A rollout with advantages and active [N, G] of its prompts; those that fill up the mesh get none."""
         if filling := len(prompts.tokens) - len(advantages):
             advantages, active = (jnp.pad(x, ((0, filling), (0, 0))) for x in (advantages, active))
         advantages, active = place((advantages, active), self.mesh, UPDATE, "prompts", "samples")
-        return Taken(prompts, out, advantages, out.mask & active[..., None])
+        return RLBatch(prompts, out, advantages, out.mask & active[..., None])
 
     def _for_rollouts(self, part: Agent) -> Agent:
         return rollout_weights(part, self.frozen.specs, self.frozen.backbone.config.dtype)
 
     def _dynamic(
-        self, state, collated: Collated, taken: Taken, metrics: dict[str, Any], key: Array
-    ) -> tuple[Taken, int]:
+        self, state, collated: Collated, taken: RLBatch, metrics: dict[str, Any], key: Array
+    ) -> tuple[RLBatch, int]:
         """DAPO's dynamic sampling: groups without a signal are replaced by those of further prompts."""
         refills = 0
         if self.config.algorithm.dynamic_sampling_std is None:
@@ -383,7 +383,7 @@ def _group_std(rewards: Float[np.ndarray, "N G"], ok: Bool[np.ndarray, "N G"]) -
 
 
 @functools.partial(jax.jit, static_argnames="mesh")
-def replace_rows(taken: Taken, more: Taken, source: Array, mesh: Mesh | None) -> Taken:
+def replace_rows(taken: RLBatch, more: RLBatch, source: Array, mesh: Mesh | None) -> RLBatch:
     """Row i of `more[source[i]]` where source is not -1."""
 
     def choose(old, fresh):

@@ -16,7 +16,7 @@ from lam_jax.parallel.multihost import to_host
 from lam_jax.rollout.engine import Rollout
 
 
-class Taken(struct.PyTreeNode):
+class RLBatch(struct.PyTreeNode):
     """A rewarded rollout, ready for the update."""
 
     prompts: Batch
@@ -25,7 +25,7 @@ class Taken(struct.PyTreeNode):
     mask: Any  # bool [N, G, T], tokens that count
 
 
-def longest(taken: Taken) -> int:
+def longest(taken: RLBatch) -> int:
     """The last position of a completion token that counts, from 1 on; 0 if none counts."""
     return int(to_host(_last(taken.mask)))
 
@@ -36,13 +36,13 @@ def _last(mask: Array) -> Array:
     return jnp.max(jnp.where(used, jnp.arange(1, used.shape[0] + 1), 0))
 
 
-def shortened(taken: Taken, length: int) -> Taken:
+def shortened(taken: RLBatch, length: int) -> RLBatch:
     """The first `length` positions of every completion."""
     return taken if length == taken.mask.shape[-1] else _shortened(taken, length=length)
 
 
 @functools.partial(jax.jit, static_argnames="length")
-def _shortened(taken: Taken, length: int) -> Taken:
+def _shortened(taken: RLBatch, length: int) -> RLBatch:
     whole = taken.rollout
     rest = whole.replace(prompt_hidden=None)
     cut, mask = jax.tree.map(lambda x: x[:, :, :length], (rest, taken.mask))

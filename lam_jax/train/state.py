@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax.struct import PyTreeNode
 from jaxtyping import Array, Float, Int, Key
 
-from lam_jax.parallel.replicated import put_alike
+from lam_jax.parallel.replicated import put_replicated
 from lam_jax.train.optimiser import Optimiser, global_norm, replicated_beside
 
 
@@ -33,7 +33,7 @@ class TrainState(PyTreeNode):
         Step number and key are placed where a step leaves them: otherwise the second step would compile again.
         """
         trainable, key = jax.tree.map(jnp.copy, (trainable, key))
-        step, key = put_alike((jnp.zeros((), jnp.int32), key), replicated_beside(trainable))
+        step, key = put_replicated((jnp.zeros((), jnp.int32), key), replicated_beside(trainable))
         return cls(trainable=trainable, optimiser_state=optimiser.init(trainable), step=step, key=key)
 
     def step_key(self) -> Key[Array, ""]:

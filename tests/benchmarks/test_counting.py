@@ -98,12 +98,12 @@ def test_stages_by_hand():
     states = counting.vision(VISION, (4, 6), 1).forward + 3 * block + 3 * pairs
     codes = 2 * 2 * 4 * 5
     trained = block + codes + codes + 2 * 2 * 120
-    explained = 3 * trained + 3 * pairs + 2 * (2 * 2 * 40)
-    assert STAGE_FLOPS["inverse"](sizes) == states + explained
+    inferred = 3 * trained + 3 * pairs + 2 * (2 * 2 * 40)
+    assert STAGE_FLOPS["inverse"](sizes) == states + inferred
     one_network = 2 * 2 * (4 * 2 + 2 * 4)
     assert STAGE_FLOPS["projector"](sizes) == states + 3 * (block + pairs) + 3 * 4 * one_network
     assert STAGE_FLOPS["joint"](sizes) == (
-        STAGE_FLOPS["projector"](sizes) + explained + 3 * (block + pairs) + explained + 3 * 3 * one_network
+        STAGE_FLOPS["projector"](sizes) + inferred + 3 * (block + pairs) + inferred + 3 * 3 * one_network
     )
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lam_jax import __version__
+from lam_jax import __version__, cli
 from lam_jax.cli import COMMANDS, exit_code, is_expected, main
-from lam_jax.cli import main as cli
 from lam_jax.errors import NoSpaceError, OtherConfigurationError
 
 ROOT = Path(__file__).parents[2]

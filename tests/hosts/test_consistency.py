@@ -6,7 +6,7 @@ import pytest
 
 from lam_jax.errors import ProcessesDifferError
 from lam_jax.hosts import consistency as same
-from lam_jax.hosts.consistency import code_hash, files_hash, require_same, require_same_weights, versions
+from lam_jax.hosts.consistency import code_hash, files_hash, require_consistent, require_consistent_weights, versions
 from lam_jax.parallel import make_mesh
 from lam_jax.parallel.checksum import shard_hashes
 
@@ -24,7 +24,7 @@ def processes(monkeypatch, change):
 
 def test_processes_that_are_alike_pass(monkeypatch):
     processes(monkeypatch, lambda values: None)
-    require_same({"code": code_hash(), "versions": versions(), "long": "x" * 1000})
+    require_consistent({"code": code_hash(), "versions": versions(), "long": "x" * 1000})
 
 
 def test_the_one_that_differs_is_named_with_what_differs(monkeypatch):
@@ -34,7 +34,7 @@ def test_the_one_that_differs_is_named_with_what_differs(monkeypatch):
 
     processes(monkeypatch, change)
     with pytest.raises(ProcessesDifferError) as error:
-        require_same({"code": "abcd", "data": "1234"})
+        require_consistent({"code": "abcd", "data": "1234"})
     message = str(error.value)
     assert "The 3 processes of this run are not alike: process 2 on h2" in message
     assert "differs from process 0 in data: found 9999, expected 1234." in message
@@ -56,7 +56,7 @@ def test_copies_of_weights_are_compared_shard_by_shard(monkeypatch, key):
     assert sorted(shard_hashes(tree["w"])) == [0, 4]
     monkeypatch.setattr(jax, "process_count", lambda: 3)
     processes(monkeypatch, lambda values: None)
-    require_same_weights(tree)
+    require_consistent_weights(tree)
 
     def change(values):
         if values.ndim == 2:
@@ -64,4 +64,4 @@ def test_copies_of_weights_are_compared_shard_by_shard(monkeypatch, key):
 
     processes(monkeypatch, change)
     with pytest.raises(ProcessesDifferError, match="Process 2 differs from process 0 in the weight w"):
-        require_same_weights(tree)
+        require_consistent_weights(tree)

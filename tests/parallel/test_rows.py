@@ -6,7 +6,7 @@ import pytest
 
 from lam_jax.parallel import ROLLOUT, TRAIN, make_mesh
 from lam_jax.parallel.multihost import all_agree, from_first, gather, is_first, to_host
-from lam_jax.parallel.replicated import put_alike
+from lam_jax.parallel.replicated import put_replicated
 from lam_jax.parallel.rows import from_own_rows, own_rows
 
 
@@ -37,7 +37,7 @@ def test_rows_that_do_not_divide_are_refused():
 def test_values_that_all_have_alike(key):
     mesh = make_mesh((2, 2, 2))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    placed = put_alike({"n": np.int32(3), "key": key}, sharding)
+    placed = put_replicated({"n": np.int32(3), "key": key}, sharding)
     assert placed["n"].sharding == sharding
     assert int(placed["n"]) == 3
     assert jax.random.key_data(placed["key"]).tolist() == jax.random.key_data(key).tolist()

@@ -144,7 +144,7 @@ def _recorded(hidden: jax.Array, length: int, tokens: jax.Array, actions: jax.Ar
         actions=actions[:, None],
         mask=active[:, None],
         logps=unread,
-        gap=unread,
+        logp_gap=unread,
         entropy=unread,
         support=None,
         prompt_hidden=hidden[:, :length],

@@ -124,7 +124,7 @@ class Released:
     def one_hot(self, index: Tensor) -> Tensor:
         return F.one_hot(index, self.settings["num_code"]).float()
 
-    def explain(self, x: Tensor, rows: Rows, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def inverse_pass(self, x: Tensor, rows: Rows, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits = self.codes("inverse", x, rows)
         soft = torch.softmax((logits + noise) / self.settings["gumbel_tau"], dim=-1)
         choice = self.one_hot(soft.argmax(-1)) - soft.detach() + soft

@@ -61,7 +61,7 @@ def used(rows: Rows, *indices: Tensor) -> np.ndarray:
 
 
 def _inverse(model: Released, mm: Rows, e: Tensor, noise: Tensor, arrays: Arrays) -> Tensor:
-    logits, soft, out = model.explain(e, mm, noise)
+    logits, soft, out = model.inverse_pass(e, mm, noise)
     hard = torch.softmax(logits, -1)
     nll, entropy = cross_entropy(model.logits(out), mm.labels), 1e-3 * negative_entropy(logits, mm)
     found = {
@@ -109,7 +109,7 @@ def _joint(model: Released, rows: tuple, states: tuple, noise: dict[str, Tensor]
         estimate = model.mu(there, state)
         # The projector learns from the likelihoods and the cycle alone.
         x = state if view == "mm_textvision" else estimate.detach()
-        logits, soft, out = model.explain(x, own, noise[f"{stage}/gumbel_noise_{number}_{view}"])
+        logits, soft, out = model.inverse_pass(x, own, noise[f"{stage}/gumbel_noise_{number}_{view}"])
         parts[view], used_codes[view] = (logits, out), logits.argmax(-1)
         found = {
             "action_logits": logits,

@@ -25,7 +25,7 @@ from lam_jax.train.stages import (
     latent_sft_loss,
     projector_loss,
 )
-from lam_jax.train.stages.inverse_pass import explain, inverse_logits
+from lam_jax.train.stages.inverse_pass import inverse_logits, inverse_pass
 from tests.parity.case import Case
 from tests.parity.checks import Check
 
@@ -127,8 +127,8 @@ def _backbone(mm: Rows, withheld: Rows) -> View:
 
 def _inverse_warm_up(mm: Rows, noise: jax.Array) -> View:
     loss, metrics = inverse_loss(mm.agent, mm.batch, noise, METHOD)
-    explained = explain(mm.agent, mm.x, mm.batch, noise, METHOD.learning)
-    probabilities = jax.nn.softmax(explained.logits, axis=-1)
+    inferred = inverse_pass(mm.agent, mm.x, mm.batch, noise, METHOD.learning)
+    probabilities = jax.nn.softmax(inferred.logits, axis=-1)
     hard = jnp.argmax(probabilities, axis=-1)
     whole = {
         "nll": metrics["ce"],
@@ -136,13 +136,13 @@ def _inverse_warm_up(mm: Rows, noise: jax.Array) -> View:
         "loss_total": loss,
     }
     real = {
-        "logits": mm.logits(explained.out),
-        "final_hidden": explained.out,
-        "action_logits": explained.logits,
+        "logits": mm.logits(inferred.out),
+        "final_hidden": inferred.out,
+        "action_logits": inferred.logits,
         "hard_probs": probabilities,
         "hard_idx": hard,
-        "soft_probs": jax.nn.softmax((explained.logits + noise) / mm.agent.latent.config.tau, axis=-1),
-        "soft_idx": explained.action,
+        "soft_probs": jax.nn.softmax((inferred.logits + noise) / mm.agent.latent.config.tau, axis=-1),
+        "soft_idx": inferred.action,
     }
     return _named("InverseWarmUp", whole, real, {"num_used_actions": hard})
 
@@ -177,14 +177,14 @@ def _joint(mm: Rows, withheld: Rows, txt: Rows, noise: dict[str, jax.Array]) -> 
     }
     views, out, hard = {}, {}, {}
     for name, (rows, own_noise, there, back) in sources.items():
-        explained = explain(agent, rows.x, rows.batch, own_noise, METHOD.learning)
+        inferred = inverse_pass(agent, rows.x, rows.batch, own_noise, METHOD.learning)
         estimate = there.mean(rows.states)
-        out[name], hard[name] = explained.out, jnp.argmax(explained.logits, axis=-1)
+        out[name], hard[name] = inferred.out, jnp.argmax(inferred.logits, axis=-1)
         real = {
-            "action_logits": explained.logits,
+            "action_logits": inferred.logits,
             "hard_idx": hard[name],
-            "soft_idx": explained.action,
-            "final_hidden": explained.out,
+            "soft_idx": inferred.action,
+            "final_hidden": inferred.out,
             "estimated_mu": estimate,
             "estimated_logvar": there.log_variance(rows.states),
             "cycle_estimated_mu": back.mean(estimate),

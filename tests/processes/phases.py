@@ -10,7 +10,7 @@ from lam_jax.data.collator import Collated, Cuts
 from lam_jax.data.loader import Loader, LoaderConfig, Placed
 from lam_jax.data.schemas import Example
 from lam_jax.errors import PreemptedError
-from lam_jax.hosts.consistency import code_hash, require_same, require_same_weights, versions
+from lam_jax.hosts.consistency import code_hash, require_consistent, require_consistent_weights, versions
 from lam_jax.latent.agent import Agent
 from lam_jax.parallel import TRAIN, shardings
 from lam_jax.parallel.processes import whole_mesh
@@ -85,14 +85,14 @@ def train(run: Run, phase: str, agent: Agent, mesh, stop: StopRequest | None):
         fitted = fit(phase, state, step, data, STEPS, writer=run.metrics, progress=run.progress, saver=saver)
         return fitted.state.trainable, {}
 
-    return merge(run.stage(phase, work, like=trainable).tree, frozen)
+    return merge(run.phase(phase, work, like=trainable).tree, frozen)
 
 
 def main(folder: str, sizes: str, *phases: str) -> None:
     mesh = whole_mesh(tuple(int(size) for size in sizes.split("x")))
-    require_same({"code": code_hash(), "versions": versions()})
+    require_consistent({"code": code_hash(), "versions": versions()})
     agent = place_agent(mesh)
-    require_same_weights(agent)
+    require_consistent_weights(agent)
     with Run(Path(folder), {"test": "processes"}, save_every=1) as run:
         for phase in phases:
             name, _, visit = phase.partition(":")

@@ -80,7 +80,7 @@ def test_two_processes_go_on_in_one_with_two_devices(tmp_path, phase, update):
     """RL is stopped between the two updates of its second rollout."""
     whole = train(tmp_path / "whole", "1x1x1", 1, [phase])
     train(tmp_path / "run", "2x2x2", 4, [f"{phase}:{update}"], processes=2)
-    assert list((tmp_path / "run" / "midway" / phase).iterdir())
+    assert list((tmp_path / "run" / "phase_checkpoints" / phase).iterdir())
     log = tmp_path / "run_0.log"
     stopped = [json.loads(line) for line in log.read_text().splitlines() if line.startswith('{"stopped"')]
     assert f"after update {update}," in stopped[0]["stopped"]
@@ -111,7 +111,7 @@ def test_two_processes_in_brief(tmp_path):
     one = start(tmp_path / "one", "2x1x1", 2, ["cloning"])
     two = start(tmp_path / "two", "2x1x1", 1, ["cloning"], processes=2)
     assert_close(finish(tmp_path / "two", two), finish(tmp_path / "one", one))
-    assert not (tmp_path / "two" / "midway" / "cloning").exists()
+    assert not (tmp_path / "two" / "phase_checkpoints" / "cloning").exists()
 
 
 @pytest.mark.processes
@@ -124,4 +124,4 @@ def test_the_first_rl_step_of_the_pod_page(tmp_path):
     records = finish(folder, launch(folder, "experiments.first_rl_step", arguments, devices=2, processes=2))
     assert [(record["phase"], record["step"]) for record in records] == [("first_rl_step", 1)]
     assert np.isfinite(records[0]["loss"])
-    assert (folder / "midway").exists()
+    assert (folder / "phase_checkpoints").exists()

@@ -73,14 +73,14 @@ def test_recorded_log_probabilities():
     _, drawn = draws(SamplingConfig(top_k=2), 64)
     expected = np.where(np.asarray(drawn.action) == 2, np.log(2 / 3), np.log(1 / 3))
     np.testing.assert_allclose(drawn.logp, expected, rtol=1e-5)
-    np.testing.assert_allclose(drawn.gap, np.full(64, -np.log(0.75)), rtol=1e-4)
+    np.testing.assert_allclose(drawn.logp_gap, np.full(64, -np.log(0.75)), rtol=1e-4)
 
 
 def test_official_log_probabilities_are_over_all_actions():
     frequencies, drawn = draws(SamplingConfig(top_k=2).official(), 64)
     assert frequencies[[1, 3]].sum() == 0
     np.testing.assert_allclose(drawn.logp, np.log(PROBABILITIES[np.asarray(drawn.action)]), rtol=1e-5)
-    np.testing.assert_allclose(drawn.gap, np.full(64, -np.log(0.75)), rtol=1e-4)
+    np.testing.assert_allclose(drawn.logp_gap, np.full(64, -np.log(0.75)), rtol=1e-4)
     assert drawn.support is None
 
 

@@ -81,7 +81,7 @@ def test_after_a_crash_it_goes_on_from_the_last_regular_checkpoint(tmp_path, who
     for last in (1, 2, 8, 10):
         with pytest.raises(Crash):
             train(tmp_path, every=3, step=Crashing(last))
-    names = sorted(path.name for path in (tmp_path / "midway").iterdir())
+    names = sorted(path.name for path in (tmp_path / "phase_checkpoints").iterdir())
     assert names == ["step_00000006", "step_00000009"]
     assert_equal_runs(train(tmp_path, every=3, step=step), tmp_path, whole[name])
 
@@ -89,7 +89,7 @@ def test_after_a_crash_it_goes_on_from_the_last_regular_checkpoint(tmp_path, who
 def test_damaged_checkpoint_is_passed_over_and_the_result_is_the_same(tmp_path, whole, caplog):
     with pytest.raises(PreemptedError):
         train(tmp_path, every=3, stop=StopAt(8))
-    steps = sorted((tmp_path / "midway").iterdir())
+    steps = sorted((tmp_path / "phase_checkpoints").iterdir())
     assert [path.name for path in steps] == ["step_00000006", "step_00000008"]
     for file in (steps[-1] / "arrays").rglob("d/*"):  # which of the small files hold the arrays is Orbax's affair
         for place in np.linspace(0.05, 0.95, 40):
@@ -132,7 +132,8 @@ def test_disk_full_ends_the_phase_and_leaves_the_checkpoint_before(tmp_path, who
     with pytest.raises(NoSpaceError, match="step_00000009"):
         train(tmp_path, every=3)
     monkeypatch.undo()
-    assert sorted(path.name for path in (tmp_path / "midway").iterdir()) == ["step_00000003", "step_00000006"]
+    names = sorted(path.name for path in (tmp_path / "phase_checkpoints").iterdir())
+    assert names == ["step_00000003", "step_00000006"]
     assert_equal_runs(train(tmp_path, every=3), tmp_path, whole["plain"])
 
 
@@ -143,7 +144,7 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
 
     with pytest.raises(NonFiniteError, match="step 6: loss is nan"):
         train(tmp_path, every=3, step=broken)
-    assert [path.name for path in (tmp_path / "midway").iterdir()] == ["step_00000003"]
+    assert [path.name for path in (tmp_path / "phase_checkpoints").iterdir()] == ["step_00000003"]
 
 
 def test_data_without_a_position_is_refused(tmp_path):

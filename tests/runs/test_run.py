@@ -51,9 +51,9 @@ def test_complete_stage_is_restored_and_not_run_again(tmp_path):
 
     for _ in range(2):
         with open_run(tmp_path / "run") as run:
-            one = run.stage("one", first, like={"w": jnp.zeros(3)})
+            one = run.phase("one", first, like={"w": jnp.zeros(3)})
             total = float(one.tree["w"].sum())
-            two = run.stage("two", functools.partial(lambda total: (None, {"sum": total}), total))
+            two = run.phase("two", functools.partial(lambda total: (None, {"sum": total}), total))
     assert calls == ["first"]
     assert one.resumed
     np.testing.assert_array_equal(one.tree["w"], [0, 1, 2])
@@ -64,8 +64,8 @@ def test_complete_stage_is_restored_and_not_run_again(tmp_path):
 def test_failing_stage_leaves_nothing(tmp_path):
     with open_run(tmp_path / "run") as run:
         with pytest.raises(ZeroDivisionError):
-            run.stage("one", lambda: 1 / 0)
-        assert list(run.stages.iterdir()) == []
+            run.phase("one", lambda: 1 / 0)
+        assert list(run.phases.iterdir()) == []
 
 
 def test_seconds_and_compile_seconds_are_recorded(tmp_path):
@@ -74,10 +74,10 @@ def test_seconds_and_compile_seconds_are_recorded(tmp_path):
         return {"w": value}, {}
 
     with open_run(tmp_path / "run") as run:
-        result = run.stage("one", work, like={"w": jnp.ones((9, 9))})
+        result = run.phase("one", work, like={"w": jnp.ones((9, 9))})
     assert 0 < result.compile_seconds < result.seconds
     with open_run(tmp_path / "run") as run:
-        again = run.stage("one", work, like={"w": jnp.ones((9, 9))})
+        again = run.phase("one", work, like={"w": jnp.ones((9, 9))})
     assert (again.seconds, again.compile_seconds) == (result.seconds, result.compile_seconds)
 
 
@@ -114,11 +114,11 @@ def test_second_process_is_kept_out(tmp_path):
 
 def test_damaged_stage_is_run_again_loudly(tmp_path, caplog):
     def stage(run):
-        return run.stage("one", lambda: ({"w": jnp.ones(3)}, {}), like={"w": jnp.zeros(3)})
+        return run.phase("one", lambda: ({"w": jnp.ones(3)}, {}), like={"w": jnp.zeros(3)})
 
     with open_run(tmp_path / "run") as run:
         stage(run)
-    (tmp_path / "run" / "stages" / "one" / "record" / "metadata").write_text("{}")
+    (tmp_path / "run" / "phases" / "one" / "record" / "metadata").write_text("{}")
     with caplog.at_level(logging.ERROR, "lam_jax"), open_run(tmp_path / "run") as run:
         assert not stage(run).resumed
     assert "damaged checkpoint" in caplog.text
@@ -129,11 +129,11 @@ def test_damaged_stage_is_run_again_loudly(tmp_path, caplog):
 
 def test_stage_names_are_checked(tmp_path):
     with open_run(tmp_path / "run") as run:
-        with pytest.raises(ValueError, match=r"Stage name '\.\./x'"):
-            run.stage("../x", lambda: (None, {}))
-        run.stage("one", lambda: (None, {}))
+        with pytest.raises(ValueError, match=r"Phase name '\.\./x'"):
+            run.phase("../x", lambda: (None, {}))
+        run.phase("one", lambda: (None, {}))
         with pytest.raises(ValueError, match="already asked for"):
-            run.stage("one", lambda: (None, {}))
+            run.phase("one", lambda: (None, {}))
 
 
 def test_fingerprint_covers_every_field():
@@ -185,7 +185,7 @@ with Run(Path(sys.argv[1]), {"seed": 0}, Progress(enabled=False)) as run:
     weights = {"w": jnp.zeros(20000)}
     for index in range(4):
         name = f"stage{index}"
-        weights = run.stage(name, lambda: train(run, name, weights, float(index)), like=weights).tree
+        weights = run.phase(name, lambda: train(run, name, weights, float(index)), like=weights).tree
 print("sum", float(weights["w"].sum()), flush=True)
 """
 
@@ -223,5 +223,5 @@ def test_killed_at_any_moment_it_finishes_and_loses_at_most_the_stage_in_progres
     assert len(started) <= len(stages) + 2
     logged = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "run")]
     assert [comparable(record) for record in logged[0]] == [comparable(record) for record in logged[1]]
-    assert sorted(p.name for p in (tmp_path / "run" / "stages").iterdir()) == ["stage0", "stage1", "stage2", "stage3"]
+    assert sorted(p.name for p in (tmp_path / "run" / "phases").iterdir()) == ["stage0", "stage1", "stage2", "stage3"]
     assert json.loads((tmp_path / "run" / "config.json").read_text())["config"] == {"seed": 0}

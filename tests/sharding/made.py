@@ -26,7 +26,7 @@ from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.train.method import METHODS
 from lam_jax.train.optimiser import Optimiser, OptimiserConfig, make_optimiser
 from lam_jax.train.partition import partition
-from lam_jax.train.rl import RLConfig, Taken, Update, action_space, make_update, policy_logps
+from lam_jax.train.rl import RLBatch, RLConfig, Update, action_space, make_update, policy_logps
 from lam_jax.train.stages import STAGES, MixedBatch, make_step, trainable_parts
 from lam_jax.train.stages.step import Step
 from lam_jax.train.state import TrainState
@@ -113,7 +113,7 @@ def rollout_arguments(name: str, mesh: Mesh) -> tuple[ActionSpace, Any, np.ndarr
     return space, prompts, ids, jax.random.key(3), rollout_config(name)
 
 
-def rl_update(name: str, mesh: Mesh, taken: Rollout) -> tuple[Update, TrainState, Agent, Agent, Taken]:
+def rl_update(name: str, mesh: Mesh, taken: Rollout) -> tuple[Update, TrainState, Agent, Agent, RLBatch]:
     """(update, state, frozen, reference, taken); rewards are made up."""
     algorithm = dataclasses.replace(ALGORITHMS["grpo"], beta=0.1)
     config = RLConfig(algorithm, name, prompts=N, rollout=rollout_config(name), epochs=2)
@@ -130,7 +130,7 @@ def rl_update(name: str, mesh: Mesh, taken: Rollout) -> tuple[Update, TrainState
         state,
         frozen,
         reference,
-        Taken(prompts, taken, advantages, taken.mask),
+        RLBatch(prompts, taken, advantages, taken.mask),
     )
 
 

@@ -95,7 +95,7 @@ def assert_same_rollout(space, mesh):
     assert kept.mean() > 0.9
     np.testing.assert_array_equal(many.tokens[kept], one.tokens[kept])
     np.testing.assert_array_equal(many.actions[kept], one.actions[kept])
-    for field in ("logps", "gap", "entropy"):
+    for field in ("logps", "logp_gap", "entropy"):
         np.testing.assert_allclose(getattr(many, field)[kept], getattr(one, field)[kept], atol=CLOSE, err_msg=field)
     np.testing.assert_allclose(many.prompt_hidden, one.prompt_hidden, atol=CLOSE * np.abs(one.prompt_hidden).max())
     np.testing.assert_allclose(many.hidden[kept], one.hidden[kept], atol=CLOSE * np.abs(one.hidden).max())

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 
 from lam_jax.errors import LamJaxError
-from lam_jax.hosts.consistency import code_hash, require_same, require_same_weights
+from lam_jax.hosts.consistency import code_hash, require_consistent, require_consistent_weights
 from lam_jax.parallel import make_mesh
 from lam_jax.parallel.processes import start
 from lam_jax.runs.run import Run
@@ -50,7 +50,7 @@ def run(folder: Path) -> None:
     start()
     devices = jax.device_count()
     mesh = make_mesh((2, devices // 2, 1)) if devices > 1 else None
-    require_same({"code": code_hash()})
+    require_consistent({"code": code_hash()})
     with Run(folder, {"devices": devices}, save_every=3) as opened:
         weights = new_state(0, WIDTH, mesh).trainable
         for number, (name, work) in enumerate(STAGES.items()):
@@ -71,8 +71,8 @@ def run(folder: Path) -> None:
                 )
                 return fitted.state.trainable, {}
 
-            weights = opened.stage(name, train, like=weights).tree
-        require_same_weights(weights)
+            weights = opened.phase(name, train, like=weights).tree
+        require_consistent_weights(weights)
 
 
 if __name__ == "__main__":

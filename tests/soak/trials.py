@@ -151,7 +151,7 @@ def finished(folder: Path) -> dict[str, object]:
     """What a complete run left: hashes of the weights after each stage, and its metrics."""
     return {
         "weights": {
-            name: {array: entry["checksum"] for array, entry in read_record(folder / "stages" / name)["arrays"].items()}
+            name: {array: entry["checksum"] for array, entry in read_record(folder / "phases" / name)["arrays"].items()}
             for name in STAGES
         },
         "metrics": [comparable(record) for record in read_metrics(folder / "metrics.jsonl")],
@@ -189,7 +189,7 @@ def run_trial(base: Path, kind: str, seed: int, whole: dict[str, object], most: 
     found = finished(folder)
     trial.problems += [f"{name} differ from the uninterrupted run" for name in whole if found[name] != whole[name]]
     left = [path.name for pattern in HALF_WRITTEN for path in folder.rglob(pattern)]
-    left += [path.name for path in (folder / "midway").glob("*")]
+    left += [path.name for path in (folder / "phase_checkpoints").glob("*")]
     if left:
         trial.problems.append(f"left over: {left}")
     return trial

@@ -97,7 +97,7 @@ def evaluate(state: TrainState) -> dict[str, Any]:
 
 def train(folder: Path, *, every: int, step: Any = gradient_step, stop: StopRequest | None = None, **kwargs) -> Fitted:
     """The phase, in a folder where it may have been begun before."""
-    saver = PhaseSaver(folder / "midway", every, stop=stop)
+    saver = PhaseSaver(folder / "phase_checkpoints", every, stop=stop)
     train_on = functools.partial(fit, "phase", new_state(), step, new_data(), STEPS)
     options = {"evaluate": evaluate, "evaluate_every": 4, "saver": saver, **kwargs}
     with MetricsWriter(folder) as writer:

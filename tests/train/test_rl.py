@@ -186,7 +186,7 @@ def test_stopped_between_two_updates_of_a_rollout_it_goes_on_bit_for_bit(tmp_pat
         data = Loader(list(range(4)), lambda seeds: prompts(2 * seeds[0]), LoaderConfig(1, prefetch=0))
         step = RLStep(settings, METHOD, frozen, trainable, optimiser, reward, Decoder(Numbers()), data)
         state = TrainState.create(trainable, optimiser, jax.random.key(0))
-        saver = PhaseSaver(folder / "midway", stop=StopAt(visits))
+        saver = PhaseSaver(folder / "phase_checkpoints", stop=StopAt(visits))
         with MetricsWriter(folder) as writer:
             args = ("rl", state, step, data, settings.steps)
             return fit(*args, writer=writer, progress=Progress(enabled=False), saver=saver)

@@ -16,7 +16,7 @@ from lam_jax.models.inputs import Batch
 from lam_jax.train.method import Method
 
 
-class Explained(struct.PyTreeNode):
+class InversePass(struct.PyTreeNode):
     """The inverse model's codes for a batch and what the world model makes of them."""
 
     logits: Float[Array, "B L K"]  # aligned with actions, noise-free
@@ -34,19 +34,19 @@ def inverse_logits(agent: Agent, x: Float[Array, "B L D"], batch: Batch, remat: 
     return inverse_shift(agent.latent.inverse(x, agent.backbone.rotary(batch.positions), batch.mask, remat))
 
 
-def explain(
+def inverse_pass(
     agent: Agent,
     x: Float[Array, "B L D"],
     batch: Batch,
     noise: Float[Array, "B L K"] | None,
     reading: Reading,
     remat: bool = False,
-) -> Explained:
+) -> InversePass:
     """Runs merge input `x` through inverse dynamics, straight-through choice, world model and readout."""
     logits = inverse_logits(agent, x, batch, remat)
     choice = straight_through(logits, noise, agent.latent.config.tau)
     out = agent.read(x, agent.latent.code(choice), reading)
-    return Explained(logits, jnp.argmax(choice, axis=-1), out)
+    return InversePass(logits, jnp.argmax(choice, axis=-1), out)
 
 
 def gumbel(key: Array, batch: Batch, codes: int) -> Float[Array, "B L K"]:
@@ -54,13 +54,13 @@ def gumbel(key: Array, batch: Batch, codes: int) -> Float[Array, "B L K"]:
     return jax.random.gumbel(key, (*batch.tokens.shape, codes), jnp.float32)
 
 
-def prediction_losses(agent: Agent, explained: Explained, batch: Batch, method: Method) -> tuple[Mean, Mean]:
+def prediction_losses(agent: Agent, inferred: InversePass, batch: Batch, method: Method) -> tuple[Mean, Mean]:
     """Next-token cross-entropy and R."""
     keep = target_mask(batch.valid, batch.mask, after_padding=method.after_padding)
-    ce = next_token(explained.out, agent.table, batch.tokens, keep)
-    return ce, negative_entropy(explained.logits, batch.valid)
+    ce = next_token(inferred.out, agent.table, batch.tokens, keep)
+    return ce, negative_entropy(inferred.logits, batch.valid)
 
 
-def code_metrics(explained: Explained, batch: Batch, prefix: str = "") -> dict[str, Array]:
+def code_metrics(inferred: InversePass, batch: Batch, prefix: str = "") -> dict[str, Array]:
     """Codebook health of this batch as scalars."""
-    return health(jax.lax.stop_gradient(explained.logits), batch.valid).scalars(prefix)
+    return health(jax.lax.stop_gradient(inferred.logits), batch.valid).scalars(prefix)

@@ -10,7 +10,7 @@ from lam_jax.losses import gaussian_nll
 from lam_jax.models.inputs import Batch
 from lam_jax.train.method import Method
 from lam_jax.train.stages import inverse, projector
-from lam_jax.train.stages.inverse_pass import code_metrics, explain, frozen_states, prediction_losses
+from lam_jax.train.stages.inverse_pass import code_metrics, frozen_states, inverse_pass, prediction_losses
 
 TRAINS = inverse.TRAINS + projector.TRAINS
 
@@ -29,13 +29,13 @@ def joint_loss(
     paired_noise, text_noise = noise if noise is not None else (None, None)
     seen = frozen_states(agent, batch.paired)
     withheld = frozen_states(agent, batch.paired.without_images())
-    explained = explain(agent, seen, batch.paired, paired_noise, method.learning, method.remat)
-    ce, entropy = prediction_losses(agent, explained, batch.paired, method)
+    inferred = inverse_pass(agent, seen, batch.paired, paired_noise, method.learning, method.remat)
+    ce, entropy = prediction_losses(agent, inferred, batch.paired, method)
     to_image, to_text = projector.projection_losses(agent, seen, withheld, batch.paired)
     nll = method.nll_weight * (to_image.value + to_text.value)
     loss = nll + ce.value + method.entropy_weight * entropy.value
     metrics = {"ce_paired": ce.value, "nll": nll, "entropy_paired": -entropy.value}
-    metrics |= code_metrics(explained, batch.paired)
+    metrics |= code_metrics(inferred, batch.paired)
     if batch.text is not None:
         text_loss, text_metrics = text_only_loss(agent, batch.text, text_noise, method)
         loss, metrics = loss + text_loss, metrics | text_metrics
@@ -49,12 +49,12 @@ def text_only_loss(
     states = frozen_states(agent, batch)
     x = agent.action_input(states, batch.has_image, method.learning)
     # The projector learns from the likelihoods and the cycle alone: codes and merge read its output as a constant.
-    explained = explain(agent, jax.lax.stop_gradient(x), batch, noise, method.learning, method.remat)
-    ce, entropy = prediction_losses(agent, explained, batch, method)
+    inferred = inverse_pass(agent, jax.lax.stop_gradient(x), batch, noise, method.learning, method.remat)
+    ce, entropy = prediction_losses(agent, inferred, batch, method)
     cycle = jnp.float32(0.0)
     if method.cycle and method.learning.project:
         back = agent.latent.back_projector
         cycle = method.nll_weight * gaussian_nll(back.mean(x), back.log_variance(x), states, batch.valid).value
     loss = ce.value + method.entropy_weight * entropy.value + cycle
     metrics = {"ce_text": ce.value, "entropy_text": -entropy.value, "cycle": cycle}
-    return loss, metrics | code_metrics(explained, batch, "text_")
+    return loss, metrics | code_metrics(inferred, batch, "text_")
