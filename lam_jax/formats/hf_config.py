@@ -66,7 +66,7 @@ def from_hf_dicts(text: Dict, vision: Dict, ids: Dict, tied: bool, compute_dtype
             hidden=text["intermediate_size"],
             layers=text["num_hidden_layers"],
             heads=heads,
-            kv_heads=text.get("num_key_value_heads") or heads,
+            kv_heads=text.get("num_key_value_heads", 8) or heads,
             mrope_sections=tuple(rope["mrope_section"]),
             rope_theta=float(rope["rope_theta"]),
             norm_epsilon=float(text.get("rms_norm_eps", 1e-5)),

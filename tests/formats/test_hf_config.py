@@ -1,11 +1,14 @@
 """QwenConfig from and to Hugging Face configs, checked against the published files and transformers' own class."""
 
+import copy
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from lam_jax.formats.hf_config import from_hf, from_hf_dicts, read_config, to_hf
+from lam_jax.models.qwen2_5_vl.config import VisionConfig
 from lam_jax.models.qwen2_5_vl.model import QwenVL
 from lam_jax.models.qwen2_5_vl.presets import PRESETS
 from lam_jax.nn.weight import count
@@ -83,7 +86,7 @@ def test_every_preset_survives_being_written_and_read(name: str, tmp_path: Path)
 def test_transformers_reads_our_config_and_we_read_what_it_saves(name: str):
     from transformers import Qwen2_5_VLConfig
 
-    theirs = Qwen2_5_VLConfig.from_dict(to_hf(PRESETS[name], "float32"))
+    theirs = cast(Any, Qwen2_5_VLConfig.from_dict(to_hf(PRESETS[name], "float32")))
     preset = PRESETS[name]
     assert theirs.text_config.num_key_value_heads == preset.text.kv_heads
     assert theirs.text_config.rms_norm_eps == preset.text.norm_epsilon
@@ -93,6 +96,76 @@ def test_transformers_reads_our_config_and_we_read_what_it_saves(name: str):
     nested = json.loads(theirs.to_json_string())
     assert "text_config" in nested
     assert from_hf(nested) == preset
+
+
+# What no config.json may lack. Everything else has transformers' default where its key is absent.
+_REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+SPARSE = {
+    "model_type": "qwen2_5_vl",
+    **{name: PUBLISHED["qwen2_5_vl_7b"][name] for name in _REQUIRED},
+    "num_attention_heads": 32,
+    "rope_scaling": {"mrope_section": [16, 20, 20]},
+    "vision_config": {"hidden_size": 1280},
+}
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["flat", "nested"])
+def test_absent_keys_have_the_defaults_of_transformers(nested: bool):
+    """Heads are 32, so that transformers' 8 key-value heads are told from one for each head."""
+    from transformers import Qwen2_5_VLConfig
+
+    apart = ("model_type", "vision_config")
+    top = {name: SPARSE[name] for name in apart}
+    below = {name: value for name, value in SPARSE.items() if name not in apart}
+    sparse = {**top, "text_config": below} if nested else SPARSE
+    ours, theirs = from_hf(copy.deepcopy(sparse)), cast(Any, Qwen2_5_VLConfig.from_dict(copy.deepcopy(sparse)))
+    text, vision = theirs.text_config, theirs.vision_config
+    assert ours.text.kv_heads == text.num_key_value_heads
+    assert ours.text.norm_epsilon == text.rms_norm_eps
+    assert ours.text.rope_theta == text.rope_parameters["rope_theta"]
+    assert ours.text.tied == theirs.tie_word_embeddings
+    assert (text.hidden_act, text.use_sliding_window, vision.hidden_act) == ("silu", False, "silu")  # the only ones run
+    assert (text.rope_parameters["rope_type"], theirs.dtype, ours.compute_dtype) == ("default", None, "float32")
+    assert ours.vision == VisionConfig(
+        width=1280,
+        hidden=vision.intermediate_size,
+        layers=vision.depth,
+        heads=vision.num_heads,
+        full_layers=tuple(vision.fullatt_block_indexes),
+        window=vision.window_size,
+        out_width=vision.out_hidden_size,
+        patch=vision.patch_size,
+        temporal=vision.temporal_patch_size,
+        merge=vision.spatial_merge_size,
+        channels=vision.in_channels,
+    )
+    assert ours.image_id == theirs.image_token_id
+    assert ours.video_id == theirs.video_token_id
+    assert ours.vision_start_id == theirs.vision_start_token_id
+    assert ours.vision_end_id == theirs.vision_end_token_id
+    assert ours.eos_id == text.eos_token_id
+    assert (text.pad_token_id, ours.pad_id) == (None, text.bos_token_id)
+
+
+def test_defaults_are_these_numbers():
+    """Where transformers' defaults move, checkpoints that were written before still mean these."""
+    text = from_hf(SPARSE).text
+    assert (text.kv_heads, text.norm_epsilon, text.rope_theta, text.tied) == (8, 1e-5, 1e6, False)
+
+
+def test_key_value_heads_of_null_are_one_for_each_head():
+    from transformers import Qwen2_5_VLConfig
+
+    config = {**SPARSE, "num_key_value_heads": None}
+    theirs = cast(Any, Qwen2_5_VLConfig.from_dict(copy.deepcopy(config)))
+    assert theirs.text_config.num_key_value_heads == 32
+    assert from_hf(config).text.kv_heads == 32
+
+
+@pytest.mark.parametrize("name", _REQUIRED)
+def test_sizes_have_no_default(name: str):
+    with pytest.raises(ValueError, match=rf"text config lacks \['{name}'\]"):
+        from_hf({key: value for key, value in SPARSE.items() if key != name})
 
 
 def test_dictionaries_beside_golden_vectors_are_understood():

@@ -1,4 +1,4 @@
-"""The rollout engine against step-by-step generation without any cache.
+"""The rollout engine against step-by-step generation without any cache, its actions drawn by `tests.rollout.plain`.
 
 N prompts, G samples of a prompt, P prompt length, T completion length, K codes, V vocabulary.
 """
@@ -14,24 +14,23 @@ import pytest
 from lam_jax.latent.agent import Reading
 from lam_jax.nn import block, stack
 from lam_jax.rollout.actions import LatentActions, TokenActions
-from lam_jax.rollout.engine import RolloutConfig, rollout
-from lam_jax.rollout.rescore import latent_logps, sample_positions, token_space_logps
-from lam_jax.rollout.sampling import SamplingConfig, penalise_repeats, sample, sample_keys
+from lam_jax.rollout.engine import Rollout, RolloutConfig, rollout
+from lam_jax.rollout.rescore import latent_logps, token_space_logps
+from lam_jax.rollout.sampling import SamplingConfig
 from tests import tiny
+from tests.rollout import plain
 from tests.tiny import Row, make_batch, words
 
 N, G, P, T = 4, 2, 12, 7
 PADDING_ROW = 3
-PROMPTS = make_batch(
-    [Row(words(5), ((1, 4, 4),)), Row(words(9, seed=1)), Row(words(3, seed=2), ((1, 2, 2),), seed=3), Row(())],
-    P,
-    left=True,
-)
+ROWS = [Row(words(5), ((1, 4, 4),)), Row(words(9, seed=1)), Row(words(3, seed=2), ((1, 2, 2),), seed=3), Row(())]
+PROMPTS = make_batch(ROWS, P, left=True)
 IDS = jnp.arange(100, 100 + N * G, dtype=jnp.int32).reshape(N, G)
 KEY = jax.random.key(3)
 SAMPLED = {"latent": SamplingConfig(temperature=0.8, top_k=4), "token": SamplingConfig()}
 PENALISED = SamplingConfig(temperature=0.0, repetition_penalty=1.5)
-CASES = [("latent", SAMPLED["latent"]), ("token", SAMPLED["token"]), ("latent", PENALISED), ("token", PENALISED)]
+TRUNCATED = SamplingConfig(temperature=0.7, top_k=12, top_p=0.8, repetition_penalty=1.5)
+CASES = [(name, sampling) for name in SAMPLED for sampling in (SAMPLED[name], PENALISED)] + [("token", TRUNCATED)]
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 run = jax.jit(rollout, static_argnames="config")
@@ -46,12 +45,21 @@ def action_space(name, agent):
     return LatentActions(agent, Reading()) if name == "latent" else TokenActions(agent.backbone)
 
 
+def plain_positions():
+    """[N * G, 3, P + T]: each prompt's, then all three streams go on after its largest. Padding has any."""
+    out = np.zeros((N, 3, P + T), np.int32)
+    for n, row in enumerate(ROWS):
+        own = plain.mrope(row.tokens, row.grids, tiny.IMAGE, tiny.CONFIG.vision.merge)
+        out[n, :, P - own.shape[1] : P] = own
+        out[n, :, P:] = own.max(initial=-1) + 1 + np.arange(T)
+    return jnp.asarray(np.repeat(out, G, axis=0))
+
+
 @jax.jit
 def forward(agent, tokens, length):
-    """Pre-norm states, code logits and merge inputs [N, G, 1 + T, ..] at each completion token and the end."""
+    """Pre-norm states, code logits and merge inputs [N, G, P + T, ..] of whole rows with `length` completion tokens."""
     prompts = jax.tree.map(lambda x: jnp.repeat(x, G, axis=0), PROMPTS)
-    later = sample_positions(PROMPTS, G, T).reshape(N * G, 3, T)
-    rotary = agent.backbone.rotary(jnp.concatenate([prompts.positions, later], axis=2))
+    rotary = agent.backbone.rotary(plain_positions())
     mask = jnp.concatenate([prompts.mask, jnp.broadcast_to(jnp.arange(T)[None] < length, (N * G, T))], axis=1)
     # An image token that is generated is no image: it keeps its plain embedding.
     embedded = [agent.backbone.embed_batch(prompts), agent.backbone.embed(tokens.reshape(N * G, T))]
@@ -59,38 +67,56 @@ def forward(agent, tokens, length):
     e = agent.backbone.norm(hidden)
     x = jnp.where(prompts.has_image[:, None, None], e, agent.latent.projector.mean(e))
     codes = agent.latent.policy(x, rotary, mask)
-    return tuple(y[:, P - 1 :].reshape(N, G, T + 1, -1) for y in (hidden, codes, x))
+    return tuple(y.reshape(N, G, P + T, -1) for y in (hidden, codes, x))
 
 
-def step_by_step(space, agent, sampling):
-    """(tokens, actions, logps, hidden) of T steps without stop, each from a forward pass over the whole rows."""
-    seen = jnp.zeros((N, G, tiny.VOCAB), bool)
-    for n in range(N):
-        seen = seen.at[n, :, PROMPTS.tokens[n][PROMPTS.mask[n]]].set(True)
+@jax.jit
+def token_logits(agent, hidden):
+    return agent.backbone.logits(agent.backbone.norm(hidden))
 
-    @jax.jit
-    def choose(agent, hidden, codes, x, seen, t):
-        def penalise(logits):
-            return penalise_repeats(logits, seen, sampling.repetition_penalty)
 
-        keys = sample_keys(KEY, IDS, t)
-        if space == "token":
-            drawn = sample(keys, penalise(agent.backbone.logits(agent.backbone.norm(hidden))), sampling)
-            return drawn.action, drawn
-        drawn = sample(keys, codes, sampling)
-        merged, _ = agent.latent.world(x, agent.latent.codebook[drawn.action])
-        return jnp.argmax(penalise(agent.backbone.logits(agent.backbone.norm(merged))), axis=-1), drawn
+@jax.jit
+def world_logits(agent, x, codes):
+    merged, _ = agent.latent.world(x, agent.latent.codebook[codes])
+    return agent.backbone.logits(agent.backbone.norm(merged))
 
-    tokens, actions, logps = jnp.zeros((N, G, T), jnp.int32), [], []
+
+@dataclasses.dataclass
+class Reference:
+    """T steps without a stop: tokens and what was drawn at each [N, G, T], states [N, G, P + T, D]."""
+
+    tokens: np.ndarray
+    draws: np.ndarray  # of plain.Draw
+    hidden: np.ndarray
+
+    def drawn(self, name):
+        return np.vectorize(lambda d: getattr(d, name))(self.draws)
+
+
+def step_by_step(space, agent, sampling) -> Reference:
+    """Each step from a forward pass over the whole rows, chosen from in NumPy, one sample at a time."""
+    tokens, draws = np.zeros((N, G, T), np.int32), np.empty((N, G, T), object)
     for t in range(T):
-        parts = forward(agent, tokens, jnp.int32(t))
-        token, drawn = choose(agent, *(y[:, :, t] for y in parts), seen, jnp.int32(t))
-        tokens = tokens.at[:, :, t].set(token.astype(jnp.int32))
-        seen = seen | jax.nn.one_hot(token, tiny.VOCAB, dtype=bool)
-        actions.append(drawn.action)
-        logps.append(drawn.logp)
-    hidden, _, _ = forward(agent, tokens, jnp.int32(T))
-    return tuple(np.asarray(y) for y in (tokens, jnp.stack(actions, 2), jnp.stack(logps, 2), hidden[:, :, 1:]))
+        hidden, codes, x = (y[:, :, P - 1 + t] for y in forward(agent, jnp.asarray(tokens), jnp.int32(t)))
+        choices = np.asarray(token_logits(agent, hidden) if space == "token" else codes)
+        for n, g in np.ndindex(N, G):
+            logits = choices[n, g]
+            if space == "token":
+                said = [*ROWS[n].tokens, *tokens[n, g, :t]]
+                logits = plain.penalised(logits, said, sampling.repetition_penalty)
+            gumbel = plain.noise(KEY, int(IDS[n, g]), t, plain.width(sampling, len(logits)))
+            draws[n, g, t] = plain.draw(logits, sampling, gumbel)
+        actions = np.array([[draws[n, g, t].action for g in range(G)] for n in range(N)], np.int32)
+        if space == "latent":
+            emitted = np.asarray(world_logits(agent, x, jnp.asarray(actions)))
+        for n, g in np.ndindex(N, G):
+            if space == "token":
+                tokens[n, g, t] = actions[n, g]
+            else:
+                said = [*ROWS[n].tokens, *tokens[n, g, :t]]
+                tokens[n, g, t] = plain.penalised(emitted[n, g], said, sampling.repetition_penalty).argmax()
+    hidden, _, _ = forward(agent, jnp.asarray(tokens), jnp.int32(T))
+    return Reference(tokens, draws, np.asarray(hidden))
 
 
 @dataclasses.dataclass
@@ -99,8 +125,8 @@ class Case:
 
     space: LatentActions | TokenActions
     config: RolloutConfig
-    taken: object
-    reference: tuple
+    taken: Rollout
+    reference: Reference
 
     @property
     def mask(self):
@@ -120,7 +146,7 @@ def case():
     def get(name, sampling) -> Case:
         if (name, sampling) not in made:
             reference = step_by_step(name, tiny.agent(), sampling)
-            space = action_space(name, with_eos(tiny.agent(), reference[0][0, 0, 3]))
+            space = action_space(name, with_eos(tiny.agent(), reference.tokens[0, 0, 3]))
             config = settings(sampling)
             made[name, sampling] = Case(space, config, run(space, PROMPTS, IDS, KEY, config), reference)
         return made[name, sampling]
@@ -130,14 +156,30 @@ def case():
 
 @pytest.mark.parametrize(("name", "sampling"), CASES)
 def test_equals_generation_without_a_cache(case, name, sampling):
-    """Tokens, actions and their log-probabilities, up to the end; greedy with repetition penalty, and sampled."""
+    """Everything that is recorded, up to the end; greedy with repetition penalty, sampled, and truncated."""
     case = case(name, sampling)
-    tokens, actions, logps, hidden = case.reference
-    taken, mask = case.taken, case.mask
-    np.testing.assert_array_equal(np.asarray(taken.tokens)[mask], tokens[mask])
-    np.testing.assert_array_equal(np.asarray(taken.actions)[mask], actions[mask])
-    np.testing.assert_allclose(np.asarray(taken.logps)[mask], logps[mask], atol=1e-4)
-    np.testing.assert_allclose(np.asarray(taken.hidden)[mask], hidden[mask], atol=1e-4)
+    reference, taken, mask = case.reference, case.taken, case.mask
+    assert mask[:PADDING_ROW].any(axis=-1).all()
+    np.testing.assert_array_equal(np.asarray(taken.tokens)[mask], reference.tokens[mask])
+    np.testing.assert_array_equal(np.asarray(taken.actions)[mask], reference.drawn("action")[mask])
+    for field in ("logp", "logp_gap", "entropy"):
+        found = np.asarray(getattr(taken, {"logp": "logps"}.get(field, field)))
+        np.testing.assert_allclose(found[mask], reference.drawn(field)[mask], atol=1e-4)
+    np.testing.assert_allclose(np.asarray(taken.hidden)[mask], reference.hidden[:, :, P:][mask], atol=1e-4)
+    real = np.asarray(PROMPTS.mask)
+    np.testing.assert_allclose(np.asarray(taken.prompt_hidden)[real], reference.hidden[:, 0, :P][real], atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "sampling"), [("latent", SAMPLED["latent"]), ("token", TRUNCATED)])
+def test_the_support_holds_the_actions_that_could_be_drawn(case, name, sampling):
+    case = case(name, sampling)
+    indices, kept = np.asarray(case.taken.support.indices), np.asarray(case.taken.support.kept)
+    sizes = set()
+    for n, g, t in np.argwhere(case.mask):
+        expected = case.reference.draws[n, g, t].kept
+        assert indices[n, g, t][kept[n, g, t]].tolist() == expected
+        sizes.add(len(expected))
+    assert len(sizes) > 1 or sampling.top_p == 1
 
 
 @pytest.mark.parametrize("name", ["latent", "token"])
@@ -146,7 +188,7 @@ def test_ends_at_the_end_of_turn_token(case, name):
     case = case(name, SAMPLED[name])
     eos = case.space.backbone.config.eos_id
     for n, g in np.ndindex(N, G):
-        ends = np.flatnonzero(case.reference[0][n, g] == eos)
+        ends = np.flatnonzero(case.reference.tokens[n, g] == eos)
         length = 0 if n == PADDING_ROW else min([*(ends + 1), T])
         assert case.mask[n, g].tolist() == [t < length for t in range(T)]
         assert not np.asarray(case.taken.tokens)[n, g, length:].any()
@@ -191,7 +233,7 @@ def test_without_stop_every_sample_has_full_length_whatever_the_segment(case):
     case = case("token", SAMPLED["token"])
     free = run(case.space, PROMPTS, IDS, KEY, settings(SAMPLED["token"], stop=False, segment=T))
     same(free, case.taken.replace(mask=free.mask), case.mask)
-    np.testing.assert_array_equal(np.asarray(free.tokens)[:PADDING_ROW], case.reference[0][:PADDING_ROW])
+    np.testing.assert_array_equal(np.asarray(free.tokens)[:PADDING_ROW], case.reference.tokens[:PADDING_ROW])
     assert np.asarray(free.mask)[:PADDING_ROW].all()
 
 
@@ -206,7 +248,7 @@ def test_large_models_decode_with_their_layers_stacked(case, name, monkeypatch):
 def test_a_step_computes_its_cosines_once_and_not_in_every_layer(case, name):
     case = case(name, SAMPLED[name])
     program = run.lower(case.space, PROMPTS, IDS, KEY, config=case.config).compile().as_text()
-    cosines = re.findall(rf"f32\[{N},{G},1,\d+\]\S* cosine\(", program)
+    cosines = re.findall(rf"f32\[{N},{G},1,\d+\]\S* cosine\(", program or "")
     assert len(cosines) == 2  # before the loop and in it
 
 
@@ -227,10 +269,12 @@ def test_the_gradient_from_recorded_states_is_that_of_a_full_recomputation(case)
     def score(policy, from_states):
         moved = agent.replace(latent=agent.latent.replace(policy=policy))
         if from_states:
-            logps, _ = latent_logps(action_space("latent", moved), PROMPTS, taken, sampling)
+            logps, _ = latent_logps(LatentActions(moved, Reading()), PROMPTS, taken, sampling)
         else:
             _, codes, _ = forward(moved, taken.tokens, jnp.int32(T))
-            logits = jnp.take_along_axis(codes[:, :, :T] / sampling.scale, taken.support.indices, axis=-1)
+            logits = jnp.take_along_axis(
+                codes[:, :, P - 1 : P - 1 + T] / sampling.scale, taken.support.indices, axis=-1
+            )
             chosen = taken.support.indices == taken.actions[..., None]
             logps = jnp.sum(jnp.where(chosen, jax.nn.log_softmax(logits, axis=-1), 0.0), axis=-1)
         return jnp.sum(weight * logps)

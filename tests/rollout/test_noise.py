@@ -1,11 +1,13 @@
 """The noise of Gumbel-max sampling."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lam_jax.rollout.noise import each, gumbel_noise
+from lam_jax.rollout.noise import gumbel_noise
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 4)])
@@ -18,6 +20,9 @@ def test_equals_jax_to_the_last_bit(shape, width, impl):
         alone = [jax.random.gumbel(key, (width,), jnp.float32) for key in keys.reshape(-1)]
         expected = jnp.stack(alone).reshape(*shape, width)
     else:  # numbers of these keys depend on how many are drawn at a time
-        expected = each(lambda key: jax.random.gumbel(key, (width,), jnp.float32), keys)
+        draw = functools.partial(jax.random.gumbel, shape=(width,), dtype=jnp.float32)
+        for _ in shape:
+            draw = jax.vmap(draw)
+        expected = draw(keys)
     np.testing.assert_array_equal(found, expected)
     assert found.dtype == jnp.float32

@@ -15,6 +15,7 @@ from lam_jax.rollout.sampling import (
     support_logps,
     truncate,
 )
+from tests.rollout import plain
 
 # Probabilities 0.5, 0.25, 0.125, 0.125 of actions 2, 0, 3, 1.
 PROBABILITIES = np.array([0.25, 0.125, 0.5, 0.125], np.float32)
@@ -41,6 +42,29 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it():
     """0.5 + 0.25 reaches 0.7; 0.4 is reached by the likeliest alone."""
     for top_p, kept in ((0.7, [True, True, False, False]), (0.4, [True, False, False, False])):
         np.testing.assert_array_equal(truncate(LOGITS, SamplingConfig(top_p=top_p)).kept, [kept])
+
+
+@pytest.mark.parametrize(
+    ("weights", "top_p", "kept"),
+    [
+        # 1/2, 1/4, 1/8, 1/8: an action before which exactly top_p lies is cut
+        ((0.5, 0.25, 0.125, 0.125), 0.5, 1),
+        ((0.5, 0.25, 0.125, 0.125), 0.75, 2),
+        ((0.5, 0.25, 0.125, 0.125), 0.875, 3),
+        # and one before which the least less lies stays
+        ((0.5, 0.25, 0.125, 0.125), float(np.nextafter(np.float32(0.5), np.float32(1))), 2),
+        ((0.5, 0.25, 0.125, 0.125), float(np.nextafter(np.float32(0.75), np.float32(1))), 3),
+        # four times 1/4, whose logarithms need no rounding
+        ((1.0, 1.0, 1.0, 1.0), 0.25, 1),
+        ((1.0, 1.0, 1.0, 1.0), 0.5, 2),
+        ((1.0, 1.0, 1.0, 1.0), 0.75, 3),
+    ],
+)
+def test_top_p_that_is_reached_exactly_needs_no_further_action(weights, top_p, kept):
+    """The smallest set that reaches top_p: transformers' `TopPLogitsWarper` removes where 1 - before <= 1 - top_p."""
+    logits = jnp.log(jnp.array([weights], jnp.float32))
+    found = truncate(logits, SamplingConfig(top_p=top_p)).kept
+    assert found.tolist() == [[i < kept for i in range(4)]]
 
 
 def test_top_p_comes_after_top_k_and_temperature():
@@ -144,6 +168,41 @@ def test_repetition_penalty():
     logits = jnp.array([[2.0, -2.0, 2.0, -2.0]])
     seen = jnp.array([[True, True, False, False]])
     np.testing.assert_allclose(penalise_repeats(logits, seen, 2.0), [[1.0, -4.0, 2.0, -2.0]])
+
+
+def test_repetition_penalty_equals_the_plain_one():
+    rng = np.random.default_rng(1)
+    logits, seen = rng.normal(size=(5, 16)).astype(np.float32), rng.random((5, 16)) < 0.4
+    for penalty in (1.3, 0.7):
+        expected = [plain.penalised(row, np.flatnonzero(said), penalty) for row, said in zip(logits, seen)]
+        np.testing.assert_allclose(penalise_repeats(jnp.asarray(logits), jnp.asarray(seen), penalty), expected, 1e-6)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SamplingConfig(),
+        SamplingConfig(temperature=0.0),
+        SamplingConfig(temperature=0.6),
+        SamplingConfig(top_k=5),
+        SamplingConfig(temperature=1.7, top_p=0.6),
+        SamplingConfig(temperature=0.6, top_k=9, top_p=0.7),
+        SamplingConfig(temperature=0.6, top_k=9, top_p=0.7).official(),
+        SamplingConfig(temperature=0.0, top_k=3),
+    ],
+)
+def test_samples_equal_those_of_plain_sampling_with_the_same_noise(config):
+    count, actions = 40, 16
+    logits = 2 * np.random.default_rng(0).normal(size=(count, actions)).astype(np.float32)
+    key = jax.random.key(5)
+    drawn = jitted_sample(sample_keys(key, jnp.arange(count), 3), jnp.asarray(logits), config)
+    width = plain.width(config, actions)
+    expected = [plain.draw(logits[i], config, plain.noise(key, i, 3, width)) for i in range(count)]
+    assert drawn.action.tolist() == [draw.action for draw in expected]
+    np.testing.assert_allclose(drawn.logp, [draw.logp for draw in expected], atol=1e-5)
+    np.testing.assert_allclose(drawn.logp_gap, [draw.logp_gap for draw in expected], atol=1e-5)
+    entropies = entropy(jnp.asarray(logits), drawn.support, config.scale)
+    np.testing.assert_allclose(entropies, [draw.entropy for draw in expected], atol=1e-5)
 
 
 def test_very_low_temperature_is_greedy_without_nan():

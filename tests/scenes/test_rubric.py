@@ -208,6 +208,23 @@ def test_partly_right_answers_are_partly_paid(old, new, name, expected):
     assert dimension(name, answer) == pytest.approx(expected, abs=0.02)
 
 
+def test_a_catchphrase_said_twice_is_worth_half_of_one():
+    """Its half of the dimension is halved; the other half, for the passion, stays, and six repeated words are few."""
+    twice = f"{GOOD} Hoist the flag!"
+    assert dimension("Knowledge Consistency", twice) == pytest.approx(1 + 9 * (0.5 / 2 + 0.5))
+    assert dimension("Knowledge Consistency", GOOD) == pytest.approx(10.0)
+
+
+def test_a_catchphrase_may_be_copied_from_the_prompt_once_only():
+    """Twice the phrase is the phrase and a copy of the prompt, which is paid nothing; once it is paid something."""
+    phrase = "Ahoy, matey, I spy a merry lion!"
+    facts = {**FACTS, "character": {**CHARACTER, "catchphrase": phrase}}
+    prompt = f"You are Finn. Catchphrase: {phrase} Question: What do you see?"
+    once, twice = (Rubric("role_play").score(text, facts, prompt) for text in (phrase, f"{phrase} {phrase}"))
+    assert once["Knowledge Consistency"] > 4
+    assert set(twice.values()) == {1.0}
+
+
 def test_a_wrong_place_costs_and_no_place_does_not():
     right, wrong = (GOOD.replace("boat.", f"boat {place}.") for place in ("on the beach", "in the gym"))
     assert dimension("Image-Text Relevance", right) == pytest.approx(10.0)
