@@ -17,13 +17,10 @@ from lam_jax.evaluation.diversity import Diversity, distinct_answers, diversity
 from lam_jax.evaluation.scoring import Scored
 from lam_jax.parallel.multihost import to_host
 from lam_jax.rewards.embedding import Embedder
-from lam_jax.rewards.verdict import Verdict
+from lam_jax.rewards.reward import Reward, check_verdicts
 from lam_jax.rollout.actions import ActionSpace
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.rollout.run import fill_prompts, fill_samples, prepared, run_rollout
-
-# (answers, examples), one example an answer
-Judge = Callable[[Sequence[str], Sequence[Example]], list[Verdict]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,12 +78,19 @@ def generate(
     return out
 
 
-def judge_all(answered: Sequence[Answered], judge: Judge) -> list[Scored]:
-    """Verdicts on every answer, keyed by (row, sample)."""
-    answers = [a.text for item in answered for a in item.answers]
-    examples = [item.example for item in answered for _ in item.answers]
-    verdicts = iter(judge(answers, examples))
-    return [Scored(item.example.id, sample, next(verdicts)) for item in answered for sample in range(len(item.answers))]
+def score_answers(answered: Sequence[Answered], reward: Reward) -> list[Scored]:
+    """Verdicts on every answer, keyed by (row, sample).
+
+    Raises:
+        RewardShapeError: the reward gave something else than a verdict an answer.
+    """
+    if not answered:
+        return []
+    samples = range(len(answered[0].answers))
+    texts = [[answer.text for answer in item.answers] for item in answered]
+    found = reward([item.example for item in answered], texts, samples)
+    verdicts = check_verdicts(found, type(reward).__name__, len(answered), len(samples))
+    return [Scored(item.example.id, g, row[g]) for item, row in zip(answered, verdicts) for g in samples]
 
 
 def answer_diversity(answered: Sequence[Answered], embedder: Embedder) -> tuple[Diversity, float]:

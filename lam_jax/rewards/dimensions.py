@@ -1,5 +1,8 @@
 """What a judge scores: the 8 dimensions of role play (MMRole) and the 5 of personalised help (PCogAlignBench)."""
 
+import dataclasses
+from collections.abc import Mapping
+
 ROLE_PLAY = {
     "Instruction Adherence": "Does the answer follow the task: only what the character would say, with no remarks "
     "before or after it about being a model or playing a part?",
@@ -18,4 +21,41 @@ HELP = {
     "Contextual Awareness": "Does the answer use what can be seen in the scene?",
     "Conversational Flow": "Is the answer natural and easy to talk on from?",
 }
-DIMENSIONS = {"role_play": ROLE_PLAY, "help": HELP}
+
+
+@dataclasses.dataclass(frozen=True)
+class JudgeRubric:
+    """What a judge is asked to look at in one task; an own task makes its own.
+
+    Attributes:
+        system: who the judge is.
+        dimensions: name -> question, in the order in which they are asked.
+        facts: keys of a row's facts that the judge gets to see -> their headings.
+    """
+
+    system: str
+    dimensions: Mapping[str, str]
+    facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        if not self.dimensions:
+            raise ValueError("JudgeRubric.dimensions is empty, expected one dimension or more.")
+
+
+ROLE_PLAY_RUBRIC = JudgeRubric(
+    "You are a strict and fair evaluator of role-play conversations about pictures. You do not see the "
+    "picture; rely on what the conversation tells about it.",
+    ROLE_PLAY,
+)
+# The judge plays the user; the keys are PCogAlignBench's own names.
+HELP_RUBRIC = JudgeRubric(
+    "You are the user described below. You asked an assistant a question about what you see, and two "
+    "assistants answered. Judge the answers as that user would.",
+    HELP,
+    {
+        "role_set": "Your roles",
+        "location": "Where you are",
+        "ImageDesc": "What you see",
+        "EvalHelp": "What you expect of a good answer",
+    },
+)

@@ -3,6 +3,8 @@
 n texts, d embedding size.
 """
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -10,6 +12,8 @@ import numpy as np
 from jaxtyping import Float32
 from sklearn.feature_extraction.text import HashingVectorizer
 
+from lam_jax.data.schemas import Example
+from lam_jax.rewards.reward import Verdicts
 from lam_jax.rewards.verdict import Verdict
 
 
@@ -64,6 +68,7 @@ class SentenceTransformerEmbedder:
         return np.asarray(vectors, np.float32)
 
 
+@functools.cache
 def load_embedder(name: str = "hashing") -> Embedder:
     """`hashing`, or the name or folder of a sentence-transformers model."""
     return HashingEmbedder() if name == "hashing" else SentenceTransformerEmbedder(name)
@@ -80,3 +85,23 @@ def similarity_verdicts(embedder: Embedder, answers: Sequence[str], references: 
     vectors = embedder([*answers, *references])
     cosine = np.sum(vectors[: len(answers)] * vectors[len(answers) :], axis=1)
     return [Verdict({"similarity": (float(value), 1.0)}) for value in cosine]
+
+
+@dataclasses.dataclass(frozen=True)
+class SimilarityReward:
+    """Cosine similarity to the reference as a reward.
+
+    Attributes:
+        embedder: see `load_embedder`.
+    """
+
+    embedder: str = "hashing"
+
+    def __call__(
+        self, examples: Sequence[Example], answers: Sequence[Sequence[str]], samples: Sequence[int]
+    ) -> Verdicts:
+        """Verdicts [N][G] on the one dimension `similarity`."""
+        flat = [answer for group in answers for answer in group]
+        references = [example.reference for example, group in zip(examples, answers, strict=True) for _ in group]
+        verdicts = iter(similarity_verdicts(load_embedder(self.embedder), flat, references))
+        return [[next(verdicts) for _ in group] for group in answers]

@@ -1,6 +1,7 @@
 """A judge behind an OpenAI-compatible endpoint (extra `judge`): concurrent calls that may fail one by one."""
 
 import dataclasses
+import functools
 import os
 import warnings
 import zlib
@@ -8,9 +9,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
-from lam_jax.rewards.dimensions import DIMENSIONS
+from lam_jax.data.schemas import Example
+from lam_jax.rewards.dimensions import JudgeRubric
 from lam_jax.rewards.judge_prompt import JudgeRequest, judge_messages
 from lam_jax.rewards.reviews import parse_reply
+from lam_jax.rewards.reward import Verdicts
 from lam_jax.rewards.verdict import Verdict
 
 
@@ -113,7 +116,7 @@ class Judge:
     def _score_one(self, request: JudgeRequest) -> Verdict:
         swapped = self.config.order == "balanced" and shows_reference_first(request.row, request.sample)
         messages = judge_messages(request, swapped)
-        names = list(DIMENSIONS[request.task])
+        names = list(request.rubric.dimensions)
         verdict = Verdict(error="not called")
         for _ in range(self.config.attempts):
             try:
@@ -141,6 +144,37 @@ class Judge:
                 f"name and the key in ${self.config.api_key_env}"
             ) from error
         return (response.choices[0].message.content or "") if response.choices else ""
+
+
+@dataclasses.dataclass(frozen=True)
+class JudgeReward:
+    """A judge as a reward: of training, of evaluation, or of both."""
+
+    judge: JudgeConfig
+    rubric: JudgeRubric
+
+    def __call__(
+        self, examples: Sequence[Example], answers: Sequence[Sequence[str]], samples: Sequence[int]
+    ) -> Verdicts:
+        """Verdicts [N][G]; a call that failed for good has `ok` False and its reason.
+
+        Raises:
+            JudgeError: the endpoint rejects the key or does not know the address or model.
+            ImportError: the extra `judge` is not installed.
+        """
+        requests = [
+            JudgeRequest(e.id, sample, self.rubric, [dict(m) for m in e.prompt], answer, e.reference, e.facts or {})
+            for e, group in zip(examples, answers, strict=True)
+            for sample, answer in zip(samples, group, strict=True)
+        ]
+        verdicts = iter(_client(self.judge).score(requests))
+        return [[next(verdicts) for _ in group] for group in answers]
+
+
+@functools.cache
+def _client(config: JudgeConfig) -> Judge:
+    """One client a process and judge: its connections are kept."""
+    return Judge(config)
 
 
 def shows_reference_first(row: str, sample: int) -> bool:

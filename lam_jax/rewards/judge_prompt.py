@@ -3,24 +3,9 @@
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
-from lam_jax.rewards.dimensions import DIMENSIONS
-
-Task = Literal["role_play", "help"]
-# keys of a help row's facts that the judge, who plays the user, gets to see; PCogAlignBench's own names
-HELP_FACTS = {
-    "role_set": "Your roles",
-    "location": "Where you are",
-    "ImageDesc": "What you see",
-    "EvalHelp": "What you expect of a good answer",
-}
-SYSTEM = {
-    "role_play": "You are a strict and fair evaluator of role-play conversations about pictures. You do not see the "
-    "picture; rely on what the conversation tells about it.",
-    "help": "You are the user described below. You asked an assistant a question about what you see, and two "
-    "assistants answered. Judge the answers as that user would.",
-}
+from lam_jax.rewards.dimensions import JudgeRubric
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,33 +14,33 @@ class JudgeRequest:
 
     Attributes:
         row, sample: key of the answer; they also decide the order in which answer and reference are shown.
-        task: which dimensions and which point of view.
+        rubric: which dimensions and which point of view.
         messages: the conversation up to the answer, `{"role", "content"}`.
         answer, reference: the two texts.
-        facts: of a `help` row: `role_set`, `location`, `ImageDesc` and `EvalHelp`.
+        facts: of the row; those that the rubric names are shown.
     """
 
     row: str
     sample: int
-    task: Task
+    rubric: JudgeRubric
     messages: Sequence[Mapping[str, str]]
     answer: str
     reference: str
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        missing = [key for key in HELP_FACTS if key not in self.facts] if self.task == "help" else []
+        missing = [key for key in self.rubric.facts if key not in self.facts]
         if missing:
             raise ValueError(
-                f"row {self.row!r}: facts lack {missing} (found {sorted(self.facts)}), which the judge of the task "
-                "'help' is shown; add them to the row's eval_info"
+                f"row {self.row!r}: facts lack {missing} (found {sorted(self.facts)}), which the judge "
+                "is shown; add them to the row's facts (eval_info of PCogAlignBench)"
             )
 
 
 def judge_messages(request: JudgeRequest, swapped: bool) -> list[dict[str, str]]:
     """Chat messages for the judge; `swapped` shows the reference as Model A."""
     first, second = (request.reference, request.answer) if swapped else (request.answer, request.reference)
-    dimensions = DIMENSIONS[request.task]
+    dimensions = request.rubric.dimensions
     asked = "\n".join(f"{number}. {name}: {text}" for number, (name, text) in enumerate(dimensions.items(), start=1))
     parts = [
         *_situation(request),
@@ -66,13 +51,11 @@ def judge_messages(request: JudgeRequest, swapped: bool) -> list[dict[str, str]]
         "(excellent), in exactly this form:\nName: text [Scores]: (score of Model A, score of Model B)\n"
         f"Write {len(dimensions)} such paragraphs and nothing else. The order of the models means nothing.",
     ]
-    return [{"role": "system", "content": SYSTEM[request.task]}, {"role": "user", "content": "\n\n".join(parts)}]
+    return [{"role": "system", "content": request.rubric.system}, {"role": "user", "content": "\n\n".join(parts)}]
 
 
 def _situation(request: JudgeRequest) -> list[str]:
-    parts = []
-    if request.task == "help":
-        parts += [f"## {title}\n\n{_text(request.facts[key])}" for key, title in HELP_FACTS.items()]
+    parts = [f"## {title}\n\n{_text(request.facts[key])}" for key, title in request.rubric.facts.items()]
     turns = [f"[{turn['role']}]: {turn['content']}" for turn in request.messages]
     return [*parts, "## Conversation\n\n" + "\n".join(turns)]
 

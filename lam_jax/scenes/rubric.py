@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from lam_jax.rewards.dimensions import DIMENSIONS
+from lam_jax.data.schemas import Example
+from lam_jax.rewards.dimensions import HELP, ROLE_PLAY
+from lam_jax.rewards.reward import Verdicts
 from lam_jax.rewards.verdict import Verdict
 from lam_jax.scenes.grammar import (
     ENDS,
@@ -46,7 +48,7 @@ def share_of(found: Sequence[str], good: Sequence[str] | frozenset[str]) -> floa
     return sum(word in good for word in found) / len(found) if found else 0.0
 
 
-class Reading:
+class ParsedAnswer:
     """An answer taken apart: its words, what it names, and which words of each class it holds.
 
     Attributes:
@@ -139,73 +141,74 @@ def _run_share(words: Sequence[str], phrase: Sequence[str]) -> float:
     return longest / len(phrase) / 2 ** max(0, whole - 1)
 
 
-def _accuracy(reading: Reading) -> float:
+def _accuracy(parsed: ParsedAnswer) -> float:
     """How well the question is answered: the acceptable answer, and no other of its kind."""
-    question, words = reading.facts["question"], reading.words
+    question, words = parsed.facts["question"], parsed.words
     kind, answers = question["kind"], question["answer"]
     if kind in ("left_of", "right_of", "middle_of", "favorite"):
-        return share_of(reading.named, answers)
+        return share_of(parsed.named, answers)
     if kind == "count":
-        numbers = [word for word in words if word in reading.grammar.numbers]
+        numbers = [word for word in words if word in parsed.grammar.numbers]
         # "two lions" is a number by itself; "three things, a lion and ..." has one number too.
-        return share_of(numbers, answers) * (0.5 + 0.5 * reading.relevance())
+        return share_of(numbers, answers) * (0.5 + 0.5 * parsed.relevance())
     if kind == "category":
         said = [word for word in words if word in ("yes", "no")]
-        return 0.5 * share_of(said, answers) + 0.5 * reading.relevance()
+        return 0.5 * share_of(said, answers) + 0.5 * parsed.relevance()
     if kind == "place":
-        return share_of([word for word in words if word in reading.grammar.places], answers)
+        return share_of([word for word in words if word in parsed.grammar.places], answers)
     if kind == "feel":
-        return 0.5 * share_of(reading.of_class("verb"), answers) + 0.5 * reading.relevance()
-    return reading.relevance() * reading.place()
+        return 0.5 * share_of(parsed.of_class("verb"), answers) + 0.5 * parsed.relevance()
+    return parsed.relevance() * parsed.place()
 
 
-def role_play_qualities(reading: Reading) -> list[float]:
+def role_play_qualities(parsed: ParsedAnswer) -> list[float]:
     """The eight dimensions of role play, each 0 to 1, in the order of `dimensions.ROLE_PLAY`."""
-    facts, words = reading.facts, reading.words
+    facts, words = parsed.facts, parsed.words
     character, first = facts["character"], facts["question"]["first"]
     voice = frozenset(word.lower() for word in character["style_words"]["voice"])
     mood, passion = character["style_words"]["mood"], character["style_words"]["passion"]
-    accuracy, relevance = _accuracy(reading), reading.relevance() * (0.5 + 0.5 * reading.place())
+    accuracy, relevance = _accuracy(parsed), parsed.relevance() * (0.5 + 0.5 * parsed.place())
 
-    greeted = bool(words) and words[0] in reading.grammar.classes["opening"]
-    addressed = bool(reading.of_class("address"))
-    follows = (float(greeted == first) + float(addressed) + float("i" in words) + reading.shape()) / 4
+    greeted = bool(words) and words[0] in parsed.grammar.classes["opening"]
+    addressed = bool(parsed.of_class("address"))
+    follows = (float(greeted == first) + float(addressed) + float("i" in words) + parsed.shape()) / 4
     # "sight" is a pirate's verb and anybody's noun: verbs of seeing are those that follow "I" or "I only".
-    seen = [word for word in reading.after("i", "only") if word in reading.grammar.classes["see"]]
-    spoken = [reading.of_class("address"), seen, *([words[:1]] if first else [])]
+    seen = [word for word in parsed.after("i", "only") if word in parsed.grammar.classes["see"]]
+    spoken = [parsed.of_class("address"), seen, *([words[:1]] if first else [])]
     personality = sum(share_of(found, voice) for found in spoken) / len(spoken)
     catchphrase = _run_share(words, tokens(character["catchphrase"]))
-    adjectives, verbs = reading.of_class("adjective"), reading.of_class("verb")
+    adjectives, verbs = parsed.of_class("adjective"), parsed.of_class("verb")
     # Every object has an adjective: fewer adjectives than objects count as missing ones.
-    described = share_of(adjectives, mood) * min(1.0, len(adjectives) / max(1, len(reading.named)))
+    described = share_of(adjectives, mood) * min(1.0, len(adjectives) / max(1, len(parsed.named)))
     return [
         follows * (0.25 + 0.75 * (accuracy + relevance) / 2),
-        reading.fluency(),
-        reading.shape() * ramp(reading.repeated, 0.4, 0.1),
+        parsed.fluency(),
+        parsed.shape() * ramp(parsed.repeated, 0.4, 0.1),
         relevance,
         accuracy,
         personality,
-        0.5 * catchphrase + 0.5 * share_of(reading.after("like"), passion),
+        0.5 * catchphrase + 0.5 * share_of(parsed.after("like"), passion),
         0.5 * described + 0.5 * share_of(verbs, mood),
     ]
 
 
-def help_qualities(reading: Reading) -> list[float]:
+def help_qualities(parsed: ParsedAnswer) -> list[float]:
     """The five dimensions of personalised help, each 0 to 1, in the order of `dimensions.HELP`."""
-    facts, role = reading.facts, reading.facts["role"]
-    advised = [phrase for phrase in reading.grammar.phrases if f" {phrase} " in reading.joined]
-    place = share_of([word for word in reading.words if word in reading.grammar.places], (facts["background"],))
+    facts, role = parsed.facts, parsed.facts["role"]
+    advised = [phrase for phrase in parsed.grammar.phrases if f" {phrase} " in parsed.joined]
+    place = share_of([word for word in parsed.words if word in parsed.grammar.places], (facts["background"],))
     return [
-        0.5 * share_of(reading.of_class("role"), (role["role"],))
-        + 0.5 * share_of(reading.of_class("job"), role["job_words"]),
+        0.5 * share_of(parsed.of_class("role"), (role["role"],))
+        + 0.5 * share_of(parsed.of_class("job"), role["job_words"]),
         share_of(advised, role["body_words"]),
-        share_of(reading.of_class("mind"), role["mind_words"]),
-        0.7 * reading.relevance() + 0.3 * place,
-        reading.fluency() * reading.shape() * (0.5 + 0.5 * reading.precision),
+        share_of(parsed.of_class("mind"), role["mind_words"]),
+        0.7 * parsed.relevance() + 0.3 * place,
+        parsed.fluency() * parsed.shape() * (0.5 + 0.5 * parsed.precision),
     ]
 
 
 QUALITIES = {"role_play": role_play_qualities, "help": help_qualities}
+DIMENSIONS = {"role_play": ROLE_PLAY, "help": HELP}
 
 
 @dataclass(frozen=True)
@@ -260,9 +263,9 @@ class Rubric:
         if facts.get("task") != self.task:
             found = f"facts of task {facts.get('task')!r}"
             raise ValueError(f"rubric: found {found}, expected {self.task!r}. Score each task with its own rubric.")
-        reading = Reading(answer, facts)
-        honesty = reading.honesty(prompt)
-        qualities = QUALITIES[self.task](reading)
+        parsed = ParsedAnswer(answer, facts)
+        honesty = parsed.honesty(prompt)
+        qualities = QUALITIES[self.task](parsed)
         return {n: LOW + (HIGH - LOW) * honesty * q for n, q in zip(self.dimensions, qualities, strict=True)}
 
     def reward(
@@ -297,3 +300,22 @@ class Rubric:
 
 def _prompt_ngrams(prompt: Prompt) -> NGrams:
     return ngrams(tokens(prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)))
+
+
+@dataclass(frozen=True)
+class RubricReward:
+    """The rubric as the reward of a task, "role_play" or "help"."""
+
+    task: str
+
+    def __call__(
+        self, examples: Sequence[Example], answers: Sequence[Sequence[str]], samples: Sequence[int]
+    ) -> Verdicts:
+        """Verdicts [N][G]; a rubric never fails."""
+        flat = [text for group in answers for text in group]
+        repeated = [example for example, group in zip(examples, answers, strict=True) for _ in group]
+        facts = [example.facts or {} for example in repeated]
+        prompts = [[dict(message) for message in example.prompt] for example in repeated]
+        found = Rubric(self.task).reward(flat, facts, prompts, [example.reference for example in repeated])
+        verdicts = iter(found.verdicts())
+        return [[next(verdicts) for _ in group] for group in answers]

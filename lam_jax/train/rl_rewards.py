@@ -12,9 +12,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lam_jax.data.schemas import Example
 from lam_jax.parallel.multihost import gather
+from lam_jax.rewards.reward import Reward, check_verdicts, rewards_of
 
-# (examples [N], answers [N][G]) -> rewards and whether each call succeeded, both [N, G]
-Reward = Callable[[Sequence[Example], list[list[str]]], tuple[Float[np.ndarray, "N G"], Bool[np.ndarray, "N G"]]]
 # (tokens [N, G, T], mask [N, G, T]) -> answers [N][G]
 Decode = Callable[[np.ndarray, np.ndarray], list[list[str]]]
 
@@ -39,9 +38,11 @@ def score(
     # Each sample is scored by one process; the others leave zeros in its place, and the sum is exact.
     found = np.zeros((3, *shape))
     for rows, columns, own_tokens, own_mask in _own_blocks(tokens, mask, shape[0]):
-        rewards, ok = reward(examples[rows], decode(own_tokens, own_mask))
-        # A failed call may have left anything, and NaN would spread.
-        found[:, rows, columns] = np.where(ok, rewards, 0.0), ok, own_mask.sum(axis=-1)
+        answers = decode(own_tokens, own_mask)
+        samples = range(shape[1])[columns]
+        verdicts = reward(examples[rows], answers, samples)
+        rewards, ok = rewards_of(check_verdicts(verdicts, type(reward).__name__, len(answers), len(samples)))
+        found[:, rows, columns] = rewards, ok, own_mask.sum(axis=-1)
     # 64-bit numbers would arrive with 32 bits.
     parts = gather(found.view(np.uint32)).view(np.float64)
     rewards, ok, lengths = np.sum(parts, axis=0)

@@ -1,0 +1,120 @@
+"""Where rows come from, as values: a recipe names its sources, and a run opens them.
+
+`JsonRows` reads files of one's own; the built-in world and the benchmark tasks have sources of their own.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from lam_jax.data.readers import pretraining_examples, read_rows
+from lam_jax.data.schemas import DataError, Example, Where
+from lam_jax.data.splits import SEED, cut, shuffled
+
+
+@runtime_checkable
+class RowSource(Protocol):
+    """Examples by split. A recipe holds sources, so each is a frozen dataclass of plain values."""
+
+    def prepare(self, folder: Path) -> None:
+        """Builds in `folder` whatever reading needs; called by one process, done already or not."""
+        ...
+
+    def read(self, folder: Path, split: str) -> Sequence[Example]:
+        """The examples of a split, in the order of the rows.
+
+        Raises:
+            DataError: no such split, or a row that cannot be used.
+        """
+        ...
+
+    def content(self) -> str:
+        """A hash of what is read, which belongs to the run: other rows under the same names are another run."""
+        ...
+
+
+
+
+@dataclasses.dataclass(frozen=True)
+class JsonRows:
+    """Rows of one JSON file (a list of objects), cut into splits after a shuffle.
+
+    Attributes:
+        file: the file.
+        splits: name -> (from, to), shares of the shuffled rows. A split that would be empty gets one row.
+        image_root: what relative picture paths start from; default: the file's own folder.
+        parse: makes examples of a row; default: the chat format `{"id", "images", "messages"}`.
+        seed: of the shuffle.
+    """
+
+    file: str
+    splits: Mapping[str, tuple[float, float]]
+    image_root: str | None = None
+    parse: Callable[..., list[Example]] = pretraining_examples
+    seed: int = SEED
+
+    def __post_init__(self):
+        for name, (start, stop) in self.splits.items():
+            if not 0.0 <= start < stop <= 1.0:
+                raise ValueError(
+                    f"JsonRows.splits[{name!r}] is {(start, stop)}, expected shares 0 <= from < to <= 1 of {self.file}."
+                )
+
+    def prepare(self, folder: Path) -> None:
+        """Nothing: the file is read as it is."""
+
+    def read(self, folder: Path, split: str) -> list[Example]:
+        """The examples of a split.
+
+        Raises:
+            DataError: no such split, the file cannot be read, a row is bad, or two rows have one id.
+        """
+        if split not in self.splits:
+            raise DataError(
+                Where(self.file), None, f"no split {split!r}", f"one of {sorted(self.splits)}", "Correct the name."
+            )
+        rows = list(enumerate(read_rows(Path(self.file))))
+        start, stop = self.splits[split]
+        mixed = shuffled(rows, self.seed)
+        chosen = cut(mixed, start, stop) or mixed[int(start * len(mixed)) :][:1]
+        root = Path(self.image_root) if self.image_root else Path(self.file).parent
+        examples = [e for index, row in chosen for e in self.parse(row, Where(self.file, index), root)]
+        require_unique(examples)
+        return examples
+
+    def content(self) -> str:
+        """SHA-256 of the file; pictures count by their paths."""
+        return hash_files([Path(self.file)])
+
+
+def require_unique(examples: Sequence[Example]) -> None:
+    """Raises DataError if two examples have one id: scores are keyed by it."""
+    known: dict[str, Example] = {}
+    for example in examples:
+        if example.id in known:
+            found = f"{example.id!r}, which {known[example.id].where} has too"
+            raise DataError(example.where, "id", found, "an id of its own", "Rename one of them.")
+        known[example.id] = example
+
+
+def hash_files(files: Sequence[Path]) -> str:
+    """SHA-256 of the contents of files, in order.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            with file.open("rb") as handle:
+                while block := handle.read(1 << 20):
+                    digest.update(block)
+        except OSError as error:
+            raise DataError(
+                Where(str(file)), None, str(error.strerror), "a readable file", "Check the path."
+            ) from error
+    return digest.hexdigest()
+
+

@@ -1,0 +1,74 @@
+"""A task as a value: rows, splits, reward and lengths. To make one of your own, make a `Task`; see `lam_jax.recipes.own`.
+
+The prompt builder is part of the row source: it turns a row into an `Example`, a chat that ends in the reference answer.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+from lam_jax.data.sources import RowSource
+from lam_jax.rewards.reward import Reward
+
+
+@dataclasses.dataclass(frozen=True)
+class TestSplit:
+    """Rows that are scored.
+
+    Attributes:
+        split: name in the row source.
+        title: in reports.
+    """
+
+    split: str
+    title: str
+
+    __test__ = False  # pytest would collect it
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What an agent is fine-tuned and reinforced on.
+
+    Attributes:
+        name: in phases, metrics and results: letters, digits and _.
+        title: in reports.
+        rows: where the rows come from, prompts built.
+        reward: scores answers in training and evaluation.
+        chat_lengths: buckets of whole chats in stage 5, tokens; longer rows are cut on the right.
+        prompt_lengths: buckets of prompts, tokens; longer ones are cut on the left, all picture tokens kept.
+        answer_length: most tokens of an answer.
+        sft, rl, val: names of the splits of stage 5, of stage 6 and of validation.
+        tests: key in results ("id", "ood") -> split that is scored.
+        check: whether a text is well formed (for example fluent); its share is reported. None: not measured.
+    """
+
+    name: str
+    title: str
+    rows: RowSource
+    reward: Reward
+    chat_lengths: tuple[int, ...]
+    prompt_lengths: tuple[int, ...]
+    answer_length: int
+    sft: str = "sft"
+    rl: str = "rl"
+    val: str = "val"
+    tests: Mapping[str, TestSplit] = dataclasses.field(
+        default_factory=lambda: {"id": TestSplit("id_test", "ID"), "ood": TestSplit("ood_test", "OOD")}
+    )
+    check: Callable[[str], bool] | None = None
+
+    def __post_init__(self):
+        if not self.name.replace("_", "").isalnum() or not self.name.isascii():
+            raise ValueError(f"Task.name is {self.name!r}, expected ASCII letters, digits and '_'.")
+        if self.answer_length < 1:
+            raise ValueError(f"Task {self.name!r}: answer_length is {self.answer_length}, expected at least 1 token.")
+        for field in ("chat_lengths", "prompt_lengths"):
+            require_lengths(getattr(self, field), f"Task {self.name!r}: {field}")
+        if not self.tests:
+            raise ValueError(f"Task {self.name!r}: tests is empty, expected one split or more that is scored.")
+
+
+def require_lengths(lengths: Sequence[int], name: str) -> None:
+    """Raises ValueError unless `lengths` are increasing positive bucket lengths."""
+    if not lengths or list(lengths) != sorted(set(lengths)) or lengths[0] < 1:
+        raise ValueError(f"{name} is {tuple(lengths)}, expected increasing positive numbers of tokens.")
