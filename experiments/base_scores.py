@@ -19,8 +19,6 @@ from lam_jax.data.chat import ChatEncoder
 from lam_jax.data.collator import Collator, CollatorConfig
 from lam_jax.data.readers import pretraining_examples
 from lam_jax.data.schemas import Example, Where
-from lam_jax.demo.material import BASE_MODEL
-from lam_jax.demo.settings import CHAT_LENGTHS, IMAGE_SIZE, PROMPT_LENGTHS
 from lam_jax.formats.load_backbone import load_backbone
 from lam_jax.models.processor import ImageSettings
 from lam_jax.models.qwen2_5_vl.presets import PRESETS
@@ -28,6 +26,7 @@ from lam_jax.parallel import TRAIN, make_mesh
 from lam_jax.runs.metrics import read_metrics
 from lam_jax.scenes.caption_scores import CaptionScores, caption_scores
 from lam_jax.scenes.rows import caption_test
+from lam_jax.scenes.source import BASE_MODEL, CHAT_LENGTHS, IMAGE_SIZE, PROMPT_LENGTHS
 from lam_jax.scenes.tokenizer import load_tokenizer
 
 CARD = """# The demo's base model

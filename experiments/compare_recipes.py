@@ -1,4 +1,4 @@
-"""Compares the three readouts and the SFT recipes once at demo scale (METHOD.md sections 2 and 3).
+"""Compares the three readouts and the SFT recipes once at demo scale (docs/method.md sections 2 and 3).
 
     .venv/bin/python -m experiments.compare_recipes --out runs/recipes
 
@@ -17,16 +17,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from lam_jax.cpu.host_memory import keep_host_memory
-from lam_jax.demo import control_after_sft, probe
-from lam_jax.demo.latent import learn_latent_actions
-from lam_jax.demo.material import Material
-from lam_jax.demo.settings import DemoConfig
-from lam_jax.demo.tasks import TaskRun
-from lam_jax.hosts.compilation import keep_compiled_programs
-from lam_jax.parallel import make_mesh
+from lam_jax.hosts.start import start_process
+from lam_jax.pipeline import evaluate, fine_tune, learn_actions, open_run
+from lam_jax.pipeline.measures import measure_codes, measure_control
+from lam_jax.recipes.demo import recipe
 from lam_jax.runs.metrics import read_metrics
-from lam_jax.runs.run import Run
+from lam_jax.train.method import Method
 
 # (readout, recipe): every readout under the default recipe, every recipe under the default readout.
 PAIRS = (("merged", "joint"), ("delta", "joint"), ("block", "joint"), ("merged", "released"), ("merged", "guided"))
@@ -42,31 +38,33 @@ class Config:
 
 def compare(config: Config) -> list[dict]:
     rows = []
-    for readout, recipe in PAIRS:
-        demo = DemoConfig(seed=config.seed, tasks=("role_play",))
-        demo = dataclasses.replace(demo, method=dataclasses.replace(demo.method, sft=recipe).with_readout(readout))
-        # Stages 1 to 4 do not depend on the recipe: they are learned once a readout.
-        shared = dataclasses.replace(demo, method=dataclasses.replace(demo.method, sft="released"))
-        with Run(config.out / readout, shared) as run:
-            material = Material.open(shared, config.out / "data", make_mesh())
-            agent = learn_latent_actions(run, material, material.base_agent())
-            probed = run.phase("codes", lambda m=material, a=agent: (None, probe(m, a))).record
+    for readout, sft in PAIRS:
+        # Stages 1 to 4 do not depend on the SFT recipe: they are learned once a readout.
+        shared, own = (
+            recipe(config.seed, ("role_play",), method=Method(sft=name).with_readout(readout))  # pyright: ignore[reportArgumentType]
+            for name in ("released", sft)
+        )
+        with open_run(shared, config.out / readout) as (run, resources):
+            agent = learn_actions(run, resources, resources.base_agent())
+            probed = run.phase("codes", lambda r=resources, a=agent: (None, measure_codes(r, a))).record
             records = read_metrics(run.folder / "metrics.jsonl")
             evaluated = [r for r in records if r["phase"] == "stage1_inverse" and "eval_ce" in r]
-        with Run(config.out / f"{readout}_{recipe}", demo) as run:
-            job = TaskRun(run, dataclasses.replace(material, config=demo), "role_play", "latent", agent)
-            job.fine_tune()
-            control = control_after_sft(run, job)
-            record = job.score("sft")
+        with open_run(own, config.out / f"{readout}_{sft}") as (run, resources):
+            (task,) = own.tasks
+            agent = fine_tune(run, resources, task, "latent", agent)
+            control = run.phase(
+                "control_role_play", lambda r=resources, t=task, a=agent: (None, measure_control(r, t, a))
+            )
+            record = evaluate(run, resources, task, "latent", agent, "sft")
         score = next(s for s in record["scores"] if s["split"] == "id" and s["temperature"] == 1.0)
         rows.append(
             {
                 "readout": readout,
-                "recipe": recipe,
+                "recipe": sft,
                 "stage1_ce": evaluated[-1]["eval_ce"],
                 "used_share": probed["image_text"]["used_share"],
                 "random_action_kl_after_stage4": probed["random_action_kl_after_stage4"],
-                "random_action_kl_after_sft": control,
+                "random_action_kl_after_sft": control.record["random_action_kl"],
                 "score": score["mean"],
                 "distinct": score["distinct"],
                 "fluent": record["fluency"]["share"],
@@ -76,8 +74,7 @@ def compare(config: Config) -> list[dict]:
 
 
 def main(config: Config) -> None:
-    keep_compiled_programs()
-    keep_host_memory()
+    start_process()
     rows = compare(config)
     (config.out / "recipes.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     table = Table(*rows[0])

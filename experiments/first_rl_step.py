@@ -12,40 +12,28 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 import tyro
-from jax.sharding import Mesh
 
 from lam_jax.cli import exit_code, is_expected
-from lam_jax.cpu.host_memory import keep_host_memory
-from lam_jax.data.chat import ChatEncoder
-from lam_jax.data.collator import Collator, CollatorConfig
-from lam_jax.data.loader import Loader, LoaderConfig
-from lam_jax.demo.material import BASE_MODEL, RubricJudge
-from lam_jax.formats.load_backbone import load_backbone
-from lam_jax.hosts.compilation import keep_compiled_programs
-from lam_jax.hosts.consistency import code_hash, files_hash, require_consistent, require_consistent_weights, versions
-from lam_jax.latent.agent import Agent, init_latent
+from lam_jax.hosts.consistency import require_consistent_weights
+from lam_jax.hosts.start import start_process
 from lam_jax.latent.config import LatentConfig
 from lam_jax.models.processor import ImageSettings
-from lam_jax.models.tokenizer import read_tokenizer
-from lam_jax.parallel import TRAIN
-from lam_jax.parallel.multihost import barrier, is_first
-from lam_jax.parallel.processes import start, whole_mesh
-from lam_jax.rl import ALGORITHMS
-from lam_jax.rollout.engine import RolloutConfig
+from lam_jax.pipeline import open_run, reinforce
+from lam_jax.recipe import Model, Recipe, RLSettings, algorithm_named, in_every_space
+from lam_jax.recipes import demo
 from lam_jax.rollout.sampling import SamplingConfig
-from lam_jax.runs.run import Run, fingerprint
-from lam_jax.scenes.builder import SceneSizes, prepare, read_split
-from lam_jax.train.compile_ahead import compile_ahead
-from lam_jax.train.loop import Fitted, fit
-from lam_jax.train.method import METHODS
-from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
-from lam_jax.train.partition import partition
-from lam_jax.train.rl import Decoder, RLConfig, RLStep
-from lam_jax.train.stages.step import trainable_parts
-from lam_jax.train.state import TrainState
+from lam_jax.runs.metrics import read_metrics
+from lam_jax.scenes.builder import SceneSizes
+from lam_jax.scenes.source import BASE_MODEL_FOLDER
+from lam_jax.train.optimiser import OptimiserConfig
+
+SIZES = SceneSizes(
+    paired={"train": 1, "test": 1, "caption_test": 1},
+    text_only={"train": 1, "test": 1},
+    role_play=dict.fromkeys(("sft", "rl", "val", "id_test", "ood_test"), 1),
+    help={"sft": 1, "rl": 256, "val": 64, "ls1": 1, "ls2": 1},
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +52,7 @@ class Settings:
         seed: of everything random.
     """
 
-    model: Path = BASE_MODEL
+    model: str = BASE_MODEL_FOLDER
     steps: int = 2
     prompts: int = 4
     samples: int = 8
@@ -93,82 +81,46 @@ class FirstRLStep:
     settings: tyro.conf.OmitArgPrefixes[Settings] = Settings()
 
 
-def rl_config(settings: Settings) -> RLConfig:
-    """Latent GRPO."""
-    rollout = RolloutConfig(settings.samples, settings.length, SamplingConfig())
-    return RLConfig(
-        ALGORITHMS["grpo"],
-        "latent",
-        settings.steps,
-        settings.prompts,
-        rollout,
-        settings.epochs,
-        settings.mini_batches,
-        OptimiserConfig(1e-6),
-        remat=True,
-        update_lengths=settings.update_lengths,
-    )
-
-
-def load(settings: Settings, mesh: Mesh) -> Agent:
-    """The checkpoint with new latent modules, on the mesh."""
-    backbone = load_backbone(settings.model, mesh, TRAIN)
-    return init_latent(backbone, settings.latent, jax.random.key(settings.seed), mesh)
-
-
-def train(run: Run, settings: Settings, agent: Agent, data: Path) -> Fitted:
-    """The steps."""
-    config, method = rl_config(settings), METHODS["default"]
-    tokenizer = read_tokenizer(settings.model)
-    encoder = ChatEncoder(tokenizer, agent.backbone.config)
-    shape = CollatorConfig(
-        settings.prompt_lengths, kind="prompt", padding="left", image=ImageSettings(size=settings.image)
-    )
-    rows, collate = read_split(data, "help", "rl"), Collator(encoder, shape)
-    loader = Loader(rows, collate, LoaderConfig(settings.prompts, settings.seed))
-    trainable, frozen = partition(agent, trainable_parts("rl_latent", agent.backbone.config, method))
-    optimiser = make_optimiser(config.optimiser, config.steps * config.updates)
-    state = TrainState.create(trainable, optimiser, jax.random.key(settings.seed))
-    reward = RubricJudge("help").reward
-    step = RLStep(config, method, frozen, trainable, optimiser, reward, Decoder(tokenizer), loader)
-    like = collate([rows[i] for i in range(settings.prompts)]).batch
-    compile_ahead(step, state, like, settings.prompt_lengths, run.progress)
-    return fit(
-        "first_rl_step",
-        state,
-        step,
-        loader,
-        config.steps,
-        writer=run.metrics,
-        progress=run.progress,
-        saver=run.saver("first_rl_step"),
-        profiler=run.profiler,
+def recipe(settings: Settings) -> Recipe:
+    """Latent GRPO on the task `help` of the built-in data set, on a backbone of one's own."""
+    base = demo.recipe(settings.seed, ("help",), "grpo", sizes=SIZES)
+    lengths = {"prompt_lengths": settings.prompt_lengths, "answer_length": settings.length}
+    return dataclasses.replace(
+        base,
+        name="first_rl_step",
+        model=Model(settings.model),
+        latent=settings.latent,
+        image=ImageSettings(size=settings.image),
+        tasks=tuple(dataclasses.replace(task, **lengths) for task in base.tasks),
+        spaces=("latent",),
+        rl=RLSettings(
+            algorithm_named("grpo"),
+            optimisers=in_every_space(OptimiserConfig(1e-6)),
+            sampling=in_every_space(SamplingConfig()),
+            steps=settings.steps,
+            prompts=settings.prompts,
+            samples=settings.samples,
+            epochs=settings.epochs,
+            mini_batches=settings.mini_batches,
+            update_lengths=settings.update_lengths,
+            remat=True,
+        ),
     )
 
 
 def main(command: FirstRLStep) -> list[dict[str, Any]]:
     """Runs or resumes; returns the logged records."""
-    start()
-    keep_compiled_programs()
-    keep_host_memory()
-    settings, mesh = command.settings, whole_mesh(command.mesh)
-    require_consistent({"code": code_hash(), "versions": versions(), "configuration": fingerprint(settings)})
-    profile = "first_rl_step" if command.profile else None
-    with Run(command.out, settings, save_every=command.save_every, profile=profile) as run:
-        sizes = SceneSizes(help={"sft": 1, "rl": 256, "val": 1, "ls1": 1, "ls2": 1})
-        if is_first():
-            prepare(run.folder / "data", sizes)
-        barrier("data")
-        data = prepare(run.folder / "data", sizes)
-        require_consistent({"data": files_hash(data)})
-        agent = load(settings, mesh)
+    start_process()
+    profile = "rl_latent_help" if command.profile else None
+    own = recipe(command.settings)
+    with open_run(own, command.out, command.mesh, command.save_every, profile) as (run, resources):
+        agent = resources.base_agent()
         require_consistent_weights(agent)
-        fitted = train(run, settings, agent, data)
-        last = {name: value for name, value in fitted.history[-1].items() if isinstance(value, float)}
+        reinforce(run, resources, own.tasks[0], "latent", agent)
+        records = [r for r in read_metrics(run.folder / "metrics.jsonl") if "loss" in r]
+        last = {name: value for name, value in records[-1].items() if isinstance(value, float)}
         run.progress.say(", ".join(f"{name} {value:.4g}" for name, value in last.items()))
-        if not np.isfinite(last["loss"]):
-            raise ValueError(f"the loss of the last step is {last['loss']}")
-        return fitted.history
+        return records
 
 
 if __name__ == "__main__":

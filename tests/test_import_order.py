@@ -11,7 +11,22 @@ PACKAGE = ROOT / "lam_jax"
 # A package may import itself and what stands before it.
 ORDER = (
     *("errors", "nn", "cpu", "losses", "rl", "parallel", "models", "latent", "formats", "data", "rewards", "tasks"),
-    *("rollout", "hosts", "runs", "train", "evaluation", "report", "scenes", "aot", "demo", "cli", "__main__"),
+    *(
+        "rollout",
+        "hosts",
+        "runs",
+        "train",
+        "evaluation",
+        "report",
+        "values",
+        "recipe",
+        "pipeline",
+        "scenes",
+        "recipes",
+        "aot",
+        "cli",
+        "__main__",
+    ),
 )
 # What nn may import besides the standard library; the numeric core stays free of the rest of the ecosystem.
 NN_MAY_IMPORT = {"jax", "jaxtyping", "flax.struct", "numpy", "lam_jax.nn"}

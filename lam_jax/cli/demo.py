@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+# The names of `lam_jax.recipes.demo`, written again because importing it would import jax.
 Task = Literal["role_play", "help"]
 Algorithm = Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "cispo"]
 
@@ -21,8 +22,6 @@ class Demo:
     """Output folder: report, metrics (JSONL and TensorBoard), checkpoints."""
     seed: int = 0
     """Seed of everything random; two runs with one seed on one machine give identical metrics."""
-    preset: Literal["tiny"] = "tiny"
-    """Size of the model; the shipped base model is the tiny one."""
     task: tuple[Task, ...] = ("role_play", "help")
     """Tasks to train."""
     algorithm: Algorithm | None = None
@@ -43,20 +42,14 @@ class Demo:
 
     def run(self) -> None:
         """Runs the demo."""
-        from lam_jax.cpu.host_memory import keep_host_memory
-        from lam_jax.demo import run_demo
-        from lam_jax.hosts.compilation import keep_compiled_programs
-        from lam_jax.parallel.processes import start
+        from lam_jax.hosts.start import start_process
+        from lam_jax.pipeline import run_recipe
+        from lam_jax.recipes.demo import recipe
 
-        start()
-        keep_compiled_programs()
-        keep_host_memory()
-        run_demo(
+        start_process()
+        run_recipe(
+            recipe(self.seed, self.task, self.algorithm),
             self.out,
-            seed=self.seed,
-            preset=self.preset,
-            tasks=self.task,
-            algorithm=self.algorithm,
             mesh=self.mesh,
             save_every=self.save_every,
             profile=self.profile,

@@ -35,8 +35,6 @@ class RowSource(Protocol):
         ...
 
 
-
-
 @dataclasses.dataclass(frozen=True)
 class JsonRows:
     """Rows of one JSON file (a list of objects), cut into splits after a shuffle.
@@ -116,5 +114,3 @@ def hash_files(files: Sequence[Path]) -> str:
                 Where(str(file)), None, str(error.strerror), "a readable file", "Check the path."
             ) from error
     return digest.hexdigest()
-
-

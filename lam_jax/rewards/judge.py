@@ -163,12 +163,17 @@ class JudgeReward:
             ImportError: the extra `judge` is not installed.
         """
         requests = [
-            JudgeRequest(e.id, sample, self.rubric, [dict(m) for m in e.prompt], answer, e.reference, e.facts or {})
+            JudgeRequest(e.id, sample, self.rubric, conversation(e), answer, e.reference, e.facts or {})
             for e, group in zip(examples, answers, strict=True)
             for sample, answer in zip(samples, group, strict=True)
         ]
         verdicts = iter(_client(self.judge).score(requests))
         return [[next(verdicts) for _ in group] for group in answers]
+
+
+def conversation(example: Example) -> list[dict[str, str]]:
+    """The messages before the answer."""
+    return [{"role": message["role"], "content": message["content"]} for message in example.prompt]
 
 
 @functools.cache

@@ -11,16 +11,14 @@ With several processes all open the same folder: the first writes what is writte
 """
 
 import dataclasses
-import enum
 import fcntl
-import hashlib
 import json
 import logging
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +41,7 @@ from lam_jax.runs.profiler import Profiler
 from lam_jax.runs.progress import Progress, duration
 from lam_jax.runs.retention import set_aside
 from lam_jax.runs.stop import StopRequest
+from lam_jax.values import differences, encode, fingerprint
 
 logger = logging.getLogger("lam_jax")
 
@@ -64,39 +63,6 @@ class PhaseResult:
     seconds: float
     compile_seconds: float
     resumed: bool
-
-
-def jsonable(value: Any) -> Any:
-    """A configuration as JSON values; dataclasses become objects, functions and types their qualified names."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: jsonable(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(item) for item in value]
-    if isinstance(value, set | frozenset):
-        return sorted(jsonable(item) for item in value)
-    if isinstance(value, enum.Enum):
-        return value.name
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if callable(value) and hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
-    return str(value)
-
-
-def fingerprint(config: Any) -> str:
-    """SHA-256 of a configuration's JSON values."""
-    return hashlib.sha256(json.dumps(jsonable(config), sort_keys=True).encode()).hexdigest()
-
-
-def differences(found: Any, expected: Any, name: str = "") -> list[str]:
-    """The entries in which two JSON values differ, as "name: found .., expected .."."""
-    if isinstance(found, dict) and isinstance(expected, dict):
-        keys = [*expected, *(key for key in found if key not in expected)]
-        pairs = [(key, found.get(key, "nothing"), expected.get(key, "nothing")) for key in keys]
-        return [line for key, a, b in pairs for line in differences(a, b, f"{name}.{key}" if name else key)]
-    return [] if found == expected else [f"{name}: found {found!r}, expected {expected!r}"]
 
 
 class Run:
@@ -141,7 +107,7 @@ class Run:
         failure: LamJaxError | None = None
         if is_first():
             try:
-                self._open(jsonable(config))
+                self._open(encode(config))
             except LamJaxError as error:
                 failure = error
         if not all_agree(failure is None):

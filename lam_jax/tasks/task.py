@@ -1,6 +1,6 @@
-"""A task as a value: rows, splits, reward and lengths. To make one of your own, make a `Task`; see `lam_jax.recipes.own`.
+"""A task as a value: rows, splits, reward and lengths. For a task of your own make a `Task`; see `lam_jax.recipes.own`.
 
-The prompt builder is part of the row source: it turns a row into an `Example`, a chat that ends in the reference answer.
+The prompt builder is part of the row source: it makes of a row an `Example`, a chat that ends in the reference answer.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from lam_jax.rewards.reward import Reward
 
 
 @dataclasses.dataclass(frozen=True)
-class TestSplit:
+class ScoredSplit:
     """Rows that are scored.
 
     Attributes:
@@ -21,8 +21,6 @@ class TestSplit:
 
     split: str
     title: str
-
-    __test__ = False  # pytest would collect it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +50,8 @@ class Task:
     sft: str = "sft"
     rl: str = "rl"
     val: str = "val"
-    tests: Mapping[str, TestSplit] = dataclasses.field(
-        default_factory=lambda: {"id": TestSplit("id_test", "ID"), "ood": TestSplit("ood_test", "OOD")}
+    tests: Mapping[str, ScoredSplit] = dataclasses.field(
+        default_factory=lambda: {"id": ScoredSplit("id_test", "ID"), "ood": ScoredSplit("ood_test", "OOD")}
     )
     check: Callable[[str], bool] | None = None
 

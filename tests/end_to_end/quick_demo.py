@@ -4,10 +4,10 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from lam_jax.cpu.host_memory import keep_host_memory
-from lam_jax.demo import run_demo
-from lam_jax.demo.settings import DemoConfig
-from lam_jax.parallel.processes import start
+from lam_jax.hosts.start import start_process
+from lam_jax.pipeline import run_recipe
+from lam_jax.recipe import Recipe
+from lam_jax.recipes.demo import recipe
 from lam_jax.scenes.builder import SceneSizes
 
 SIZES = SceneSizes(
@@ -18,18 +18,18 @@ SIZES = SceneSizes(
 )
 
 
-def quick_config(seed: int) -> DemoConfig:
+def quick_recipe(seed: int) -> Recipe:
     """Same shapes as the demo, so that compiled programs can be shared, but hardly any steps."""
-    config = DemoConfig(seed=seed, tasks=("help",), algorithms={"help": "grpo"}, sizes=SIZES)
+    whole = recipe(seed, ("help",), "grpo", sizes=SIZES)
     short = {
-        name: dataclasses.replace(getattr(config, name), steps=3)
+        name: dataclasses.replace(getattr(whole, name), steps=3)
         for name in ("inverse", "projector", "joint", "cloning", "sft")
     }
-    return dataclasses.replace(config, **short, rl_steps=2, score_prompts=16, gain_prompts=64)
+    evaluation = dataclasses.replace(whole.evaluation, prompts=16, gain_prompts=64)
+    return dataclasses.replace(whole, **short, rl=dataclasses.replace(whole.rl, steps=2), evaluation=evaluation)
 
 
 if __name__ == "__main__":
-    start()
-    keep_host_memory()
+    start_process()
     shape = tuple(int(size) for size in sys.argv[3].split("x")) if len(sys.argv) > 3 else (1, 1, 1)
-    run_demo(Path(sys.argv[1]), config=quick_config(int(sys.argv[2])), mesh=shape, save_every=2)
+    run_recipe(quick_recipe(int(sys.argv[2])), Path(sys.argv[1]), mesh=shape, save_every=2)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from experiments.base_scores import score
-from lam_jax.demo.material import BASE_MODEL
+from lam_jax.scenes.source import BASE_MODEL
 
 
 @pytest.fixture(scope="module")

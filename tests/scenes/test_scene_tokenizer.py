@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from lam_jax.demo.settings import demo_sizes
+from lam_jax.recipes.demo import demo_sizes
 from lam_jax.scenes import rows
 from lam_jax.scenes.builder import SceneSizes
 from lam_jax.scenes.compose import concepts

@@ -1,4 +1,4 @@
-"""Collects what the demo measured into results.json, with the pictures that the report shows."""
+"""Collects what a run measured into results.json, with the pictures that the report shows."""
 
 import importlib.metadata
 import json
@@ -6,19 +6,18 @@ import os
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from lam_jax.data.schemas import image_bytes
-from lam_jax.demo.material import Material
-from lam_jax.demo.settings import TASK_SPLITS
-from lam_jax.demo.tasks import gain
-from lam_jax.runs.run import Run, jsonable
+from lam_jax.pipeline.measures import Record, gain
+from lam_jax.pipeline.resources import Resources
+from lam_jax.runs.run import Run
+from lam_jax.values import encode
 
-Record = dict[str, Any]
+Scores = dict[tuple[str, str, str], Record]  # by task, space and phase
 SHOWN_SAMPLES = 4  # conversations of each split in the report
-FLUENCY_SAMPLES = 20
+CHECKED_SAMPLES = 20
 
 
 def environment() -> Record:
@@ -42,22 +41,24 @@ def _commit() -> str:
 
 
 def collect(
-    run: Run,
-    material: Material,
-    base: Record,
-    latent: Record,
-    scores: dict[tuple[str, str, str], Record],
-    speed: list[Record],
+    run: Run, resources: Resources, base: Record, latent: Record, scores: Scores, speed: list[Record]
 ) -> Record:
-    """The whole of results.json. `scores` is keyed by (task, space, phase)."""
+    """The whole of results.json."""
+    recipe = resources.recipe
     gains = []
     for (task, space, phase), after in scores.items():
         if phase == "rl":
             figures = gain(scores[task, space, "sft"]["fixed"], after["fixed"])
-            gains.append({"task": task, "space": space, "algorithm": material.config.algorithms[task], **figures})
+            algorithm = recipe.rl.algorithm_of(task).name
+            gains.append({"task": task, "space": space, "algorithm": algorithm, **figures})
+    titles = {
+        task.name: {"title": task.title, "splits": {key: split.title for key, split in task.tests.items()}}
+        for task in recipe.tasks
+    }
     return {
-        "config": jsonable(material.config),
+        "config": encode(recipe, "recipe"),
         "environment": environment(),
+        "tasks": titles,
         "phases": run.timings(),
         "base": base,
         "latent": latent,
@@ -65,37 +66,41 @@ def collect(
         "gain": gains,
         "speed": speed,
         "fluency": _fluency(scores),
-        "samples": _samples(run.folder, material, scores),
+        "samples": _samples(run.folder, resources, scores),
     }
 
 
-def _fluency(scores: dict[tuple[str, str, str], Record]) -> Record:
-    """Latent answers after SFT, sampled at temperature 1, of all tasks; the first 20 of each kind in turn."""
-    chosen = [record for (_, space, phase), record in scores.items() if (space, phase) == ("latent", "sft")]
+def _fluency(scores: Scores) -> Record | None:
+    """Latent answers of the first set after SFT, of all tasks that check texts; the first 20 of each kind in turn."""
+    chosen = [r for (_, space, phase), r in scores.items() if (space, phase) == ("latent", "sft") and r["fluency"]]
+    if not chosen:
+        return None
     checked = sum(r["fluency"]["checked"] for r in chosen)
     passed = sum(r["fluency"]["share"] * r["fluency"]["checked"] for r in chosen)
     texts = [
         a["text"]
-        for rank in range(20)
+        for rank in range(CHECKED_SAMPLES)
         for r in chosen
         for split in r["answers"].values()
         for a in split[rank : rank + 1]
     ]
-    return {"share": passed / max(1, checked), "checked": checked, "samples": texts[:FLUENCY_SAMPLES]}
+    return {"share": passed / max(1, checked), "checked": checked, "samples": texts[:CHECKED_SAMPLES]}
 
 
-def _samples(folder: Path, material: Material, scores: dict[tuple[str, str, str], Record]) -> list[Record]:
+def _samples(folder: Path, resources: Resources, scores: Scores) -> list[Record]:
     """Conversations with the answers of each space in its last phase."""
     (folder / "samples").mkdir(exist_ok=True)
     out = []
-    for task in material.config.tasks:
-        for split, name in zip(TASK_SPLITS[task], ("id", "ood")):
-            for index, example in enumerate(material.examples(task, split)[:SHOWN_SAMPLES]):
-                image = f"samples/{example.id}.png"
-                (folder / image).write_bytes(image_bytes(example.images[0], example.where))
+    for task in resources.recipe.tasks:
+        for name, scored in task.tests.items():
+            for index, example in enumerate(resources.examples(task.name, scored.split)[:SHOWN_SAMPLES]):
+                image = None
+                if example.images:
+                    image = f"samples/{task.name}_{name}_{index}.png"
+                    (folder / image).write_bytes(image_bytes(example.images[0], example.where))
                 out.append(
                     {
-                        "task": task,
+                        "task": task.name,
                         "split": name,
                         "id": example.id,
                         "image": image,
@@ -104,7 +109,7 @@ def _samples(folder: Path, material: Material, scores: dict[tuple[str, str, str]
                         "answers": [
                             {key: value for key, value in record["answers"][name][index].items() if key != "id"}
                             for (t, _, phase), record in scores.items()
-                            if t == task and phase == "rl"
+                            if t == task.name and phase == "rl"
                         ],
                     }
                 )

@@ -1,0 +1,17 @@
+"""What a program that trains does before anything else."""
+
+from lam_jax.cpu.host_memory import keep_host_memory
+from lam_jax.hosts.compilation import keep_compiled_programs
+from lam_jax.parallel.processes import Place, start
+
+
+def start_process() -> Place | None:
+    """Joins the other processes of the run, turns the compilation cache on, and keeps host memory between programs.
+
+    Raises:
+        StartUpError: see `lam_jax.parallel.processes.start`.
+    """
+    place = start()
+    keep_compiled_programs()
+    keep_host_memory()
+    return place

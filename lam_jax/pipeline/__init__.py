@@ -1,0 +1,121 @@
+"""The pipeline of a recipe: `run_recipe` runs or resumes all of it, the others its parts.
+
+learn_actions   stages 1 to 4: codes, world model, policy, from rows without action labels
+fine_tune       stage 5 on a task
+reinforce       stage 6 on a task
+evaluate        scores, diversity and sample answers
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lam_jax.hosts.consistency import code_hash, require_consistent, require_consistent_weights, versions
+from lam_jax.parallel.multihost import is_first
+from lam_jax.parallel.processes import whole_mesh
+from lam_jax.pipeline.measures import measure_codes, measure_control
+from lam_jax.pipeline.resources import Resources, content_of
+from lam_jax.pipeline.results import Scores, collect, write_results
+from lam_jax.pipeline.stages import learn_actions
+from lam_jax.pipeline.tasks import evaluate, fine_tune, reinforce
+from lam_jax.recipe import Recipe
+from lam_jax.report.report import write_report
+from lam_jax.report.tables import summary_tables
+from lam_jax.runs.run import Run
+from lam_jax.values import fingerprint
+
+__all__ = ["Resources", "evaluate", "fine_tune", "learn_actions", "open_run", "reinforce", "run_recipe"]
+
+
+@contextlib.contextmanager
+def open_run(
+    recipe: Recipe,
+    out: Path,
+    mesh: tuple[int, int, int] = (1, 1, 1),
+    save_every: int = 0,
+    profile: str | None = None,
+) -> Iterator[tuple[Run, Resources]]:
+    """A run folder that belongs to `recipe` and to what its rows hold, and the opened recipe; arguments: `run_recipe`.
+
+    Raises:
+        OtherConfigurationError: the folder belongs to another recipe, or to other rows.
+        ProcessesDifferError: the processes of the run have other code, recipes or rows.
+    """
+    content = content_of(recipe)
+    require_consistent(
+        {
+            "code": code_hash(),
+            "versions": versions(),
+            "configuration": recipe.fingerprint(),
+            "data": fingerprint(content),
+        }
+    )
+    devices = whole_mesh(mesh)
+    with Run(out, {"recipe": recipe, "content": content}, save_every=save_every, profile=profile) as run:
+        opened: list[Resources] = []
+
+        def open_resources() -> tuple[None, dict[str, Any]]:
+            opened.append(Resources.open(recipe, run.folder / "data", devices))
+            return None, {}
+
+        run.phase("data", open_resources)
+        yield run, opened[0] if opened else Resources.open(recipe, run.folder / "data", devices)
+
+
+def run_recipe(
+    recipe: Recipe,
+    out: Path,
+    *,
+    mesh: tuple[int, int, int] = (1, 1, 1),
+    save_every: int = 0,
+    profile: str | None = None,
+) -> dict[str, Any]:
+    """Runs or resumes all of a recipe in `out`, writes the report, and returns the results, on the first process.
+
+    Args:
+        recipe: everything that the results depend on.
+        out: run folder; several processes share it.
+        mesh: data, fsdp, tensor; all devices of all processes where there are several. A run may be resumed on another.
+        save_every: optimiser updates between two checkpoints inside a phase; 0: only when the run is asked to stop.
+        profile: phase of which a few steps are traced.
+
+    Raises:
+        LamJaxError: see `lam_jax.errors`.
+        DataError: rows that cannot be read.
+    """
+    with open_run(recipe, out, mesh, save_every, profile) as (run, resources):
+        agent = resources.base_agent()
+        require_consistent_weights(agent)
+        base: dict[str, Any] = {}
+        if (measure := recipe.evaluation.backbone) is not None:
+            base = run.phase("base_model", lambda: (None, measure(resources, agent))).record
+        agent = learn_actions(run, resources, agent)
+        latent = run.phase("codes", lambda: (None, measure_codes(resources, agent))).record
+        scores: Scores = {}
+        speed: list[dict[str, Any]] = []
+        control: list[float] = []
+        for task in recipe.tasks:
+            for space in recipe.spaces:
+                tuned = fine_tune(run, resources, task, space, agent)
+                if space == "latent":
+                    record = run.phase(
+                        f"control_{task.name}",
+                        lambda task=task, tuned=tuned: (None, measure_control(resources, task, tuned)),
+                    ).record
+                    control.append(record["random_action_kl"])
+                scores[task.name, space, "sft"] = evaluate(run, resources, task, space, tuned, "sft")
+                reinforced, times = reinforce(run, resources, task, space, tuned)
+                scores[task.name, space, "rl"] = evaluate(run, resources, task, space, reinforced, "rl")
+                speed.append(times)
+        if control:
+            latent = latent | {"random_action_kl_after_sft": min(control)}
+        results: dict[str, Any] = {}
+        if is_first():
+            results = collect(run, resources, base, latent, scores, speed)
+            write_results(run.folder, results)
+        report = run.phase("report", lambda: (None, {"path": write_report(run.folder).name if is_first() else ""}))
+        for table in summary_tables(results) if run.progress.enabled else ():
+            run.progress.console.print(table)
+        run.progress.say(f"report: {run.folder / report.record['path']}")
+        return results

@@ -1,0 +1,176 @@
+"""What is measured between the stages: codes after stages 4 and 5, scores and sample answers after stages 5 and 6."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from lam_jax.data.loader import in_order
+from lam_jax.data.schemas import Example
+from lam_jax.evaluation.codes import probe_codes
+from lam_jax.evaluation.generate import Answered, answer_diversity, generate, mean_length, score_answers
+from lam_jax.evaluation.scoring import Scored, paired_gain, summarise
+from lam_jax.latent.agent import Agent
+from lam_jax.pipeline.resources import PAIRED, TEXT_ONLY, Resources
+from lam_jax.recipe import AnswerSet
+from lam_jax.rewards.embedding import load_embedder
+from lam_jax.rewards.verdict import Verdict
+from lam_jax.rollout.engine import RolloutConfig
+from lam_jax.tasks.task import Task
+from lam_jax.train.rl import Space, action_space
+
+Record = dict[str, Any]
+# Of the draws of validation, of scores and of the fixed prompts, so that they do not share noise.
+VALIDATION, SCORES, FIXED = 101, 202, 303
+
+
+def measure_codes(resources: Resources, agent: Agent) -> Record:
+    """Codebook health and the causal test after stage 4, for image-text and text-only rows."""
+    recipe = resources.recipe
+    reading, key = recipe.method.acting, jax.random.key(recipe.seed)
+    corpora = {"image_text": (PAIRED, recipe.paired)}
+    if recipe.text_only is not None:
+        corpora["text_only"] = (TEXT_ONLY, recipe.text_only)
+    found = {}
+    for name, (source, corpus) in corpora.items():
+        examples = resources.examples(source, corpus.held_out)
+        collated = in_order(examples, resources.chats[source], recipe.evaluation.held_out)
+        found[name] = probe_codes(agent, [c.batch for c in collated], key, reading)
+    usage = {f"usage{'' if name == 'image_text' else '_' + name}": f.pop("usage") for name, f in found.items()}
+    paired = found["image_text"]
+    return {
+        **usage,
+        "random_action_kl_after_stage4": min(f["random_action_kl"] for f in found.values()),
+        "cloning_accuracy": paired["cloning_accuracy"],
+        "majority_share": paired["top_share"],
+        **found,
+    }
+
+
+def measure_control(resources: Resources, task: Task, agent: Agent) -> Record:
+    """The causal test on the answers of a task's validation rows."""
+    recipe = resources.recipe
+    examples = resources.examples(task.name, task.val)
+    collated = in_order(examples, resources.chats[task.name], recipe.evaluation.held_out)
+    batches = [c.batch.replace(valid=c.batch.valid & c.batch.response) for c in collated]
+    found = probe_codes(agent, batches, jax.random.key(recipe.seed), recipe.method.acting)
+    return {"random_action_kl": found["random_action_kl"]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+    """Answers and scores of one task in one action space.
+
+    Attributes:
+        resources: the opened recipe.
+        task, space: which.
+    """
+
+    resources: Resources
+    task: Task
+    space: Space
+
+    def answers(
+        self, agent: Agent, examples: Sequence[Example], config: RolloutConfig, salt: int, batch: int
+    ) -> list[Answered]:
+        """Answers to examples, in order."""
+        resources = self.resources
+        key = jax.random.fold_in(jax.random.key(resources.recipe.seed), salt)
+        space = action_space(agent, self.space, resources.recipe.method)
+        prompts = resources.prompts[self.task.name]
+        return generate(space, examples, prompts, resources.tokenizer, config, key, batch)
+
+    def mean_reward(self, agent: Agent, examples: Sequence[Example], config: RolloutConfig) -> float:
+        """Mean reward on validation prompts; NaN if every call failed."""
+        answered = self.answers(agent, examples, config, VALIDATION, self.resources.recipe.rl.prompts)
+        rewards = [s.verdict.reward for s in score_answers(answered, self.task.reward) if s.verdict.ok]
+        return float(np.mean(rewards)) if rewards else float("nan")
+
+    def measure(self, agent: Agent, phase: str) -> Record:
+        """Scores, diversity and sample answers after `phase` ("sft" or "rl")."""
+        settings, task = self.resources.recipe.evaluation, self.task
+        examples = {
+            key: list(self.resources.examples(task.name, scored.split)[: settings.prompts])
+            for key, scored in task.tests.items()
+        }
+        rows: list[Record] = []
+        shown: dict[str, list[Record]] = {}
+        checked: list[bool] = []
+        for number, answer_set in enumerate(settings.answers):
+            together = [example for part in examples.values() for example in part]
+            sampling = answer_set.sampling[self.space]
+            config = self.resources.rollout_config(task, answer_set.samples, sampling)
+            answers = iter(self.answers(agent, together, config, SCORES, settings.batch))
+            for key, part in examples.items():
+                answered = [next(answers) for _ in part]
+                rows.append(self._scores(answered, phase, key, answer_set))
+                if number == 0:
+                    shown[key] = [self._sample(item) for item in answered[: settings.shown]]
+                    if task.check is not None:
+                        checked += [task.check(answer.text) for item in answered for answer in item.answers]
+        fluency = {"share": float(np.mean(checked)), "checked": len(checked)} if checked else None
+        return {"scores": rows, "answers": shown, "fluency": fluency, "fixed": self._fixed(agent)}
+
+    def _scores(self, answered: Sequence[Answered], phase: str, split: str, answer_set: AnswerSet) -> Record:
+        summary = summarise(score_answers(answered, self.task.reward))
+        spread, distinct = answer_diversity(answered, load_embedder(self.resources.recipe.evaluation.embedder))
+        return {
+            "task": self.task.name,
+            "space": self.space,
+            "phase": phase,
+            "split": split,
+            "temperature": answer_set.sampling[self.space].temperature,
+            "prompts": summary.prompts,
+            "samples": answer_set.samples,
+            **dataclasses.asdict(summary.score),
+            "dimensions": {n: dataclasses.asdict(e) for n, e in summary.dimensions.items()},
+            "diversity": spread.diversity,
+            "diversity_reciprocal_mean": spread.reciprocal_mean,
+            "distinct": distinct,
+            "length": mean_length(answered),
+        }
+
+    def _fixed(self, agent: Agent) -> dict[str, list[float]]:
+        """Rewards on the fixed training prompts, by row; failed calls are left out."""
+        recipe, task = self.resources.recipe, self.task
+        examples = self.resources.examples(task.name, task.rl)[: recipe.evaluation.gain_prompts]
+        sampling = recipe.rl.sampling[self.space]
+        config = self.resources.rollout_config(task, recipe.evaluation.gain_samples, sampling)
+        answered = self.answers(agent, examples, config, FIXED, recipe.evaluation.batch)
+        rewards: dict[str, list[float]] = {}
+        for item in score_answers(answered, task.reward):
+            if item.verdict.ok:
+                rewards.setdefault(item.row, []).append(item.verdict.reward)
+        return rewards
+
+    def _sample(self, item: Answered) -> Record:
+        """The first answer to a prompt, with its tokens and codes."""
+        answer = item.answers[0]
+        verdict = self.task.reward([item.example], [[answer.text]], [0])[0][0]
+        return {
+            "id": item.example.id,
+            "space": self.space,
+            "text": answer.text,
+            "tokens": [self.resources.tokenizer.decode([token]) for token in answer.tokens],
+            "actions": answer.actions if self.space == "latent" else None,
+            "score": verdict.reward if verdict.ok else None,
+            "dimensions": verdict.ratios if verdict.ok else {},
+        }
+
+
+def gain(before: dict[str, list[float]], after: dict[str, list[float]]) -> Record:
+    """RL's gain on the fixed training prompts, with its paired standard error."""
+
+    def scored(rewards: dict[str, list[float]]) -> list[Scored]:
+        # One dimension whose reference scores 1: its ratio is the reward itself.
+        return [
+            Scored(row, i, Verdict({"reward": (value, 1.0)}))
+            for row, values in rewards.items()
+            for i, value in enumerate(values)
+        ]
+
+    found = dataclasses.asdict(paired_gain(scored(before), scored(after)))
+    found.pop("unpaired")
+    return found

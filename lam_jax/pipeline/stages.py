@@ -1,0 +1,116 @@
+"""One of stages 1 to 5 as a phase of a run, and stages 1 to 4 in a row (docs/method.md section 3)."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from lam_jax.data.loader import Placed, Together
+from lam_jax.errors import CodebookCollapseError
+from lam_jax.evaluation.codes import probe_codes
+from lam_jax.latent.agent import Agent
+from lam_jax.models.inputs import Batch
+from lam_jax.pipeline.resources import PAIRED, TEXT_ONLY, Resources
+from lam_jax.recipe import Recipe
+from lam_jax.runs.run import Run
+from lam_jax.train.loop import fit
+from lam_jax.train.method import Method
+from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
+from lam_jax.train.partition import merge, partition
+from lam_jax.train.stages import STAGES, MixedBatch, Stage, make_step, trainable_parts
+from lam_jax.train.state import TrainState
+
+
+def learn_actions(run: Run, resources: Resources, agent: Agent) -> Agent:
+    """Stages 1 to 4: a latent action space and a policy, from rows without action labels.
+
+    Each stage is checkpointed, and skipped when it is done already.
+
+    Raises:
+        CodebookCollapseError: too few codes are in use on held-out rows after stage 1 or 3.
+    """
+    recipe, method = resources.recipe, resources.recipe.method
+    paired = resources.held_out(PAIRED, recipe.paired.held_out)
+    text = recipe.text_only if method.text_only else None
+    held_out = MixedBatch(paired, resources.held_out(TEXT_ONLY, text.held_out) if text else None)
+
+    def shown(rows: int) -> tuple[Placed, int]:
+        return resources.batches(PAIRED, recipe.paired.train, rows)
+
+    def mixed(rows: int) -> tuple[Placed, int]:
+        own, count = shown(rows)
+        if text is None:
+            return Placed(own, lambda batch: MixedBatch(batch, None)), count
+        others, _ = resources.batches(TEXT_ONLY, text.train, rows)
+        return Placed(Together(own, others), lambda two: MixedBatch(*two)), count
+
+    plans = (
+        ("stage1_inverse", "inverse", recipe.inverse, shown, paired),
+        ("stage2_projector", "projector", recipe.projector, shown, paired),
+        ("stage3_joint", "joint", recipe.joint, mixed, held_out),
+        ("stage4_cloning", "cloning", recipe.cloning, mixed, held_out),
+    )
+    for phase, name, settings, make_batches, validation in plans:
+        batches, count = make_batches(settings.rows)
+        steps = settings.steps_of(count)
+        agent = train_stage(
+            run, recipe, phase, STAGES[name], name, settings.optimiser, steps, agent, batches, validation
+        )
+        if name in ("inverse", "joint"):
+            _require_codes(recipe, agent, paired, method, phase)
+    return agent
+
+
+def train_stage(
+    run: Run,
+    recipe: Recipe,
+    phase: str,
+    stage: Stage,
+    parts: str,
+    optimiser_config: OptimiserConfig,
+    steps: int,
+    agent: Agent,
+    batches: Iterator[Any],
+    validation: Any,
+) -> Agent:
+    """The agent after a phase that trains the parts of a stage; the weights are the last ones."""
+    method = recipe.method
+    trainable, frozen = partition(agent, trainable_parts(parts, agent.backbone.config, method))
+
+    def train() -> tuple[Any, dict[str, Any]]:
+        optimiser = make_optimiser(optimiser_config, steps)
+        state = TrainState.create(trainable, optimiser, jax.random.key(recipe.seed))
+        step = make_step(stage.loss, frozen, optimiser, method, stage.noisy)
+
+        def evaluate(state: TrainState) -> dict[str, Any]:
+            metrics = step.held_out(state.trainable, validation)
+            return {"score": -metrics["loss"], **metrics}
+
+        fitted = fit(
+            phase,
+            state,
+            step,
+            batches,
+            steps,
+            writer=run.metrics,
+            progress=run.progress,
+            evaluate=evaluate,
+            evaluate_every=max(1, steps // 3),
+            saver=run.saver(phase),
+            profiler=run.profiler,
+        )
+        record = {"best_step": fitted.best.step, "best_score": fitted.best.score} if fitted.best else {}
+        return fitted.state.trainable, record
+
+    return merge(run.phase(phase, train, trainable).tree, frozen)
+
+
+def _require_codes(recipe: Recipe, agent: Agent, batch: Batch, method: Method, phase: str) -> None:
+    least = recipe.evaluation.least_used_share
+    probe = probe_codes(agent, [batch], jax.random.key(0), method.learning)
+    if probe["used_share"] < least:
+        codes = agent.latent.config.codes
+        raise CodebookCollapseError(
+            f"After {phase} only {codes - probe['dead_codes']} of {codes} codes are in use on held-out rows, less than "
+            f"{least:.0%}. Lower the stage's learning rate or raise Method.entropy_weight, and run again."
+        )

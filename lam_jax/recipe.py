@@ -1,0 +1,290 @@
+"""Recipe: the one value from which a whole run follows, and on which its fingerprint is computed.
+
+Whatever a result depends on is in here; where it is written, which devices it runs on and how often it is saved is not.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lam_jax.data.sources import RowSource
+from lam_jax.latent.config import LatentConfig
+from lam_jax.models.processor import ImageSettings
+from lam_jax.rl import ALGORITHMS, Algorithm
+from lam_jax.rollout.sampling import SamplingConfig
+from lam_jax.tasks.task import Task, require_lengths
+from lam_jax.train.method import Method
+from lam_jax.train.optimiser import OptimiserConfig
+from lam_jax.values import ValueFormError, decode, encode, fingerprint
+
+PACKAGE = "lam_jax:"  # begins the path of a folder inside the package
+SPACES = ("latent", "token")
+
+
+def _at_least(value: Any, least: int, *names: str) -> None:
+    for name in names:
+        if getattr(value, name) < least:
+            raise ValueError(f"{type(value).__name__}.{name} is {getattr(value, name)}, expected at least {least}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """The backbone.
+
+    Attributes:
+        folder: with weights and tokenizer; "lam_jax:" in front means inside this package.
+        compute_dtype: "float32" or "bfloat16"; None: what the folder's config.json says.
+    """
+
+    folder: str
+    compute_dtype: str | None = None
+
+    def __post_init__(self):
+        if self.compute_dtype not in (None, "float32", "bfloat16"):
+            raise ValueError(f"Model.compute_dtype is {self.compute_dtype!r}, expected 'float32', 'bfloat16' or None.")
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        if self.folder.startswith(PACKAGE):
+            return Path(__file__).parent / self.folder.removeprefix(PACKAGE)
+        return Path(self.folder)
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """Rows of stages 1 to 4.
+
+    Attributes:
+        rows: where they come from.
+        lengths: buckets, tokens; longer rows are cut on the right.
+        train, held_out: names of the splits.
+        prompt_lengths: buckets of prompts, where a measure makes captions; None: no prompts are made.
+    """
+
+    rows: RowSource
+    lengths: tuple[int, ...]
+    train: str = "train"
+    held_out: str = "test"
+    prompt_lengths: tuple[int, ...] | None = None
+
+    def __post_init__(self):
+        require_lengths(self.lengths, "Corpus.lengths")
+
+
+@dataclasses.dataclass(frozen=True)
+class StageSettings:
+    """One of stages 1 to 5.
+
+    Attributes:
+        rows: of a batch (and as many text-only rows where the stage reads them).
+        optimiser: learning rate and schedule.
+        steps, epochs: how long, one of them; an epoch is once over the paired or the task's rows.
+    """
+
+    rows: int
+    optimiser: OptimiserConfig
+    steps: int | None = None
+    epochs: float | None = None
+
+    def __post_init__(self):
+        _at_least(self, 1, "rows")
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(f"StageSettings: steps is {self.steps}, epochs {self.epochs}, expected one of the two.")
+        if self.steps is not None:
+            _at_least(self, 1, "steps")
+        elif self.epochs is not None and not self.epochs > 0:
+            raise ValueError(f"StageSettings.epochs is {self.epochs}, expected a number above 0.")
+
+    def steps_of(self, examples: int) -> int:
+        """Optimiser steps on that many rows."""
+        return self.steps or math.ceil((self.epochs or 0) * examples / self.rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class RLSettings:
+    """Stage 6.
+
+    Attributes:
+        algorithm: which policy gradient.
+        optimisers: by action space.
+        sampling: how actions are drawn, by action space.
+        task_algorithms: by task, instead of `algorithm`.
+        steps: rollouts.
+        prompts, samples: of each rollout, and of each prompt.
+        epochs, mini_batches: passes over a rollout, and optimiser steps of a pass.
+        update_lengths: buckets below the answer's length at which updates run.
+        remat: recompute activations in the update's backward pass.
+    """
+
+    algorithm: Algorithm
+    optimisers: Mapping[str, OptimiserConfig]
+    sampling: Mapping[str, SamplingConfig]
+    task_algorithms: Mapping[str, Algorithm] = dataclasses.field(default_factory=dict)
+    steps: int = 100
+    prompts: int = 4
+    samples: int = 8
+    epochs: int = 1
+    mini_batches: int = 1
+    update_lengths: tuple[int, ...] = ()
+    remat: bool = False
+
+    def __post_init__(self):
+        _at_least(self, 1, "steps", "prompts", "samples", "epochs", "mini_batches")
+
+    def algorithm_of(self, task: str) -> Algorithm:
+        """The algorithm of a task."""
+        return self.task_algorithms.get(task, self.algorithm)
+
+
+@dataclasses.dataclass(frozen=True)
+class AnswerSet:
+    """Answers that are scored: `samples` of each prompt, drawn as `sampling` says for each action space."""
+
+    samples: int
+    sampling: Mapping[str, SamplingConfig]
+
+    def __post_init__(self):
+        _at_least(self, 1, "samples")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings:
+    """What is measured after stages 4, 5 and 6 (docs/method.md section 5).
+
+    Attributes:
+        answers: sets of answers that are scored; of the first of them some are shown, and their texts are checked.
+        prompts: of each test split.
+        gain_prompts, gain_samples: fixed training prompts, and samples of each, on which RL's gain is measured.
+        batch: prompts that are answered at a time.
+        held_out: rows of a validation batch in stages 1 to 5.
+        shown: answers of each split that are kept with their tokens and codes.
+        embedder: of diversity, see `load_embedder`.
+        backbone: figures of the backbone before training: (resources, agent) -> JSON values; None: none.
+        least_used_share: of the codes, on held-out rows after stages 1 and 3; below it the run stops.
+    """
+
+    answers: tuple[AnswerSet, ...]
+    prompts: int = 32
+    gain_prompts: int = 256
+    gain_samples: int = 2
+    batch: int = 64
+    held_out: int = 32
+    shown: int = 20
+    embedder: str = "hashing"
+    backbone: Callable[[Any, Any], dict[str, Any]] | None = None
+    least_used_share: float = 0.1
+
+    def __post_init__(self):
+        _at_least(self, 1, "prompts", "gain_prompts", "gain_samples", "batch", "held_out", "shown")
+        if not self.answers:
+            raise ValueError("EvaluationSettings.answers is empty, expected one set of answers or more.")
+        if not 0 <= self.least_used_share <= 1:
+            raise ValueError(f"EvaluationSettings.least_used_share is {self.least_used_share}, expected 0 to 1.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Everything that the results of a run depend on, besides the code.
+
+    Attributes:
+        name: of the recipe, in reports.
+        seed: of everything random.
+        model: the backbone.
+        latent: sizes of the latent modules.
+        image: how pictures become patches.
+        paired: rows of image and text.
+        text_only: rows of text alone; None: stages 3 and 4 go without.
+        tasks: what is fine-tuned and reinforced.
+        spaces: action spaces of stages 5 and 6.
+        method: switches of the method.
+        inverse, projector, joint, cloning, sft: stages 1 to 5.
+        rl: stage 6.
+        evaluation: what is measured.
+    """
+
+    name: str
+    model: Model
+    latent: LatentConfig
+    image: ImageSettings
+    paired: Corpus
+    text_only: Corpus | None
+    tasks: tuple[Task, ...]
+    inverse: StageSettings
+    projector: StageSettings
+    joint: StageSettings
+    cloning: StageSettings
+    sft: StageSettings
+    rl: RLSettings
+    evaluation: EvaluationSettings
+    method: Method = dataclasses.field(default_factory=Method)
+    spaces: tuple[str, ...] = SPACES
+    seed: int = 0
+
+    def __post_init__(self):
+        names = [task.name for task in self.tasks]
+        if len(set(names)) < len(names):
+            raise ValueError(f"Recipe.tasks are named {names}, expected different names.")
+        if unknown := [space for space in self.spaces if space not in SPACES]:
+            raise ValueError(f"Recipe.spaces holds {unknown[0]!r}, expected some of {list(SPACES)}.")
+        if len(set(self.spaces)) < len(self.spaces):
+            raise ValueError(f"Recipe.spaces is {self.spaces}, expected different spaces.")
+        if self.seed < 0:
+            raise ValueError(f"Recipe.seed is {self.seed}, expected a number that is not negative.")
+        if self.method.text_only and self.text_only is None:
+            raise ValueError(
+                "Recipe.text_only is None, but method.text_only asks for text-only rows: name a corpus, or set "
+                "Method(text_only=False)."
+            )
+        if stray := sorted(set(self.rl.task_algorithms) - set(names)):
+            raise ValueError(f"Recipe.rl.task_algorithms names {stray[0]!r}, expected some of the tasks {names}.")
+        draws = {"rl.sampling": self.rl.sampling, "rl.optimisers": self.rl.optimisers}
+        draws |= {f"evaluation.answers[{i}].sampling": s.sampling for i, s in enumerate(self.evaluation.answers)}
+        for field, by_space in draws.items():
+            if missing := [space for space in self.spaces if space not in by_space]:
+                raise ValueError(f"Recipe.{field} has no entry for the space {missing[0]!r}, only {sorted(by_space)}.")
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the whole value."""
+        return fingerprint(self)
+
+    def to_json(self) -> str:
+        """The recipe as text that `from_json` reads."""
+        return json.dumps(encode(self, "recipe"), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Recipe":
+        """A recipe from `to_json`'s text; classes and functions that it names are imported.
+
+        Raises:
+            ValueFormError: the text is no recipe, with the place in it.
+        """
+        try:
+            found = decode(json.loads(text), "recipe")
+        except json.JSONDecodeError as error:
+            raise ValueFormError(f"recipe: {error}") from error
+        if not isinstance(found, cls):
+            raise ValueFormError(f"recipe: found a {type(found).__name__}, expected a Recipe.")
+        return found
+
+    def __str__(self) -> str:
+        return self.to_json()
+
+
+def in_every_space(value: Any) -> dict[str, Any]:
+    """The same settings in each action space."""
+    return dict.fromkeys(SPACES, value)
+
+
+def algorithm_named(name: str) -> Algorithm:
+    """One of `ALGORITHMS`.
+
+    Raises:
+        ValueError: no such algorithm.
+    """
+    if name not in ALGORITHMS:
+        raise ValueError(f"Algorithm {name!r}: expected one of {sorted(ALGORITHMS)}.")
+    return ALGORITHMS[name]

@@ -1,0 +1,104 @@
+"""Frozen dataclasses as JSON values and back: how a recipe is printed, stored, compared and read again.
+
+A dataclass becomes an object with its class under "type", a function an object with its name under "function"; both are
+named `module:qualified.name` and imported when they are read. Sequences become lists and come back as tuples.
+"""
+
+import dataclasses
+import hashlib
+import importlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+TYPE, FUNCTION = "type", "function"
+
+
+class ValueFormError(ValueError):
+    """Something that cannot be a part of a recipe, or JSON that no recipe was written as; names the place."""
+
+
+def encode(value: Any, where: str = "value") -> Any:
+    """JSON values of frozen dataclasses, module functions, mappings, sequences and plain values.
+
+    Raises:
+        ValueFormError: anything else, for example a lambda or an open file.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        if not value.__dataclass_params__.frozen:  # pyright: ignore[reportAttributeAccessIssue]
+            raise ValueFormError(f"{where}: {type(value).__qualname__} is no frozen dataclass, so it may change.")
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return {TYPE: _name(type(value), where)} | {n: encode(v, f"{where}.{n}") for n, v in fields.items()}
+    if isinstance(value, Mapping):
+        if bad := [key for key in value if not isinstance(key, str) or key in (TYPE, FUNCTION)]:
+            raise ValueFormError(f"{where}: found the key {bad[0]!r}, expected strings other than 'type', 'function'.")
+        return {key: encode(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [encode(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    if callable(value) and hasattr(value, "__qualname__"):
+        return {FUNCTION: _name(value, where)}
+    raise ValueFormError(
+        f"{where}: found {type(value).__name__} {value!r}, expected a frozen dataclass, a function of a module, a "
+        "mapping, a sequence, a string, a number or None."
+    )
+
+
+def _name(item: Any, where: str) -> str:
+    name = f"{item.__module__}:{item.__qualname__}"
+    if "<" in name:
+        raise ValueFormError(f"{where}: {name} has no name that it could be found by; define it in a module.")
+    return name
+
+
+def decode(value: Any, where: str = "value") -> Any:
+    """The inverse of `encode`.
+
+    Raises:
+        ValueFormError: an unknown class or function, missing or unknown fields, or a field that the class refuses.
+    """
+    if isinstance(value, list):
+        return tuple(decode(item, f"{where}[{index}]") for index, item in enumerate(value))
+    if not isinstance(value, dict):
+        return value
+    if FUNCTION in value:
+        return _find(value[FUNCTION], where)
+    fields = {key: decode(item, f"{where}.{key}") for key, item in value.items() if key != TYPE}
+    if TYPE not in value:
+        return fields
+    kind = _find(value[TYPE], where)
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+        raise ValueFormError(f"{where}: {value[TYPE]!r} is no dataclass.")
+    known = {f.name for f in dataclasses.fields(kind)}
+    if unknown := sorted(set(fields) - known):
+        raise ValueFormError(f"{where}: {kind.__qualname__} has no field {unknown[0]!r}, expected {sorted(known)}.")
+    try:
+        return kind(**fields)
+    except (TypeError, ValueError) as error:
+        raise ValueFormError(f"{where}: {error}") from error
+
+
+def _find(name: Any, where: str) -> Any:
+    try:
+        module, _, path = name.partition(":")
+        found: Any = importlib.import_module(module)
+        for part in path.split("."):
+            found = getattr(found, part)
+        return found
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueFormError(f"{where}: there is no {name!r} here ({error}), expected `module:name`.") from error
+
+
+def fingerprint(value: Any) -> str:
+    """SHA-256 of JSON values, or of a value that `encode` takes."""
+    return hashlib.sha256(json.dumps(encode(value), sort_keys=True).encode()).hexdigest()
+
+
+def differences(found: Any, expected: Any, name: str = "") -> list[str]:
+    """The entries in which two JSON values differ, as "name: found .., expected .."."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        keys = [*expected, *(key for key in found if key not in expected)]
+        pairs = [(key, found.get(key, "nothing"), expected.get(key, "nothing")) for key in keys]
+        return [line for key, a, b in pairs for line in differences(a, b, f"{name}.{key}" if name else key)]
+    return [] if found == expected else [f"{name}: found {found!r}, expected {expected!r}"]
