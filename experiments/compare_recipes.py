@@ -1,4 +1,4 @@
-"""Compares the three readouts and the SFT recipes once at demo scale (docs/method.md sections 2 and 3).
+"""Compares the three readouts and the SFT recipes once at demo scale (method.md section 2, method.md section 3).
 
     .venv/bin/python -m experiments.compare_recipes --out runs/recipes
 

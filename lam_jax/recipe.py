@@ -153,7 +153,7 @@ class AnswerSet:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSettings:
-    """What is measured after stages 4, 5 and 6 (docs/method.md section 5).
+    """What is measured after stages 4, 5 and 6 (method.md section 5).
 
     Attributes:
         answers: sets of answers that are scored; of the first of them some are shown, and their texts are checked.

@@ -91,8 +91,13 @@ def _find(name: Any, where: str) -> Any:
 
 
 def fingerprint(value: Any) -> str:
-    """SHA-256 of JSON values, or of a value that `encode` takes."""
-    return hashlib.sha256(json.dumps(encode(value), sort_keys=True).encode()).hexdigest()
+    """SHA-256 of a value that `encode` takes."""
+    return hash_json(encode(value))
+
+
+def hash_json(value: Any) -> str:
+    """SHA-256 of JSON values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def differences(found: Any, expected: Any, name: str = "") -> list[str]:

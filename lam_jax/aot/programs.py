@@ -31,7 +31,7 @@ from lam_jax.train.stages import MixedBatch, make_step, trainable_parts
 from lam_jax.train.state import TrainState
 
 STAGES = (*TRAINED, "rollout_latent", "rollout_token", "update_latent", "update_token")
-TOP_K = 32  # of the codes, METHOD section 4
+TOP_K = 32  # of the codes, method.md section 4
 # Large models are trained with recomputed activations.
 LEAN = dataclasses.replace(METHODS["default"], remat=True)
 

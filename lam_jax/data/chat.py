@@ -31,7 +31,7 @@ class Encoded:
 
     Attributes:
       tokens: ids; each image placeholder is expanded to the image's number of tokens.
-      valid: METHOD's valid(t), false for vision start, vision end and image placeholders.
+      valid: valid(t) of method.md section 3, false for vision start, vision end and image placeholders.
       response: tokens of the assistant's turns, each with its end-of-turn token and without its header.
     """
 

@@ -25,7 +25,7 @@ class LoaderConfig:
     Attributes:
       batch_size: rows of the global batch.
       seed: of the shuffles.
-      rows: which rows of each global batch this process makes, in order; None: all. `lam_jax.parallel.batches.own_rows`
+      rows: which rows of each global batch this process makes, in order; None: all. `lam_jax.parallel.rows.own_rows`
         names those that the process's devices hold.
       prefetch: batches made ahead by a thread of their own; 0 makes them when asked.
     """

@@ -1,4 +1,4 @@
-"""What the codes do on held-out rows: health, cloning accuracy, and the causal test (METHOD section 6).
+"""What the codes do on held-out rows: health, cloning accuracy, and the causal test (method.md section 6).
 
 Legend: B rows, L length, K codes, V vocabulary.
 """

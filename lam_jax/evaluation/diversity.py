@@ -1,4 +1,4 @@
-"""Rollout diversity (METHOD section 5): how different the answers to one prompt are.
+"""Rollout diversity (method.md section 5): how different the answers to one prompt are.
 
 P prompts, n samples of each, d embedding size.
 """

@@ -1,4 +1,4 @@
-"""Scores of a run (METHOD section 5): mean answer/reference ratio, with intervals over prompts.
+"""Scores of a run (method.md section 5): mean answer/reference ratio, with intervals over prompts.
 
 Prompts are the independent units: samples of one prompt are not, so every interval and standard error clusters by
 prompt. P prompts, S samples of each.

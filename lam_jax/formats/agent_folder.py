@@ -40,7 +40,7 @@ class Manifest:
     Attributes:
         backbone: sizes of the backbone.
         latent: sizes of the latent modules; None if the checkpoint holds none.
-        source: what is needed to give a converted checkpoint back byte for byte (see latent/convert.py); None if the
+        source: what is needed to give a converted checkpoint back byte for byte (see formats/convert.py); None if the
             folder was not converted.
     """
 

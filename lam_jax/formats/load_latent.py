@@ -1,4 +1,4 @@
-"""The released code's state dict: backbone and latent modules in one file, names as in `latent.names`.
+"""The released code's state dict: backbone and latent modules in one file, names as in `formats.latent_names`.
 
 It stores `lm_head.weight` even where the head is tied to the embedding. Files are .safetensors (one, or a folder of
 shards) or .npz; pickles are refused.

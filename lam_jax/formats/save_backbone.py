@@ -70,7 +70,7 @@ def fetch(array: jax.Array | np.ndarray) -> np.ndarray:
 
 
 def published(name: str) -> str:
-    """The published checkpoints' name of a tensor; inverse of `names.canonical`."""
+    """The published checkpoints' name of a tensor; inverse of `backbone_names.canonical`."""
     return name.replace("model.language_model.", "model.", 1).replace("model.visual.", "visual.", 1)
 
 

@@ -83,7 +83,7 @@ def inverse_shift(logits: Float[Array, "B L K"]) -> Float[Array, "B L K"]:
 def straight_through(
     logits: Float[Array, "B L K"], noise: Float[Array, "B L K"] | None, tau: float
 ) -> Float[Array, "B L K"]:
-    """one-hot(argmax y) forward, gradient through y = softmax((logits + g) / tau) (METHOD section 2)."""
+    """one-hot(argmax y) forward, gradient through y = softmax((logits + g) / tau) (method.md section 2)."""
     soft = jax.nn.softmax((logits if noise is None else logits + noise) / tau, axis=-1)
     hard = jax.nn.one_hot(jnp.argmax(soft, axis=-1), logits.shape[-1], dtype=soft.dtype)
     return soft + jax.lax.stop_gradient(hard - soft)

@@ -1,4 +1,4 @@
-"""Sizes of the latent-action modules (METHOD section 2)."""
+"""Sizes of the latent-action modules (method.md section 2)."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Codebook health (METHOD section 6). Legend: B rows, L length, K codes."""
+"""Codebook health (method.md section 6). Legend: B rows, L length, K codes."""
 
 import jax
 import jax.numpy as jnp

@@ -25,7 +25,7 @@ class LatentModel(struct.PyTreeNode):
 
     @classmethod
     def spec(cls, config: LatentConfig, text: TextConfig) -> "LatentModel":
-        """Specs; new weights are N(0, 0.02), biases 0, norm scales 1 (METHOD section 2)."""
+        """Specs; new weights are N(0, 0.02), biases 0, norm scales 1 (method.md section 2)."""
         return cls(
             inverse=CodeModel.spec(text, config.inverse_layers, config.codes),
             codebook=Weight((config.codes, text.width), ("codes", "embed")),

@@ -1,4 +1,4 @@
-"""The cross-modal projector P (text -> image-text) and its inverse P' (METHOD section 2).
+"""The cross-modal projector P (text -> image-text) and its inverse P' (method.md section 2).
 
 Legend: B any leading dimensions, D width.
 """

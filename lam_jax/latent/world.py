@@ -48,7 +48,7 @@ def _split(layer: Linear, x: Array, code: Array) -> Array:
 
 
 class WorldModel(struct.PyTreeNode):
-    """`x <- x + MergeBlock(x, c)`, twice by default (METHOD section 2)."""
+    """`x <- x + MergeBlock(x, c)`, twice by default (method.md section 2)."""
 
     blocks: MergeBlock
 
@@ -122,7 +122,7 @@ class TabulatedWorld(struct.PyTreeNode):
 def readout(
     kind: Readout, start: Array, merged: Array, block: Array, norm: Callable[[Array], Array]
 ) -> Float[Array, "*B D"]:
-    """The input of `lm_head`: `norm(x_2)`, `norm(x_2) - stop_grad(x_0)` or `norm(b)` (METHOD section 2).
+    """The input of `lm_head`: `norm(x_2)`, `norm(x_2) - stop_grad(x_0)` or `norm(b)` (method.md section 2).
 
     Raises:
         ValueError: unknown kind.

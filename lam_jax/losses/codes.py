@@ -1,4 +1,4 @@
-"""Losses over code logits (METHOD section 3). Legend: B rows, L length, K codes."""
+"""Losses over code logits (method.md section 3). Legend: B rows, L length, K codes."""
 
 import jax
 import jax.numpy as jnp

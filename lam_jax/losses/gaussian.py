@@ -1,4 +1,4 @@
-"""Gaussian negative log-likelihood of the projectors (METHOD section 3). Legend: B rows, L length, D width."""
+"""Gaussian negative log-likelihood of the projectors (method.md section 3). Legend: B rows, L length, D width."""
 
 import jax
 import jax.numpy as jnp

@@ -20,10 +20,10 @@ def target_mask(
     response: Bool[Array, "B L"] | None = None,
     after_padding: bool = False,
 ) -> Bool[Array, "B L"]:
-    """Positions t whose target t+1 counts: valid(t+1), and t is no padding (METHOD section 3).
+    """Positions t whose target t+1 counts: valid(t+1), and t is no padding (method.md section 3).
 
     Args:
-        valid: METHOD's valid(t).
+        valid: valid(t) of method.md section 3.
         mask: real tokens.
         response: if given, only targets inside it count.
         after_padding: **official:** the first token of a left-padded row counts too.

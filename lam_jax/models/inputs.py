@@ -26,14 +26,14 @@ class Batch(struct.PyTreeNode):
 
     tokens: Array  # int32 [B, L]
     mask: Array  # bool [B, L], real token
-    valid: Array  # bool [B, L], METHOD's valid(t): not pad, vision start, vision end, image pad
+    valid: Array  # bool [B, L], valid(t): not pad, vision start, vision end, image pad (method.md section 3)
     response: Array  # bool [B, L], assistant tokens with their end-of-turn token
     positions: Array  # int32 [B, 3, L], M-RoPE; 1 at padding
     has_image: Array  # bool [B]
     images: Images | None = None
 
     def without_images(self) -> "Batch":
-        """The same tokens, image withheld: placeholder embeddings stay, positions are 1-D (METHOD section 2)."""
+        """The same tokens, image withheld: placeholder embeddings stay, positions are 1-D (method.md section 2)."""
         order = jnp.where(self.mask, jnp.cumsum(self.mask, axis=1, dtype=jnp.int32) - 1, 1)
         positions = jnp.broadcast_to(order[:, None, :], self.positions.shape)
         return self.replace(positions=positions, images=None)

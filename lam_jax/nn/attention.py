@@ -1,6 +1,6 @@
 """Attention as mergeable parts: softmax attention over several key blocks equals the log-sum-exp merge of the parts.
 
-That is what lets the G samples of a prompt share the prompt's keys and values (DESIGN.md, two-part caches).
+That is what lets the G samples of a prompt share the prompt's keys and values (design.md section 4.8).
 A query whose keys are all masked gets a zero output, as in torch's SDPA.
 Scores of long rows are made for a block of queries at a time, so that they never fill a chip's memory.
 Legend: B batch, G samples of a prompt, T queries, S keys, H heads, K kv heads, R = H / K, D head dimension.

@@ -1,4 +1,4 @@
-"""Rules tables: logical axis name -> mesh axes (DESIGN.md, Sharding).
+"""Rules tables: logical axis name -> mesh axes (design.md section 4.4).
 
 `TRAIN` serves stages 1 to 5, `ROLLOUT` serves rollouts, and `UPDATE` RL's updates, whose weights lie as in training and
 whose samples lie as in rollouts.

@@ -1,4 +1,4 @@
-"""One of stages 1 to 5 as a phase of a run, and stages 1 to 4 in a row (docs/method.md section 3)."""
+"""One of stages 1 to 5 as a phase of a run, and stages 1 to 4 in a row (method.md section 3)."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""Stages 5 and 6 of one task in one action space, as phases of a run (docs/method.md sections 3 and 4)."""
+"""Stages 5 and 6 of one task in one action space, as phases of a run (method.md section 3, method.md section 4)."""
 
 from typing import Any
 

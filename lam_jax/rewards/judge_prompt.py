@@ -1,4 +1,4 @@
-"""What the judge is asked (METHOD section 4): text only, the answer and the reference side by side."""
+"""What the judge is asked (method.md section 4): text only, the answer and the reference side by side."""
 
 import dataclasses
 import json

@@ -35,7 +35,7 @@ class Verdict:
 
     @property
     def reward(self) -> float:
-        """Training reward: sum of the answer's scores / sum of the reference's (METHOD section 4)."""
+        """Training reward: sum of the answer's scores / sum of the reference's (method.md section 4)."""
         self._require_scores()
         answers, references = zip(*self.scores.values(), strict=True)
         return sum(answers) / sum(references)
@@ -48,7 +48,7 @@ class Verdict:
 
     @property
     def mean_ratio(self) -> float:
-        """Evaluation score: mean over dimensions of answer / reference (METHOD section 5)."""
+        """Evaluation score: mean over dimensions of answer / reference (method.md section 5)."""
         return sum(self.ratios.values()) / len(self.scores)
 
     def _require_scores(self) -> None:

@@ -1,4 +1,4 @@
-"""Advantages from the rewards of grouped samples (METHOD section 4).
+"""Advantages from the rewards of grouped samples (method.md section 4).
 
 N prompts, G samples of each prompt.
 """

@@ -1,4 +1,4 @@
-"""An RL algorithm is a value: which advantage, which clipping, which normaliser (METHOD section 4)."""
+"""An RL algorithm is a value: which advantage, which clipping, which normaliser (method.md section 4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the token losses are divided by (METHOD section 4), so that a batch may be cut in any way.
+"""What the token losses are divided by (method.md section 4), so that a batch may be cut in any way.
 
 The loss of a micro-batch is `numerator(micro-batch) / denominator(whole global batch)`; micro-batch losses and
 gradients are then *summed*. Numerator and denominator are:

@@ -1,4 +1,4 @@
-"""The policy-gradient surrogate (METHOD section 4): arrays in, a scalar and metrics out, no forward pass.
+"""The policy-gradient surrogate (method.md section 4): arrays in, a scalar and metrics out, no forward pass.
 
     r  = exp(log pi - log pi_old)
     s  = -min(r A, clip(r, 1 - eps_low, 1 + eps_high) A) + beta * k3

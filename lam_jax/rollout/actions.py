@@ -68,7 +68,7 @@ class TokenActions(struct.PyTreeNode):
 
 
 class LatentActions(struct.PyTreeNode):
-    """Actions are codes from the policy; the world model emits its most likely token (METHOD section 4)."""
+    """Actions are codes from the policy; the world model emits its most likely token (method.md section 4)."""
 
     agent: Agent
     reading: Reading = struct.field(pytree_node=False)

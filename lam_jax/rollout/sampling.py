@@ -1,4 +1,4 @@
-"""Sampling of actions (codes or tokens) and the log-probabilities that RL needs (METHOD section 4).
+"""Sampling of actions (codes or tokens) and the log-probabilities that RL needs (method.md section 4).
 
 The truncated set (top-k, then temperature, then top-p) is computed once, from the behaviour policy, and kept with the
 sample: pi, pi_old and pi_ref are all renormalised over that same `Support`, so that their ratios compare

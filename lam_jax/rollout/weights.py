@@ -1,4 +1,4 @@
-"""Weights as rollouts want them: in the compute dtype, sharded by the table `ROLLOUT` (DESIGN.md, Sharding)."""
+"""Weights as rollouts want them: in the compute dtype, sharded by the table `ROLLOUT` (design.md section 4.4)."""
 
 import functools
 from collections.abc import Callable

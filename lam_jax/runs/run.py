@@ -41,7 +41,7 @@ from lam_jax.runs.profiler import Profiler
 from lam_jax.runs.progress import Progress, duration
 from lam_jax.runs.retention import set_aside
 from lam_jax.runs.stop import StopRequest
-from lam_jax.values import differences, encode, fingerprint
+from lam_jax.values import differences, encode, hash_json
 
 logger = logging.getLogger("lam_jax")
 
@@ -166,7 +166,7 @@ class Run:
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         new = self.folder / "config.json.new"
-        content = {"fingerprint": fingerprint(config), "config": config}
+        content = {"fingerprint": hash_json(config), "config": config}
         new.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         new.replace(file)
 

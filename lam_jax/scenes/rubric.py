@@ -1,9 +1,9 @@
 """The deterministic reward of the built-in data set: answers scored against a row's facts on the task's dimensions.
 
 Each dimension runs from 1 to 10 as a judge's would, answer and reference are scored alike, and the reward is the sum of
-the answer's scores over the sum of the reference's (METHOD section 4). The dimensions look at different things, so that
-an answer that is partly right is partly paid; `honesty` then scales all of them, so that nothing is paid for text that
-was copied from the prompt, repeated, made of noise, or a list of everything there is. What `facts` hold:
+the answer's scores over the sum of the reference's (method.md section 4). The dimensions look at different things, so
+that an answer that is partly right is partly paid; `honesty` then scales all of them, so that nothing is paid for text
+that was copied from the prompt, repeated, made of noise, or a list of everything there is. What `facts` hold:
 `lam_jax.scenes.rows`.
 
 n: answers; d: dimensions.

@@ -1,4 +1,4 @@
-"""Every switch of the method in one value, and the named settings `default`, `paper` and `official` (METHOD.md)."""
+"""Every switch of the method in one value, and the named settings `default`, `paper` and `official` (method.md)."""
 
 import dataclasses
 import math
@@ -24,7 +24,7 @@ class Method:
         text_only: text-only data in stages 3 and 4 (ablation switch).
         after_padding: next-token targets whose predecessor is padding count.
         response_only: SFT `released` trains on assistant turns only.
-        sft: recipe of stage 5, see METHOD section 3.
+        sft: recipe of stage 5, see method.md section 3.
         sft_blocks: backbone blocks that stage 5 and token RL train, from the top; None: 8/36 of the depth.
         train_norm: latent RL trains the backbone's final norm too.
         remat: stages recompute activations in the backward pass: the same numbers in less memory, for large models.

@@ -1,4 +1,4 @@
-"""AdamW with warm-up, a schedule and torch's gradient clipping (METHOD.md section 3, "Optimiser")."""
+"""AdamW with warm-up, a schedule and torch's gradient clipping (method.md section 3)."""
 
 import dataclasses
 import math

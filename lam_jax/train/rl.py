@@ -1,4 +1,4 @@
-"""Stage 6: reinforcement learning over codes or over tokens (METHOD section 4). One step: roll out, reward, update.
+"""Stage 6: reinforcement learning over codes or over tokens (method.md section 4). One step: roll out, reward, update.
 
 Legend: N prompts, G samples of a prompt, T completion length.
 """

@@ -6,7 +6,7 @@ from lam_jax.rl import ALGORITHMS, Algorithm
 
 
 def test_table_of_the_method():
-    """METHOD section 4's table, row by row."""
+    """method.md section 4's table, row by row."""
     table = {name: (a.advantage, a.normaliser, a.clip_low, a.clip_high) for name, a in ALGORITHMS.items()}
     assert table["grpo"] == ("group_std", "sequence_mean", 0.2, 0.2)
     assert table["dr_grpo"] == ("group_mean", "max_length", 0.2, 0.2)

@@ -78,7 +78,7 @@ def width(settings: SamplingConfig, actions: int) -> int:
 
 
 def draw(logits: np.ndarray, settings: SamplingConfig, gumbel: np.ndarray) -> Draw:
-    """Top-k, then temperature, then top-p, then the largest sum of log-probability and noise (METHOD section 4).
+    """Top-k, then temperature, then top-p, then the largest sum of log-probability and noise (method.md section 4).
 
     Args:
         logits: [V].

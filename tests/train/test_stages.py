@@ -38,7 +38,7 @@ RELEASED = dataclasses.replace(DEFAULT, sft="released")
 TOP = ["backbone.embedding", "backbone.norm", "backbone.blocks"]
 LEARNERS = ["latent.inverse", "latent.codebook", "latent.world"]
 PROJECTORS = ["latent.projector", "latent.back_projector"]
-# stage: loss, batch, method, noisy, and the parts that METHOD section 3 lets train
+# stage: loss, batch, method, noisy, and the parts that method.md section 3 lets train
 STAGES = {
     "inverse": (inverse_loss, PAIRED, DEFAULT, True, LEARNERS),
     "projector": (projector_loss, PAIRED, DEFAULT, False, PROJECTORS),

@@ -81,7 +81,7 @@ class QwenVL(struct.PyTreeNode):
         return block.run(self.blocks, x, self.rotary(batch.positions), batch.mask, remat=remat, frozen=frozen)
 
     def states(self, batch: Batch, remat: bool = False, frozen: bool = False) -> Float[Array, "B L D"]:
-        """METHOD's e_t: states after the final norm. `frozen`: no gradient will be asked for."""
+        """e_t of method.md section 2: states after the final norm. `frozen`: no gradient will be asked for."""
         return self.norm(self.hidden(batch, remat, frozen))
 
     def logits(self, states: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
@@ -109,7 +109,7 @@ class QwenVL(struct.PyTreeNode):
         return kv_cache.decode(self.blocks, cache, self.embed(tokens), rotary, step)
 
     def valid_tokens(self, tokens: Int[Array, "*B L"], mask: Bool[Array, "*B L"]) -> Bool[Array, "*B L"]:
-        """METHOD's valid(t)."""
+        """valid(t) of method.md section 3."""
         marks = (self.config.pad_id, self.config.vision_start_id, self.config.vision_end_id, self.config.image_id)
         ok = mask
         for mark in marks:

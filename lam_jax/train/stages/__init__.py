@@ -1,4 +1,4 @@
-"""The stages of METHOD section 3 as losses of an agent and a batch, a file each; `step` turns a loss into a step."""
+"""The stages of method.md section 3 as losses of an agent and a batch, a file each; `step` turns a loss into a step."""
 
 from lam_jax.train.stages.cloning import cloning_loss
 from lam_jax.train.stages.inverse import inverse_loss

@@ -1,4 +1,4 @@
-"""Stage 4, behaviour cloning: the policy learns argmax f_inv from the past alone (METHOD section 3)."""
+"""Stage 4, behaviour cloning: the policy learns argmax f_inv from the past alone (method.md section 3)."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Stage 1, inverse warm-up: CE(next token | e^{VT}, a) + 1e-3 R on paired rows (METHOD section 3)."""
+"""Stage 1, inverse warm-up: CE(next token | e^{VT}, a) + 1e-3 R on paired rows (method.md section 3)."""
 
 from jaxtyping import Array, Float
 

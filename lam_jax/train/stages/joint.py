@@ -1,4 +1,4 @@
-"""Stage 3, joint training on paired and text-only rows with the cycle-consistency loss (METHOD section 3)."""
+"""Stage 3, joint training on paired and text-only rows with the cycle-consistency loss (method.md section 3)."""
 
 import jax
 import jax.numpy as jnp

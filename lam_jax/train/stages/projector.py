@@ -1,4 +1,4 @@
-"""Stage 2, projector warm-up: NLL(P(e^T); e^{VT}) + NLL(P'(e^{VT}); e^T) on paired rows (METHOD section 3)."""
+"""Stage 2, projector warm-up: NLL(P(e^T); e^{VT}) + NLL(P'(e^{VT}); e^T) on paired rows (method.md section 3)."""
 
 from jaxtyping import Array, Float
 

@@ -1,4 +1,4 @@
-"""Stage 5, supervised fine-tuning on task rows, in the latent and in the token action space (METHOD section 3).
+"""Stage 5, supervised fine-tuning on task rows, in the latent and in the token action space (method.md section 3).
 
 Latent recipes: `released` predicts with the policy's own codes; `guided` predicts response tokens with the inverse
 model's codes (pass A) and then clones the policy on the new backbone (pass B); `joint` does both in one step.
