@@ -8,66 +8,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lam_jax.data.collator import Collated, Cuts
 from lam_jax.data.loader import Loader, LoaderConfig
-from lam_jax.data.schemas import Example
-from lam_jax.rl import ALGORITHMS
-from lam_jax.rollout.engine import RolloutConfig
-from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.train.errors import PreemptedError
 from lam_jax.train.loop import fit
-from lam_jax.train.method import METHODS
 from lam_jax.train.metrics import MetricsWriter, comparable
 from lam_jax.train.midway import PhaseSaver
-from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
+from lam_jax.train.optimiser import make_optimiser
 from lam_jax.train.partition import partition
 from lam_jax.train.progress import Progress
-from lam_jax.train.rl import Decoder, RLConfig, RLStep
+from lam_jax.train.rl import Decoder, RLStep
 from lam_jax.train.stages import trainable_parts
 from lam_jax.train.state import TrainState
 from tests import tiny
-from tests.tiny import Row, make_batch, words
 from tests.train.made_phase import StopAt
+from tests.train.made_rl import METHOD, G, N, Numbers, T, config, make, prompts, share_of_even_tokens
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-N, G, T = 2, 16, 5
-METHOD = METHODS["default"]
-EXAMPLE = Example("row", ({"role": "user", "content": "Say it."}, {"role": "assistant", "content": "It."}))
-
-
-class Numbers:
-    """A tokenizer whose words are the token numbers."""
-
-    def batch_decode(self, group, skip_special_tokens):
-        assert skip_special_tokens
-        return [" ".join(str(int(token)) for token in row if token >= tiny.FIRST_WORD) for row in group]
-
-
-def share_of_even_tokens(examples, answers):
-    """Easy to raise in both spaces; never fails."""
-    rewards = [[np.mean([int(w) % 2 == 0 for w in text.split()] or [0]) for text in group] for group in answers]
-    return np.array(rewards), np.ones((len(answers), G), bool)
-
-
-def prompts(seed) -> Collated:
-    rows = [Row(words(4, seed), ((1, 2, 2),), seed=seed), Row(words(6, seed + 1))]
-    return Collated(make_batch(rows, 8, left=True), (EXAMPLE,) * N, Cuts())
-
-
-def config(space, name="grpo", **changes) -> RLConfig:
-    sampling = SamplingConfig(top_k=6) if space == "latent" else SamplingConfig()
-    rollout = RolloutConfig(samples=G, length=T, sampling=sampling, segment=T, stop=False)
-    algorithm = dataclasses.replace(ALGORITHMS[name], **changes)
-    return RLConfig(algorithm, space, prompts=N, rollout=rollout, optimiser=OptimiserConfig(lr=1e-2))
-
-
-def make(space, reward=share_of_even_tokens, refill=(), name="grpo", agent=None, **changes):
-    """(step, state)"""
-    settings = config(space, name, **changes)
-    trainable, frozen = partition(agent or tiny.agent(), trainable_parts(f"rl_{space}", tiny.CONFIG, METHOD))
-    optimiser = make_optimiser(settings.optimiser, settings.steps)
-    step = RLStep(settings, METHOD, frozen, trainable, optimiser, reward, Decoder(Numbers()), iter(refill))
-    return step, functools.partial(TrainState.create, trainable, optimiser, jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
