@@ -116,6 +116,18 @@ def apply(step: RLStep, state: TrainState, batch: Taken, index: int = 0) -> tupl
     return step.apply(state, batch, index)
 
 
+def without_updating(step: RLStep) -> list[Taken]:
+    """Updates do nothing from now on; their batches come into the list."""
+    seen: list[Taken] = []
+
+    def update(state, frozen, reference, taken):
+        seen.append(taken)
+        return state, {}
+
+    step.update = update  # pyright: ignore[reportAttributeAccessIssue]
+    return seen
+
+
 def gradient(step: RLStep, state: TrainState) -> dict[str, np.ndarray]:
     """The gradient of the only update so far, by weight: Adam's first moment is (1 - b1) of it, if nothing clips."""
     (moment,) = [s.mu for s in jax.tree.leaves(state.optimiser_state, is_leaf=_has_moment) if _has_moment(s)]
@@ -145,8 +157,9 @@ class Actions(NamedTuple):
 def actions_of(batch: Taken) -> tuple[Actions, np.ndarray]:
     """A rollout's arrays and recorded log-probabilities."""
     out = batch.rollout
-    sets = (None, None) if out.support is None else (np.asarray(out.support.indices), np.asarray(out.support.kept))
-    return Actions(*(np.asarray(x) for x in (out.tokens, out.actions, out.mask)), *sets), np.asarray(out.logps)
+    tokens, actions, mask = (np.asarray(x) for x in (out.tokens, out.actions, out.mask))
+    sets = () if out.support is None else (np.asarray(out.support.indices), np.asarray(out.support.kept))
+    return Actions(tokens, actions, mask, *sets), np.asarray(out.logps)
 
 
 _hidden = jax.jit(plain_rl.hidden)

@@ -91,7 +91,7 @@ def advantages(rewards, ok, kind: str) -> tuple[np.ndarray, np.ndarray]:
     return values.astype(np.float32), active
 
 
-def loss(logp, old, ref, advantage, mask, *, beta, low, high, sequences=None, max_length=None) -> jax.Array:
+def loss(logp, old, ref, advantage, mask, *, beta, low, high, sequences, max_length=None) -> jax.Array:
     """GRPO's loss of `sequences` sequences, or Dr.GRPO's at `max_length`; arrays [N, G, T], advantage [N, G]."""
     a = jnp.asarray(advantage)[..., None]
     r, d = jnp.exp(logp - old), ref - logp

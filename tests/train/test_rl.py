@@ -21,7 +21,19 @@ from lam_jax.train.stages import trainable_parts
 from lam_jax.train.state import TrainState
 from tests import tiny
 from tests.train.made_phase import StopAt
-from tests.train.made_rl import METHOD, G, N, Numbers, T, config, make, prompts, share_of_even_tokens
+from tests.train.made_rl import (
+    METHOD,
+    G,
+    N,
+    Numbers,
+    T,
+    config,
+    make,
+    make_with,
+    prompts,
+    share_of_even_tokens,
+    without_updating,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -93,8 +105,7 @@ def test_dynamic_sampling_replaces_groups_without_a_signal():
     def taken_by(refills):
         calls.clear()
         step, create = make("latent", reward, (prompts(s) for s in (10, 20)), "dapo", max_refills=refills)
-        seen = []
-        step.update = lambda state, frozen, reference, taken: (seen.append(taken), (state, {}))[1]
+        seen = without_updating(step)
         _, metrics = step(create(), prompts(0))
         return seen[0], metrics
 
@@ -112,15 +123,13 @@ def test_dynamic_sampling_replaces_groups_without_a_signal():
     np.testing.assert_array_equal(taken.prompts.tokens[1], prompts(0).batch.tokens[1])
 
 
-def test_several_updates_share_a_rollout(made):
+def test_several_updates_share_a_rollout():
     """Two passes over two mini-batches of one prompt each."""
-    step, create = made("latent")
-    several = dataclasses.replace(step.config, epochs=2, mini_batches=2)
-    assert several.updates == 4
-    other, seen = RLStep.__new__(RLStep), []
-    other.__dict__ |= step.__dict__ | {"config": several}
-    other.update = lambda state, frozen, reference, taken: (seen.append(taken), (state, {}))[1]
-    other(create(), prompts(0))
+    settings = dataclasses.replace(config("latent"), epochs=2, mini_batches=2)
+    assert settings.updates == 4
+    step, create = make_with(settings)
+    seen = without_updating(step)
+    step(create(), prompts(0))
     rows = [prompts(0).batch.tokens[i] for i in (0, 1, 0, 1)]
     for taken, row in zip(seen, rows, strict=True):
         np.testing.assert_array_equal(taken.prompts.tokens, row[None])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from lam_jax.rl import ALGORITHMS
+from lam_jax.rollout.agent import Reading
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.train.method import METHODS, Method
@@ -220,3 +221,12 @@ def test_whole_official_update():
     expected = case.gradient(case.now)
     assert abs(expected["backbone.norm.scale"]).max() > 1e-4
     same_gradient(found, expected)
+
+
+def test_the_update_reads_states_as_acting_says():
+    """Here the policy acts without the projector, with which it learned and generates."""
+    method = Method(acting=Reading(project=False))
+    case = Case(settings("latent", "grpo", SamplingConfig(**TOP)), method, project=False)
+    metrics, _ = case.run()
+    assert metrics["loss"] == pytest.approx(float(case.loss(case.now)), rel=1e-4, abs=1e-5)
+    assert metrics["ratio_mean"] == pytest.approx(float(np.exp(case.now - case.old)[case.mask].mean()), rel=1e-4)
