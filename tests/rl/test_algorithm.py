@@ -12,6 +12,12 @@ def test_table_of_the_method():
     assert table["dr_grpo"] == ("group_mean", "max_length", 0.2, 0.2)
     assert table["dapo"] == ("group_std", "global_tokens", 0.2, 0.28)
     assert table["bnpo"] == ("group_std", "local_tokens", 0.2, 0.2)
+    assert table["gspo"] == ("group_std", "sequence_mean", 3e-4, 4e-4)
+    assert table["cispo"] == ("group_std", "global_tokens", 0.2, 0.28)
+    ratios = {name: (a.importance, a.objective) for name, a in ALGORITHMS.items()}
+    assert ratios.pop("gspo") == ("sequence", "clipped")
+    assert ratios.pop("cispo") == ("token", "cispo")
+    assert set(ratios.values()) == {("token", "clipped")}
     assert ALGORITHMS["dapo"].dynamic_sampling_std is not None
     assert ALGORITHMS["dapo"].max_refills == 3
     assert {a.beta for a in ALGORITHMS.values()} == {0.01}

@@ -62,6 +62,33 @@ def test_sequence_importance_is_the_geometric_mean():
     np.testing.assert_allclose(metrics.means()["ratio_max"], 1, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "fractions"),
+    [
+        (1.00035, 1.0, -1.00035, (0, 0)),  # within the upper bound, though not within 3e-4
+        (1.00045, 1.0, -1.0004, (0, 1)),
+        (0.99975, -1.0, 0.99975, (0, 0)),
+        (0.99965, -1.0, 0.9997, (1, 0)),  # below the lower bound, though within 4e-4
+    ],
+)
+def test_gspo_clips_the_sequence_from_3e_4_below_to_4e_4_above(ratio, advantage, loss, fractions):
+    """Token ratios r**3, r, 1 / r, of geometric mean r; a clipped sequence has no gradient, another -A r / 3."""
+    algorithm = dataclasses.replace(ALGORITHMS["gspo"], beta=0.0)
+    exponents = jnp.array([[3.0, 1.0, -1.0], [0.0, 0.0, 0.0]], jnp.float32)
+    logps = OLD + exponents * jnp.float32(math.log(ratio))
+    advantages = jnp.array([advantage, 5.0], jnp.float32)
+
+    def loss_at(x):
+        return loss_of(algorithm, logps=x, advantages=advantages)
+
+    (found, metrics), gradient = jax.value_and_grad(loss_at, has_aux=True)(logps)
+    np.testing.assert_allclose(found, loss, atol=2e-6)
+    means = metrics.means()
+    assert (float(means["clip_fraction_low"]), float(means["clip_fraction_high"])) == fractions
+    own = 0.0 if any(fractions) else -advantage * ratio / 3
+    np.testing.assert_allclose(gradient, [[own] * 3, [0.0] * 3], atol=1e-5)
+
+
 def test_cispo_by_hand():
     """-min(r, 1.2) * A * logp, the weight without gradient."""
     algorithm = dataclasses.replace(PLAIN, objective="cispo", normaliser="global_tokens")

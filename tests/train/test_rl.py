@@ -8,66 +8,34 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lam_jax.data.collator import Collated, Cuts
 from lam_jax.data.loader import Loader, LoaderConfig
-from lam_jax.data.schemas import Example
-from lam_jax.errors import PreemptedError
-from lam_jax.rl import ALGORITHMS
-from lam_jax.rollout.engine import RolloutConfig
-from lam_jax.rollout.sampling import SamplingConfig
-from lam_jax.runs.metrics import MetricsWriter, comparable
-from lam_jax.runs.phase_checkpoint import PhaseSaver
-from lam_jax.runs.progress import Progress
+from lam_jax.train.errors import PreemptedError
 from lam_jax.train.loop import fit
-from lam_jax.train.method import METHODS
-from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
+from lam_jax.train.metrics import MetricsWriter, comparable
+from lam_jax.train.midway import PhaseSaver
+from lam_jax.train.optimiser import make_optimiser
 from lam_jax.train.partition import partition
-from lam_jax.train.rl import Decoder, RLConfig, RLStep
+from lam_jax.train.progress import Progress
+from lam_jax.train.rl import Decoder, RLStep
 from lam_jax.train.stages import trainable_parts
 from lam_jax.train.state import TrainState
 from tests import tiny
-from tests.tiny import Row, make_batch, words
 from tests.train.made_phase import StopAt
+from tests.train.made_rl import (
+    METHOD,
+    G,
+    N,
+    Numbers,
+    T,
+    config,
+    make,
+    make_with,
+    prompts,
+    share_of_even_tokens,
+    without_updating,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-N, G, T = 2, 16, 5
-METHOD = METHODS["default"]
-EXAMPLE = Example("row", ({"role": "user", "content": "Say it."}, {"role": "assistant", "content": "It."}))
-
-
-class Numbers:
-    """A tokenizer whose words are the token numbers."""
-
-    def batch_decode(self, group, skip_special_tokens):
-        assert skip_special_tokens
-        return [" ".join(str(int(token)) for token in row if token >= tiny.FIRST_WORD) for row in group]
-
-
-def share_of_even_tokens(examples, answers):
-    """Easy to raise in both spaces; never fails."""
-    rewards = [[np.mean([int(w) % 2 == 0 for w in text.split()] or [0]) for text in group] for group in answers]
-    return np.array(rewards), np.ones((len(answers), G), bool)
-
-
-def prompts(seed) -> Collated:
-    rows = [Row(words(4, seed), ((1, 2, 2),), seed=seed), Row(words(6, seed + 1))]
-    return Collated(make_batch(rows, 8, left=True), (EXAMPLE,) * N, Cuts())
-
-
-def config(space, name="grpo", **changes) -> RLConfig:
-    sampling = SamplingConfig(top_k=6) if space == "latent" else SamplingConfig()
-    rollout = RolloutConfig(samples=G, length=T, sampling=sampling, segment=T, stop=False)
-    algorithm = dataclasses.replace(ALGORITHMS[name], **changes)
-    return RLConfig(algorithm, space, prompts=N, rollout=rollout, optimiser=OptimiserConfig(lr=1e-2))
-
-
-def make(space, reward=share_of_even_tokens, refill=(), name="grpo", agent=None, **changes):
-    """(step, state)"""
-    settings = config(space, name, **changes)
-    trainable, frozen = partition(agent or tiny.agent(), trainable_parts(f"rl_{space}", tiny.CONFIG, METHOD))
-    optimiser = make_optimiser(settings.optimiser, settings.steps)
-    step = RLStep(settings, METHOD, frozen, trainable, optimiser, reward, Decoder(Numbers()), iter(refill))
-    return step, functools.partial(TrainState.create, trainable, optimiser, jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
@@ -137,8 +105,7 @@ def test_dynamic_sampling_replaces_groups_without_a_signal():
     def taken_by(refills):
         calls.clear()
         step, create = make("latent", reward, (prompts(s) for s in (10, 20)), "dapo", max_refills=refills)
-        seen = []
-        step.update = lambda state, frozen, reference, taken: (seen.append(taken), (state, {}))[1]
+        seen = without_updating(step)
         _, metrics = step(create(), prompts(0))
         return seen[0], metrics
 
@@ -156,15 +123,13 @@ def test_dynamic_sampling_replaces_groups_without_a_signal():
     np.testing.assert_array_equal(taken.prompts.tokens[1], prompts(0).batch.tokens[1])
 
 
-def test_several_updates_share_a_rollout(made):
+def test_several_updates_share_a_rollout():
     """Two passes over two mini-batches of one prompt each."""
-    step, create = made("latent")
-    several = dataclasses.replace(step.config, epochs=2, mini_batches=2)
-    assert several.updates == 4
-    other, seen = RLStep.__new__(RLStep), []
-    other.__dict__ |= step.__dict__ | {"config": several}
-    other.update = lambda state, frozen, reference, taken: (seen.append(taken), (state, {}))[1]
-    other(create(), prompts(0))
+    settings = dataclasses.replace(config("latent"), epochs=2, mini_batches=2)
+    assert settings.updates == 4
+    step, create = make_with(settings)
+    seen = without_updating(step)
+    step(create(), prompts(0))
     rows = [prompts(0).batch.tokens[i] for i in (0, 1, 0, 1)]
     for taken, row in zip(seen, rows, strict=True):
         np.testing.assert_array_equal(taken.prompts.tokens, row[None])
@@ -186,7 +151,7 @@ def test_stopped_between_two_updates_of_a_rollout_it_goes_on_bit_for_bit(tmp_pat
         data = Loader(list(range(4)), lambda seeds: prompts(2 * seeds[0]), LoaderConfig(1, prefetch=0))
         step = RLStep(settings, METHOD, frozen, trainable, optimiser, reward, Decoder(Numbers()), data)
         state = TrainState.create(trainable, optimiser, jax.random.key(0))
-        saver = PhaseSaver(folder / "phase_checkpoints", stop=StopAt(visits))
+        saver = PhaseSaver(folder / "midway", stop=StopAt(visits))
         with MetricsWriter(folder) as writer:
             args = ("rl", state, step, data, settings.steps)
             return fit(*args, writer=writer, progress=Progress(enabled=False), saver=saver)
