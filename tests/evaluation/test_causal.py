@@ -104,8 +104,8 @@ def test_codes_that_the_world_model_does_not_read_move_nothing(key):
     assert probe_codes(agent, [PAIRED], key, Reading())["random_action_kl"] == pytest.approx(0, abs=1e-6)
 
 
-def test_by_hand_one_position_of_one_row(key):
-    """One position counts: its KL is the figure, whatever the other positions hold."""
+def test_one_position_alone_is_the_figure(key):
+    """Whatever the other positions hold."""
     agent = tiny.agent()
     for row, position in ((0, 8), (1, 5)):
         only = PAIRED.replace(valid=jnp.zeros_like(PAIRED.valid).at[row, position].set(True))
