@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks.workload import METHOD, Workload, endless_prompts, prompts, rl_config, sample_ids, spaces
 from lam_jax.latent.agent import Agent
 from lam_jax.models.inputs import Batch
+from lam_jax.rewards.verdict import Verdict
 from lam_jax.rollout.actions import ActionSpace
 from lam_jax.rollout.engine import Rollout, RolloutConfig
 from lam_jax.rollout.run import run_rollout
@@ -109,9 +110,8 @@ class StepProgram:
         self.state = TrainState.create(trainable, optimiser, jax.random.key(0))
         rng = np.random.default_rng(0)
 
-        def reward(examples, answers):
-            shape = (len(answers), len(answers[0]))
-            return rng.random(shape), np.ones(shape, bool)
+        def reward(examples, answers, samples):
+            return [[Verdict({"reward": (rng.random(), 1.0)}) for _ in samples] for _ in answers]
 
         self.step = RLStep(config, METHOD, frozen, trainable, optimiser, reward, Decoder(Words()), iter(()))
         self.batches = endless_prompts(work)

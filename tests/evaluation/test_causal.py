@@ -1,4 +1,4 @@
-"""The causal test and the policy's codes on held-out rows, against the same figures in NumPy (METHOD section 6)."""
+"""The causal test and the policy's codes on held-out rows, against the same figures in NumPy (method.md section 6)."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lam_jax.evaluation.codes import probe_codes
-from lam_jax.rollout.agent import Reading
+from lam_jax.latent.agent import Reading
 from tests import tiny
 from tests.tiny import Row, make_batch, words
 

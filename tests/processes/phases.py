@@ -23,6 +23,7 @@ from lam_jax.train.partition import merge, partition
 from lam_jax.train.rl import Decoder, RLConfig, RLStep
 from lam_jax.train.stages import STAGES, make_step, trainable_parts
 from lam_jax.train.state import TrainState
+from tests.made_reward import as_reward
 from tests.sharding import made
 from tests.train.made_phase import StopAt
 
@@ -37,6 +38,7 @@ class Numbers:
         return [" ".join(str(int(token)) for token in row) for row in group]
 
 
+@as_reward
 def reward(examples, answers):
     """Share of even tokens; the number of calls shows that each process scores its own samples."""
     rewards = [[np.mean([int(word) % 2 == 0 for word in text.split()] or [0]) for text in group] for group in answers]

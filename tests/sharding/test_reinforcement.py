@@ -16,6 +16,7 @@ from lam_jax.train.rl import Decoder, RLConfig, RLStep
 from lam_jax.train.stages import trainable_parts
 from lam_jax.train.state import TrainState
 from tests import tiny
+from tests.made_reward import as_reward
 from tests.sharding import made
 from tests.sharding.made import CONFIG, METHOD, G, N
 
@@ -37,13 +38,13 @@ class Reward:
     def __init__(self):
         self.calls = itertools.count()
 
-    def __call__(self, examples, answers):
+    def __call__(self, examples, answers, samples):
         assert len(examples) == len(answers) == N
         rewards = np.array([[np.mean([int(w) % 2 == 0 for w in a.split()] or [0]) for a in group] for group in answers])
         rewards = rewards + np.arange(G)
         if next(self.calls) == 0:
             rewards[[1, 4]] = 1.0
-        return rewards, np.ones((N, G), bool)
+        return as_reward(lambda *_: rewards)(examples, answers, samples)
 
 
 def settings(space, **changes) -> RLConfig:

@@ -15,19 +15,20 @@ import numpy as np
 
 from lam_jax.data.collator import Collated, Cuts
 from lam_jax.data.schemas import Example
-from lam_jax.qwen.inputs import Batch
+from lam_jax.latent.agent import Agent
+from lam_jax.models.inputs import Batch
 from lam_jax.rl import ALGORITHMS
-from lam_jax.rollout.agent import Agent
 from lam_jax.rollout.engine import Rollout, RolloutConfig
 from lam_jax.rollout.sampling import SamplingConfig, Support
 from lam_jax.train.method import METHODS, Method
 from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
 from lam_jax.train.partition import merge, partition
 from lam_jax.train.rl import Decoder, RLConfig, RLStep
+from lam_jax.train.rl_batch import RLBatch
 from lam_jax.train.stages import trainable_parts
 from lam_jax.train.state import TrainState
-from lam_jax.train.taken import Taken
 from tests import tiny
+from tests.made_reward import as_reward
 from tests.tiny import Row, make_batch, words
 from tests.train import plain_rl
 
@@ -45,6 +46,7 @@ class Numbers:
         return [" ".join(str(int(token)) for token in row if token >= tiny.FIRST_WORD) for row in group]
 
 
+@as_reward
 def share_of_even_tokens(examples, answers):
     """Easy to raise in both spaces; never fails."""
     rewards = [[np.mean([int(w) % 2 == 0 for w in text.split()] or [0]) for text in group] for group in answers]
@@ -106,19 +108,19 @@ def agent_of(step: RLStep, state: TrainState | None = None) -> Agent:
     return merge(step.reference if state is None else state.trainable, step.frozen)
 
 
-def collect(step: RLStep, state: TrainState, drawn: Collated) -> tuple[Taken, dict[str, Any]]:
+def collect(step: RLStep, state: TrainState, drawn: Collated) -> tuple[RLBatch, dict[str, Any]]:
     """A rewarded rollout and its metrics."""
     return step.prepare(state, drawn)
 
 
-def apply(step: RLStep, state: TrainState, batch: Taken, index: int = 0) -> tuple[TrainState, dict[str, Any]]:
+def apply(step: RLStep, state: TrainState, batch: RLBatch, index: int = 0) -> tuple[TrainState, dict[str, Any]]:
     """Update `index` of a rollout. The state's buffers are donated."""
     return step.apply(state, batch, index)
 
 
-def without_updating(step: RLStep) -> list[Taken]:
+def without_updating(step: RLStep) -> list[RLBatch]:
     """Updates do nothing from now on; their batches come into the list."""
-    seen: list[Taken] = []
+    seen: list[RLBatch] = []
 
     def update(state, frozen, reference, taken):
         seen.append(taken)
@@ -154,7 +156,7 @@ class Actions(NamedTuple):
     kept: np.ndarray | None = None
 
 
-def actions_of(batch: Taken) -> tuple[Actions, np.ndarray]:
+def actions_of(batch: RLBatch) -> tuple[Actions, np.ndarray]:
     """A rollout's arrays and recorded log-probabilities."""
     out = batch.rollout
     tokens, actions, mask = (np.asarray(x) for x in (out.tokens, out.actions, out.mask))
@@ -167,7 +169,7 @@ _hidden = jax.jit(plain_rl.hidden)
 
 def batch_of(
     agent: Agent, prompts: Batch, taken: Actions, recorded: np.ndarray, advantages: np.ndarray, active: np.ndarray
-) -> Taken:
+) -> RLBatch:
     """A batch for the update, of a rollout that is written down: `recorded` log-probabilities [N, G, T], advantages and
     `active` [N, G]."""
     length = prompts.tokens.shape[1]
@@ -178,16 +180,16 @@ def batch_of(
         actions=jnp.asarray(taken.actions),
         mask=jnp.asarray(taken.mask),
         logps=jnp.asarray(recorded, jnp.float32),
-        gap=nothing,
+        logp_gap=nothing,
         entropy=nothing,
         support=None if taken.indices is None else Support(jnp.asarray(taken.indices), jnp.asarray(taken.kept)),
         prompt_hidden=hidden[:, 0, :length],
         hidden=hidden[:, :, length:],
     )
-    return Taken(prompts, out, jnp.asarray(advantages, jnp.float32), out.mask & jnp.asarray(active)[..., None])
+    return RLBatch(prompts, out, jnp.asarray(advantages, jnp.float32), out.mask & jnp.asarray(active)[..., None])
 
 
-def filled(batch: Taken, prompts: Batch) -> Taken:
+def filled(batch: RLBatch, prompts: Batch) -> RLBatch:
     """The batch with the further prompts of `prompts`, which are padding: nothing of them counts."""
     missing = len(prompts.tokens) - len(batch.prompts.tokens)
 
@@ -195,4 +197,4 @@ def filled(batch: Taken, prompts: Batch) -> Taken:
         return jnp.pad(x, ((0, missing), *((0, 0),) * (x.ndim - 1)))
 
     rest = (batch.rollout, batch.advantages, batch.mask)
-    return Taken(prompts, *jax.tree.map(fill, rest))
+    return RLBatch(prompts, *jax.tree.map(fill, rest))

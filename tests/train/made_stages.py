@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lam_jax.rollout.agent import Agent
+from lam_jax.latent.agent import Agent
 from lam_jax.train.method import METHODS, Method
 from lam_jax.train.partition import path_name
 from lam_jax.train.stages import (

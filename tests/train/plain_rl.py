@@ -1,4 +1,4 @@
-"""METHOD section 4 written down plainly: whole rows through the model, no cache, nothing recorded, losses of arrays.
+"""method.md section 4 written down plainly: whole rows through the model, no cache, nothing recorded, losses of arrays.
 
 N prompts, G samples of a prompt, P prompt length, T completion length, D width, A actions, S support slots.
 """
@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lam_jax.latent.agent import Agent
+from lam_jax.models.inputs import Batch
+from lam_jax.models.qwen2_5_vl.model import QwenVL
 from lam_jax.nn import block
-from lam_jax.qwen.inputs import Batch
-from lam_jax.qwen.model import QwenVL
-from lam_jax.rollout.agent import Agent
 
 
 def _rows(backbone, prompts, tokens, mask):

@@ -1,4 +1,4 @@
-"""The losses of stages 1 to 5 written out from METHOD.md, sections 2 and 3, on whole arrays.
+"""The losses of stages 1 to 5 written out from method.md section 2 and method.md section 3, on whole arrays.
 
 Of the library only the networks are called: the backbone for e, the decoder stacks of inverse dynamics and policy for
 their logits. Everything from there to the loss stands here.
@@ -114,7 +114,7 @@ def nll(projector, x, target, batch):
     return mean_where(is_valid(batch), jnp.sum(elements, axis=-1))
 
 
-def explained(agent, x, batch, noise, plain):
+def inferred(agent, x, batch, noise, plain):
     """CE(next token | x, a) + weight * R, a by the straight-through choice."""
     logits = inverse_logits(agent, x, batch)
     soft = jax.nn.softmax((logits + noise) / 2.0, axis=-1)
@@ -131,7 +131,7 @@ def gumbel(key, batch):
 
 
 def inverse(agent, batch, key, plain):
-    return explained(agent, stop(states(agent, batch)), batch, gumbel(key, batch), plain)
+    return inferred(agent, stop(states(agent, batch)), batch, gumbel(key, batch), plain)
 
 
 def projector(agent, batch, key, plain):
@@ -145,7 +145,7 @@ def joint(agent, batch, key, plain):
     e_text = stop(states(agent, batch.text))
     there = mean_of(agent.latent.projector, e_text)
     cycle = nll(agent.latent.back_projector, there, e_text, batch.text)
-    codes = explained(agent, stop(there), batch.text, gumbel(two, batch.text), plain)
+    codes = inferred(agent, stop(there), batch.text, gumbel(two, batch.text), plain)
     return loss + plain.nll_weight * cycle + codes
 
 

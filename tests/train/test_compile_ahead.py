@@ -13,6 +13,7 @@ from lam_jax.parallel import TRAIN, make_mesh, shardings
 from lam_jax.train.compile_ahead import compile_ahead
 from lam_jax.train.rl_batch import longest, shortened
 from tests import tiny
+from tests.made_reward import as_reward
 from tests.tiny import Row, make_batch, words
 from tests.train.test_rl import EXAMPLE, N, T, make, prompts, weights
 
@@ -83,6 +84,7 @@ def longer(seed) -> Collated:
     return Collated(make_batch(rows, 10, left=True), (EXAMPLE,) * N, Cuts())
 
 
+@as_reward
 def uneven(examples, answers):
     """All samples of the first prompt score alike, so that it is drawn again."""
     shape = len(answers), len(answers[0])

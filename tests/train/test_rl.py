@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 
 from lam_jax.data.loader import Loader, LoaderConfig
-from lam_jax.train.errors import PreemptedError
+from lam_jax.errors import PreemptedError
+from lam_jax.runs.metrics import MetricsWriter, comparable
+from lam_jax.runs.phase_checkpoint import PhaseSaver
+from lam_jax.runs.progress import Progress
 from lam_jax.train.loop import fit
-from lam_jax.train.metrics import MetricsWriter, comparable
-from lam_jax.train.midway import PhaseSaver
 from lam_jax.train.optimiser import make_optimiser
 from lam_jax.train.partition import partition
-from lam_jax.train.progress import Progress
 from lam_jax.train.rl import Decoder, RLStep
 from lam_jax.train.stages import trainable_parts
 from lam_jax.train.state import TrainState
 from tests import tiny
+from tests.made_reward import as_reward
 from tests.train.made_phase import StopAt
 from tests.train.made_rl import (
     METHOD,
@@ -69,6 +70,7 @@ def test_failed_calls_count_nowhere(made):
     step, create = made("latent")
 
     def failing(value, failed):
+        @as_reward
         def reward(examples, answers):
             rewards, ok = share_of_even_tokens(examples, answers)
             return np.where(failed, value, rewards), ok & ~failed
@@ -96,6 +98,7 @@ def test_dynamic_sampling_replaces_groups_without_a_signal():
     """The second prompt's answers are all alike at first, and so is all of the first refill."""
     calls = []
 
+    @as_reward
     def reward(examples, answers):
         rewards, ok = share_of_even_tokens(examples, answers)
         informative = [[True, False], [False, False], [False, True]][len(calls)]
@@ -143,6 +146,7 @@ def test_stopped_between_two_updates_of_a_rollout_it_goes_on_bit_for_bit(tmp_pat
     trainable, frozen = partition(tiny.agent(), trainable_parts("rl_latent", tiny.CONFIG, METHOD))
     rolled = []
 
+    @as_reward
     def reward(examples, answers):
         rolled.append(answers)
         return share_of_even_tokens(examples, answers)
@@ -151,7 +155,7 @@ def test_stopped_between_two_updates_of_a_rollout_it_goes_on_bit_for_bit(tmp_pat
         data = Loader(list(range(4)), lambda seeds: prompts(2 * seeds[0]), LoaderConfig(1, prefetch=0))
         step = RLStep(settings, METHOD, frozen, trainable, optimiser, reward, Decoder(Numbers()), data)
         state = TrainState.create(trainable, optimiser, jax.random.key(0))
-        saver = PhaseSaver(folder / "midway", stop=StopAt(visits))
+        saver = PhaseSaver(folder / "phase_checkpoints", stop=StopAt(visits))
         with MetricsWriter(folder) as writer:
             args = ("rl", state, step, data, settings.steps)
             return fit(*args, writer=writer, progress=Progress(enabled=False), saver=saver)

@@ -13,6 +13,7 @@ import pytest
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.train.method import METHODS
 from tests import tiny
+from tests.made_reward import as_reward
 from tests.tiny import Row, words
 from tests.train import plain_rl
 from tests.train.made_rl import (
@@ -80,6 +81,7 @@ def test_no_two_attempts_of_dynamic_sampling_share_their_noise():
     """The same prompt everywhere, in every row and refill: all answers differ, and so do those of the next step."""
     seen = []
 
+    @as_reward
     def reward(examples, answers):
         seen.append([answer for group in answers for answer in group])
         informative = len(seen) % 3 == 0

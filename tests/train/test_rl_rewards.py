@@ -10,6 +10,7 @@ from lam_jax.data.schemas import Example
 from lam_jax.parallel import ROLLOUT, make_mesh, place
 from lam_jax.train import rl_rewards as module
 from lam_jax.train.rl_rewards import masked_mean, score
+from tests.made_reward import as_reward
 
 N, G, T = 4, 4, 3
 TOKENS = np.arange(N * G * T, dtype=np.int32).reshape(N, G, T)
@@ -23,6 +24,7 @@ def decode(tokens, mask):
     return [[" ".join(map(str, row[keep])) for row, keep in zip(group, keeps)] for group, keeps in zip(tokens, mask)]
 
 
+@as_reward
 def reward(examples, answers):
     """The prompt's number and the first token; answers with token 15 fail and give no number."""
     values = np.array([[int(e.id) * 1000 + int(a.split()[0]) for a in g] for e, g in zip(examples, answers)], float)
@@ -43,9 +45,9 @@ def check(found):
 def test_one_process_scores_all_in_one_call(shape):
     calls = []
 
-    def counted(examples, answers):
+    def counted(examples, answers, samples):
         calls.append(len(answers))
-        return reward(examples, answers)
+        return reward(examples, answers, samples)
 
     tokens, mask = (place(x, make_mesh(shape), ROLLOUT, "prompts", "samples") for x in (TOKENS, MASK))
     check(score(tokens, mask, EXAMPLES, decode, counted))
@@ -61,9 +63,12 @@ def test_shares_of_several_processes_make_up_the_whole(monkeypatch):
     monkeypatch.setattr(module, "gather", lambda values: (shares.append(values), values[None])[1])
     asked = []
 
-    def counted(examples, answers):
+    def counted(examples, answers, samples):
         asked.append([answer for group in answers for answer in group])
-        return reward(examples, answers)
+        for example, group in zip(examples, answers):
+            first = [int(answer.split()[0]) for answer in group]
+            assert first == TOKENS[int(example.id), list(samples), 0].tolist(), "samples keep their numbers"
+        return reward(examples, answers, samples)
 
     for own in halves:
         monkeypatch.setattr(module, "_held", lambda x, own=own: [s for s in x.addressable_shards if s.device.id in own])

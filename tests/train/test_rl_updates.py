@@ -1,4 +1,4 @@
-"""One policy update against METHOD section 4 written down plainly: loss, metrics and the gradient of every weight.
+"""One policy update against method.md section 4 written down plainly: loss, metrics and the gradient of every weight.
 
 The rollout is written down by the test. N prompts, G samples of a prompt, T completion length, S support slots.
 """
@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
+from lam_jax.latent.agent import Reading
 from lam_jax.rl import ALGORITHMS
-from lam_jax.rollout.agent import Reading
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.train.method import METHODS, Method

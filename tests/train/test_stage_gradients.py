@@ -1,4 +1,4 @@
-"""Every stage's loss and the gradient of what it trains, against METHOD.md written out (`plain_stages`)."""
+"""Every stage's loss and the gradient of what it trains, against method.md written out (`plain_stages`)."""
 
 import dataclasses
 import functools
