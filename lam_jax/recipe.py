@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lam_jax.data.sources import RowSource
 from lam_jax.latent.config import LatentConfig
@@ -83,15 +83,19 @@ class StageSettings:
         rows: of a batch (and as many text-only rows where the stage reads them).
         optimiser: learning rate and schedule.
         steps, epochs: how long, one of them; an epoch is once over the paired or the task's rows.
+        micro_batches: parts of a batch that are run one after the other; the loss is the mean of their means.
     """
 
     rows: int
     optimiser: OptimiserConfig
     steps: int | None = None
     epochs: float | None = None
+    micro_batches: int = 1
 
     def __post_init__(self):
-        _at_least(self, 1, "rows")
+        _at_least(self, 1, "rows", "micro_batches")
+        if self.rows % self.micro_batches:
+            raise ValueError(f"StageSettings.micro_batches {self.micro_batches} must divide rows {self.rows}.")
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(f"StageSettings: steps is {self.steps}, epochs {self.epochs}, expected one of the two.")
         if self.steps is not None:
@@ -118,6 +122,7 @@ class RLSettings:
         epochs, mini_batches: passes over a rollout, and optimiser steps of a pass.
         update_lengths: buckets below the answer's length at which updates run.
         remat: recompute activations in the update's backward pass.
+        image: how pictures of stage 6 become patches; None: as everywhere else.
     """
 
     algorithm: Algorithm
@@ -131,6 +136,7 @@ class RLSettings:
     mini_batches: int = 1
     update_lengths: tuple[int, ...] = ()
     remat: bool = False
+    image: ImageSettings | None = None
 
     def __post_init__(self):
         _at_least(self, 1, "steps", "prompts", "samples", "epochs", "mini_batches")
@@ -200,6 +206,7 @@ class Recipe:
         text_only: rows of text alone; None: stages 3 and 4 go without.
         tasks: what is fine-tuned and reinforced.
         spaces: action spaces of stages 5 and 6.
+        padding: side on which training rows are padded.
         method: switches of the method.
         inverse, projector, joint, cloning, sft: stages 1 to 5.
         rl: stage 6.
@@ -222,6 +229,7 @@ class Recipe:
     evaluation: EvaluationSettings
     method: Method = dataclasses.field(default_factory=Method)
     spaces: tuple[str, ...] = SPACES
+    padding: Literal["left", "right"] = "right"
     seed: int = 0
 
     def __post_init__(self):
@@ -232,6 +240,8 @@ class Recipe:
             raise ValueError(f"Recipe.spaces holds {unknown[0]!r}, expected some of {list(SPACES)}.")
         if len(set(self.spaces)) < len(self.spaces):
             raise ValueError(f"Recipe.spaces is {self.spaces}, expected different spaces.")
+        if self.padding not in ("left", "right"):
+            raise ValueError(f"Recipe.padding is {self.padding!r}, expected 'left' or 'right'.")
         if self.seed < 0:
             raise ValueError(f"Recipe.seed is {self.seed}, expected a number that is not negative.")
         if self.method.text_only and self.text_only is None:

@@ -1,6 +1,6 @@
 """Frozen dataclasses as JSON values and back: how a recipe is printed, stored, compared and read again.
 
-A dataclass becomes an object with its class under "type", a function an object with its name under "function"; both are
+A dataclass becomes an object with its class under "$type", a function an object with its name under "$function"; both are
 named `module:qualified.name` and imported when they are read. Sequences become lists and come back as tuples.
 """
 
@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-TYPE, FUNCTION = "type", "function"
+TYPE, FUNCTION = "$type", "$function"
 
 
 class ValueFormError(ValueError):
@@ -33,7 +33,9 @@ def encode(value: Any, where: str = "value") -> Any:
         return {TYPE: _name(type(value), where)} | {n: encode(v, f"{where}.{n}") for n, v in fields.items()}
     if isinstance(value, Mapping):
         if bad := [key for key in value if not isinstance(key, str) or key in (TYPE, FUNCTION)]:
-            raise ValueFormError(f"{where}: found the key {bad[0]!r}, expected strings other than 'type', 'function'.")
+            raise ValueFormError(
+                f"{where}: found the key {bad[0]!r}, expected strings other than {TYPE!r} and {FUNCTION!r}."
+            )
         return {key: encode(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [encode(item, f"{where}[{index}]") for index, item in enumerate(value)]

@@ -140,3 +140,24 @@ def read_pretraining(path: Path, image_root: Path | None = None, keep_image_tag:
         return pretraining_examples(row, where, image_root, keep_image_tag)
 
     return read_examples(read_rows(path), str(path), parse)
+
+
+def chat_examples(row: Any, where: Where, image_root: Path | None = None) -> list[Example]:
+    """The example of one row `{"id", "image" or "images", "messages"}`; the last message is the reference answer.
+
+    Raises:
+      DataError: a key is missing, unknown or of a wrong type, or an image file does not exist.
+    """
+    known = ("id", "image", "images", "messages", "facts", "instance_type")
+    if isinstance(row, Mapping) and (unknown := sorted(set(row) - set(known))):
+        raise DataError(where, str(unknown[0]), "a key that is not read", f"some of {known}", "Rename or drop the key.")
+    if isinstance(row, Mapping) and row.get("image") is not None:
+        if row.get("images") is not None:
+            raise DataError(where, "image", "both 'image' and 'images'", "one of them", "Drop one of the keys.")
+        row = {**row, "images": [field(row, "image", (str, bytes), where)]}
+    return pretraining_examples(row, where, image_root)
+
+
+def released_examples(row: Any, where: Where, image_root: Path | None = None) -> list[Example]:
+    """As `pretraining_examples`, literal `<image>` tags kept as text: the released code's reading."""
+    return pretraining_examples(row, where, image_root, keep_image_tag=True)

@@ -45,6 +45,7 @@ class JsonRows:
         image_root: what relative picture paths start from; default: the file's own folder.
         parse: makes examples of a row; default: the chat format `{"id", "images", "messages"}`.
         seed: of the shuffle.
+        limit: most rows that are used, after the shuffle; None: all.
     """
 
     file: str
@@ -52,8 +53,11 @@ class JsonRows:
     image_root: str | None = None
     parse: Callable[..., list[Example]] = pretraining_examples
     seed: int = SEED
+    limit: int | None = None
 
     def __post_init__(self):
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"JsonRows.limit is {self.limit}, expected at least 1 row of {self.file}, or None.")
         for name, (start, stop) in self.splits.items():
             if not 0.0 <= start < stop <= 1.0:
                 raise ValueError(
@@ -75,7 +79,7 @@ class JsonRows:
             )
         rows = list(enumerate(read_rows(Path(self.file))))
         start, stop = self.splits[split]
-        mixed = shuffled(rows, self.seed)
+        mixed = shuffled(rows, self.seed)[: self.limit]
         chosen = cut(mixed, start, stop) or mixed[int(start * len(mixed)) :][:1]
         root = Path(self.image_root) if self.image_root else Path(self.file).parent
         examples = [e for index, row in chosen for e in self.parse(row, Where(self.file, index), root)]

@@ -18,6 +18,7 @@ from lam_jax.formats.hf_config import read_config
 from lam_jax.formats.load_backbone import load_backbone
 from lam_jax.latent.agent import Agent, init_latent
 from lam_jax.models.inputs import Batch
+from lam_jax.models.processor import ImageSettings
 from lam_jax.models.qwen2_5_vl.config import QwenConfig
 from lam_jax.models.tokenizer import read_tokenizer
 from lam_jax.parallel import TRAIN, place
@@ -42,6 +43,7 @@ class Resources:
         config: of the backbone.
         tokenizer: the backbone's.
         chats, prompts: collators of whole chats and of prompts, by source.
+        rl_prompts: collators of stage 6's prompts, by task.
     """
 
     recipe: Recipe
@@ -51,6 +53,8 @@ class Resources:
     tokenizer: Any
     chats: dict[str, Collator]
     prompts: dict[str, Collator]
+    rl_prompts: dict[str, Collator]
+    _read: dict[tuple[str, str], Sequence[Example]] = dataclasses.field(default_factory=dict, repr=False)
 
     @classmethod
     def open(cls, recipe: Recipe, folder: Path, mesh: Mesh) -> "Resources":
@@ -73,17 +77,22 @@ class Resources:
             chats[TEXT_ONLY] = recipe.text_only.lengths
         for task in recipe.tasks:
             chats[task.name], prompts[task.name] = task.chat_lengths, task.prompt_lengths
+
+        def prompt_collator(lengths: tuple[int, ...], image: ImageSettings) -> Collator:
+            return Collator(encoder, CollatorConfig(lengths, kind="prompt", padding="left", image=image))
+
         found = cls(
             recipe,
             folder,
             mesh,
             config,
             tokenizer,
-            {name: Collator(encoder, CollatorConfig(n, image=recipe.image)) for name, n in chats.items()},
             {
-                name: Collator(encoder, CollatorConfig(n, kind="prompt", padding="left", image=recipe.image))
-                for name, n in prompts.items()
+                name: Collator(encoder, CollatorConfig(lengths, padding=recipe.padding, image=recipe.image))
+                for name, lengths in chats.items()
             },
+            {name: prompt_collator(lengths, recipe.image) for name, lengths in prompts.items()},
+            {t.name: prompt_collator(t.prompt_lengths, recipe.rl.image or recipe.image) for t in recipe.tasks},
         )
         if is_first():
             for source in sources_of(recipe):
@@ -97,8 +106,11 @@ class Resources:
         return {task.name: task for task in self.recipe.tasks}
 
     def examples(self, source: str, split: str) -> Sequence[Example]:
-        """A split of a source."""
-        return self._rows(source).read(self.folder, split)
+        """A split of a source; read once."""
+        key = source, split
+        if key not in self._read:
+            self._read[key] = self._rows(source).read(self.folder, split)
+        return self._read[key]
 
     def _rows(self, source: str) -> RowSource:
         if source == PAIRED:
@@ -125,7 +137,7 @@ class Resources:
     def prompt_loader(self, task: Task) -> Loader[Example, Collated]:
         """Endless shuffled prompts for RL; every process makes all of them and scores the samples that it holds."""
         config = LoaderConfig(self.recipe.rl.prompts, seed=self.recipe.seed)
-        return Loader(self.examples(task.name, task.rl), self.prompts[task.name], config)
+        return Loader(self.examples(task.name, task.rl), self.rl_prompts[task.name], config)
 
     def base_agent(self) -> Agent:
         """The backbone with new latent modules."""

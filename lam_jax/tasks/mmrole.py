@@ -7,13 +7,16 @@ role play has the same layout, with bytes for the path and optional "facts" (a d
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lam_jax.data.readers import Drops, read_json, read_rows, resolve_image, strip_image_tag
 from lam_jax.data.schemas import DataError, Example, Message, Where, describe, field
+from lam_jax.data.sources import hash_files, require_unique
 from lam_jax.data.splits import SEED, cut, hold_out, shuffled
+from lam_jax.tasks.task import split_of
 
 HUMAN = "human"
 PROFILE_FIELDS = ("introduction", "personality", "experience", "relationship", "catchphrase")
@@ -206,3 +209,41 @@ def read_mmrole(raw: Path, image_root: Path, seed: int = SEED) -> tuple[Splits, 
     in_rows = process_raw(raw, image_root, IN_DISTRIBUTION, drops)
     out_rows = process_raw(raw, image_root, OUT_OF_DISTRIBUTION, drops)
     return mmrole_splits(in_rows, out_rows, image_root, seed), drops
+
+
+@dataclasses.dataclass(frozen=True)
+class MMRoleRows:
+    """The raw MMRole folder as a source, with the splits of `Splits`.
+
+    Attributes:
+        folder: raw dialogues and profiles.
+        images: folder that the dialogues' picture paths start from.
+        seed: of the splits.
+    """
+
+    folder: str
+    images: str
+    seed: int = SEED
+
+    def prepare(self, folder: Path) -> None:
+        """Nothing: the files are read as they are."""
+
+    def read(self, folder: Path, split: str) -> list[Example]:
+        """The examples of a split.
+
+        Raises:
+            DataError: no such split, or a file or row that cannot be used.
+        """
+        splits, _ = _read_once(self)
+        found = split_of(splits, split, self.folder)
+        require_unique(found)
+        return found
+
+    def content(self) -> str:
+        """SHA-256 of the dialogues and profiles; pictures count by their paths."""
+        return hash_files(sorted(Path(self.folder).rglob("*.json")))
+
+
+@functools.lru_cache(maxsize=2)
+def _read_once(source: MMRoleRows) -> tuple[Splits, Drops]:
+    return read_mmrole(Path(source.folder), Path(source.images), source.seed)

@@ -6,13 +6,18 @@ the path and optional "facts".
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lam_jax.data.readers import read_rows, resolve_image, row_facts, strip_image_tag
 from lam_jax.data.schemas import DataError, Example, Message, Where, describe, field
+from lam_jax.data.sources import hash_files, require_unique
 from lam_jax.data.splits import SEED, cut, hold_out, shuffled
+from lam_jax.tasks.task import split_of
+
+FILES = ("HCMAS-golden-train", "HCMAS-golden-test", "HCSHR-golden-test")  # training, LS1, LS2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +81,43 @@ def read_pcogalign(folder: Path, image_root: Path, seed: int = SEED) -> Splits:
     Raises:
       DataError: a file or a row is bad.
     """
-    names = ("HCMAS-golden-train", "HCMAS-golden-test", "HCSHR-golden-test")
-    train, ls1, ls2 = (read_rows(folder / f"{name}.json") for name in names)
+    train, ls1, ls2 = (read_rows(folder / f"{name}.json") for name in FILES)
     return pcogalign_splits(train, ls1, ls2, image_root, seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class PCogAlignRows:
+    """The benchmark's folder as a source, with the splits of `Splits`.
+
+    Attributes:
+        folder: with the three files.
+        images: folder that picture paths start from.
+        seed: of the splits.
+    """
+
+    folder: str
+    images: str
+    seed: int = SEED
+
+    def prepare(self, folder: Path) -> None:
+        """Nothing: the files are read as they are."""
+
+    def read(self, folder: Path, split: str) -> list[Example]:
+        """The examples of a split.
+
+        Raises:
+            DataError: no such split, or a file or row that cannot be used.
+        """
+        splits = _read_once(self)
+        found = split_of(splits, split, self.folder)
+        require_unique(found)
+        return found
+
+    def content(self) -> str:
+        """SHA-256 of the three files; pictures count by their paths."""
+        return hash_files([Path(self.folder) / f"{name}.json" for name in FILES])
+
+
+@functools.lru_cache(maxsize=2)
+def _read_once(source: PCogAlignRows) -> Splits:
+    return read_pcogalign(Path(source.folder), Path(source.images), source.seed)

@@ -5,7 +5,9 @@ The prompt builder is part of the row source: it makes of a row an `Example`, a 
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+from lam_jax.data.schemas import DataError, Example, Where
 from lam_jax.data.sources import RowSource
 from lam_jax.rewards.reward import Reward
 
@@ -70,3 +72,15 @@ def require_lengths(lengths: Sequence[int], name: str) -> None:
     """Raises ValueError unless `lengths` are increasing positive bucket lengths."""
     if not lengths or list(lengths) != sorted(set(lengths)) or lengths[0] < 1:
         raise ValueError(f"{name} is {tuple(lengths)}, expected increasing positive numbers of tokens.")
+
+
+def split_of(splits: Any, name: str, file: str) -> list[Example]:
+    """The field `name` of a dataclass of splits.
+
+    Raises:
+        DataError: no such split.
+    """
+    known = [field.name for field in dataclasses.fields(splits)]
+    if name not in known:
+        raise DataError(Where(file), None, f"no split {name!r}", f"one of {known}", "Correct the name.")
+    return getattr(splits, name)

@@ -66,7 +66,7 @@ class Method:
 
 METHODS: dict[str, Method] = {
     "default": Method(),
-    "paper": Method(sft="released"),
+    "paper": Method(sft="released", response_only=True),
     "official": Method(
         learning=Reading("delta"),
         acting=Reading("block"),

@@ -1,4 +1,4 @@
-"""Which weights each loss reaches: gradients by all weights of the agent, exactly zero where it says so (method.md section 2).
+"""Which weights each loss reaches: gradients by all weights of the agent, exactly zero where method.md says so.
 
 What a stage does not train is frozen by its partition too; these zeros are those that the loss itself has to give.
 """

@@ -1,0 +1,112 @@
+"""The published settings of stages 1 to 6 as values (method.md section 3, method.md section 4)."""
+
+import dataclasses
+from typing import Any
+
+from lam_jax.latent.config import LatentConfig
+from lam_jax.models.processor import ImageSettings
+from lam_jax.recipe import AnswerSet, Corpus, EvaluationSettings, Model, Recipe, RLSettings, StageSettings
+from lam_jax.rewards.dimensions import HELP_RUBRIC, ROLE_PLAY_RUBRIC
+from lam_jax.rewards.judge import JudgeConfig, JudgeReward
+from lam_jax.rl import Algorithm
+from lam_jax.rollout.sampling import SamplingConfig
+from lam_jax.tasks.mmrole import MMRoleRows
+from lam_jax.tasks.pcogalign import PCogAlignRows
+from lam_jax.tasks.task import ScoredSplit, Task
+from lam_jax.train.method import Method
+from lam_jax.train.optimiser import OptimiserConfig
+
+SHIPPED_MODEL = "lam_jax:scenes/assets/base_model"
+IMAGE = ImageSettings(size=(280, 420))  # height, width: 150 tokens
+# Top-k of the codes: 32 in rollouts, 64 in evaluation. Tokens are not truncated.
+ROLLOUTS = {"latent": SamplingConfig(top_k=32), "token": SamplingConfig()}
+ANSWERS = {"latent": SamplingConfig(temperature=0.1, top_k=64), "token": SamplingConfig(temperature=0.1)}
+
+
+def stages(micro_batches: int = 1, sft_micro_batches: int = 1) -> dict[str, Any]:
+    """Stages 1 to 5: one epoch of 16 rows a step each, and three epochs of 4 rows."""
+    parts = {"epochs": 1, "micro_batches": micro_batches}
+    return {
+        "inverse": StageSettings(16, OptimiserConfig(1e-4, "cosine", final_fraction=0.1), **parts),
+        "projector": StageSettings(16, OptimiserConfig(1e-3, "linear", warmup_fraction=0.1), **parts),
+        "joint": StageSettings(16, OptimiserConfig(1e-4, "cosine", warmup_fraction=0.1, final_fraction=0.1), **parts),
+        "cloning": StageSettings(16, OptimiserConfig(1e-4, "cosine"), **parts),
+        "sft": StageSettings(
+            4, OptimiserConfig(5e-5, "cosine", warmup_fraction=0.03), epochs=3, micro_batches=sft_micro_batches
+        ),
+    }
+
+
+def reinforcement(algorithm: Algorithm, sampling: dict[str, SamplingConfig], **fields: Any) -> RLSettings:
+    """Stage 6: 100 rollouts of 4 prompts x 8 samples at a constant 1e-6."""
+    optimiser = OptimiserConfig(1e-6)
+    return RLSettings(
+        algorithm, {"latent": optimiser, "token": optimiser}, sampling, steps=100, prompts=4, samples=8, **fields
+    )
+
+
+def evaluation(answers: dict[str, SamplingConfig]) -> EvaluationSettings:
+    """Three answers to each test prompt (method.md section 5)."""
+    return EvaluationSettings((AnswerSet(3, answers),), embedder="BAAI/bge-m3")
+
+
+def mmrole(folder: str, images: str, judge: JudgeConfig) -> Task:
+    """MMRole's commentary dialogues; prompts up to 1,024 tokens, as published."""
+    return Task(
+        "mmrole",
+        "MMRole",
+        MMRoleRows(folder, images),
+        JudgeReward(judge, ROLE_PLAY_RUBRIC),
+        chat_lengths=(4096,),
+        prompt_lengths=(1024,),
+        answer_length=1024,
+        val="rl_val",
+        tests={
+            "id": ScoredSplit("id_test", "ID: known characters"),
+            "ood": ScoredSplit("ood_test", "OOD: new characters"),
+        },
+    )
+
+
+def pcogalign(folder: str, images: str, judge: JudgeConfig) -> Task:
+    """PCogAlignBench with golden answers; prompts up to 512 tokens, as published."""
+    return Task(
+        "pcogalign",
+        "PCogAlignBench",
+        PCogAlignRows(folder, images),
+        JudgeReward(judge, HELP_RUBRIC),
+        chat_lengths=(4096,),
+        prompt_lengths=(512,),
+        answer_length=1024,
+        tests={"id": ScoredSplit("ls1", "LS1: known role sets"), "ood": ScoredSplit("ls2", "LS2: new role sets")},
+    )
+
+
+def published(
+    name: str,
+    model: str,
+    corpora: tuple[Corpus, Corpus],
+    tasks: tuple[Task, ...],
+    method: Method,
+    algorithm: Algorithm,
+    sampling: dict[str, SamplingConfig],
+    answers: dict[str, SamplingConfig],
+    seed: int,
+    micro_batches: tuple[int, int] = (1, 1),
+    **rl: Any,
+) -> Recipe:
+    """A recipe at the published sizes: 128 codes, 4 inverse and 8 policy blocks, recomputed activations."""
+    return Recipe(
+        name=name,
+        seed=seed,
+        model=Model(model),
+        latent=LatentConfig(),
+        image=IMAGE,
+        paired=corpora[0],
+        text_only=corpora[1],
+        tasks=tasks,
+        method=dataclasses.replace(method, remat=True),
+        rl=reinforcement(algorithm, sampling, remat=True, **rl),
+        evaluation=evaluation(answers),
+        **stages(*micro_batches),
+    )
