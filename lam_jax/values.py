@@ -1,7 +1,7 @@
 """Frozen dataclasses as JSON values and back: how a recipe is printed, stored, compared and read again.
 
-A dataclass becomes an object with its class under "$type", a function one with its name under "$function"; both are named
-`module:qualified.name` and imported when they are read. Sequences become lists and come back as tuples.
+A dataclass becomes an object with its class under "$type", a function one with its name under "$function"; both are
+named `module:qualified.name` and imported when they are read. Sequences become lists and come back as tuples.
 """
 
 import dataclasses
