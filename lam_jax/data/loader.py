@@ -8,8 +8,6 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
-import grain
-
 from lam_jax.data.collator import Collated
 from lam_jax.data.schemas import Example
 
@@ -61,6 +59,8 @@ class Loader(Iterator[Out], Generic[Row, Out]):
     def __init__(self, examples: Sequence[Row], collate: Callable[[list[Row]], Out], config: LoaderConfig):
         if not len(examples):
             raise ValueError("Loader: found no rows; expected at least one. Check the split and the reader's drops.")
+        import grain  # here, so that rollouts and updates, which use other parts of this module, do without it
+
         self.config = config
         self.rows = len(examples)
         stream = grain.MapDataset.source(examples).shuffle(seed=config.seed).repeat(None)

@@ -5,16 +5,20 @@ n texts, d embedding size.
 
 import dataclasses
 import functools
+import itertools
+import re
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
-from sklearn.feature_extraction.text import HashingVectorizer
 
 from lam_jax.data.schemas import Example
+from lam_jax.rewards.murmur3 import murmur3
 from lam_jax.rewards.reward import Verdicts
 from lam_jax.rewards.verdict import Verdict
+
+WORD = re.compile(r"\w+")
 
 
 @runtime_checkable
@@ -29,20 +33,29 @@ class Embedder(Protocol):
 class HashingEmbedder:
     """Counts of word 1-grams and 2-grams, hashed: needs no download and no fitting, and sees word choice and order.
 
+    The same numbers as scikit-learn's HashingVectorizer gives with these n-grams and without signs.
+
     Args:
         features: d; collisions of n-grams become likely once texts hold about sqrt(d) different ones.
     """
 
     def __init__(self, features: int = 4096):
-        # counts without signs keep every similarity between 0 and 1
-        self._vectorizer = HashingVectorizer(
-            n_features=features, ngram_range=(1, 2), alternate_sign=False, token_pattern=r"(?u)\b\w+\b"
-        )
+        self.features = features
 
     def __call__(self, texts: Sequence[str]) -> Float32[np.ndarray, "n d"]:
         """Embeddings in the order of the texts."""
-        counts = self._vectorizer.transform(list(texts))
-        return counts.toarray().astype(np.float32)  # pyright: ignore[reportAttributeAccessIssue]
+        # counts without signs keep every similarity between 0 and 1
+        counts = np.zeros((len(texts), self.features))
+        for row, text in zip(counts, texts, strict=True):
+            words = WORD.findall(text.lower())
+            for ngram in (*words, *map(" ".join, itertools.pairwise(words))):
+                row[self._place(ngram)] += 1
+        lengths = np.sqrt(np.square(counts).sum(axis=1, keepdims=True))
+        return (counts / np.where(lengths == 0, 1, lengths)).astype(np.float32)
+
+    def _place(self, ngram: str) -> int:
+        unsigned = murmur3(ngram.encode())
+        return min(unsigned, 2**32 - unsigned) % self.features  # the absolute value of the hash as a signed number
 
 
 class SentenceTransformerEmbedder:

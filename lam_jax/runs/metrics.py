@@ -13,8 +13,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
-
 from lam_jax.errors import NoSpaceError
 from lam_jax.runs.disk import is_no_space
 
@@ -51,6 +49,12 @@ def read_metrics(path: Path) -> list[Record]:
     return list(_records(path)) if path.exists() else []
 
 
+def _board(folder: Path, purge_step: int | None = None) -> Any:
+    from tensorboardX import SummaryWriter  # here, so that training without a run folder does without it
+
+    return SummaryWriter(str(folder), purge_step=purge_step, flush_secs=10)
+
+
 class MetricsWriter:
     """Appends records to `folder/metrics.jsonl` (each safely on disk when `write` returns) and to `folder/tensorboard`.
 
@@ -61,7 +65,7 @@ class MetricsWriter:
         self.path = Path(folder) / "metrics.jsonl"
         self.tensorboard = Path(folder) / "tensorboard"
         self.enabled = enabled
-        self._boards: dict[str, SummaryWriter] = {}
+        self._boards: dict[str, Any] = {}
         if enabled:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._rewrite(read_metrics(self.path))
@@ -96,7 +100,7 @@ class MetricsWriter:
                 self._rewrite(kept)
                 self._file = self.path.open("a", encoding="utf-8")
             purge = None if step is None else step + 1
-            self._boards[phase] = SummaryWriter(str(folder), purge_step=purge, flush_secs=10)
+            self._boards[phase] = _board(folder, purge)
         return [record for record in kept if record["phase"] == phase]
 
     def write(self, phase: str, step: int, scalars: Mapping[str, Any]) -> Record:
@@ -146,7 +150,7 @@ class MetricsWriter:
     def _to_tensorboard(self, record: Record) -> None:
         phase = record["phase"]
         if phase not in self._boards:
-            self._boards[phase] = SummaryWriter(str(self.tensorboard / phase), flush_secs=10)
+            self._boards[phase] = _board(self.tensorboard / phase)
         for name, value in record.items():
             if name not in RESERVED and value is not None:
                 self._boards[phase].add_scalar(name, value, record["step"], walltime=record["time"])

@@ -16,6 +16,28 @@ def test_word_order_is_seen():
     assert 0.4 < first @ second < 0.99
 
 
+@pytest.mark.parametrize(
+    ("features", "text", "expected"),
+    [
+        (
+            4096,
+            "The cat sat on the mat, the CAT!",
+            {158: 0.6, 353: 0.2, 778: 0.2, 1006: 0.2, 1382: 0.2, 1591: 0.2, 1768: 0.2}
+            | {1831: 0.4, 2370: 0.4, 3979: 0.2, 4020: 0.2},
+        ),
+        (
+            16,
+            "Größe: 漢字 über x_1 größe",
+            {1: 2 / 19**0.5, 2: 1 / 19**0.5, 4: 3 / 19**0.5, 11: 1 / 19**0.5, 12: 2 / 19**0.5},
+        ),
+    ],
+)
+def test_the_numbers_are_those_of_scikit_learn(features, text, expected):
+    """Recorded from HashingVectorizer 1.9.1: capitals, a repeated 2-gram, letters beyond ASCII, collisions."""
+    (vector,) = HashingEmbedder(features)([text])
+    assert {int(place): float(vector[place]) for place in np.flatnonzero(vector)} == pytest.approx(expected, rel=1e-7)
+
+
 def test_similarity_reward():
     """One word of two shared and no 2-gram: three n-grams each, one common, so 1/3."""
     verdicts = similarity_verdicts(HashingEmbedder(), ["a cat", "a dog", ""], ["a cat", "the dog", "x"])
