@@ -6,7 +6,7 @@ from itertools import pairwise
 from matplotlib.axes import Axes
 
 from lam_jax.report.figure import SPACE_COLOURS, Plot, Theme, legend, line, plain
-from lam_jax.report.names import SPACES, phase_name
+from lam_jax.report.names import SPACES, Titles
 from lam_jax.report.run_files import curve
 from lam_jax.report.schema import Row
 
@@ -89,7 +89,7 @@ def _draw_spaces(curves: dict[str, tuple[list[float], list[float]]]) -> Callable
     return draw
 
 
-def stage_plots(metrics: dict[str, list[Row]]) -> list[Plot]:
+def stage_plots(metrics: dict[str, list[Row]], titles: Titles | None = None) -> list[Plot]:
     """Per stage of pre-training and SFT one chart of its losses and one of its accuracies; validation dashed."""
     plots = []
     for phase, rows in metrics.items():
@@ -103,7 +103,9 @@ def stage_plots(metrics: dict[str, list[Row]]) -> list[Plot]:
             curves = {key: points for key, points in curves.items() if points[0]}
             if curves:
                 draw = _draw_stage(curves, kind)
-                plots.append(Plot(f"{phase}_{kind}", "stages", f"{phase_name(phase)}, {kind}", (4.6, 3.0), draw))
+                plots.append(
+                    Plot(f"{phase}_{kind}", "stages", f"{(titles or Titles()).phase(phase)}, {kind}", (4.6, 3.0), draw)
+                )
     return plots
 
 

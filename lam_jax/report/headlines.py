@@ -3,17 +3,19 @@
 import math
 
 from lam_jax.report.comparison import Comparison, comparisons, gain_verdict, speed_tables, standard_errors
-from lam_jax.report.names import SPACES, human_name, number, split_name
+from lam_jax.report.names import SPACES, Titles, lower_first, number
 from lam_jax.report.schema import Row
 
 
 def headlines(results: Row) -> list[str]:
     """The run in plain sentences, every one computed from the numbers; empty if nothing was measured."""
-    sentences = _score_sentences(comparisons(results)) + [_gain_sentence(gain) for gain in results.get("gain") or []]
+    titles = Titles.of(results)
+    sentences = _score_sentences(comparisons(results), titles)
+    sentences += [_gain_sentence(gain, titles) for gain in results.get("gain") or []]
     for table in speed_tables(results):
         ratio = next((row[-1] for row in table.rows if row[:2] == ("Whole step", "s")), None)
         if ratio is not None and math.isfinite(ratio):
-            sentences.append(f"{human_name(table.task)}: a latent RL step takes {ratio:.2f} times a token RL step.")
+            sentences.append(f"{titles.task(table.task)}: a latent RL step takes {ratio:.2f} times a token RL step.")
     fluency = results.get("fluency")
     if fluency:
         checked = f" of {fluency['checked']:,.0f}" if fluency.get("checked") is not None else ""
@@ -22,14 +24,14 @@ def headlines(results: Row) -> list[str]:
     return sentences
 
 
-def _score_sentences(compared: list[Comparison]) -> list[str]:
+def _score_sentences(compared: list[Comparison], titles: Titles) -> list[str]:
     """Per task, temperature and phase compared: who is ahead on which split, with the numbers."""
     sentences = []
     groups: dict[tuple[str, float, str | None], list[Comparison]] = {}
     for row in compared:
         groups.setdefault((row.task, row.temperature, row.phase), []).append(row)
     for (task, temperature, phase), rows in groups.items():
-        where = f"{human_name(task)} at temperature {temperature:g}"
+        where = f"{titles.task(task)} at temperature {temperature:g}"
         if phase is None:
             spaces = sorted({space for row in rows for space in row.scores})
             reason = f"only the {spaces[0]} space was scored" if len(spaces) == 1 else "no phase was scored in both"
@@ -38,7 +40,7 @@ def _score_sentences(compared: list[Comparison]) -> list[str]:
         parts = []
         for verdict in (*SPACES, "undecided"):
             found = [
-                f"{split_name(task, row.split).split(':')[0]} ({number(row.scores['latent'][phase]['mean'])} "
+                f"{titles.short_split(task, row.split)} ({number(row.scores['latent'][phase]['mean'])} "
                 f"latent, {number(row.scores['token'][phase]['mean'])} token)"
                 for row in rows
                 if row.verdict == verdict
@@ -50,8 +52,8 @@ def _score_sentences(compared: list[Comparison]) -> list[str]:
     return sentences
 
 
-def _gain_sentence(gain: Row) -> str:
-    start = f"RL, {gain['space']} space, {human_name(gain['task']).lower()}: mean score on fixed training prompts"
+def _gain_sentence(gain: Row, titles: Titles) -> str:
+    start = f"RL, {gain['space']} space, {lower_first(titles.task(gain['task']))}: mean score on fixed training prompts"
     ends = f"from {number(gain['before'])} to {number(gain['after'])}"
     verdict = gain_verdict(gain)
     if verdict == "undecided":

@@ -1,9 +1,12 @@
 """How the report words things: names of tasks, splits, phases and measures, and how a number is printed."""
 
+import dataclasses
 import math
+from collections.abc import Mapping
+
+from lam_jax.report.schema import Row
 
 SPACES = ("latent", "token")
-TASK_NAMES = {"role_play": "Role play", "help": "Personalised help"}
 MEASURE_NAMES = {
     "used_share": "Share of codes in use",
     "top_share": "Share of the most used code",
@@ -17,33 +20,50 @@ MEASURE_NAMES = {
     "image_text": "Image-text",
     "text_only": "Text-only",
 }
-SPLIT_NAMES = {
-    ("role_play", "id"): "ID: unseen scenes",
-    ("role_play", "ood"): "OOD: held-out characters",
-    ("help", "id"): "LS1: known role sets",
-    ("help", "ood"): "LS2: new role sets",
-}
 
 
 def human_name(key: str) -> str:
-    """A name for a task, metric or dimension key: the known ones by hand, any other by its words."""
-    return TASK_NAMES.get(key) or MEASURE_NAMES.get(key) or (key[:1].upper() + key[1:]).replace("_", " ")
+    """A name for a metric or dimension key: the known ones by hand, any other by its words."""
+    return MEASURE_NAMES.get(key) or (key[:1].upper() + key[1:]).replace("_", " ")
 
 
-def phase_name(phase: str) -> str:
-    """`stage3_joint` as "Stage 3: joint", `rl_latent_help` as "RL, latent: personalised help"."""
-    head, _, rest = phase.partition("_")
-    if head.startswith("stage") and head[5:].isdigit() and rest:
-        return f"Stage {head[5:]}: {rest.replace('_', ' ')}"
-    space, _, task = rest.partition("_")
-    if head in ("sft", "rl") and space in SPACES and task:
-        return f"{head.upper()}, {space}: {human_name(task).lower()}"
-    return human_name(phase)
+@dataclasses.dataclass(frozen=True)
+class Titles:
+    """How a run's tasks and their test splits are called, from the section `tasks` of its results."""
+
+    tasks: Mapping[str, Row] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, results: Row) -> "Titles":
+        """Those of a results.json."""
+        return cls(results.get("tasks") or {})
+
+    def task(self, name: str) -> str:
+        """A task's title; its name in words where the results have none."""
+        return self.tasks.get(name, {}).get("title") or human_name(name)
+
+    def split(self, task: str, split: str) -> str:
+        """What a test split of a task holds."""
+        return (self.tasks.get(task, {}).get("splits") or {}).get(split) or split.upper()
+
+    def short_split(self, task: str, split: str) -> str:
+        """The first words of it: "ID" of "ID: unseen scenes"."""
+        return self.split(task, split).split(":")[0]
+
+    def phase(self, phase: str) -> str:
+        """`stage3_joint` as "Stage 3: joint", `rl_latent_help` as "RL, latent: personalised help"."""
+        head, _, rest = phase.partition("_")
+        if head.startswith("stage") and head[5:].isdigit() and rest:
+            return f"Stage {head[5:]}: {rest.replace('_', ' ')}"
+        space, _, task = rest.partition("_")
+        if head in ("sft", "rl") and space in SPACES and task:
+            return f"{head.upper()}, {space}: {lower_first(self.task(task))}"
+        return human_name(phase)
 
 
-def split_name(task: str, split: str) -> str:
-    """What a test split of a task holds, in words."""
-    return SPLIT_NAMES.get((task, split), split.upper())
+def lower_first(title: str) -> str:
+    """A title in the middle of a sentence; one that begins in capitals, such as MMRole, stays."""
+    return title if title[1:2].isupper() else title[:1].lower() + title[1:]
 
 
 def number(value: float | int | None, digits: int = 3) -> str:

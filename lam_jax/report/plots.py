@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from lam_jax.report.comparison import comparisons
 from lam_jax.report.curves import health_plots, rl_plots, stage_plots
 from lam_jax.report.figure import SPACE_COLOURS, Plot, Theme, plain
-from lam_jax.report.names import SPACES, human_name, split_name
+from lam_jax.report.names import SPACES, Titles
 from lam_jax.report.schema import Row
 
 
@@ -27,7 +27,7 @@ def code_colour(code: int, codes: int) -> str:
 
 def score_plots(results: Row) -> list[Plot]:
     """One interval chart per task: every split and temperature; hollow after SFT, filled after RL."""
-    compared = comparisons(results)
+    compared, titles = comparisons(results), Titles.of(results)
 
     def plot(task: str) -> Plot:
         rows = [row for row in compared if row.task == task]
@@ -48,7 +48,7 @@ def score_plots(results: Row) -> list[Plot]:
                     if any(row.score(space, phase) for row in rows):
                         axes.plot([], [], "o", color=SPACE_COLOURS[space], markerfacecolor=fill, markersize=5,
                                   label=f"{space}, {phase.upper()}")  # fmt: skip
-            labels = [f"{split_name(task, row.split).split(':')[0]}, T {row.temperature:g}" for row in rows]
+            labels = [f"{titles.short_split(task, row.split)}, T {row.temperature:g}" for row in rows]
             axes.set_yticks(range(len(rows)), [plain(label) for label in labels])
             axes.set_ylim(len(rows) - 0.4, -0.6)
             axes.grid(axis="y", visible=False)
@@ -58,7 +58,7 @@ def score_plots(results: Row) -> list[Plot]:
                         columnspacing=1.0, handletextpad=0.1)  # fmt: skip
 
         size = (5.4, 1.3 + 0.5 * len(rows))
-        return Plot(f"scores_{task}", "scores", human_name(task), size, draw, margins=(0.85, 0.12, 0.75, 0.3))
+        return Plot(f"scores_{task}", "scores", titles.task(task), size, draw, margins=(0.85, 0.12, 0.75, 0.3))
 
     return [plot(task) for task in dict.fromkeys(row.task for row in compared)]
 
@@ -94,7 +94,7 @@ def all_plots(results: Row, metrics: dict[str, list[Row]]) -> list[Plot]:
     return [
         *score_plots(results),
         *rl_plots(metrics),
-        *stage_plots(metrics),
+        *stage_plots(metrics, Titles.of(results)),
         *health_plots(metrics),
         *usage_plots(results),
     ]

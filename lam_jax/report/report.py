@@ -83,12 +83,10 @@ def _environment() -> Environment:
     environment.filters.update(
         num=_num,
         human=names.human_name,
-        phase=names.phase_name,
         setting=_setting,
         errors=comparison.standard_errors,
         verdict=comparison.gain_verdict,
     )
-    environment.globals.update(split_name=names.split_name)
     return environment
 
 
@@ -169,6 +167,7 @@ def _context(run: RunFiles) -> Row:
     scored = comparison.tasks_of(results, "scores")
     phases = results.get("phases") or []
     return {
+        "titles": names.Titles.of(results),
         "headlines": headlines(results),
         "compared": {task: [row for row in compared if row.task == task] for task in scored},
         "dimensions": comparison.dimension_tables(results),

@@ -106,6 +106,7 @@ ANSWER: Spec = (
     {"space": SPACE, "text": TEXT},
     {"tokens": _optional(STRINGS), "actions": _optional(CODES), "score": _optional(NUMBER), "dimensions": OBJECT},
 )
+TITLES: Spec = ({"title": TEXT}, {"splits": OBJECT})
 LATENT: Spec = (
     {},
     {
@@ -160,9 +161,11 @@ def check_results(results: Any) -> Row:
     """
     if not isinstance(results, dict):
         raise _fail("(top level)", shown(results), "an object")
-    for key in ("config", "environment"):
+    for key in ("config", "environment", "tasks"):
         if not isinstance(results.get(key) or {}, dict):
             raise _fail(key, shown(results[key]), "an object")
+    for name, titles in (results.get("tasks") or {}).items():
+        _check_object(titles, TITLES, f"tasks.{name}")
     if results.get("base") is not None and not SCALARS.accepts(results["base"]):
         raise _fail("base", shown(results["base"]), SCALARS.words)
     _check_rows(results, "phases", PHASE)

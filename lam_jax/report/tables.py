@@ -4,7 +4,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lam_jax.report.comparison import comparisons, speed_tables, standard_errors
-from lam_jax.report.names import SPACES, human_name, number, phase_name
+from lam_jax.report.names import SPACES, Titles, number
 from lam_jax.report.schema import Row
 
 
@@ -19,9 +19,10 @@ def _score_table(results: Row) -> Table:
     for heading in ("Latent SFT", "Latent RL", "Token SFT", "Token RL"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("Ahead", no_wrap=True)
+    titles = Titles.of(results)
     for row in comparisons(results):
         cells = [_interval(row.score(space, phase)) for space in SPACES for phase in ("sft", "rl")]
-        task, split = escape(human_name(row.task)), escape(row.split.upper())
+        task, split = escape(titles.task(row.task)), escape(titles.short_split(row.task, row.split))
         table.add_row(task, split, f"{row.temperature:g}", *cells, row.verdict)
     return table
 
@@ -34,7 +35,7 @@ def _gain_table(results: Row) -> Table:
         table.add_column(heading, justify="right")
     for gain in results["gain"]:
         table.add_row(
-            escape(human_name(gain["task"])),
+            escape(Titles.of(results).task(gain["task"])),
             gain["space"],
             escape(gain.get("algorithm", "–")),
             number(gain.get("prompts"), 0),
@@ -54,7 +55,11 @@ def _speed_table(results: Row) -> Table:
         for label, unit, digits, latent, token, ratio in task.rows:
             name = f"{label} ({unit})" if unit else label
             table.add_row(
-                escape(human_name(task.task)), name, number(latent, digits), number(token, digits), number(ratio, 2)
+                escape(Titles.of(results).task(task.task)),
+                name,
+                number(latent, digits),
+                number(token, digits),
+                number(ratio, 2),
             )
     return table
 
@@ -65,7 +70,7 @@ def _phase_table(results: Row) -> Table:
     table.add_column("Seconds", justify="right")
     table.add_column("of which compiling", justify="right")
     for phase in results["phases"]:
-        name = escape(phase_name(phase["name"]))
+        name = escape(Titles.of(results).phase(phase["name"]))
         table.add_row(name, number(phase["seconds"], 1), number(phase.get("compile_seconds"), 1))
     table.add_section()
     total = sum(phase["seconds"] for phase in results["phases"])

@@ -104,6 +104,16 @@ def results(seed: int = 0) -> dict[str, Any]:
             )
     return {
         "config": {"preset": "tiny", "seed": seed, "rl": {"steps": 40, "samples": 8, "algorithm": "dapo"}},
+        "tasks": {
+            "role_play": {
+                "title": "Role play",
+                "splits": {"id": "ID: unseen scenes", "ood": "OOD: held-out characters"},
+            },
+            "help": {
+                "title": "Personalised help",
+                "splits": {"id": "LS1: known role sets", "ood": "LS2: new role sets"},
+            },
+        },
         "environment": {"jax": "0.10.2", "python": "3.11.9", "device": "cpu", "cpu_count": 2, "commit": "0123abc"},
         "phases": [
             {"name": name, "seconds": 8.0 + 7.5 * index, "compile_seconds": 2.5 + index / 4}

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from lam_jax.report.comparison import comparisons, gain_verdict, speed_tables, standard_errors
 from lam_jax.report.headlines import headlines
-from lam_jax.report.names import human_name, number, phase_name
+from lam_jax.report.names import Titles, human_name, number
 from lam_jax.report.plots import code_colour
 from lam_jax.report.tables import summary_tables
 from tests.report import made_up_run
@@ -102,10 +102,13 @@ def test_numbers_are_printed_for_reading(value, digits, text) -> None:
 
 
 def test_phases_and_keys_read_as_words() -> None:
-    assert phase_name("stage3_joint") == "Stage 3: joint"
-    assert phase_name("rl_latent_role_play") == "RL, latent: role play"
-    assert phase_name("sft_token_help") == "SFT, token: personalised help"
-    assert phase_name("load_base") == "Load base"
+    titles = Titles({"help": {"title": "Personalised help"}, "mmrole": {"title": "MMRole"}})
+    assert titles.phase("stage3_joint") == "Stage 3: joint"
+    assert titles.phase("rl_latent_role_play") == "RL, latent: role play"
+    assert titles.phase("sft_token_help") == "SFT, token: personalised help"
+    assert titles.phase("load_base") == "Load base"
+    assert titles.phase("rl_token_mmrole") == "RL, token: MMRole"
+    assert titles.split("help", "id") == "ID"
     assert human_name("") == ""
 
 
