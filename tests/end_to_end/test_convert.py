@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-import jax
+import chex
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -99,7 +99,7 @@ def test_ours_loads_as_the_original_does_sharded_too(tmp_path: Path):
     found, latent = load_checkpoint(tmp_path / "ours", make_mesh((2, 2, 2)), TRAIN)
     assert latent is None
     assert found.config == expected.config
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), found, expected)
+    chex.assert_trees_all_equal(found, expected)
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -145,7 +145,7 @@ def test_other_targets_than_the_origin(tmp_path: Path):
     assert report.skipped
     expected, _ = load_released(tmp_path / "in.npz", TINY)
     loaded = load_backbone(tmp_path / "hf", make_mesh((1, 1, 1)), TRAIN)
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), loaded, expected)
+    chex.assert_trees_all_equal(loaded, expected)
 
 
 def test_a_state_dict_needs_latent_modules_and_a_config(tmp_path: Path):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,10 +43,6 @@ def model(tmp_path_factory) -> QwenVL:
     return load_backbone(made.write(tmp_path_factory.mktemp("made") / "hf", TINY, tensors), one_device(), TRAIN)
 
 
-def assert_trees_equal(a, b):
-    jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), a, b)
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, made.BF16], ids=str)
 def test_every_weight_is_the_tensor_of_its_name(tmp_path: Path, dtype):
     tensors = made.tensors(TINY, np.dtype(dtype))
@@ -78,7 +75,7 @@ def test_both_namings_and_layouts_of_config_load_the_same(tmp_path: Path):
     new = made.write(tmp_path / "new", TINY, {made.today(n): t for n, t in tensors.items()}, nested=True)
     a, b = (load_backbone(folder, one_device(), TRAIN) for folder in (old, new))
     assert a.config == b.config
-    assert_trees_equal(a, b)
+    chex.assert_trees_all_equal(a, b)
 
 
 def test_dtype_of_the_weights_is_chosen_by_the_caller(tmp_path: Path):
@@ -95,7 +92,7 @@ def test_streamed_loading_equals_loading_at_once(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(load, "SMALL_BYTES", 0)
     monkeypatch.setattr(safetensors_io, "CHUNK_BYTES", 1000)  # several chunks a tensor, the last one smaller
     streamed = load_backbone(folder, mesh, TRAIN)
-    assert_trees_equal(at_once, streamed)
+    chex.assert_trees_all_equal(at_once, streamed)
     jax.tree.map(lambda a, b: a.sharding == b.sharding or pytest.fail(f"{a.sharding} {b.sharding}"), at_once, streamed)
 
 
@@ -156,9 +153,9 @@ def test_saved_backbone_loads_equal(tmp_path: Path, model: QwenVL):
     assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 1
     one = load_backbone(tmp_path / "one", one_device(), TRAIN)
     assert one.config == TINY
-    assert_trees_equal(one, model)
+    chex.assert_trees_all_equal(one, model)
     half = load_backbone(tmp_path / "shards", one_device(), TRAIN, jnp.bfloat16)
-    assert_trees_equal(half, jax.tree.map(lambda x: x.astype(jnp.bfloat16), model))
+    chex.assert_trees_all_equal(half, jax.tree.map(lambda x: x.astype(jnp.bfloat16), model))
 
 
 def test_saving_a_sharded_backbone_writes_the_same_bytes(tmp_path: Path, model: QwenVL):

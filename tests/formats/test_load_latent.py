@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import jax
+import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -75,7 +75,7 @@ def test_our_own_checkpoint_keeps_every_bit(tmp_path: Path):
     save_checkpoint(tmp_path / "ours", backbone, latent, files={"tokenizer.json": tmp_path / "tokenizer.json"})
     assert (tmp_path / "ours" / "files" / "tokenizer.json").read_text() == "{}"
     again = load_checkpoint(tmp_path / "ours", make_mesh((1, 2, 2)), TRAIN)
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), (backbone, latent), again)
+    chex.assert_trees_all_equal((backbone, latent), again)
     assert (again[0].config, again[1].config) == (backbone.config, latent.config)
     save_checkpoint(tmp_path / "alone", backbone, dtype=jnp.bfloat16)
     alone, none = load_checkpoint(tmp_path / "alone", make_mesh((1, 1, 1)), TRAIN, jnp.bfloat16)

@@ -1,5 +1,6 @@
 """Rows that a process makes, and global batches from them, on eight devices of one process."""
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ def test_one_process_holds_all_rows_and_they_come_to_their_places(shape):
     assert rows == tuple(range(8))
     tree = {"a": np.arange(24).reshape(8, 3), "b": np.arange(8) % 3 == 0}
     placed = from_own_rows(tree, rows, 8, mesh, TRAIN)
-    jax.tree.map(np.testing.assert_array_equal, placed, tree)
+    chex.assert_trees_all_equal(placed, tree)
     shards = shape[0] * shape[1]
     assert placed["a"].sharding.shard_shape((8, 3)) == (8 // shards, 3)
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,11 +31,6 @@ def model() -> Model:
     return Model(jnp.ones((5, 2)), blocks, (jnp.zeros(3), jnp.full(2, 7.0)))
 
 
-def assert_equal(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-
-
 def test_names_follow_fields_and_indices(model):
     assert path_names(model) == ["embed", "blocks.kernel", "blocks.bias", "head.0", "head.1"]
 
@@ -45,7 +41,7 @@ def test_halves_hold_each_weight_once_and_merge_gives_it_back(model):
     assert path_names(frozen) == ["embed", "blocks.kernel"]
     assert trainable.embed is None
     assert frozen.blocks.bias is None
-    assert_equal(merge(trainable, frozen), model)
+    chex.assert_trees_all_equal(merge(trainable, frozen), model)
 
 
 def test_last_blocks_are_a_slice(model):
@@ -54,13 +50,13 @@ def test_last_blocks_are_a_slice(model):
     assert frozen.blocks.kernel.shape == (3, 2, 3)
     np.testing.assert_array_equal(trainable.blocks.kernel[0], model.blocks.kernel[3])
     assert count_parameters(trainable) == 6 + 3 + 3 + 2
-    assert_equal(merge(trainable, frozen), model)
+    chex.assert_trees_all_equal(merge(trainable, frozen), model)
 
 
 def test_all_rows_leave_nothing_frozen(model):
     trainable, frozen = partition(model, {"blocks": Last(4)})
     assert frozen.blocks.kernel is None
-    assert_equal(merge(trainable, frozen), model)
+    chex.assert_trees_all_equal(merge(trainable, frozen), model)
 
 
 def test_the_longest_prefix_decides(model):
