@@ -91,7 +91,7 @@ def _draw_spaces(curves: dict[str, tuple[list[float], list[float]]]) -> Callable
 
 def stage_plots(metrics: dict[str, list[Row]], titles: Titles | None = None) -> list[Plot]:
     """Per stage of pre-training and SFT one chart of its losses and one of its accuracies; validation dashed."""
-    plots = []
+    plots, titles = [], titles or Titles()
     for phase, rows in metrics.items():
         if not phase.startswith(("stage", "sft")):
             continue
@@ -103,9 +103,7 @@ def stage_plots(metrics: dict[str, list[Row]], titles: Titles | None = None) -> 
             curves = {key: points for key, points in curves.items() if points[0]}
             if curves:
                 draw = _draw_stage(curves, kind)
-                plots.append(
-                    Plot(f"{phase}_{kind}", "stages", f"{(titles or Titles()).phase(phase)}, {kind}", (4.6, 3.0), draw)
-                )
+                plots.append(Plot(f"{phase}_{kind}", "stages", f"{titles.phase(phase)}, {kind}", (4.6, 3.0), draw))
     return plots
 
 

@@ -42,9 +42,9 @@ def test_a_space_is_ahead_only_where_the_intervals_are_apart(latent, token, verd
     (row,) = comparisons(results)
     assert row.verdict == verdict
     (sentence,) = headlines(results)
-    assert ("undecided on LS1" in sentence) == (verdict == "undecided")
+    assert ("undecided on ID" in sentence) == (verdict == "undecided")
     for space in ("latent", "token"):
-        assert (f"the {space} space is ahead on LS1" in sentence) == (verdict == space)
+        assert (f"the {space} space is ahead on ID" in sentence) == (verdict == space)
 
 
 def test_rl_decides_where_both_spaces_have_it_otherwise_sft() -> None:
@@ -88,7 +88,7 @@ def test_speed_ratios_are_latent_over_token_and_absent_without_either() -> None:
     (table,) = speed_tables({"speed": rows})
     ratios = {row[0]: row[-1] for row in table.rows if row[1] == "s"}
     assert ratios == {"Rollout": None, "Policy update": None, "Whole step": 1.5}
-    assert headlines({"speed": rows}) == ["Personalised help: a latent RL step takes 1.50 times a token RL step."]
+    assert headlines({"speed": rows}) == ["Help: a latent RL step takes 1.50 times a token RL step."]
     assert headlines({"speed": rows[:1]}) == []
 
 
