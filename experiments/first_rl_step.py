@@ -43,8 +43,12 @@ from lam_jax.train.loop import Fitted, fit
 from lam_jax.train.method import METHODS
 from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
 from lam_jax.train.partition import partition
-from lam_jax.train.rl import Decoder, RLConfig, RLStep
-from lam_jax.train.stages.step import trainable_parts
+from lam_jax.train.rl import RLStep
+from lam_jax.train.rl_collect import Collector
+from lam_jax.train.rl_config import RLConfig
+from lam_jax.train.rl_rewards import Decoder
+from lam_jax.train.rl_update import Update
+from lam_jax.train.spaces import LATENT
 from lam_jax.train.state import TrainState
 
 
@@ -98,7 +102,7 @@ def rl_config(settings: Settings) -> RLConfig:
     rollout = RolloutConfig(settings.samples, settings.length, SamplingConfig())
     return RLConfig(
         ALGORITHMS["grpo"],
-        "latent",
+        LATENT,
         settings.steps,
         settings.prompts,
         rollout,
@@ -126,11 +130,12 @@ def train(run: Run, settings: Settings, agent: Agent, data: Path) -> Fitted:
     )
     rows, collate = read_split(data, "help", "rl"), Collator(encoder, shape)
     loader = Loader(rows, collate, LoaderConfig(settings.prompts, settings.seed))
-    trainable, frozen = partition(agent, trainable_parts("rl_latent", agent.backbone.config, method))
+    trainable, frozen = partition(agent, config.space.trains(agent.backbone.config, method))
     optimiser = make_optimiser(config.optimiser, config.steps * config.updates)
     state = TrainState.create(trainable, optimiser, jax.random.key(settings.seed))
     reward = RubricJudge("help").reward
-    step = RLStep(config, method, frozen, trainable, optimiser, reward, Decoder(tokenizer), loader)
+    collect = Collector(config, method, frozen, reward, Decoder(tokenizer), loader)
+    step = RLStep(collect, Update(config, method, optimiser, frozen, trainable))
     like = collate([rows[i] for i in range(settings.prompts)]).batch
     compile_ahead(step, state, like, settings.prompt_lengths, run.progress)
     return fit(

@@ -17,7 +17,7 @@ from lam_jax.train.loop import fit
 from lam_jax.train.method import Method
 from lam_jax.train.optimiser import make_optimiser
 from lam_jax.train.partition import merge, partition
-from lam_jax.train.stages import STAGES, MixedBatch, Stage, make_step, trainable_parts
+from lam_jax.train.stages import STAGES, MixedBatch, Stage, Step
 from lam_jax.train.state import TrainState
 
 LEAST_USED_SHARE = 0.1  # below it the codebook counts as collapsed
@@ -47,7 +47,7 @@ def learn_latent_actions(run: Run, material: Material, agent: Agent) -> Agent:
     ]
     for phase, stage, settings, make_batches, validation in plans:
         batches = make_batches(settings.rows)
-        agent = train_stage(run, phase, stage, STAGES[stage], settings, agent, batches, validation, method, config.seed)
+        agent = train_stage(run, phase, STAGES[stage], settings, agent, batches, validation, method, config.seed)
         if stage in ("inverse", "joint"):
             _require_codes(run, agent, held_out.paired, method, phase)
     return agent
@@ -56,7 +56,6 @@ def learn_latent_actions(run: Run, material: Material, agent: Agent) -> Agent:
 def train_stage(
     run: Run,
     phase: str,
-    parts: str,
     stage: Stage,
     settings: StageSettings,
     agent: Agent,
@@ -65,16 +64,16 @@ def train_stage(
     method: Method,
     seed: int,
 ) -> Agent:
-    """Trains the `trainable_parts` of `parts` by one of stages 1 to 5, and returns the agent with the last weights.
+    """Trains by one of stages 1 to 5, and returns the agent with the last weights.
 
     The best ones are kept beside them.
     """
-    trainable, frozen = partition(agent, trainable_parts(parts, agent.backbone.config, method))
+    trainable, frozen = partition(agent, stage.trains(agent.backbone.config, method))
 
     def train() -> tuple[Any, dict[str, Any]]:
         optimiser = make_optimiser(settings.optimiser, settings.steps)
         state = TrainState.create(trainable, optimiser, jax.random.key(seed))
-        step = make_step(stage.loss, frozen, optimiser, method, stage.noisy)
+        step = Step(stage, frozen, optimiser, method)
 
         def evaluate(state: TrainState) -> dict[str, Any]:
             metrics = step.held_out(state.trainable, validation)

@@ -10,7 +10,7 @@ import numpy as np
 from lam_jax.data.schemas import Example
 from lam_jax.demo.latent import keep_best_and_last, train_stage
 from lam_jax.demo.material import Material, RubricJudge
-from lam_jax.demo.settings import TASK_SPLITS, StageSettings
+from lam_jax.demo.settings import TASK_SPLITS
 from lam_jax.evaluation.generate import Answered, answer_diversity, generate, judge_all, mean_length
 from lam_jax.evaluation.scoring import Scored, paired_gain, summarise
 from lam_jax.latent.agent import Agent
@@ -23,8 +23,12 @@ from lam_jax.scenes.grammar import is_fluent
 from lam_jax.train.loop import fit
 from lam_jax.train.optimiser import make_optimiser
 from lam_jax.train.partition import count_parameters, merge, partition
-from lam_jax.train.rl import Decoder, RLConfig, RLStep, Space, action_space
-from lam_jax.train.stages import STAGES, Stage, latent_sft_loss, trainable_parts
+from lam_jax.train.rl import RLStep
+from lam_jax.train.rl_collect import Collector
+from lam_jax.train.rl_config import RLConfig
+from lam_jax.train.rl_rewards import Decoder
+from lam_jax.train.rl_update import Update
+from lam_jax.train.spaces import SPACES
 from lam_jax.train.state import TrainState
 
 SCORE_BATCH = 64  # prompts that are answered at a time
@@ -43,7 +47,7 @@ class TaskRun:
     run: Run
     material: Material
     task: str
-    space: Space
+    space: str
     agent: Agent
 
     def __post_init__(self):
@@ -53,35 +57,18 @@ class TaskRun:
         """Stage 5."""
         config = self.material.config
         held_out = self.material.held_out(self.task, "val", 32)
-        for name, parts, stage, settings in self._recipe():
+        for name, stage in SPACES[self.space].sft(config.method).items():
             phase = f"{name}_{self.space}_{self.task}"
-            batches = self.material.batches(self.task, "sft", settings.rows)
+            batches = self.material.batches(self.task, "sft", config.sft.rows)
             self.agent = train_stage(
-                self.run, phase, parts, stage, settings, self.agent, batches, held_out, config.method, config.seed
+                self.run, phase, stage, config.sft, self.agent, batches, held_out, config.method, config.seed
             )
-
-    def _recipe(self) -> list[tuple[str, str, Stage, StageSettings]]:
-        config = self.material.config
-        if self.space == "token":
-            return [("sft", "sft_token", STAGES["sft_token"], config.sft)]
-        if config.method.sft != "guided":
-            return [("sft", "sft_latent", STAGES["sft_latent"], config.sft)]
-
-        def clone(agent, batch, noise, method):
-            return latent_sft_loss(agent, batch, noise, method, part="clone")
-
-        def predict(agent, batch, noise, method):
-            return latent_sft_loss(agent, batch, noise, method, part="predict")
-
-        return [("sft", "sft_latent", Stage(predict), config.sft), ("sft_clone", "cloning", Stage(clone), config.sft)]
 
     def reinforce(self) -> None:
         """Stage 6."""
         config, method = self.material.config, self.material.config.method
         settings = self.rl_config()
-        trainable, frozen = partition(
-            self.agent, trainable_parts(f"rl_{self.space}", self.agent.backbone.config, method)
-        )
+        trainable, frozen = partition(self.agent, settings.space.trains(self.agent.backbone.config, method))
         phase = f"rl_{self.space}_{self.task}"
         validation = self.material.examples(self.task, "val")[: config.rl_prompts]
 
@@ -90,7 +77,8 @@ class TaskRun:
             state = TrainState.create(trainable, optimiser, jax.random.key(config.seed))
             loader = self.material.prompt_loader(self.task)
             decode = Decoder(self.material.tokenizer)
-            step = RLStep(settings, method, frozen, trainable, optimiser, self.judge.reward, decode, loader)
+            collect = Collector(settings, method, frozen, self.judge.reward, decode, loader)
+            step = RLStep(collect, Update(settings, method, optimiser, frozen, trainable))
 
             def evaluate(state: TrainState) -> dict[str, Any]:
                 answered = self._answers(
@@ -127,7 +115,7 @@ class TaskRun:
         config = self.material.config
         return RLConfig(
             algorithm=ALGORITHMS[config.algorithms[self.task]],
-            space=self.space,
+            space=SPACES[self.space],
             steps=config.rl_steps,
             prompts=config.rl_prompts,
             rollout=self.material.rollout_config(config.rl_samples),
@@ -198,7 +186,7 @@ class TaskRun:
         batch_size: int,
     ) -> list[Answered]:
         key = jax.random.fold_in(jax.random.key(self.material.config.seed), salt)
-        space = action_space(agent, self.space, self.material.config.method)
+        space = SPACES[self.space].actions(agent, self.material.config.method)
         prompts, tokenizer = self.material.prompts[self.task], self.material.tokenizer
         return generate(space, examples, prompts, tokenizer, config, key, batch_size)
 

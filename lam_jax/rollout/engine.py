@@ -20,8 +20,8 @@ from lam_jax.nn.kv_cache import KVCache
 from lam_jax.nn.rope import Rotary
 from lam_jax.nn.stack import is_small
 from lam_jax.nn.vocabulary import occurring
-from lam_jax.rollout.actions import ActionSpace, next_positions, shared_prompt
-from lam_jax.rollout.sampling import SamplingConfig, Support, entropy, penalise_repeats, sample, sample_keys
+from lam_jax.rollout.actions import Act, ActionSpace, Penalty, next_positions, shared_prompt
+from lam_jax.rollout.sampling import SamplingConfig, Support, penalise_repeats, sample_keys
 
 # Of trees that hold shape structs too, when a program is compiled for inputs that are not there.
 Leaf = Any
@@ -111,6 +111,9 @@ def rollout(
     def rotary_at(t: Array) -> Rotary:
         return jax.tree.map(constrain_samples, backbone.rotary(next_positions(prompts, t, config.samples)))
 
+    def act(keys: Array, hidden: Array, logits: Array, penalise: Penalty) -> Act:
+        return decoding.act(keys, hidden, logits, prompts.has_image, config.sampling, penalise)
+
     def decode_step(_, state: _State) -> _State:
         t = state.step
 
@@ -119,9 +122,8 @@ def rollout(
                 return token_logits
             return penalise_repeats(token_logits, state.seen, config.sampling.repetition_penalty)
 
-        choice = decoding.choice(state.logits, penalise)
-        drawn = sample(sample_keys(key, sample_ids, t), choice, config.sampling, space.axis)
-        token = decoding.emit(state.hidden, drawn.action, prompts.has_image, penalise)
+        keys = sample_keys(key, sample_ids, t)
+        drawn, spread, token = act(keys, state.hidden, state.logits, penalise)
         # A segment may run past the configured length: those steps are dead.
         alive = state.alive & (t < config.length)
         token = jnp.where(alive, token, model.pad_id)
@@ -134,7 +136,7 @@ def rollout(
             mask=put(state.out.mask, alive),
             logps=put(state.out.logps, drawn.logp),
             logp_gap=put(state.out.logp_gap, drawn.logp_gap),
-            entropy=put(state.out.entropy, entropy(choice, drawn.support, config.sampling.scale)),
+            entropy=put(state.out.entropy, spread),
             support=jax.tree.map(put, state.out.support, drawn.support),
             hidden=put(state.out.hidden, hidden[:, :, 0]),
         )
@@ -145,9 +147,8 @@ def rollout(
             alive = alive & (token != model.eos_id)
         return _State(t + 1, alive, hidden[:, :, 0], logits, rotary_at(t + 1), seen, cache, space_state, out)
 
-    first = jax.eval_shape(
-        lambda: sample(sample_keys(key, sample_ids, 0), shared_prompt(logits, shape[1]), config.sampling, space.axis)
-    )
+    hidden, logits = (shared_prompt(x, config.samples) for x in (prompt_hidden[:, -1], logits))
+    first = jax.eval_shape(lambda: act(sample_keys(key, sample_ids, 0), hidden, logits, lambda x: x))
     empty = functools.partial(jnp.zeros, shape)
     buffers = Rollout(
         tokens=jnp.full(shape, model.pad_id, jnp.int32),
@@ -156,15 +157,15 @@ def rollout(
         logps=empty(jnp.float32),
         logp_gap=empty(jnp.float32),
         entropy=empty(jnp.float32),
-        support=jax.tree.map(lambda s: jnp.zeros((*shape, s.shape[-1]), s.dtype), first.support),
+        support=jax.tree.map(lambda s: jnp.zeros((*shape, s.shape[-1]), s.dtype), first.drawn.support),
         prompt_hidden=prompt_hidden,
         hidden=jnp.zeros((*shape, prompt_hidden.shape[-1]), prompt_hidden.dtype),
     )
     state = _State(
         step=jnp.int32(0),
         alive=constrain_samples(jnp.broadcast_to(real[:, None], shape[:2])),
-        hidden=shared_prompt(prompt_hidden[:, -1], config.samples),
-        logits=shared_prompt(logits, config.samples),
+        hidden=hidden,
+        logits=logits,
         rotary=rotary_at(jnp.int32(0)),
         seen=_seen(prompts, config, model.text.vocab_size),
         cache=KVCache.create(kv, prompts.mask, config.samples, room, is_small(backbone.blocks)),

@@ -22,8 +22,12 @@ from lam_jax.train.loop import fit
 from lam_jax.train.method import METHODS
 from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
 from lam_jax.train.partition import partition
-from lam_jax.train.rl import Decoder, RLConfig, RLStep
-from lam_jax.train.stages import trainable_parts
+from lam_jax.train.rl import RLStep
+from lam_jax.train.rl_collect import Collector
+from lam_jax.train.rl_config import RLConfig
+from lam_jax.train.rl_rewards import Decoder
+from lam_jax.train.rl_update import Update
+from lam_jax.train.spaces import SPACES
 from lam_jax.train.state import TrainState
 from tests import tiny
 from tests.tiny import Row, make_batch, words
@@ -58,16 +62,28 @@ def config(space, name="grpo", **changes) -> RLConfig:
     sampling = SamplingConfig(top_k=6) if space == "latent" else SamplingConfig()
     rollout = RolloutConfig(samples=G, length=T, sampling=sampling, segment=T, stop=False)
     algorithm = dataclasses.replace(ALGORITHMS[name], **changes)
-    return RLConfig(algorithm, space, prompts=N, rollout=rollout, optimiser=OptimiserConfig(lr=1e-2))
+    return RLConfig(algorithm, SPACES[space], prompts=N, rollout=rollout, optimiser=OptimiserConfig(lr=1e-2))
 
 
 def make(space, reward=share_of_even_tokens, refill=(), name="grpo", agent=None, **changes):
     """(step, state)"""
-    settings = config(space, name, **changes)
-    trainable, frozen = partition(agent or tiny.agent(), trainable_parts(f"rl_{space}", tiny.CONFIG, METHOD))
-    optimiser = make_optimiser(settings.optimiser, settings.steps)
-    step = RLStep(settings, METHOD, frozen, trainable, optimiser, reward, Decoder(Numbers()), iter(refill))
+    return make_with(config(space, name, **changes), reward, refill, agent)
+
+
+def make_with(settings, reward=share_of_even_tokens, refill=(), agent=None):
+    """(step, state) for any settings."""
+    trainable, frozen = partition(agent or tiny.agent(), settings.space.trains(tiny.CONFIG, METHOD))
+    optimiser = make_optimiser(settings.optimiser, settings.steps * settings.updates)
+    collect = Collector(settings, METHOD, frozen, reward, Decoder(Numbers()), iter(refill))
+    step = RLStep(collect, Update(settings, METHOD, optimiser, frozen, trainable))
     return step, functools.partial(TrainState.create, trainable, optimiser, jax.random.key(0))
+
+
+def without_updating(step):
+    """Updates do nothing from now on; their batches come into the list."""
+    seen = []
+    step.update = lambda state, batch: (seen.append(batch), (state, {}))[1]
+    return seen
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +127,12 @@ def test_failed_calls_count_nowhere(made):
     some[0, 3] = some[1, :5] = True
     results = []
     for value, failed in ((np.nan, some), (1e6, some), (np.nan, np.ones((N, G), bool))):
-        step.reward = failing(value, failed)
+        step.collect.reward = failing(value, failed)
         state, metrics = step(create(), prompts(0))
         assert np.isfinite([float(value) for value in metrics.values()]).all()
         assert metrics["failed_rewards"] == failed.sum()
         results.append(weights(state))
-    step.reward = share_of_even_tokens
+    step.collect.reward = share_of_even_tokens
     start = weights(create())
     for nans, numbers, nothing, old in zip(*results, start, strict=True):
         np.testing.assert_array_equal(nans, numbers)
@@ -134,48 +150,41 @@ def test_dynamic_sampling_replaces_groups_without_a_signal():
         calls.append(answers)
         return np.where(np.array(informative)[:, None], np.arange(G)[None] / G, 0.5) + 0 * rewards, ok
 
-    def taken_by(refills):
+    def collected(refills):
         calls.clear()
         step, create = make("latent", reward, (prompts(s) for s in (10, 20)), "dapo", max_refills=refills)
-        seen = []
-        step.update = lambda state, frozen, reference, taken: (seen.append(taken), (state, {}))[1]
-        _, metrics = step(create(), prompts(0))
-        return seen[0], metrics
+        return step.collect(create(), prompts(0))
 
-    taken, metrics = taken_by(2)
+    batch, metrics = collected(2)
     assert metrics["refills"] == 2
-    np.testing.assert_array_equal(taken.prompts.tokens[0], prompts(0).batch.tokens[0])
-    np.testing.assert_array_equal(taken.prompts.tokens[1], prompts(20).batch.tokens[1])
-    np.testing.assert_array_equal(taken.prompts.images.patches[1], prompts(20).batch.images.patches[1])
-    assert np.asarray(taken.mask).any(axis=(1, 2)).all()
-    assert float(jnp.abs(taken.advantages[1]).max()) > 0
+    np.testing.assert_array_equal(batch.prompts.tokens[0], prompts(0).batch.tokens[0])
+    np.testing.assert_array_equal(batch.prompts.tokens[1], prompts(20).batch.tokens[1])
+    np.testing.assert_array_equal(batch.prompts.images.patches[1], prompts(20).batch.images.patches[1])
+    assert np.asarray(batch.mask).any(axis=(1, 2)).all()
+    assert float(jnp.abs(batch.advantages[1]).max()) > 0
 
-    taken, metrics = taken_by(1)
+    batch, metrics = collected(1)
     assert metrics["refills"] == 1
-    assert np.asarray(taken.mask).any(axis=(1, 2)).tolist() == [True, False]
-    np.testing.assert_array_equal(taken.prompts.tokens[1], prompts(0).batch.tokens[1])
+    assert np.asarray(batch.mask).any(axis=(1, 2)).tolist() == [True, False]
+    np.testing.assert_array_equal(batch.prompts.tokens[1], prompts(0).batch.tokens[1])
 
 
-def test_several_updates_share_a_rollout(made):
+def test_several_updates_share_a_rollout():
     """Two passes over two mini-batches of one prompt each."""
-    step, create = made("latent")
-    several = dataclasses.replace(step.config, epochs=2, mini_batches=2)
+    several = dataclasses.replace(config("latent"), epochs=2, mini_batches=2)
     assert several.updates == 4
-    other, seen = RLStep.__new__(RLStep), []
-    other.__dict__ |= step.__dict__ | {"config": several}
-    other.update = lambda state, frozen, reference, taken: (seen.append(taken), (state, {}))[1]
-    other(create(), prompts(0))
+    step, create = make_with(several)
+    seen = without_updating(step)
+    step(create(), prompts(0))
     rows = [prompts(0).batch.tokens[i] for i in (0, 1, 0, 1)]
-    for taken, row in zip(seen, rows, strict=True):
-        np.testing.assert_array_equal(taken.prompts.tokens, row[None])
-        assert taken.rollout.tokens.shape == (1, G, T)
+    for batch, row in zip(seen, rows, strict=True):
+        np.testing.assert_array_equal(batch.prompts.tokens, row[None])
+        assert batch.rollout.tokens.shape == (1, G, T)
 
 
 def test_stopped_between_two_updates_of_a_rollout_it_goes_on_bit_for_bit(tmp_path):
     """The rollout is in the checkpoint: it is not drawn again with the weights of then."""
     settings = dataclasses.replace(config("latent"), steps=2, epochs=2, mini_batches=2)
-    optimiser = make_optimiser(settings.optimiser, settings.steps * settings.updates)
-    trainable, frozen = partition(tiny.agent(), trainable_parts("rl_latent", tiny.CONFIG, METHOD))
     rolled = []
 
     def reward(examples, answers):
@@ -184,11 +193,10 @@ def test_stopped_between_two_updates_of_a_rollout_it_goes_on_bit_for_bit(tmp_pat
 
     def run(folder, visits):
         data = Loader(list(range(4)), lambda seeds: prompts(2 * seeds[0]), LoaderConfig(1, prefetch=0))
-        step = RLStep(settings, METHOD, frozen, trainable, optimiser, reward, Decoder(Numbers()), data)
-        state = TrainState.create(trainable, optimiser, jax.random.key(0))
+        step, create = make_with(settings, reward, data)
         saver = PhaseSaver(folder / "phase_checkpoints", stop=StopAt(visits))
         with MetricsWriter(folder) as writer:
-            args = ("rl", state, step, data, settings.steps)
+            args = ("rl", create(), step, data, settings.steps)
             return fit(*args, writer=writer, progress=Progress(enabled=False), saver=saver)
 
     whole = run(tmp_path / "whole", 0)
