@@ -39,7 +39,7 @@ from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.runs.run import Run, fingerprint
 from lam_jax.scenes.builder import SceneSizes, prepare, read_split
 from lam_jax.train.compile_ahead import compile_ahead
-from lam_jax.train.loop import Fitted, fit
+from lam_jax.train.loop import Fitted, Phase, fit
 from lam_jax.train.method import METHODS
 from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
 from lam_jax.train.partition import partition
@@ -138,17 +138,7 @@ def train(run: Run, settings: Settings, agent: Agent, data: Path) -> Fitted:
     step = RLStep(collect, Update(config, method, optimiser, frozen, trainable))
     like = collate([rows[i] for i in range(settings.prompts)]).batch
     compile_ahead(step, state, like, settings.prompt_lengths, run.progress)
-    return fit(
-        "first_rl_step",
-        state,
-        step,
-        loader,
-        config.steps,
-        writer=run.metrics,
-        progress=run.progress,
-        saver=run.saver("first_rl_step"),
-        profiler=run.profiler,
-    )
+    return fit(Phase("first_rl_step", config.steps), state, step, loader, run.tools("first_rl_step"))
 
 
 def main(command: FirstRLStep) -> list[dict[str, Any]]:

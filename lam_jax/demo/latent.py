@@ -13,7 +13,7 @@ from lam_jax.evaluation.codes import probe_codes
 from lam_jax.latent.agent import Agent
 from lam_jax.models.inputs import Batch
 from lam_jax.runs.run import Run
-from lam_jax.train.loop import fit
+from lam_jax.train.loop import Fitted, Phase, fit
 from lam_jax.train.method import Method
 from lam_jax.train.optimiser import make_optimiser
 from lam_jax.train.partition import merge, partition
@@ -64,10 +64,7 @@ def train_stage(
     method: Method,
     seed: int,
 ) -> Agent:
-    """Trains by one of stages 1 to 5, and returns the agent with the last weights.
-
-    The best ones are kept beside them.
-    """
+    """Trains by one of stages 1 to 5, and returns the agent with the last weights."""
     trainable, frozen = partition(agent, stage.trains(agent.backbone.config, method))
 
     def train() -> tuple[Any, dict[str, Any]]:
@@ -79,30 +76,16 @@ def train_stage(
             metrics = step.held_out(state.trainable, validation)
             return {"score": -metrics["loss"], **metrics}
 
-        fitted = fit(
-            phase,
-            state,
-            step,
-            batches,
-            settings.steps,
-            writer=run.metrics,
-            progress=run.progress,
-            evaluate=evaluate,
-            evaluate_every=max(1, settings.steps // 3),
-            saver=run.saver(phase),
-            profiler=run.profiler,
-        )
-        return keep_best_and_last(fitted)
+        plan = Phase(phase, settings.steps, evaluate=evaluate, evaluate_every=max(1, settings.steps // 3))
+        fitted = fit(plan, state, step, batches, run.tools(phase))
+        return fitted.state.trainable, best_record(fitted)
 
-    result = run.phase(phase, train, {"last": trainable, "best": trainable})
-    return merge(result.tree["last"], frozen)
+    return merge(run.phase(phase, train, trainable).tree, frozen)
 
 
-def keep_best_and_last(fitted: Any) -> tuple[Any, dict[str, Any]]:
-    """The checkpoint of a phase: last weights, best weights on validation, and where the best were found."""
-    best = fitted.best.trainable if fitted.best else fitted.state.trainable
-    record = {"best_step": fitted.best.step, "best_score": fitted.best.score} if fitted.best else {}
-    return {"last": fitted.state.trainable, "best": best}, record
+def best_record(fitted: Fitted) -> dict[str, Any]:
+    """Where the highest score on validation was, as JSON values."""
+    return {"best_step": fitted.best.step, "best_score": fitted.best.score} if fitted.best else {}
 
 
 def _require_codes(run: Run, agent: Agent, batch: Batch, method: Method, phase: str) -> None:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from lam_jax.data.schemas import Example
-from lam_jax.demo.latent import keep_best_and_last, train_stage
+from lam_jax.demo.latent import best_record, train_stage
 from lam_jax.demo.material import Material, RubricJudge
 from lam_jax.demo.settings import TASK_SPLITS
 from lam_jax.evaluation.generate import Answered, answer_diversity, generate, judge_all, mean_length
@@ -20,7 +20,7 @@ from lam_jax.rl import ALGORITHMS
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.runs.run import Run
 from lam_jax.scenes.grammar import is_fluent
-from lam_jax.train.loop import fit
+from lam_jax.train.loop import Phase, fit
 from lam_jax.train.optimiser import make_optimiser
 from lam_jax.train.partition import count_parameters, merge, partition
 from lam_jax.train.rl import RLStep
@@ -86,27 +86,17 @@ class TaskRun:
                 )
                 return {"score": np.mean([s.verdict.reward for s in judge_all(answered, self.judge)])}
 
-            fitted = fit(
-                phase,
-                state,
-                step,
-                loader,
-                settings.steps,
-                writer=self.run.metrics,
-                progress=self.run.progress,
-                evaluate=evaluate,
-                evaluate_every=settings.steps,
-                saver=self.run.saver(phase),
-                profiler=self.run.profiler,
-            )
-            tree, record = keep_best_and_last(fitted)
+            plan = Phase(phase, settings.steps, evaluate=evaluate, evaluate_every=settings.steps)
+            fitted = fit(plan, state, step, loader, self.run.tools(phase))
             warm = fitted.history[len(fitted.history) // 3 :]
             names = ("rollout_s", "update_s", "rl_step_s", "rollout_tokens_per_s", "update_tokens_per_s")
             speed = {n: float(np.median([r[n] for r in warm if n in r])) for n in names}
-            return tree, record | {"speed": speed | {"trainable_parameters": count_parameters(trainable)}}
+            return fitted.state.trainable, best_record(fitted) | {
+                "speed": speed | {"trainable_parameters": count_parameters(trainable)}
+            }
 
-        result = self.run.phase(phase, train, {"last": trainable, "best": trainable})
-        self.agent = merge(result.tree["last"], frozen)
+        result = self.run.phase(phase, train, trainable)
+        self.agent = merge(result.tree, frozen)
         speed = dict(result.record["speed"])
         self.speed = {"task": self.task, "space": self.space, "step_s": speed.pop("rl_step_s"), **speed}
 

@@ -18,7 +18,7 @@ from lam_jax.parallel.rows import from_own_rows, own_rows
 from lam_jax.rl import ALGORITHMS
 from lam_jax.runs.run import Run
 from lam_jax.runs.stop import StopRequest
-from lam_jax.train.loop import fit
+from lam_jax.train.loop import Phase, fit
 from lam_jax.train.partition import merge, partition
 from lam_jax.train.rl import RLStep
 from lam_jax.train.rl_collect import Collector
@@ -85,9 +85,9 @@ def train(run: Run, phase: str, agent: Agent, mesh, stop: StopRequest | None):
         else:
             data = stage_data(made.batch_of(phase), mesh)
             step = Step(STAGES[phase], frozen, made.optimiser(), made.METHOD)
-        saver = run.saver(phase)
-        saver.stop = stop or saver.stop
-        fitted = fit(phase, state, step, data, STEPS, writer=run.metrics, progress=run.progress, saver=saver)
+        tools = run.tools(phase)
+        tools.saver.stop = stop or tools.saver.stop
+        fitted = fit(Phase(phase, STEPS), state, step, data, tools)
         return fitted.state.trainable, {}
 
     return merge(run.phase(phase, work, like=trainable).tree, frozen)

@@ -18,7 +18,8 @@ from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.runs.metrics import MetricsWriter, comparable
 from lam_jax.runs.phase_checkpoint import PhaseSaver
 from lam_jax.runs.progress import Progress
-from lam_jax.train.loop import fit
+from lam_jax.runs.tools import Tools
+from lam_jax.train.loop import Phase, fit
 from lam_jax.train.method import METHODS
 from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
 from lam_jax.train.partition import partition
@@ -196,8 +197,8 @@ def test_stopped_between_two_updates_of_a_rollout_it_goes_on_bit_for_bit(tmp_pat
         step, create = make_with(settings, reward, data)
         saver = PhaseSaver(folder / "phase_checkpoints", stop=StopAt(visits))
         with MetricsWriter(folder) as writer:
-            args = ("rl", create(), step, data, settings.steps)
-            return fit(*args, writer=writer, progress=Progress(enabled=False), saver=saver)
+            tools = Tools(writer, Progress(enabled=False), saver)
+            return fit(Phase("rl", settings.steps), create(), step, data, tools)
 
     whole = run(tmp_path / "whole", 0)
     for _ in range(3):
