@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax.sharding import Mesh
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Float32, Int
 
 from lam_jax.models.inputs import Batch
+from lam_jax.nn.leaf import Leaf
 from lam_jax.parallel import UPDATE, place
 from lam_jax.parallel.exchange import take_rows
 from lam_jax.parallel.multihost import to_host
@@ -25,8 +26,8 @@ class RLBatch(struct.PyTreeNode):
 
     prompts: Batch
     rollout: Rollout
-    advantages: Any  # float32 [N, G]; loosely typed, shape structs stand here too
-    mask: Any  # bool [N, G, T], tokens that count
+    advantages: Float32[Array, "N G"] | Leaf
+    mask: Bool[Array, "N G T"] | Leaf  # tokens that count
 
 
 def with_advantages(prompts: Batch, rollout: Rollout, advantages: Any, active: Any, mesh: Mesh | None) -> RLBatch:
