@@ -33,8 +33,8 @@ def run(options: Options) -> list:
         )
     for kind in UPDATES:
         programs[f"update.{kind}"] = UpdateProgram(agent, work, kind).lower
-    for stage in STAGES:
-        programs[f"stage.{stage}"] = StageProgram(agent, work, stage).lower
+    for name, stage in STAGES.items():
+        programs[f"stage.{name}"] = StageProgram(agent, work, stage).lower
     with tempfile.TemporaryDirectory() as folder:
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

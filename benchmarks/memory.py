@@ -23,23 +23,24 @@ from lam_jax.nn.weight import structs
 from lam_jax.rollout.engine import rollout
 from lam_jax.train.optimiser import make_optimiser
 from lam_jax.train.partition import partition
-from lam_jax.train.rl import RLBatch, action_space, make_update
+from lam_jax.train.rl_batch import RLBatch
+from lam_jax.train.rl_update import Update
 from lam_jax.train.state import TrainState
 
 
 def compiled_update(work: Workload, kind: UpdateKind, remat: bool) -> Any:
     """The compiled update, from shapes alone."""
     space, parts = update_parts(work, kind)
-    config = dataclasses.replace(rl_config(work, space), remat=remat)
+    config = dataclasses.replace(rl_config(work, space.name), remat=remat)
     agent = structs(Agent.spec(work.config, work.latent))
     batch = jax.eval_shape(lambda: prompts(work))
     ids = jax.eval_shape(lambda: sample_ids(work.prompts, work.samples))
     key = jax.eval_shape(lambda: jax.random.key(0))
     out = jax.eval_shape(
-        lambda a, b, i, k: rollout(action_space(a, space, METHOD), b, i, k, config.rollout), agent, batch, ids, key
+        lambda a, b, i, k: rollout(space.actions(a, METHOD), b, i, k, config.rollout), agent, batch, ids, key
     )
     advantages = jax.ShapeDtypeStruct((work.prompts, work.samples), jnp.float32)
-    taken = RLBatch(batch, out, advantages, out.mask)
+    recorded = RLBatch(batch, out, advantages, out.mask)
     trainable, frozen = partition(agent, parts)
     optimiser = make_optimiser(config.optimiser, config.steps)
     # Frozen weights rest in the compute dtype; trained ones and their reference are float32 masters.
@@ -47,7 +48,7 @@ def compiled_update(work: Workload, kind: UpdateKind, remat: bool) -> Any:
     state = TrainState(
         trainable, jax.eval_shape(optimiser.transform.init, trainable), jax.ShapeDtypeStruct((), jnp.int32), key
     )
-    return make_update(config, METHOD, optimiser).lower(state, frozen, trainable, taken).compile()
+    return Update(config, METHOD, optimiser, frozen, trainable).lower(state, recorded).compile()
 
 
 def run(options: Options) -> list:

@@ -19,8 +19,12 @@ from lam_jax.rollout.engine import Rollout, RolloutConfig
 from lam_jax.rollout.run import run_rollout
 from lam_jax.train.optimiser import make_optimiser
 from lam_jax.train.partition import Choice, Last, count_parameters, partition
-from lam_jax.train.rl import Decoder, RLBatch, RLStep, Space, action_space, make_update
-from lam_jax.train.stages import trainable_parts
+from lam_jax.train.rl import RLStep
+from lam_jax.train.rl_batch import RLBatch
+from lam_jax.train.rl_collect import Collector
+from lam_jax.train.rl_rewards import Decoder
+from lam_jax.train.rl_update import Update
+from lam_jax.train.spaces import LATENT, TOKEN, Space
 from lam_jax.train.state import TrainState
 
 UpdateKind = Literal["latent", "token", "token_matched"]
@@ -60,10 +64,10 @@ class PrefillProgram:
 def update_parts(work: Workload, kind: UpdateKind) -> tuple[Space, dict[str, Choice]]:
     """Action space and what trains: the released recipes, and a token update with the policy's number of blocks."""
     if kind == "latent":
-        return "latent", dict(trainable_parts("rl_latent", work.config, METHOD))
+        return LATENT, dict(LATENT.trains(work.config, METHOD))
     if kind == "token":
-        return "token", dict(trainable_parts("rl_token", work.config, METHOD))
-    return "token", {"backbone.blocks": Last(work.latent.policy_layers), "backbone.norm": True}
+        return TOKEN, dict(TOKEN.trains(work.config, METHOD))
+    return TOKEN, {"backbone.blocks": Last(work.latent.policy_layers), "backbone.norm": True}
 
 
 class UpdateProgram:
@@ -71,25 +75,24 @@ class UpdateProgram:
 
     def __init__(self, agent: Agent, work: Workload, kind: UpdateKind, remat: bool = False):
         space, parts = update_parts(work, kind)
-        config = dataclasses.replace(rl_config(work, space), remat=remat)
+        config = dataclasses.replace(rl_config(work, space.name), remat=remat)
         batch = prompts(work)
-        out = RolloutProgram(action_space(agent, space, METHOD), batch, config.rollout)()
+        out = RolloutProgram(space.actions(agent, METHOD), batch, config.rollout)()
         advantages = np.random.default_rng(0).standard_normal((work.prompts, work.samples)).astype(np.float32)
-        self.taken = RLBatch(batch, out, jnp.asarray(advantages), out.mask)
-        trainable, self.frozen = partition(agent, parts)
+        self.recorded = RLBatch(batch, out, jnp.asarray(advantages), out.mask)
+        trainable, frozen = partition(agent, parts)
         self.parameters = count_parameters(trainable)
         optimiser = make_optimiser(config.optimiser, config.steps)
         self.state = TrainState.create(trainable, optimiser, jax.random.key(0))
-        self.reference = jax.tree.map(jnp.copy, trainable)
-        self.update = make_update(config, METHOD, optimiser)
+        self.update = Update(config, METHOD, optimiser, frozen, trainable)
 
     def __call__(self) -> dict[str, jax.Array]:
-        self.state, metrics = self.update(self.state, self.frozen, self.reference, self.taken)
+        self.state, metrics = self.update(self.state, self.recorded)
         return metrics
 
     def lower(self) -> Any:
         """The lowered program."""
-        return self.update.lower(self.state, self.frozen, self.reference, self.taken)
+        return self.update.lower(self.state, self.recorded)
 
 
 class Words:
@@ -103,9 +106,9 @@ class Words:
 class StepProgram:
     """A whole RL step, reward and host work included: rollout of new prompts, reward, update."""
 
-    def __init__(self, agent: Agent, work: Workload, space: Space, stop: bool):
+    def __init__(self, agent: Agent, work: Workload, space: str, stop: bool):
         config = rl_config(work, space, stop)
-        trainable, frozen = partition(agent, trainable_parts(f"rl_{space}", work.config, METHOD))
+        trainable, frozen = partition(agent, config.space.trains(work.config, METHOD))
         optimiser = make_optimiser(config.optimiser, config.steps)
         self.state = TrainState.create(trainable, optimiser, jax.random.key(0))
         rng = np.random.default_rng(0)
@@ -113,7 +116,8 @@ class StepProgram:
         def reward(examples, answers, samples):
             return [[Verdict({"reward": (rng.random(), 1.0)}) for _ in samples] for _ in answers]
 
-        self.step = RLStep(config, METHOD, frozen, trainable, optimiser, reward, Decoder(Words()), iter(()))
+        collect = Collector(config, METHOD, frozen, reward, Decoder(Words()), iter(()))
+        self.step = RLStep(collect, Update(config, METHOD, optimiser, frozen, trainable))
         self.batches = endless_prompts(work)
 
     def __call__(self) -> dict[str, Any]:
@@ -121,7 +125,7 @@ class StepProgram:
         return metrics
 
 
-def with_natural_ends(agent: Agent, work: Workload, space: Space) -> Agent:
+def with_natural_ends(agent: Agent, work: Workload, space: str) -> Agent:
     """The agent with its end-of-turn row so much longer that random weights end after about half the longest length.
 
     Random weights hardly ever end a turn by themselves. The scale is the one, of a few, whose mean length is nearest.

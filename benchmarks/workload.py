@@ -24,11 +24,12 @@ from lam_jax.rollout.actions import ActionSpace
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.train.method import METHODS
-from lam_jax.train.rl import RLConfig, Space, action_space
+from lam_jax.train.rl_config import RLConfig
+from lam_jax.train.spaces import SPACES
 
 METHOD = METHODS["default"]
 # The paper's latent rollouts: top-k 32 of the codes; tokens at temperature 1.
-SAMPLING: dict[Space, SamplingConfig] = {"latent": SamplingConfig(top_k=32), "token": SamplingConfig()}
+SAMPLING: dict[str, SamplingConfig] = {"latent": SamplingConfig(top_k=32), "token": SamplingConfig()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,15 +133,15 @@ def sample_ids(count: int, samples: int) -> jax.Array:
     return jnp.arange(count * samples, dtype=jnp.int32).reshape(count, samples)
 
 
-def rl_config(work: Workload, space: Space, stop: bool = False) -> RLConfig:
+def rl_config(work: Workload, space: str, stop: bool = False) -> RLConfig:
     """GRPO with its reference, as released; every completion of full length unless `stop`."""
     rollout = RolloutConfig(work.samples, work.completion, SAMPLING[space], stop=stop)
-    return RLConfig(ALGORITHMS["grpo"], space, prompts=work.prompts, rollout=rollout)
+    return RLConfig(ALGORITHMS["grpo"], SPACES[space], prompts=work.prompts, rollout=rollout)
 
 
-def spaces(agent: Agent) -> dict[Space, ActionSpace]:
+def spaces(agent: Agent) -> dict[str, ActionSpace]:
     """Both action spaces over one agent."""
-    return {"latent": action_space(agent, "latent", METHOD), "token": action_space(agent, "token", METHOD)}
+    return {name: space.actions(agent, METHOD) for name, space in SPACES.items()}
 
 
 def endless_prompts(work: Workload) -> Iterator[Collated]:

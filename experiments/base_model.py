@@ -40,10 +40,11 @@ from lam_jax.nn.weight import materialize
 from lam_jax.parallel import TRAIN, make_mesh
 from lam_jax.runs.metrics import MetricsWriter
 from lam_jax.runs.progress import Progress
+from lam_jax.runs.tools import Tools
 from lam_jax.scenes.compose import concepts
 from lam_jax.scenes.rows import paired, text_only
 from lam_jax.scenes.tokenizer import FOLDER, load_tokenizer
-from lam_jax.train.loop import fit
+from lam_jax.train.loop import Phase, fit
 from lam_jax.train.optimiser import Optimiser, OptimiserConfig, make_optimiser
 from lam_jax.train.state import TrainState
 
@@ -264,7 +265,7 @@ def main(config: Config) -> None:
             optimiser = make_optimiser(OptimiserConfig(lr, "cosine", 0.05, 0.02), steps)
             state = TrainState.create(params, optimiser, jax.random.key(config.seed))
             step = make_train_step(loss, optimiser)
-            fitted = fit(phase, state, step, batches, steps, writer=writer, progress=progress, log_every=20)
+            fitted = fit(Phase(phase, steps, log_every=20), state, step, batches, Tools(writer, progress))
             params = fitted.state.trainable
             save_backbone(params[0], folder, dtype=np.float16, files=files)
 

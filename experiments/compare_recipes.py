@@ -23,6 +23,7 @@ from lam_jax.pipeline.measures import measure_codes, measure_control
 from lam_jax.recipes.demo import recipe
 from lam_jax.runs.metrics import read_metrics
 from lam_jax.train.method import Method
+from lam_jax.train.spaces import LATENT
 
 # (readout, recipe): every readout under the default recipe, every recipe under the default readout.
 PAIRS = (("merged", "joint"), ("delta", "joint"), ("block", "joint"), ("merged", "released"), ("merged", "guided"))
@@ -51,11 +52,11 @@ def compare(config: Config) -> list[dict]:
             evaluated = [r for r in records if r["phase"] == "stage1_inverse" and "eval_ce" in r]
         with open_run(own, config.out / f"{readout}_{sft}") as (run, resources):
             (task,) = own.tasks
-            agent = fine_tune(run, resources, task, "latent", agent)
+            agent = fine_tune(run, resources, task, LATENT, agent)
             control = run.phase(
                 "control_role_play", lambda r=resources, t=task, a=agent: (None, measure_control(r, t, a))
             )
-            record = evaluate(run, resources, task, "latent", agent, "sft")
+            record = evaluate(run, resources, task, LATENT, agent, "sft")
         score = next(s for s in record["scores"] if s["split"] == "id" and s["temperature"] == 1.0)
         rows.append(
             {

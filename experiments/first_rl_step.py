@@ -27,6 +27,7 @@ from lam_jax.runs.metrics import read_metrics
 from lam_jax.scenes.builder import SceneSizes
 from lam_jax.scenes.source import BASE_MODEL_FOLDER
 from lam_jax.train.optimiser import OptimiserConfig
+from lam_jax.train.spaces import LATENT
 
 SIZES = SceneSizes(
     paired={"train": 1, "test": 1, "caption_test": 1},
@@ -116,7 +117,7 @@ def main(command: FirstRLStep) -> list[dict[str, Any]]:
     with open_run(own, command.out, command.mesh, command.save_every, profile) as (run, resources):
         agent = resources.base_agent()
         require_consistent_weights(agent)
-        reinforce(run, resources, own.tasks[0], "latent", agent)
+        reinforce(run, resources, own.tasks[0], LATENT, agent)
         records = [r for r in read_metrics(run.folder / "metrics.jsonl") if "loss" in r]
         last = {name: value for name, value in records[-1].items() if isinstance(value, float)}
         run.progress.say(", ".join(f"{name} {value:.4g}" for name, value in last.items()))

@@ -18,10 +18,10 @@ from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.tasks.task import Task, require_lengths
 from lam_jax.train.method import Method
 from lam_jax.train.optimiser import OptimiserConfig
+from lam_jax.train.spaces import SPACES
 from lam_jax.values import ValueFormError, decode, encode, fingerprint
 
 PACKAGE = "lam_jax:"  # begins the path of a folder inside the package
-SPACES = ("latent", "token")
 
 
 def _at_least(value: Any, least: int, *names: str) -> None:
@@ -228,7 +228,7 @@ class Recipe:
     rl: RLSettings
     evaluation: EvaluationSettings
     method: Method = dataclasses.field(default_factory=Method)
-    spaces: tuple[str, ...] = SPACES
+    spaces: tuple[str, ...] = tuple(SPACES)
     padding: Literal["left", "right"] = "right"
     seed: int = 0
 

@@ -25,13 +25,18 @@ from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.train.method import METHODS, Method
 from lam_jax.train.optimiser import Optimiser, OptimiserConfig, make_optimiser, replicated_beside
 from lam_jax.train.partition import count_parameters, in_dtype, partition
-from lam_jax.train.rl import RLBatch, RLConfig, Space, action_space, make_update
+from lam_jax.train.rl_batch import RLBatch
+from lam_jax.train.rl_config import RLConfig
+from lam_jax.train.rl_update import Update
+from lam_jax.train.spaces import SPACES, Space
+from lam_jax.train.stages import SFT_LATENT, MixedBatch, Stage, Step
 from lam_jax.train.stages import STAGES as TRAINED
-from lam_jax.train.stages import MixedBatch, make_step, trainable_parts
+from lam_jax.train.stages.stage import Trains
 from lam_jax.train.state import TrainState
 
-STAGES = (*TRAINED, "rollout_latent", "rollout_token", "update_latent", "update_token")
-TOP_K = 32  # of the codes, method.md section 4
+STAGES = (*TRAINED, *(f"{kind}_{space}" for kind in ("rollout", "update") for space in SPACES))
+# method.md section 4; in other spaces nothing is cut off.
+SAMPLING = {"latent": SamplingConfig(top_k=32)}
 # Large models are trained with recomputed activations.
 LEAN = dataclasses.replace(METHODS["default"], remat=True)
 
@@ -84,7 +89,7 @@ class Setting:
 
     def rl(self, space: Space) -> RLConfig:
         """The released settings of stage 6 at this workload."""
-        sampling = SamplingConfig(top_k=TOP_K) if space == "latent" else SamplingConfig()
+        sampling = SAMPLING.get(space.name, SamplingConfig())
         rollout = RolloutConfig(samples=self.work.samples, length=self.work.completion, sampling=sampling)
         return RLConfig(ALGORITHMS["grpo"], space, prompts=self.work.prompts, rollout=rollout, remat=True)
 
@@ -93,7 +98,7 @@ def load_of(preset: str, work: Workload) -> Load:
     """What a mesh for all stages has to carry; of the stages, latent SFT trains most."""
     config = PRESETS[preset]
     specs = Agent.spec(config, LATENT_PRESETS[preset])
-    trained, _ = partition(structs(specs), trainable_parts("sft_latent", config, LEAN))
+    trained, _ = partition(structs(specs), SFT_LATENT.trains(config, LEAN))
     sizes = {"rows": work.rows, "prompts": work.prompts, "samples": work.samples}
     return Load(specs, count_parameters(trained), **sizes, compute_bytes=config.dtype.itemsize)
 
@@ -107,27 +112,25 @@ def build(stage: str, setting: Setting) -> Program:
     if stage not in STAGES:
         raise ValueError(f"Unknown stage {stage!r}: expected one of {STAGES}.")
     if stage in TRAINED:
-        return _training(stage, setting)
-    kind, _, name = stage.partition("_")
-    space: Space = "latent" if name == "latent" else "token"
-    return _rollout(space, setting) if kind == "rollout" else _update(space, setting)
+        return _training(TRAINED[stage], setting)
+    kind, _, space = stage.partition("_")
+    return {"rollout": _rollout, "update": _update}[kind](SPACES[space], setting)
 
 
-def _halves(stage: str, setting: Setting) -> tuple[Any, Any]:
+def _halves(trains: Trains, setting: Setting) -> tuple[Any, Any]:
     """Float32 masters of what trains, and the rest in the compute dtype."""
-    parts = trainable_parts(stage, setting.config, setting.method)
-    trainable, frozen = partition(setting.agent(TRAIN), parts)
+    trainable, frozen = partition(setting.agent(TRAIN), trains(setting.config, setting.method))
     return trainable, in_dtype(frozen, setting.config.dtype)
 
 
-def _training(stage: str, setting: Setting) -> Program:
+def _training(stage: Stage, setting: Setting) -> Program:
     optimiser = make_optimiser(OptimiserConfig(lr=1e-4, schedule="cosine"), steps=1000)
-    trainable, frozen = _halves(stage, setting)
+    trainable, frozen = _halves(stage.trains, setting)
     batch: Any = setting.batch()
     tokens = setting.work.rows * setting.work.length
-    if TRAINED[stage].mixed:
+    if stage.mixed:
         batch, tokens = MixedBatch(batch, setting.batch(images=False)), 2 * tokens
-    step = make_step(TRAINED[stage].loss, frozen, optimiser, setting.method, TRAINED[stage].noisy)
+    step = Step(stage, frozen, optimiser, setting.method)
     state = abstract_state(trainable, optimiser)
     arguments = (state, frozen, batch)
     return Program(lambda: step.trace(state, batch), arguments, arguments, 1, tokens)
@@ -135,7 +138,7 @@ def _training(stage: str, setting: Setting) -> Program:
 
 @dataclasses.dataclass(frozen=True)
 class _Held:
-    """What `RLStep` keeps on the devices all the time, and the agent that it puts together for a rollout."""
+    """What stage 6 keeps on the devices all the time, and the agent that it puts together for a rollout."""
 
     state: TrainState
     frozen: Agent  # as in training
@@ -145,10 +148,10 @@ class _Held:
 
 
 def _held(space: Space, setting: Setting, optimiser: Optimiser) -> _Held:
-    trainable, frozen = _halves(f"rl_{space}", setting)
+    trainable, frozen = _halves(space.trains, setting)
     state = abstract_state(trainable, optimiser)
     whole = setting.agent(ROLLOUT, setting.config.dtype)
-    _, rest = partition(whole, trainable_parts(f"rl_{space}", setting.config, setting.method))
+    _, rest = partition(whole, space.trains(setting.config, setting.method))
     return _Held(state, frozen, trainable, rest, whole)
 
 
@@ -158,7 +161,7 @@ def _rollout(space: Space, setting: Setting) -> Program:
     prompts = setting.prompts(ROLLOUT)
     ids = abstract_array((work.prompts, work.samples), jnp.int32, ("prompts", "samples"), mesh, ROLLOUT)
     arguments = (
-        action_space(held.rollout_agent, space, setting.method),
+        space.actions(held.rollout_agent, setting.method),
         prompts,
         ids,
         abstract_key(replicated_beside(held.reference)),
@@ -177,10 +180,10 @@ def _rollout(space: Space, setting: Setting) -> Program:
 def _update(space: Space, setting: Setting) -> Program:
     work, optimiser = setting.work, _rl_optimiser()
     held, config = _held(space, setting, optimiser), setting.rl(space)
-    update = make_update(config, setting.method, optimiser)
-    arguments = (held.state, held.frozen, held.reference, _taken(space, setting))
+    update, batch = Update(config, setting.method, optimiser, held.frozen, held.reference), _batch(space, setting)
+    arguments = (held.state, held.frozen, held.reference, batch)
     return Program(
-        trace=lambda: update.trace(*arguments),
+        trace=lambda: update.trace(held.state, batch),
         arguments=arguments,
         resident=(arguments, held.rollout_frozen),
         while_trips=1,
@@ -188,7 +191,7 @@ def _update(space: Space, setting: Setting) -> Program:
     )
 
 
-def _taken(space: Space, setting: Setting) -> RLBatch:
+def _batch(space: Space, setting: Setting) -> RLBatch:
     """A rewarded rollout, placed as the rollout program leaves it."""
     work, mesh = setting.work, setting.mesh
     out = _rollout(space, setting).trace().out_info

@@ -68,8 +68,8 @@ def generate(
         count = len(prompts.tokens)
         ids = np.arange(count * samples, dtype=np.int32).reshape(count, samples) + index * batch_size * samples
         surplus = np.full((count, config.samples - samples), np.iinfo(np.int32).max, np.int32)
-        taken = run_rollout(space, prompts, np.concatenate([ids, surplus], axis=1), key, config)
-        tokens, actions, mask = to_host((taken.tokens, taken.actions, taken.mask))
+        rollout = run_rollout(space, prompts, np.concatenate([ids, surplus], axis=1), key, config)
+        tokens, actions, mask = to_host((rollout.tokens, rollout.actions, rollout.mask))
         for row, example in enumerate(collated.examples):
             kept = [(tokens[row, g][mask[row, g]], actions[row, g][mask[row, g]]) for g in range(samples)]
             texts = tokenizer.batch_decode([list(t) for t, _ in kept], skip_special_tokens=True)

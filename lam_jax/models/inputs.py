@@ -1,35 +1,34 @@
 """What the model reads: batches of fixed shape, made on the host.
 
-Legend: B rows, L length, P patches of a row, W attention windows of a row, S patches of a window. -1 = padding.
+Legend: B rows, L length, P patches of a row, E values of a patch, W attention windows of a row, S patches of a window.
+-1 = padding.
 """
-
-from typing import Any
 
 import jax.numpy as jnp
 from flax import struct
+from jaxtyping import Array, Bool, Float32, Int32
 
-# NumPy from the collator, jax on the device; shape structs and shardings stand in the same places.
-Array = Any
+from lam_jax.nn.leaf import Leaf
 
 
 class Images(struct.PyTreeNode):
     """All images of each row, patches in the processor's order (the patches of a merge group are neighbours)."""
 
-    patches: Array  # float32 [B, P, 1176]
-    patch_hw: Array  # int32 [B, P, 2], row and column in the image
-    image_id: Array  # int32 [B, P], which image of the row
-    window_slots: Array  # int32 [B, W, S], patch indices of each window
+    patches: Float32[Array, "B P E"] | Leaf
+    patch_hw: Int32[Array, "B P 2"] | Leaf  # row and column in the image
+    image_id: Int32[Array, "B P"] | Leaf  # which image of the row
+    window_slots: Int32[Array, "B W S"] | Leaf  # patch indices of each window
 
 
 class Batch(struct.PyTreeNode):
     """Token rows with everything the model and the losses need to know of them."""
 
-    tokens: Array  # int32 [B, L]
-    mask: Array  # bool [B, L], real token
-    valid: Array  # bool [B, L], valid(t): not pad, vision start, vision end, image pad (method.md section 3)
-    response: Array  # bool [B, L], assistant tokens with their end-of-turn token
-    positions: Array  # int32 [B, 3, L], M-RoPE; 1 at padding
-    has_image: Array  # bool [B]
+    tokens: Int32[Array, "B L"] | Leaf
+    mask: Bool[Array, "B L"] | Leaf  # real token
+    valid: Bool[Array, "B L"] | Leaf  # valid(t): not pad, not an image's tokens (method.md section 3)
+    response: Bool[Array, "B L"] | Leaf  # assistant tokens with their end-of-turn token
+    positions: Int32[Array, "B 3 L"] | Leaf  # M-RoPE; 1 at padding
+    has_image: Bool[Array, " B"] | Leaf
     images: Images | None = None
 
     def without_images(self) -> "Batch":

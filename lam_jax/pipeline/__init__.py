@@ -23,6 +23,7 @@ from lam_jax.recipe import Recipe
 from lam_jax.report.report import write_report
 from lam_jax.report.tables import summary_tables
 from lam_jax.runs.run import Run
+from lam_jax.train.spaces import SPACES
 from lam_jax.values import fingerprint
 
 __all__ = ["Resources", "evaluate", "fine_tune", "learn_actions", "open_run", "reinforce", "run_recipe"]
@@ -96,17 +97,17 @@ def run_recipe(
         speed: list[dict[str, Any]] = []
         control: list[float] = []
         for task in recipe.tasks:
-            for space in recipe.spaces:
+            for space in (SPACES[name] for name in recipe.spaces):
                 tuned = fine_tune(run, resources, task, space, agent)
-                if space == "latent":
+                if space.coded:
                     record = run.phase(
                         f"control_{task.name}",
                         lambda task=task, tuned=tuned: (None, measure_control(resources, task, tuned)),
                     ).record
                     control.append(record["random_action_kl"])
-                scores[task.name, space, "sft"] = evaluate(run, resources, task, space, tuned, "sft")
+                scores[task.name, space.name, "sft"] = evaluate(run, resources, task, space, tuned, "sft")
                 reinforced, times = reinforce(run, resources, task, space, tuned)
-                scores[task.name, space, "rl"] = evaluate(run, resources, task, space, reinforced, "rl")
+                scores[task.name, space.name, "rl"] = evaluate(run, resources, task, space, reinforced, "rl")
                 speed.append(times)
         if control:
             latent = latent | {"random_action_kl_after_sft": min(control)}

@@ -19,7 +19,7 @@ from lam_jax.rewards.embedding import load_embedder
 from lam_jax.rewards.verdict import Verdict
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.tasks.task import Task
-from lam_jax.train.rl import Space, action_space
+from lam_jax.train.spaces import Space
 
 Record = dict[str, Any]
 # Of the draws of validation, of scores and of the fixed prompts, so that they do not share noise.
@@ -78,7 +78,7 @@ class Evaluator:
         """Answers to examples, in order."""
         resources = self.resources
         key = jax.random.fold_in(jax.random.key(resources.recipe.seed), salt)
-        space = action_space(agent, self.space, resources.recipe.method)
+        space = self.space.actions(agent, resources.recipe.method)
         prompts = resources.prompts[self.task.name]
         return generate(space, examples, prompts, resources.tokenizer, config, key, batch)
 
@@ -100,7 +100,7 @@ class Evaluator:
         checked: list[bool] = []
         for number, answer_set in enumerate(settings.answers):
             together = [example for part in examples.values() for example in part]
-            sampling = answer_set.sampling[self.space]
+            sampling = answer_set.sampling[self.space.name]
             config = self.resources.rollout_config(task, answer_set.samples, sampling)
             answers = iter(self.answers(agent, together, config, SCORES, settings.batch))
             for key, part in examples.items():
@@ -118,10 +118,10 @@ class Evaluator:
         spread, distinct = answer_diversity(answered, load_embedder(self.resources.recipe.evaluation.embedder))
         return {
             "task": self.task.name,
-            "space": self.space,
+            "space": self.space.name,
             "phase": phase,
             "split": split,
-            "temperature": answer_set.sampling[self.space].temperature,
+            "temperature": answer_set.sampling[self.space.name].temperature,
             "prompts": summary.prompts,
             "samples": answer_set.samples,
             **dataclasses.asdict(summary.score),
@@ -136,7 +136,7 @@ class Evaluator:
         """Rewards on the fixed training prompts, by row; failed calls are left out."""
         recipe, task = self.resources.recipe, self.task
         examples = self.resources.examples(task.name, task.rl)[: recipe.evaluation.gain_prompts]
-        sampling = recipe.rl.sampling[self.space]
+        sampling = recipe.rl.sampling[self.space.name]
         config = self.resources.rollout_config(task, recipe.evaluation.gain_samples, sampling)
         answered = self.answers(agent, examples, config, FIXED, recipe.evaluation.batch)
         rewards: dict[str, list[float]] = {}
@@ -151,10 +151,10 @@ class Evaluator:
         verdict = self.task.reward([item.example], [[answer.text]], [0])[0][0]
         return {
             "id": item.example.id,
-            "space": self.space,
+            "space": self.space.name,
             "text": answer.text,
             "tokens": [self.resources.tokenizer.decode([token]) for token in answer.tokens],
-            "actions": answer.actions if self.space == "latent" else None,
+            "actions": answer.actions if self.space.coded else None,
             "score": verdict.reward if verdict.ok else None,
             "dimensions": verdict.ratios if verdict.ok else {},
         }

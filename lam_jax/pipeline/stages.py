@@ -11,13 +11,13 @@ from lam_jax.evaluation.codes import probe_codes
 from lam_jax.latent.agent import Agent
 from lam_jax.models.inputs import Batch
 from lam_jax.pipeline.resources import PAIRED, TEXT_ONLY, Resources
-from lam_jax.recipe import Recipe
+from lam_jax.recipe import Recipe, StageSettings
 from lam_jax.runs.run import Run
-from lam_jax.train.loop import fit
+from lam_jax.train.loop import Fitted, Phase, fit
 from lam_jax.train.method import Method
-from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
+from lam_jax.train.optimiser import make_optimiser
 from lam_jax.train.partition import merge, partition
-from lam_jax.train.stages import STAGES, MixedBatch, Stage, make_step, trainable_parts
+from lam_jax.train.stages import STAGES, MixedBatch, Stage, Step
 from lam_jax.train.state import TrainState
 
 
@@ -51,11 +51,8 @@ def learn_actions(run: Run, resources: Resources, agent: Agent) -> Agent:
         ("stage4_cloning", "cloning", recipe.cloning, mixed, held_out),
     )
     for phase, name, settings, make_batches, validation in plans:
-        batches, count = make_batches(settings.rows)
-        steps = settings.steps_of(count)
-        agent = train_stage(
-            run, recipe, phase, STAGES[name], name, settings.optimiser, steps, agent, batches, validation
-        )
+        rows = make_batches(settings.rows)
+        agent = train_stage(run, recipe, phase, STAGES[name], settings, agent, rows, validation)
         if name in ("inverse", "joint"):
             _require_codes(recipe, agent, paired, method, phase)
     return agent
@@ -66,43 +63,45 @@ def train_stage(
     recipe: Recipe,
     phase: str,
     stage: Stage,
-    parts: str,
-    optimiser_config: OptimiserConfig,
-    steps: int,
+    settings: StageSettings,
     agent: Agent,
-    batches: Iterator[Any],
+    rows: tuple[Iterator[Any], int],
     validation: Any,
 ) -> Agent:
-    """The agent after a phase that trains the parts of a stage; the weights are the last ones."""
-    method = recipe.method
-    trainable, frozen = partition(agent, trainable_parts(parts, agent.backbone.config, method))
+    """The agent after a phase that trains what `stage` does; the weights are the last ones.
+
+    Args:
+        run, recipe: where, and what else the phase depends on.
+        phase: name of the phase.
+        stage: what is optimised.
+        settings: for how long, by which optimiser.
+        agent: before it.
+        rows: batches, and the number of rows that they are made of.
+        validation: batch on which the loss is measured on the way.
+    """
+    method, (batches, count) = recipe.method, rows
+    steps = settings.steps_of(count)
+    trainable, frozen = partition(agent, stage.trains(agent.backbone.config, method))
 
     def train() -> tuple[Any, dict[str, Any]]:
-        optimiser = make_optimiser(optimiser_config, steps)
+        optimiser = make_optimiser(settings.optimiser, steps)
         state = TrainState.create(trainable, optimiser, jax.random.key(recipe.seed))
-        step = make_step(stage.loss, frozen, optimiser, method, stage.noisy)
+        step = Step(stage, frozen, optimiser, method)
 
         def evaluate(state: TrainState) -> dict[str, Any]:
             metrics = step.held_out(state.trainable, validation)
             return {"score": -metrics["loss"], **metrics}
 
-        fitted = fit(
-            phase,
-            state,
-            step,
-            batches,
-            steps,
-            writer=run.metrics,
-            progress=run.progress,
-            evaluate=evaluate,
-            evaluate_every=max(1, steps // 3),
-            saver=run.saver(phase),
-            profiler=run.profiler,
-        )
-        record = {"best_step": fitted.best.step, "best_score": fitted.best.score} if fitted.best else {}
-        return fitted.state.trainable, record
+        plan = Phase(phase, steps, evaluate=evaluate, evaluate_every=max(1, steps // 3))
+        fitted = fit(plan, state, step, batches, run.tools(phase))
+        return fitted.state.trainable, best_record(fitted)
 
     return merge(run.phase(phase, train, trainable).tree, frozen)
+
+
+def best_record(fitted: Fitted) -> dict[str, Any]:
+    """Where the highest score on validation was, as JSON values."""
+    return {"best_step": fitted.best.step, "best_score": fitted.best.score} if fitted.best else {}
 
 
 def _require_codes(recipe: Recipe, agent: Agent, batch: Batch, method: Method, phase: str) -> None:

@@ -8,15 +8,19 @@ import numpy as np
 from lam_jax.latent.agent import Agent
 from lam_jax.pipeline.measures import Evaluator
 from lam_jax.pipeline.resources import Resources
-from lam_jax.pipeline.stages import train_stage
+from lam_jax.pipeline.stages import best_record, train_stage
 from lam_jax.runs.run import Run
 from lam_jax.tasks.task import Task
-from lam_jax.train.loop import fit
-from lam_jax.train.method import Method
+from lam_jax.train.compile_ahead import compile_ahead
+from lam_jax.train.loop import Phase, fit
 from lam_jax.train.optimiser import make_optimiser
 from lam_jax.train.partition import count_parameters, merge, partition
-from lam_jax.train.rl import Decoder, RLConfig, RLStep, Space
-from lam_jax.train.stages import STAGES, Stage, latent_sft_loss, trainable_parts
+from lam_jax.train.rl import RLStep
+from lam_jax.train.rl_collect import Collector
+from lam_jax.train.rl_config import RLConfig
+from lam_jax.train.rl_rewards import Decoder
+from lam_jax.train.rl_update import Update
+from lam_jax.train.spaces import Space
 from lam_jax.train.state import TrainState
 
 SPEED = ("rollout_s", "update_s", "rl_step_s", "rollout_tokens_per_s", "update_tokens_per_s")
@@ -26,28 +30,11 @@ def fine_tune(run: Run, resources: Resources, task: Task, space: Space, agent: A
     """Stage 5 on the task's rows."""
     recipe = resources.recipe
     held_out = resources.held_out(task.name, task.val)
-    for name, parts, stage in _passes(space, recipe.method):
-        batches, count = resources.batches(task.name, task.sft, recipe.sft.rows)
-        steps = recipe.sft.steps_of(count)
-        phase = f"{name}_{space}_{task.name}"
-        optimiser = recipe.sft.optimiser
-        agent = train_stage(run, recipe, phase, stage, parts, optimiser, steps, agent, batches, held_out)
+    for name, stage in space.sft(recipe.method).items():
+        rows = resources.batches(task.name, task.sft, recipe.sft.rows)
+        phase = f"{name}_{space.name}_{task.name}"
+        agent = train_stage(run, recipe, phase, stage, recipe.sft, agent, rows, held_out)
     return agent
-
-
-def _passes(space: Space, method: Method) -> list[tuple[str, str, Stage]]:
-    if space == "token":
-        return [("sft", "sft_token", STAGES["sft_token"])]
-    if method.sft != "guided":
-        return [("sft", "sft_latent", STAGES["sft_latent"])]
-
-    def clone(agent, batch, noise, method):
-        return latent_sft_loss(agent, batch, noise, method, part="clone")
-
-    def predict(agent, batch, noise, method):
-        return latent_sft_loss(agent, batch, noise, method, part="predict")
-
-    return [("sft", "sft_latent", Stage(predict)), ("sft_clone", "cloning", Stage(clone))]
 
 
 def rl_config(resources: Resources, task: Task, space: Space) -> RLConfig:
@@ -58,10 +45,10 @@ def rl_config(resources: Resources, task: Task, space: Space) -> RLConfig:
         space=space,
         steps=rl.steps,
         prompts=rl.prompts,
-        rollout=resources.rollout_config(task, rl.samples, rl.sampling[space]),
+        rollout=resources.rollout_config(task, rl.samples, rl.sampling[space.name]),
         epochs=rl.epochs,
         mini_batches=rl.mini_batches,
-        optimiser=rl.optimisers[space],
+        optimiser=rl.optimisers[space.name],
         remat=rl.remat,
         update_lengths=rl.update_lengths,
     )
@@ -70,8 +57,8 @@ def rl_config(resources: Resources, task: Task, space: Space) -> RLConfig:
 def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: Agent) -> tuple[Agent, dict[str, Any]]:
     """Stage 6 on the task's prompts; returns the agent, and median times of the later two thirds of the steps."""
     recipe, config = resources.recipe, rl_config(resources, task, space)
-    trainable, frozen = partition(agent, trainable_parts(f"rl_{space}", agent.backbone.config, recipe.method))
-    phase = f"rl_{space}_{task.name}"
+    trainable, frozen = partition(agent, space.trains(agent.backbone.config, recipe.method))
+    phase = f"rl_{space.name}_{task.name}"
     validation = resources.examples(task.name, task.val)[: config.prompts]
     evaluator = Evaluator(resources, task, space)
 
@@ -79,37 +66,30 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
         optimiser = make_optimiser(config.optimiser, config.steps * config.updates)
         state = TrainState.create(trainable, optimiser, jax.random.key(recipe.seed))
         loader = resources.prompt_loader(task)
-        decode = Decoder(resources.tokenizer)
-        step = RLStep(config, recipe.method, frozen, trainable, optimiser, task.reward, decode, loader)
+        collect = Collector(config, recipe.method, frozen, task.reward, Decoder(resources.tokenizer), loader)
+        step = RLStep(collect, Update(config, recipe.method, optimiser, frozen, trainable))
+        if len(task.prompt_lengths) > 1 or len(config.update_buckets) > 1:
+            like = next(resources.prompt_loader(task)).batch
+            compile_ahead(step, state, like, task.prompt_lengths, run.progress)
 
         def evaluate(state: TrainState) -> dict[str, Any]:
             return {"score": evaluator.mean_reward(merge(state.trainable, frozen), validation, config.rollout)}
 
-        fitted = fit(
-            phase,
-            state,
-            step,
-            loader,
-            config.steps,
-            writer=run.metrics,
-            progress=run.progress,
-            evaluate=evaluate,
-            evaluate_every=config.steps,
-            saver=run.saver(phase),
-            profiler=run.profiler,
-        )
-        record = {"best_step": fitted.best.step, "best_score": fitted.best.score} if fitted.best else {}
+        plan = Phase(phase, config.steps, evaluate=evaluate, evaluate_every=config.steps)
+        fitted = fit(plan, state, step, loader, run.tools(phase))
         warm = fitted.history[len(fitted.history) // 3 :]
-        speed = {name: float(np.median([r[name] for r in warm if name in r])) for name in SPEED}
-        return fitted.state.trainable, record | {"speed": speed | {"trainable_parameters": count_parameters(trainable)}}
+        speed: dict[str, float] = {name: float(np.median([r[name] for r in warm if name in r])) for name in SPEED}
+        return fitted.state.trainable, best_record(fitted) | {
+            "speed": speed | {"trainable_parameters": count_parameters(trainable)}
+        }
 
     result = run.phase(phase, train, trainable)
     speed = dict(result.record["speed"])
-    speed = {"task": task.name, "space": space, "step_s": speed.pop("rl_step_s"), **speed}
+    speed = {"task": task.name, "space": space.name, "step_s": speed.pop("rl_step_s"), **speed}
     return merge(result.tree, frozen), speed
 
 
 def evaluate(run: Run, resources: Resources, task: Task, space: Space, agent: Agent, phase: str) -> dict[str, Any]:
     """Scores, diversity and sample answers after `phase` ("sft" or "rl"), as a JSON record."""
     evaluator = Evaluator(resources, task, space)
-    return run.phase(f"scores_{phase}_{space}_{task.name}", lambda: (None, evaluator.measure(agent, phase))).record
+    return run.phase(f"scores_{phase}_{space.name}_{task.name}", lambda: (None, evaluator.measure(agent, phase))).record

@@ -1,16 +1,16 @@
-"""Action spaces as values: one turns hidden states into logits over its actions, and an action into a token.
+"""Action spaces as values: one turns hidden states into logits over its actions, draws one, and makes it a token.
 
 Legend: N prompts, G samples of a prompt, P prompt length, T completion length, D width, A actions (K codes or V
 tokens).
 """
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Float32, Int, Key
 
 from lam_jax.latent.agent import Agent, Reading
 from lam_jax.latent.world import TabulatedWorld, readout
@@ -21,16 +21,73 @@ from lam_jax.nn.kv_cache import KVCache
 from lam_jax.nn.rope import Rotary
 from lam_jax.nn.stack import is_small
 from lam_jax.nn.vocabulary import arg_max
+from lam_jax.rollout.sampling import Sample, SamplingConfig, entropy, sample
 
 # Repetition penalty on next-token logits [N, G, V]; the identity where there is none.
 Penalty = Callable[[Array], Array]
+
+
+class Act(NamedTuple):
+    """An action of every sample."""
+
+    drawn: Sample
+    entropy: Float32[Array, "N G"]
+    token: Int[Array, "N G"]
+
+
+@runtime_checkable
+class ActionSpace(Protocol):
+    """What the engine asks of an action space, a pytree of weights."""
+
+    @property
+    def backbone(self) -> QwenVL:
+        """What reads the tokens."""
+        ...
+
+    @property
+    def specs(self) -> Any:
+        """Specs of all weights."""
+        ...
+
+    def begin(
+        self, hidden: Float[Array, "N P D"], prompts: Batch, samples: int, length: int
+    ) -> tuple[Float[Array, "N A"], Any]:
+        """Logits of the first action, and the space's own state for `length` steps of all samples."""
+        ...
+
+    def decoding(self) -> "ActionSpace":
+        """The same space with weights laid out for decoding; `begin` is not to be called on it."""
+        ...
+
+    def advance(
+        self, state: Any, hidden: Float[Array, "N G 1 D"], rotary: Rotary, has_image: Array, step: Int[Array, ""]
+    ) -> tuple[Float[Array, "N G A"], Any]:
+        """Logits of the next action from the state of the newest token."""
+        ...
+
+    def act(
+        self,
+        keys: Key[Array, "N G"],
+        hidden: Float[Array, "N G D"],
+        logits: Float[Array, "N G A"],
+        has_image: Bool[Array, " N"],
+        sampling: SamplingConfig,
+        penalise: Penalty,
+    ) -> Act:
+        """Draws an action from `logits` and emits its token after the state `hidden`."""
+        ...
+
+
+def _draw(keys: Array, logits: Array, sampling: SamplingConfig, axis: str) -> tuple[Sample, Array]:
+    """Actions on the logical axis `axis`, and the entropy of what they were drawn from."""
+    drawn = sample(keys, logits, sampling, axis)
+    return drawn, entropy(logits, drawn.support, sampling.scale)
 
 
 class TokenActions(struct.PyTreeNode):
     """Actions are tokens, from the backbone's own logits."""
 
     backbone: QwenVL
-    axis: ClassVar[str] = "vocab"  # of the actions
 
     @property
     def specs(self) -> "TokenActions":
@@ -53,15 +110,18 @@ class TokenActions(struct.PyTreeNode):
         """Logits of the next action from the state of the newest token."""
         return self._logits(hidden[:, :, 0]), state
 
-    def choice(self, logits: Float[Array, "N G V"], penalise: Penalty) -> Float[Array, "N G V"]:
-        """The logits that actions are drawn from: the penalty on tokens falls on the actions."""
-        return penalise(logits)
-
-    def emit(
-        self, hidden: Float[Array, "N G D"], action: Int[Array, "N G"], has_image: Array, penalise: Penalty
-    ) -> Int[Array, "N G"]:
-        """A token is its own action."""
-        return action
+    def act(
+        self,
+        keys: Key[Array, "N G"],
+        hidden: Float[Array, "N G D"],
+        logits: Float[Array, "N G V"],
+        has_image: Bool[Array, " N"],
+        sampling: SamplingConfig,
+        penalise: Penalty,
+    ) -> Act:
+        """A token is its own action; the penalty falls on what is drawn from."""
+        drawn, spread = _draw(keys, penalise(logits), sampling, "vocab")
+        return Act(drawn, spread, drawn.action)
 
     def _logits(self, hidden: Array) -> Array:
         return self.backbone.logits(self.backbone.norm(hidden))
@@ -73,7 +133,6 @@ class LatentActions(struct.PyTreeNode):
     agent: Agent
     reading: Reading = struct.field(pytree_node=False)
     world: TabulatedWorld | None = None  # in decoding
-    axis: ClassVar[str] = "codes"
 
     @property
     def backbone(self) -> QwenVL:
@@ -107,16 +166,19 @@ class LatentActions(struct.PyTreeNode):
         """Logits of the next action from the state of the newest token."""
         return self.agent.latent.policy.decode(state, self._input(hidden, has_image), rotary, step)
 
-    def choice(self, logits: Float[Array, "N G K"], penalise: Penalty) -> Float[Array, "N G K"]:
-        """The logits that codes are drawn from; a penalty on tokens does not concern them."""
-        return logits
-
-    def emit(
-        self, hidden: Float[Array, "N G D"], action: Int[Array, "N G"], has_image: Array, penalise: Penalty
-    ) -> Int[Array, "N G"]:
-        """The most likely token under the code, after the penalty."""
-        logits = penalise(self.next_token_logits(hidden, action, has_image))
-        return arg_max(logits)
+    def act(
+        self,
+        keys: Key[Array, "N G"],
+        hidden: Float[Array, "N G D"],
+        logits: Float[Array, "N G K"],
+        has_image: Bool[Array, " N"],
+        sampling: SamplingConfig,
+        penalise: Penalty,
+    ) -> Act:
+        """A code, and the most likely token under it; the penalty falls on the token."""
+        drawn, spread = _draw(keys, logits, sampling, "codes")
+        token_logits = penalise(self.next_token_logits(hidden, drawn.action, has_image))
+        return Act(drawn, spread, arg_max(token_logits))
 
     def next_token_logits(
         self, hidden: Float[Array, "N *G D"], action: Int[Array, "N *G"], has_image: Bool[Array, " N"]
@@ -130,9 +192,6 @@ class LatentActions(struct.PyTreeNode):
 
     def _input(self, hidden: Array, has_image: Array) -> Array:
         return self.agent.action_input(self.backbone.norm(hidden), has_image, self.reading)
-
-
-ActionSpace = TokenActions | LatentActions
 
 
 def shared_prompt(x: Array, samples: int) -> Array:

@@ -1,7 +1,8 @@
 """One rollout engine for both action spaces, one jitted program: each unique prompt is prefilled once, then decoded.
 
 Decoding is a `while_loop` over segments of scanned steps with early exit; no host round trip inside.
-Legend: N prompts, G samples of a prompt, P prompt length, T completion length, D width, A actions, S support slots.
+Legend: N prompts, G samples of a prompt, P prompt length, T completion length, D width, A actions, S support slots,
+V tokens.
 """
 
 import dataclasses
@@ -12,19 +13,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
 from lam_jax.models.inputs import Batch
 from lam_jax.nn.axes import constrain_rows, constrain_samples
 from lam_jax.nn.kv_cache import KVCache
+from lam_jax.nn.leaf import Leaf
 from lam_jax.nn.rope import Rotary
 from lam_jax.nn.stack import is_small
 from lam_jax.nn.vocabulary import occurring
-from lam_jax.rollout.actions import ActionSpace, next_positions, shared_prompt
-from lam_jax.rollout.sampling import SamplingConfig, Support, entropy, penalise_repeats, sample, sample_keys
-
-# Of trees that hold shape structs too, when a program is compiled for inputs that are not there.
-Leaf = Any
+from lam_jax.rollout.actions import Act, ActionSpace, Penalty, next_positions, shared_prompt
+from lam_jax.rollout.sampling import SamplingConfig, Support, penalise_repeats, sample_keys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,15 +53,15 @@ class RolloutConfig:
 class Rollout(struct.PyTreeNode):
     """Continuations and everything that the policy update needs; nothing has to pass the backbone again."""
 
-    tokens: Leaf  # int32 [N, G, T], pad after the end
-    actions: Leaf  # int32 [N, G, T]
-    mask: Leaf  # bool [N, G, T], up to and including the end-of-turn token
-    logps: Leaf  # float32 [N, G, T], behaviour log-probability of the actions
-    logp_gap: Leaf  # float32 [N, G, T], log-probability over the truncated set minus that over all actions
-    entropy: Leaf  # float32 [N, G, T]
+    tokens: Int32[Array, "N G T"] | Leaf  # pad after the end
+    actions: Int32[Array, "N G T"] | Leaf
+    mask: Bool[Array, "N G T"] | Leaf  # up to and including the end-of-turn token
+    logps: Float32[Array, "N G T"] | Leaf  # behaviour log-probability of the actions
+    logp_gap: Float32[Array, "N G T"] | Leaf  # log-probability over the truncated set minus that over all actions
+    entropy: Float32[Array, "N G T"] | Leaf
     support: Support | None  # [N, G, T, S]
-    prompt_hidden: Leaf  # [N, P, D], before the final norm
-    hidden: Leaf  # [N, G, T, D], state after each completion token, before the final norm
+    prompt_hidden: Float[Array, "N P D"] | Leaf  # before the final norm
+    hidden: Float[Array, "N G T D"] | Leaf  # state after each completion token, before the final norm
 
     @property
     def lengths(self) -> Array:
@@ -73,14 +72,14 @@ class Rollout(struct.PyTreeNode):
 class _State(struct.PyTreeNode):
     """The decode loop's named state."""
 
-    step: Array
-    alive: Array  # bool [N, G]
-    hidden: Array  # [N, G, D] of the newest token
-    logits: Array  # [N, G, A] for the next action
+    step: Int32[Array, ""]
+    alive: Bool[Array, "N G"]
+    hidden: Float[Array, "N G D"]  # of the newest token
+    logits: Float[Array, "N G A"]  # for the next action
     # [N, G, 1, head_dim] of the next token's place. Made a step ahead: cosines that a step makes itself, XLA's CPU
     # backend makes again in every layer, for every head.
     rotary: Rotary
-    seen: Array | None  # bool [N, G, V], for the repetition penalty
+    seen: Bool[Array, "N G V"] | None  # for the repetition penalty
     cache: KVCache
     space: Any
     out: Rollout
@@ -111,6 +110,9 @@ def rollout(
     def rotary_at(t: Array) -> Rotary:
         return jax.tree.map(constrain_samples, backbone.rotary(next_positions(prompts, t, config.samples)))
 
+    def act(keys: Array, hidden: Array, logits: Array, penalise: Penalty) -> Act:
+        return decoding.act(keys, hidden, logits, prompts.has_image, config.sampling, penalise)
+
     def decode_step(_, state: _State) -> _State:
         t = state.step
 
@@ -119,9 +121,8 @@ def rollout(
                 return token_logits
             return penalise_repeats(token_logits, state.seen, config.sampling.repetition_penalty)
 
-        choice = decoding.choice(state.logits, penalise)
-        drawn = sample(sample_keys(key, sample_ids, t), choice, config.sampling, space.axis)
-        token = decoding.emit(state.hidden, drawn.action, prompts.has_image, penalise)
+        keys = sample_keys(key, sample_ids, t)
+        drawn, spread, token = act(keys, state.hidden, state.logits, penalise)
         # A segment may run past the configured length: those steps are dead.
         alive = state.alive & (t < config.length)
         token = jnp.where(alive, token, model.pad_id)
@@ -134,7 +135,7 @@ def rollout(
             mask=put(state.out.mask, alive),
             logps=put(state.out.logps, drawn.logp),
             logp_gap=put(state.out.logp_gap, drawn.logp_gap),
-            entropy=put(state.out.entropy, entropy(choice, drawn.support, config.sampling.scale)),
+            entropy=put(state.out.entropy, spread),
             support=jax.tree.map(put, state.out.support, drawn.support),
             hidden=put(state.out.hidden, hidden[:, :, 0]),
         )
@@ -145,9 +146,8 @@ def rollout(
             alive = alive & (token != model.eos_id)
         return _State(t + 1, alive, hidden[:, :, 0], logits, rotary_at(t + 1), seen, cache, space_state, out)
 
-    first = jax.eval_shape(
-        lambda: sample(sample_keys(key, sample_ids, 0), shared_prompt(logits, shape[1]), config.sampling, space.axis)
-    )
+    hidden, logits = (shared_prompt(x, config.samples) for x in (prompt_hidden[:, -1], logits))
+    first = jax.eval_shape(lambda: act(sample_keys(key, sample_ids, 0), hidden, logits, lambda x: x))
     empty = functools.partial(jnp.zeros, shape)
     buffers = Rollout(
         tokens=jnp.full(shape, model.pad_id, jnp.int32),
@@ -156,15 +156,15 @@ def rollout(
         logps=empty(jnp.float32),
         logp_gap=empty(jnp.float32),
         entropy=empty(jnp.float32),
-        support=jax.tree.map(lambda s: jnp.zeros((*shape, s.shape[-1]), s.dtype), first.support),
+        support=jax.tree.map(lambda s: jnp.zeros((*shape, s.shape[-1]), s.dtype), first.drawn.support),
         prompt_hidden=prompt_hidden,
         hidden=jnp.zeros((*shape, prompt_hidden.shape[-1]), prompt_hidden.dtype),
     )
     state = _State(
         step=jnp.int32(0),
         alive=constrain_samples(jnp.broadcast_to(real[:, None], shape[:2])),
-        hidden=shared_prompt(prompt_hidden[:, -1], config.samples),
-        logits=shared_prompt(logits, config.samples),
+        hidden=hidden,
+        logits=logits,
         rotary=rotary_at(jnp.int32(0)),
         seen=_seen(prompts, config, model.text.vocab_size),
         cache=KVCache.create(kv, prompts.mask, config.samples, room, is_small(backbone.blocks)),

@@ -31,27 +31,29 @@ def _shift(first: Array, later: Array) -> Array:
     return jnp.concatenate([first, later[:, :, :-1]], axis=2)
 
 
-def latent_logits(space: LatentActions, prompts: Batch, taken: Rollout, remat: bool = False) -> Float[Array, "N G T K"]:
+def latent_logits(
+    space: LatentActions, prompts: Batch, rollout: Rollout, remat: bool = False
+) -> Float[Array, "N G T K"]:
     """The policy's code logits for every recorded action."""
     backbone = space.backbone
-    samples, length = taken.tokens.shape[1:]
-    states = [backbone.norm(jax.lax.stop_gradient(x)) for x in (taken.prompt_hidden, taken.hidden)]
+    samples, length = rollout.tokens.shape[1:]
+    states = [backbone.norm(jax.lax.stop_gradient(x)) for x in (rollout.prompt_hidden, rollout.hidden)]
     prompt, sample = (space.agent.action_input(x, prompts.has_image, space.reading) for x in states)
     rotaries = (
         backbone.rotary(prompts.positions),
         backbone.rotary(sample_positions(prompts, samples, length)),
     )
-    first, later = space.agent.latent.policy.shared(prompt, sample, rotaries, (prompts.mask, taken.mask), remat)
+    first, later = space.agent.latent.policy.shared(prompt, sample, rotaries, (prompts.mask, rollout.mask), remat)
     return _shift(first, later)
 
 
 def latent_logps(
-    space: LatentActions, prompts: Batch, taken: Rollout, sampling: SamplingConfig, remat: bool = False
+    space: LatentActions, prompts: Batch, rollout: Rollout, sampling: SamplingConfig, remat: bool = False
 ) -> tuple[Float[Array, "N G T"], Float[Array, "N G T"]]:
     """Log-probabilities of the recorded codes over the recorded supports, and entropies."""
-    logits = latent_logits(space, prompts, taken, remat)
-    logps = action_logps(logits, taken.actions, taken.support, sampling.scale)
-    return logps, jax.lax.stop_gradient(entropy(logits, taken.support, sampling.scale))
+    logits = latent_logits(space, prompts, rollout, remat)
+    logps = action_logps(logits, rollout.actions, rollout.support, sampling.scale)
+    return logps, jax.lax.stop_gradient(entropy(logits, rollout.support, sampling.scale))
 
 
 def token_hidden(
@@ -76,7 +78,7 @@ def token_hidden(
 
 
 def token_space_logps(
-    backbone: QwenVL, prompts: Batch, taken: Rollout, sampling: SamplingConfig, remat: bool = False
+    backbone: QwenVL, prompts: Batch, rollout: Rollout, sampling: SamplingConfig, remat: bool = False
 ) -> tuple[Float[Array, "N G T"], Float[Array, "N G T"]]:
     """Log-probabilities of the recorded tokens and entropies.
 
@@ -90,9 +92,9 @@ def token_space_logps(
             f"The token update scores the sampled distribution, but repetition_penalty is "
             f"{sampling.repetition_penalty}: set it to 1, or choose SamplingConfig.official() to score without it."
         )
-    states = backbone.norm(token_hidden(backbone, prompts, taken.tokens, taken.mask, remat))
-    if taken.support is None:
-        return token_logps(states, backbone.table, taken.tokens, sampling.scale, want_entropy=True)
+    states = backbone.norm(token_hidden(backbone, prompts, rollout.tokens, rollout.mask, remat))
+    if rollout.support is None:
+        return token_logps(states, backbone.table, rollout.tokens, sampling.scale, want_entropy=True)
     logits = backbone.logits(states)
-    logps = action_logps(logits, taken.actions, taken.support, sampling.scale)
-    return logps, jax.lax.stop_gradient(entropy(logits, taken.support, sampling.scale))
+    logps = action_logps(logits, rollout.actions, rollout.support, sampling.scale)
+    return logps, jax.lax.stop_gradient(entropy(logits, rollout.support, sampling.scale))

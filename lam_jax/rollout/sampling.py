@@ -8,7 +8,6 @@ K actions, S = slots of the support (the configured top-k, at most K).
 """
 
 import dataclasses
-from typing import Any
 
 import flax.struct
 import jax
@@ -16,11 +15,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int, Int32, Key
 
 from lam_jax.nn.axes import constrain_last
+from lam_jax.nn.leaf import Leaf
 from lam_jax.nn.vocabulary import arg_max, expectation, pick, pick_many, top_k
 from lam_jax.rollout.noise import each, gumbel_noise
 
-# Fields of trees that hold shape structs too (the engine sizes its buffers by them), so their types are not checked.
-Leaf = Any
 NEVER = -1e30  # log-probability of an action outside the support; finite, so that no NaN gradient can arise
 
 
@@ -76,16 +74,16 @@ class SamplingConfig:
 class Support(flax.struct.PyTreeNode):
     """The actions that the behaviour policy could have chosen at each step."""
 
-    indices: Leaf  # int32 [*B, S], action numbers, likeliest first
-    kept: Leaf  # bool [*B, S], False = cut by top-p
+    indices: Int32[Array, "*B S"] | Leaf  # action numbers, likeliest first
+    kept: Bool[Array, "*B S"] | Leaf  # False = cut by top-p
 
 
 class Sample(flax.struct.PyTreeNode):
     """A drawn action and how likely it was under the behaviour policy."""
 
-    action: Leaf  # int32 [*B]
-    logp: Leaf  # float32 [*B], over the support, or over all actions where the config does not renormalise
-    logp_gap: Leaf  # float32 [*B], log-probability over the support minus that over all actions, 0 or more: logged
+    action: Int32[Array, "*B"] | Leaf
+    logp: Float32[Array, "*B"] | Leaf  # over the support, or over all actions where the config does not renormalise
+    logp_gap: Float32[Array, "*B"] | Leaf  # over the support minus over all actions, 0 or more: logged
     support: Support | None  # None where nothing is truncated or log-probabilities are over all actions
 
 

@@ -1,7 +1,7 @@
 """Checkpoints inside a phase: a run that is killed or preempted goes on from the last one, bit for bit.
 
-A checkpoint holds the state (weights, optimiser, step, random key), the best weights so far, where the data stood, and,
-between two updates of one rollout, that rollout.
+A checkpoint holds the state (weights, optimiser, step, random key), the best score so far with its weights where they
+are kept, where the data stood, and, between two updates of one rollout, that rollout.
 """
 
 import contextlib
@@ -58,11 +58,11 @@ class Work(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Best:
-    """The weights with the highest score so far, and where they came from."""
+    """The highest score so far, where it came from, and the weights that had it; None where they are not kept."""
 
     step: int
     score: float
-    trainable: Any
+    trainable: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +125,7 @@ class PhaseSaver:
             if saved["updates"]:
                 data.set_state(start)
                 buffer = work.buffer_like(state, next(iter(data)))  # pyright: ignore[reportCallIssue, reportArgumentType]
-            best = state.trainable if saved["best"] else None
+            best = state.trainable if saved["best_kept"] else None
             return {"state": state, "best": best, "buffer": buffer}
 
         restored = self.checkpoints.restore(like, mesh=_mesh_of(state))
@@ -176,6 +176,7 @@ class PhaseSaver:
             "number": checkpoint.number,
             "updates": checkpoint.updates,
             "best": [best.step, best.score] if best else None,
+            "best_kept": best is not None and best.trainable is not None,
             "metrics": {name: float(value) for name, value in checkpoint.metrics.items()},
             "data": data.get_state(),
         }

@@ -4,7 +4,7 @@
         inverse = run.phase("stage1_inverse", lambda: train_inverse(agent), like=agent.latent)
         joint = run.phase("stage3_joint", lambda: train_joint(inverse.tree), like=agent.latent)
 
-A phase is checkpointed when it is complete, and on the way by the `saver` that its training loop is given. A run that
+A phase is checkpointed when it is complete, and on the way by the `tools` that its training loop is given. A run that
 is killed and started again restores the complete phases and goes on inside the one in progress.
 
 With several processes all open the same folder: the first writes what is written once, each writes its own shards.
@@ -41,6 +41,7 @@ from lam_jax.runs.profiler import Profiler
 from lam_jax.runs.progress import Progress, duration
 from lam_jax.runs.retention import set_aside
 from lam_jax.runs.stop import StopRequest
+from lam_jax.runs.tools import Tools
 from lam_jax.values import differences, encode, hash_json
 
 logger = logging.getLogger("lam_jax")
@@ -70,11 +71,11 @@ class Run:
 
     Attributes:
         folder: holds config.json, metrics.jsonl, tensorboard/, phases/, phase_checkpoints/.
-        metrics: writer for the training loops.
+        metrics: writer of the records.
         progress: where progress is shown.
         results: of the phases so far by name, in order.
         stop: whether the run was asked to stop.
-        profiler: for the training loops.
+        profiler: traces steps of a phase.
     """
 
     def __init__(
@@ -136,9 +137,10 @@ class Run:
         if self._lock is not None:
             os.close(self._lock)
 
-    def saver(self, name: str) -> PhaseSaver:
-        """Checkpoints inside the phase `name`, for its `fit`."""
-        return PhaseSaver(self._phase_checkpoints(name), self.save_every, stop=self.stop)
+    def tools(self, name: str) -> Tools:
+        """What the training loop of the phase `name` needs, checkpoints on the way among it."""
+        saver = PhaseSaver(self._phase_checkpoints(name), self.save_every, stop=self.stop)
+        return Tools(self.metrics, self.progress, saver, self.profiler)
 
     def _phase_checkpoints(self, name: str) -> Path:
         return self.folder / "phase_checkpoints" / name

@@ -8,8 +8,8 @@ import numpy as np
 
 from lam_jax.models.inputs import Batch
 from lam_jax.runs.progress import Progress
-from lam_jax.train.rl import RLStep, replace_rows
-from lam_jax.train.rl_batch import shortened
+from lam_jax.train.rl import RLStep
+from lam_jax.train.rl_batch import replace_rows, shortened, with_advantages
 from lam_jax.train.state import TrainState
 
 
@@ -47,21 +47,21 @@ def compile_ahead(
     Raises:
         ValueError: several lengths with dynamic sampling, which mixes prompts of several batches.
     """
+    collect, buckets = step.collect, step.config.update_buckets
     dynamic = step.config.algorithm.dynamic_sampling_std is not None
     if dynamic and len(lengths) > 1:
         raise ValueError(f"Dynamic sampling with prompt lengths {tuple(lengths)}: expected a single length.")
     progress = progress or Progress(enabled=False)
-    total = len(lengths) * (1 + len(step.update_buckets))
+    total = len(lengths) * (1 + len(buckets))
     with progress.bar("compiling", total, 0) as bar:
         done = 0
         for length in lengths:
-            rows, out = step.roll_out(state, blank_prompts(prompts, length), state.step_key())
+            rows, out = collect.roll_out(state, blank_prompts(prompts, length), state.step_key())
             nothing = (len(prompts.tokens), step.config.rollout.samples)
-            taken = step.taken(rows, out, jnp.zeros(nothing), jnp.zeros(nothing, bool))
+            batch = with_advantages(rows, out, jnp.zeros(nothing), jnp.zeros(nothing, bool), collect.mesh)
             if dynamic:
-                replace_rows(taken, taken, jnp.full(len(rows.tokens), -1), step.mesh)
+                replace_rows(batch, batch, jnp.full(len(rows.tokens), -1), collect.mesh)
             bar.update(done := done + 1, {})
-            for bucket in step.update_buckets:
-                part = shortened(step.part(taken, 0), bucket)
-                step.update.lower(state, step.frozen, step.reference, part).compile()
+            for bucket in buckets:
+                step.update.lower(state, shortened(step.share(batch, 0), bucket)).compile()
                 bar.update(done := done + 1, {})

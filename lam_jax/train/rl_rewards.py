@@ -1,4 +1,4 @@
-"""Rewards of a rollout, computed by each process for the samples that its devices hold.
+"""Rewards of a rollout, computed by each process for the samples that its devices hold, and advantages from them.
 
 Legend: N prompts, G samples of a prompt, T completion length.
 """
@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lam_jax.data.schemas import Example
 from lam_jax.parallel.multihost import gather
 from lam_jax.rewards.reward import Reward, check_verdicts, rewards_of
+from lam_jax.rl import Algorithm, compute_advantages, informative_groups, overlong_penalty
 
 # (tokens [N, G, T], mask [N, G, T]) -> answers [N][G]
 Decode = Callable[[np.ndarray, np.ndarray], list[list[str]]]
@@ -24,6 +26,45 @@ class Scores(NamedTuple):
     rewards: Float[np.ndarray, "N G"]
     ok: Bool[np.ndarray, "N G"]
     lengths: Int[np.ndarray, "N G"]
+
+    def metrics(self, longest: int) -> dict[str, float]:
+        """Means over the samples; `longest`: the most tokens that a completion may have."""
+        return {
+            "reward_mean": float(self.rewards[self.ok].mean()) if self.ok.any() else 0.0,
+            "reward_std": _group_std(self.rewards, self.ok),
+            "length_mean": float(self.lengths.mean()),
+            "ended": float((self.lengths < longest).mean()),
+            "failed_rewards": float((~self.ok).sum()),
+        }
+
+
+def _group_std(rewards: Float[np.ndarray, "N G"], ok: Bool[np.ndarray, "N G"]) -> float:
+    """Mean over prompts of the sample standard deviation of the successful rewards, where there are two or more."""
+    spreads = [row[kept].std(ddof=1) for row, kept in zip(rewards, ok) if kept.sum() >= 2]
+    return float(np.mean(spreads)) if spreads else 0.0
+
+
+def advantages_of(algorithm: Algorithm, scores: Scores, longest: int) -> tuple[Float[Array, "N G"], Bool[Array, "N G"]]:
+    """Advantages, and which samples count: of dynamic sampling only groups with a signal."""
+    penalty = overlong_penalty(scores.lengths, longest, algorithm.overlong_tokens(longest))
+    shaped = scores.rewards + penalty
+    advantages, active = compute_advantages(algorithm, shaped.astype(np.float32), scores.ok)
+    if algorithm.dynamic_sampling_std is not None:
+        informative = informative_groups(shaped, scores.ok, algorithm.dynamic_sampling_std)
+        active = active & jnp.asarray(informative)[:, None]
+    return advantages, active
+
+
+class Decoder:
+    """Turns completion tokens into text."""
+
+    def __init__(self, tokenizer: Any):
+        self.tokenizer = tokenizer
+
+    def __call__(self, tokens: np.ndarray, mask: np.ndarray) -> list[list[str]]:
+        """Answers [N][G] of tokens and mask [N, G, T], special tokens left out."""
+        groups = [[list(row[keep]) for row, keep in zip(rows, keeps)] for rows, keeps in zip(tokens, mask)]
+        return [self.tokenizer.batch_decode(group, skip_special_tokens=True) for group in groups]
 
 
 def score(
@@ -91,5 +132,5 @@ def _joined(
 @jax.jit
 def masked_mean(values: Float[Array, "N G T"], mask: Bool[Array, "N G T"]) -> Float[Array, ""]:
     """Mean over the tokens under the mask; 0 if there are none."""
-    total = jax.numpy.sum(jax.numpy.where(mask, values, 0.0))
-    return total / jax.numpy.maximum(jax.numpy.sum(mask), 1).astype(values.dtype)
+    total = jnp.sum(jnp.where(mask, values, 0.0))
+    return total / jnp.maximum(jnp.sum(mask), 1).astype(values.dtype)

@@ -5,8 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax.struct import PyTreeNode
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int32, Key
 
+from lam_jax.nn.leaf import Leaf
 from lam_jax.parallel.replicated import put_replicated
 from lam_jax.train.optimiser import Optimiser, global_norm, replicated_beside
 
@@ -23,8 +24,8 @@ class TrainState(PyTreeNode):
 
     trainable: Any
     optimiser_state: Any
-    step: Int[Array, ""] | Any
-    key: Key[Array, ""] | Any
+    step: Int32[Array, ""] | Leaf
+    key: Key[Array, ""] | Leaf
 
     @classmethod
     def create(cls, trainable: Any, optimiser: Optimiser, key: Key[Array, ""]) -> "TrainState":

@@ -19,8 +19,8 @@ from lam_jax.rollout.weights import rollout_weights
 from lam_jax.train.method import METHODS
 from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
 from lam_jax.train.partition import partition
-from lam_jax.train.rl import action_space
-from lam_jax.train.stages import trainable_parts
+from lam_jax.train.spaces import LATENT
+from lam_jax.train.stages import SFT_LATENT
 from lam_jax.train.state import TrainState
 
 CONFIG, METHOD = PRESETS["tiny"], METHODS["default"]
@@ -47,9 +47,9 @@ def described(tree):
     ]
 
 
-@pytest.mark.parametrize("stage", ["sft_latent", "rl_latent"])
+@pytest.mark.parametrize("stage", [SFT_LATENT, LATENT], ids=["sft_latent", "rl_latent"])
 def test_state_and_frozen_half_equal_what_training_makes(agent, mesh, stage):
-    parts = trainable_parts(stage, CONFIG, METHOD)
+    parts = stage.trains(CONFIG, METHOD)
     optimiser = make_optimiser(OptimiserConfig(lr=1e-3), 10)
     trainable, frozen = partition(agent, parts)
     state = TrainState.create(trainable, optimiser, jax.random.key(0))
@@ -82,16 +82,16 @@ def test_batches_equal_placed_ones(mesh):
 def test_a_rollout_is_placed_as_the_update_expects_it(agent, mesh):
     """The abstract rollout of the update against one that was rolled out."""
     setting = Setting("tiny", mesh, WORK, METHOD)
-    config = setting.rl("latent").rollout
+    config = setting.rl(LATENT).rollout
     prompts = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), setting.prompts(ROLLOUT))
-    space = prepared(action_space(agent, "latent", METHOD))
+    space = prepared(LATENT.actions(agent, METHOD))
     ids = place(np.arange(8, dtype=np.int32).reshape(4, 2), mesh, ROLLOUT)
     rolled = jitted(space, place(prompts, mesh, ROLLOUT), ids, jax.random.key(0), config=config, mesh=mesh)
-    *_, taken = build("update_latent", setting).arguments
+    *_, batch = build("update_latent", setting).arguments
     expected = {path: (shape, dtype) for path, shape, dtype, _ in described(rolled)}
-    assert {path: (shape, dtype) for path, shape, dtype, _ in described(taken.rollout)} == expected
+    assert {path: (shape, dtype) for path, shape, dtype, _ in described(batch.rollout)} == expected
     for name in ("tokens", "actions", "mask", "logps", "hidden", "prompt_hidden"):
-        made, real = getattr(taken.rollout, name), getattr(rolled, name)
+        made, real = getattr(batch.rollout, name), getattr(rolled, name)
         assert made.sharding.is_equivalent_to(real.sharding, real.ndim), name
     assert UPDATE["samples"] == ROLLOUT["samples"]
 

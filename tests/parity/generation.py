@@ -34,10 +34,10 @@ def generation(agent: Agent, case: Case, given: Arrays) -> dict[str, Check]:
     for kind in ("mm", "txt"):
         prompts = case.batch(kind)
         space = LatentActions(agent, method.generating)
-        taken = generate(space, prompts, case.settings["gen_new_tokens"])
-        checks |= {f"{kind}/{name}": check for name, check in _greedy(space, prompts, taken).items()}
+        out = generate(space, prompts, case.settings["gen_new_tokens"])
+        checks |= {f"{kind}/{name}": check for name, check in _greedy(space, prompts, out).items()}
         if kind == "mm":
-            checks |= {f"mm_nocache/{name}": check for name, check in _without_cache(space, prompts, taken).items()}
+            checks |= {f"mm_nocache/{name}": check for name, check in _without_cache(space, prompts, out).items()}
     checks |= {name: Check(None, "input") for name in (*RL_INPUTS, "rl/advantages")}
     return checks | _rl(agent, case, method, given)
 
@@ -49,32 +49,32 @@ def generate(space: LatentActions, prompts: Batch, new_tokens: int) -> Rollout:
     return jax.jit(rollout, static_argnames="config")(space, prompts, ids, jax.random.key(0), config=config)
 
 
-def _greedy(space: LatentActions, prompts: Batch, taken: Rollout) -> dict[str, Check]:
+def _greedy(space: LatentActions, prompts: Batch, out: Rollout) -> dict[str, Check]:
     """What the engine's cached decoding chose. Codes at prompt positions choose nothing; they are the policy's."""
     length = prompts.tokens.shape[1]
 
     @jax.jit
-    def arrays(space: LatentActions, prompts: Batch, taken: Rollout) -> dict[str, jax.Array]:
-        hidden = jnp.concatenate([taken.prompt_hidden, taken.hidden[:, 0, :-1]], axis=1)
-        before = _policy(space, prompts, taken.prompt_hidden)[:, :-1]
+    def arrays(space: LatentActions, prompts: Batch, out: Rollout) -> dict[str, jax.Array]:
+        hidden = jnp.concatenate([out.prompt_hidden, out.hidden[:, 0, :-1]], axis=1)
+        before = _policy(space, prompts, out.prompt_hidden)[:, :-1]
         chosen = jnp.max(jax.nn.softmax(before, axis=-1), axis=-1)
         return {
-            "sequences": jnp.concatenate([prompts.tokens, taken.tokens[:, 0]], axis=1),
-            "action_idx": jnp.concatenate([jnp.argmax(before, axis=-1), taken.actions[:, 0]], axis=1),
-            "action_probs": jnp.concatenate([chosen, jnp.exp(taken.logps[:, 0])], axis=1),
-            "logits": space.next_token_logits(hidden[:, length - 1 :], taken.actions[:, 0], prompts.has_image),
+            "sequences": jnp.concatenate([prompts.tokens, out.tokens[:, 0]], axis=1),
+            "action_idx": jnp.concatenate([jnp.argmax(before, axis=-1), out.actions[:, 0]], axis=1),
+            "action_probs": jnp.concatenate([chosen, jnp.exp(out.logps[:, 0])], axis=1),
+            "logits": space.next_token_logits(hidden[:, length - 1 :], out.actions[:, 0], prompts.has_image),
         }
 
-    real = np.concatenate([np.asarray(prompts.mask)[:, :-1], np.ones(taken.actions[:, 0].shape, bool)], axis=1)
+    real = np.concatenate([np.asarray(prompts.mask)[:, :-1], np.ones(out.actions[:, 0].shape, bool)], axis=1)
     per_position = ("action_idx", "action_probs")
-    found = arrays(space, prompts, taken)
+    found = arrays(space, prompts, out)
     return {name: Check(value, where=real if name in per_position else None) for name, value in found.items()}
 
 
-def _without_cache(space: LatentActions, prompts: Batch, taken: Rollout) -> dict[str, Check]:
+def _without_cache(space: LatentActions, prompts: Batch, out: Rollout) -> dict[str, Check]:
     """The same choices from full forward passes over the growing rows, padded on the right to one shape."""
     batch, length = prompts.tokens.shape
-    new = taken.tokens.shape[2]
+    new = out.tokens.shape[2]
     later = sample_positions(prompts, 1, new)[:, 0]
     rows = prompts.replace(
         tokens=jnp.concatenate([prompts.tokens, jnp.zeros((batch, new), jnp.int32)], axis=1),
@@ -124,8 +124,8 @@ def policy_step(agent: Agent, case: Case, method: Method, given: Arrays) -> dict
     later = sample_positions(prompts, 1, tokens.shape[1] - length)[:, 0]
     positions = jnp.concatenate([prompts.positions, later], axis=2)
     hidden = agent.backbone.hidden(prompts.replace(tokens=tokens, mask=mask, positions=positions))
-    taken = _recorded(hidden, length, tokens, jnp.asarray(given["rl/completion_action_ids"], jnp.int32), active)
-    logps, entropies = latent_logps(LatentActions(agent, method.acting), prompts, taken, SCORED)
+    out = _recorded(hidden, length, tokens, jnp.asarray(given["rl/completion_action_ids"], jnp.int32), active)
+    logps, entropies = latent_logps(LatentActions(agent, method.acting), prompts, out, SCORED)
     logps, entropies = logps[:, 0], entropies[:, 0]
     algorithm = dataclasses.replace(ALGORITHMS["dapo"].official(), beta=BETA)
     count = jnp.sum(active).astype(jnp.float32)

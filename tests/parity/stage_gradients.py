@@ -9,14 +9,15 @@ import jax.numpy as jnp
 from lam_jax.latent.agent import Agent
 from lam_jax.train.method import METHODS, Method
 from lam_jax.train.partition import merge, partition
+from lam_jax.train.spaces import LATENT
 from lam_jax.train.stages import (
+    STAGES,
     MixedBatch,
     cloning_loss,
     inverse_loss,
     joint_loss,
     latent_sft_loss,
     projector_loss,
-    trainable_parts,
 )
 from tests.parity.case import Arrays, Case
 from tests.parity.checks import Check
@@ -30,17 +31,17 @@ def gradients(stage: str, agent: Agent, case: Case, reference: Arrays) -> dict[s
     """Checks by parameter name; None for a stage that we do not know."""
     method = official(case)
     objectives = {
-        "InverseWarmUp": ("inverse", _inverse),
-        "CycleWarmUp": ("projector", _projector),
-        "InverseActionVLM": ("joint", _joint),
-        "PolicyActionVLM": ("cloning", _cloning),
-        "PolicyActionWorldVLM": ("sft_latent", _sft),
-        "VLMActionRL": ("rl_latent", _rl),
+        "InverseWarmUp": (STAGES["inverse"], _inverse),
+        "CycleWarmUp": (STAGES["projector"], _projector),
+        "InverseActionVLM": (STAGES["joint"], _joint),
+        "PolicyActionVLM": (STAGES["cloning"], _cloning),
+        "PolicyActionWorldVLM": (STAGES["sft_latent"], _sft),
+        "VLMActionRL": (LATENT, _rl),
     }
     if stage not in objectives:
         return None
-    name, objective = objectives[stage]
-    trainable, frozen = partition(agent, trainable_parts(name, case.config, method))
+    trained, objective = objectives[stage]
+    trainable, frozen = partition(agent, trained.trains(case.config, method))
     loss = objective(case, method)
     tree = jax.jit(jax.grad(lambda part, frozen: loss(merge(part, frozen))))(trainable, frozen)
     first_block = case.config.text.layers - method.trained_blocks(case.config.text.layers)

@@ -29,12 +29,12 @@ def model(agent):
 
 def test_update_scores_the_same_rows_and_trains_as_many_weights(agent, model):
     config = rl_config(WORK, "token").rollout
-    taken = RolloutProgram(spaces(agent)["token"], prompts(WORK), config)()
-    update = TorchUpdate(model, WORK, np.asarray(taken.tokens))
+    out = RolloutProgram(spaces(agent)["token"], prompts(WORK), config)()
+    update = TorchUpdate(model, WORK, np.asarray(out.tokens))
     # Picture marks that random weights sampled are replaced on the other side.
-    taken = taken.replace(tokens=update.targets.reshape(taken.tokens.shape).numpy().astype(np.int32))
-    taken = taken.replace(actions=taken.tokens)
-    ours, _ = jax.jit(token_space_logps, static_argnums=3)(agent.backbone, prompts(WORK), taken, config.sampling)
+    out = out.replace(tokens=update.targets.reshape(out.tokens.shape).numpy().astype(np.int32))
+    out = out.replace(actions=out.tokens)
+    ours, _ = jax.jit(token_space_logps, static_argnums=3)(agent.backbone, prompts(WORK), out, config.sampling)
     with torch.no_grad():
         theirs = update.logps(update.model).numpy()
     np.testing.assert_allclose(np.asarray(ours).reshape(theirs.shape), theirs, atol=1e-4)

@@ -18,10 +18,15 @@ from lam_jax.parallel.rows import from_own_rows, own_rows
 from lam_jax.rl import ALGORITHMS
 from lam_jax.runs.run import Run
 from lam_jax.runs.stop import StopRequest
-from lam_jax.train.loop import fit
+from lam_jax.train.loop import Phase, fit
 from lam_jax.train.partition import merge, partition
-from lam_jax.train.rl import Decoder, RLConfig, RLStep
-from lam_jax.train.stages import STAGES, make_step, trainable_parts
+from lam_jax.train.rl import RLStep
+from lam_jax.train.rl_collect import Collector
+from lam_jax.train.rl_config import RLConfig
+from lam_jax.train.rl_rewards import Decoder
+from lam_jax.train.rl_update import Update
+from lam_jax.train.spaces import SPACES
+from lam_jax.train.stages import STAGES, Step
 from lam_jax.train.state import TrainState
 from tests.made_reward import as_reward
 from tests.sharding import made
@@ -67,24 +72,24 @@ def prompt_data() -> Loader:
 
 def train(run: Run, phase: str, agent: Agent, mesh, stop: StopRequest | None):
     """One phase; the agent after it."""
-    trainable, frozen = partition(agent, trainable_parts(phase, made.CONFIG, made.METHOD))
+    space = phase.removeprefix("rl_")
+    trains = SPACES[space].trains if space in SPACES else STAGES[phase].trains
+    trainable, frozen = partition(agent, trains(made.CONFIG, made.METHOD))
 
     def work():
         state = TrainState.create(trainable, made.optimiser(), jax.random.key(0))
-        if phase.startswith("rl_"):
-            space = phase.removeprefix("rl_")
-            config = RLConfig(
-                ALGORITHMS["grpo"], space, STEPS, made.N, made.rollout_config(space), epochs=UPDATES, mini_batches=1
-            )
+        if space in SPACES:
+            rollout = made.rollout_config(space)
+            config = RLConfig(ALGORITHMS["grpo"], SPACES[space], STEPS, made.N, rollout, epochs=UPDATES)
             data = prompt_data()
-            step = RLStep(config, made.METHOD, frozen, trainable, made.optimiser(), reward, Decoder(Numbers()), data)
+            collect = Collector(config, made.METHOD, frozen, reward, Decoder(Numbers()), data)
+            step = RLStep(collect, Update(config, made.METHOD, made.optimiser(), frozen, trainable))
         else:
-            stage = STAGES[phase]
             data = stage_data(made.batch_of(phase), mesh)
-            step = make_step(stage.loss, frozen, made.optimiser(), made.METHOD, stage.noisy)
-        saver = run.saver(phase)
-        saver.stop = stop or saver.stop
-        fitted = fit(phase, state, step, data, STEPS, writer=run.metrics, progress=run.progress, saver=saver)
+            step = Step(STAGES[phase], frozen, made.optimiser(), made.METHOD)
+        tools = run.tools(phase)
+        tools.saver.stop = stop or tools.saver.stop
+        fitted = fit(Phase(phase, STEPS), state, step, data, tools)
         return fitted.state.trainable, {}
 
     return merge(run.phase(phase, work, like=trainable).tree, frozen)

@@ -125,12 +125,12 @@ class Case:
 
     space: LatentActions | TokenActions
     config: RolloutConfig
-    taken: Rollout
+    out: Rollout
     reference: Reference
 
     @property
     def mask(self):
-        return np.asarray(self.taken.mask)
+        return np.asarray(self.out.mask)
 
 
 def with_eos(agent, token):
@@ -158,22 +158,22 @@ def case():
 def test_equals_generation_without_a_cache(case, name, sampling):
     """Everything that is recorded, up to the end; greedy with repetition penalty, sampled, and truncated."""
     case = case(name, sampling)
-    reference, taken, mask = case.reference, case.taken, case.mask
+    reference, out, mask = case.reference, case.out, case.mask
     assert mask[:PADDING_ROW].any(axis=-1).all()
-    np.testing.assert_array_equal(np.asarray(taken.tokens)[mask], reference.tokens[mask])
-    np.testing.assert_array_equal(np.asarray(taken.actions)[mask], reference.drawn("action")[mask])
+    np.testing.assert_array_equal(np.asarray(out.tokens)[mask], reference.tokens[mask])
+    np.testing.assert_array_equal(np.asarray(out.actions)[mask], reference.drawn("action")[mask])
     for field in ("logp", "logp_gap", "entropy"):
-        found = np.asarray(getattr(taken, {"logp": "logps"}.get(field, field)))
+        found = np.asarray(getattr(out, {"logp": "logps"}.get(field, field)))
         np.testing.assert_allclose(found[mask], reference.drawn(field)[mask], atol=1e-4)
-    np.testing.assert_allclose(np.asarray(taken.hidden)[mask], reference.hidden[:, :, P:][mask], atol=1e-4)
+    np.testing.assert_allclose(np.asarray(out.hidden)[mask], reference.hidden[:, :, P:][mask], atol=1e-4)
     real = np.asarray(PROMPTS.mask)
-    np.testing.assert_allclose(np.asarray(taken.prompt_hidden)[real], reference.hidden[:, 0, :P][real], atol=1e-4)
+    np.testing.assert_allclose(np.asarray(out.prompt_hidden)[real], reference.hidden[:, 0, :P][real], atol=1e-4)
 
 
 @pytest.mark.parametrize(("name", "sampling"), [("latent", SAMPLED["latent"]), ("token", TRUNCATED)])
 def test_the_support_holds_the_actions_that_could_be_drawn(case, name, sampling):
     case = case(name, sampling)
-    indices, kept = np.asarray(case.taken.support.indices), np.asarray(case.taken.support.kept)
+    indices, kept = np.asarray(case.out.support.indices), np.asarray(case.out.support.kept)
     sizes = set()
     for n, g, t in np.argwhere(case.mask):
         expected = case.reference.draws[n, g, t].kept
@@ -191,21 +191,21 @@ def test_ends_at_the_end_of_turn_token(case, name):
         ends = np.flatnonzero(case.reference.tokens[n, g] == eos)
         length = 0 if n == PADDING_ROW else min([*(ends + 1), T])
         assert case.mask[n, g].tolist() == [t < length for t in range(T)]
-        assert not np.asarray(case.taken.tokens)[n, g, length:].any()
+        assert not np.asarray(case.out.tokens)[n, g, length:].any()
     assert case.mask[0, 0].sum() <= 4
-    np.testing.assert_array_equal(case.taken.lengths, case.mask.sum(axis=-1))
+    np.testing.assert_array_equal(case.out.lengths, case.mask.sum(axis=-1))
 
 
 @pytest.mark.parametrize("name", ["latent", "token"])
 def test_recorded_log_probabilities_equal_those_of_the_update(case, name):
     case = case(name, SAMPLED[name])
     if name == "latent":
-        logps, entropies = jax.jit(latent_logps, static_argnums=3)(case.space, PROMPTS, case.taken, SAMPLED[name])
+        logps, entropies = jax.jit(latent_logps, static_argnums=3)(case.space, PROMPTS, case.out, SAMPLED[name])
     else:
         rescore = jax.jit(token_space_logps, static_argnums=3)
-        logps, entropies = rescore(case.space.backbone, PROMPTS, case.taken, SAMPLED[name])
-    np.testing.assert_allclose(np.asarray(logps)[case.mask], np.asarray(case.taken.logps)[case.mask], atol=2e-5)
-    np.testing.assert_allclose(np.asarray(entropies)[case.mask], np.asarray(case.taken.entropy)[case.mask], atol=2e-5)
+        logps, entropies = rescore(case.space.backbone, PROMPTS, case.out, SAMPLED[name])
+    np.testing.assert_allclose(np.asarray(logps)[case.mask], np.asarray(case.out.logps)[case.mask], atol=2e-5)
+    np.testing.assert_allclose(np.asarray(entropies)[case.mask], np.asarray(case.out.entropy)[case.mask], atol=2e-5)
 
 
 def same(one, two, mask):
@@ -222,17 +222,17 @@ def test_results_do_not_depend_on_the_batch_layout(case):
     prompts = jax.tree.map(lambda x: x[order], PROMPTS)
     moved = run(case.space, prompts, IDS[order][:, ::-1], KEY, case.config)
     back = jnp.argsort(order)
-    same(jax.tree.map(lambda x: x[back][:, ::-1], moved.replace(prompt_hidden=moved.hidden)), case.taken, case.mask)
+    same(jax.tree.map(lambda x: x[back][:, ::-1], moved.replace(prompt_hidden=moved.hidden)), case.out, case.mask)
     few = jnp.array([PADDING_ROW, 1, PADDING_ROW, 2])
     alone = run(case.space, jax.tree.map(lambda x: x[few], PROMPTS), IDS[few], KEY, case.config)
     for at, n in ((1, 1), (3, 2)):
-        np.testing.assert_array_equal(alone.tokens[at], case.taken.tokens[n])
+        np.testing.assert_array_equal(alone.tokens[at], case.out.tokens[n])
 
 
 def test_without_stop_every_sample_has_full_length_whatever_the_segment(case):
     case = case("token", SAMPLED["token"])
     free = run(case.space, PROMPTS, IDS, KEY, settings(SAMPLED["token"], stop=False, segment=T))
-    same(free, case.taken.replace(mask=free.mask), case.mask)
+    same(free, case.out.replace(mask=free.mask), case.mask)
     np.testing.assert_array_equal(np.asarray(free.tokens)[:PADDING_ROW], case.reference.tokens[:PADDING_ROW])
     assert np.asarray(free.mask)[:PADDING_ROW].all()
 
@@ -241,7 +241,7 @@ def test_without_stop_every_sample_has_full_length_whatever_the_segment(case):
 def test_large_models_decode_with_their_layers_stacked(case, name, monkeypatch):
     case = case(name, SAMPLED[name])
     monkeypatch.setattr(stack, "UNROLLED_WEIGHTS", 0)
-    same(jax.jit(rollout, static_argnames="config")(case.space, PROMPTS, IDS, KEY, case.config), case.taken, case.mask)
+    same(jax.jit(rollout, static_argnames="config")(case.space, PROMPTS, IDS, KEY, case.config), case.out, case.mask)
 
 
 @pytest.mark.parametrize("name", ["latent", "token"])
@@ -254,7 +254,7 @@ def test_a_step_computes_its_cosines_once_and_not_in_every_layer(case, name):
 
 def test_other_numbers_or_another_key_draw_other_samples(case):
     case = case("latent", SAMPLED["latent"])
-    tokens = np.asarray(case.taken.tokens)[:PADDING_ROW]
+    tokens = np.asarray(case.out.tokens)[:PADDING_ROW]
     for ids, key in ((IDS + 50, KEY), (IDS, jax.random.key(4))):
         other = run(case.space, PROMPTS, ids, key, case.config)
         assert (np.asarray(other.tokens)[:PADDING_ROW] != tokens).any()
@@ -264,18 +264,16 @@ def test_the_gradient_from_recorded_states_is_that_of_a_full_recomputation(case)
     """The latent update never runs the backbone."""
     case = case("latent", SAMPLED["latent"])
     weight = jnp.asarray(np.where(case.mask, np.random.default_rng(0).normal(size=(N, G, T)), 0).astype(np.float32))
-    agent, taken, sampling = case.space.agent, case.taken, SAMPLED["latent"]
+    agent, out, sampling = case.space.agent, case.out, SAMPLED["latent"]
 
     def score(policy, from_states):
         moved = agent.replace(latent=agent.latent.replace(policy=policy))
         if from_states:
-            logps, _ = latent_logps(LatentActions(moved, Reading()), PROMPTS, taken, sampling)
+            logps, _ = latent_logps(LatentActions(moved, Reading()), PROMPTS, out, sampling)
         else:
-            _, codes, _ = forward(moved, taken.tokens, jnp.int32(T))
-            logits = jnp.take_along_axis(
-                codes[:, :, P - 1 : P - 1 + T] / sampling.scale, taken.support.indices, axis=-1
-            )
-            chosen = taken.support.indices == taken.actions[..., None]
+            _, codes, _ = forward(moved, out.tokens, jnp.int32(T))
+            logits = jnp.take_along_axis(codes[:, :, P - 1 : P - 1 + T] / sampling.scale, out.support.indices, axis=-1)
+            chosen = out.support.indices == out.actions[..., None]
             logps = jnp.sum(jnp.where(chosen, jax.nn.log_softmax(logits, axis=-1), 0.0), axis=-1)
         return jnp.sum(weight * logps)
 
@@ -289,7 +287,7 @@ def test_the_penalised_distribution_cannot_be_scored_by_the_update(case):
     case = case("token", SAMPLED["token"])
     sampling = SamplingConfig(repetition_penalty=1.05)
     with pytest.raises(ValueError, match=r"repetition_penalty is 1\.05"):
-        token_space_logps(case.space.backbone, PROMPTS, case.taken, sampling)
+        token_space_logps(case.space.backbone, PROMPTS, case.out, sampling)
 
 
 def test_impossible_settings_are_refused():

@@ -53,6 +53,18 @@ def test_stopped_at_each_update_it_goes_on_bit_for_bit(tmp_path, whole, name):
     assert_equal_runs(train(tmp_path, every=0, step=step), tmp_path, whole[name])
 
 
+def test_the_best_score_goes_on_without_its_weights(tmp_path, whole):
+    """Where they are not asked for no checkpoint holds a second copy of the weights."""
+    for stop in (5, 3):
+        with pytest.raises(PreemptedError):
+            train(tmp_path, every=0, stop=StopAt(stop), keep_best=False)
+    fitted = train(tmp_path, every=0, keep_best=False)
+    expected, _ = whole["plain"]
+    assert (fitted.best.step, fitted.best.score) == (expected.best.step, expected.best.score)
+    assert fitted.best.trainable is None
+    assert_same(fitted.state, expected.state)
+
+
 @pytest.mark.parametrize("name", WORKS)
 def test_after_a_crash_it_goes_on_from_the_last_regular_checkpoint(tmp_path, whole, name):
     step = WORKS[name]

@@ -160,10 +160,11 @@ CHILD = """
 import sys, time
 import jax, jax.numpy as jnp
 from pathlib import Path
-from lam_jax.train.loop import fit
+from lam_jax.train.loop import Phase, fit
 from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
 from lam_jax.runs.progress import Progress
 from lam_jax.runs.run import Run
+from lam_jax.runs.tools import Tools
 from lam_jax.train.state import TrainState
 
 optimiser = make_optimiser(OptimiserConfig(0.1), 5)
@@ -181,7 +182,7 @@ def train(run, name, weights, target):
             time.sleep(0.03)
             yield jnp.full(20000, target)
     state = TrainState.create(weights, optimiser, jax.random.key(0))
-    return fit(name, state, step, slowly(), 5, writer=run.metrics, progress=run.progress).state.trainable, {}
+    return fit(Phase(name, 5), state, step, slowly(), Tools(run.metrics, run.progress)).state.trainable, {}
 
 with Run(Path(sys.argv[1]), {"seed": 0}, Progress(enabled=False)) as run:
     weights = {"w": jnp.zeros(20000)}

@@ -26,9 +26,11 @@ from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.train.method import METHODS
 from lam_jax.train.optimiser import Optimiser, OptimiserConfig, make_optimiser
 from lam_jax.train.partition import partition
-from lam_jax.train.rl import RLBatch, RLConfig, Update, action_space, make_update, policy_logps
-from lam_jax.train.stages import STAGES, MixedBatch, make_step, trainable_parts
-from lam_jax.train.stages.step import Step
+from lam_jax.train.rl_batch import RLBatch
+from lam_jax.train.rl_config import RLConfig
+from lam_jax.train.rl_update import Update
+from lam_jax.train.spaces import SPACES
+from lam_jax.train.stages import STAGES, MixedBatch, Step
 from lam_jax.train.state import TrainState
 from tests import tiny
 from tests.tiny import Row, make_batch
@@ -92,9 +94,9 @@ def batch_of(stage: str) -> Any:
 def stage_step(stage: str, mesh: Mesh) -> tuple[Step, TrainState, Any]:
     """(step, first state, batch on the host)."""
     made, batch = STAGES[stage], batch_of(stage)
-    trainable, frozen = partition(agent(mesh), trainable_parts(stage, CONFIG, METHOD))
+    trainable, frozen = partition(agent(mesh), made.trains(CONFIG, METHOD))
     state = TrainState.create(trainable, optimiser(), jax.random.key(0))
-    return make_step(made.loss, frozen, optimiser(), METHOD, made.noisy), state, batch
+    return Step(made, frozen, optimiser(), METHOD), state, batch
 
 
 def rollout_config(space: str, sampling: SamplingConfig | None = None) -> RolloutConfig:
@@ -102,7 +104,7 @@ def rollout_config(space: str, sampling: SamplingConfig | None = None) -> Rollou
 
 
 def space_on(name: str, mesh: Mesh) -> ActionSpace:
-    return prepared(action_space(agent(mesh), name.split("_")[0], METHOD))
+    return prepared(SPACES[name.split("_")[0]].actions(agent(mesh), METHOD))
 
 
 def rollout_arguments(name: str, mesh: Mesh) -> tuple[ActionSpace, Any, np.ndarray, jax.Array, RolloutConfig]:
@@ -113,25 +115,20 @@ def rollout_arguments(name: str, mesh: Mesh) -> tuple[ActionSpace, Any, np.ndarr
     return space, prompts, ids, jax.random.key(3), rollout_config(name)
 
 
-def rl_update(name: str, mesh: Mesh, taken: Rollout) -> tuple[Update, TrainState, Agent, Agent, RLBatch]:
-    """(update, state, frozen, reference, taken); rewards are made up."""
+def rl_update(name: str, mesh: Mesh, rollout: Rollout) -> tuple[Update, TrainState, RLBatch]:
+    """(update, state, batch); rewards are made up."""
     algorithm = dataclasses.replace(ALGORITHMS["grpo"], beta=0.1)
-    config = RLConfig(algorithm, name, prompts=N, rollout=rollout_config(name), epochs=2)
-    trainable, frozen = partition(agent(mesh), trainable_parts(f"rl_{name}", CONFIG, METHOD))
+    config = RLConfig(algorithm, SPACES[name], prompts=N, rollout=rollout_config(name), epochs=2)
+    trainable, frozen = partition(agent(mesh), config.space.trains(CONFIG, METHOD))
     state = TrainState.create(trainable, optimiser(), jax.random.key(0))
-    advantages = np.zeros((taken.tokens.shape[0], G), np.float32)
+    advantages = np.zeros((rollout.tokens.shape[0], G), np.float32)
     advantages[:N] = np.random.default_rng(7).normal(size=(N, G))
     prompts = place(rollout_arguments(name, mesh)[1], mesh, UPDATE)
     advantages = place(advantages, mesh, UPDATE, "prompts", "samples")
     # Another policy than the reference, so that the KL counts.
     reference = jax.tree.map(lambda x: x * 1.05, trainable)
-    return (
-        make_update(config, METHOD, optimiser()),
-        state,
-        frozen,
-        reference,
-        RLBatch(prompts, taken, advantages, taken.mask),
-    )
+    update = Update(config, METHOD, optimiser(), frozen, reference)
+    return update, state, RLBatch(prompts, rollout, advantages, rollout.mask)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,8 +158,8 @@ def _ran(name: str, mesh_name: str) -> Ran:
     if kind == "rollout":
         *arguments, config = rollout_arguments(space, mesh)
         return execute(jitted.lower(*arguments, config=config, mesh=mesh), *arguments)
-    update, *arguments = rl_update(space, mesh, recorded(space, mesh))
-    return execute(update.lower(*arguments), *arguments)
+    update, state, batch = rl_update(space, mesh, recorded(space, mesh))
+    return execute(update.lower(state, batch), state, update.frozen, update.reference, batch)
 
 
 def execute(lowered: jax.stages.Lowered, *arguments: Any) -> Ran:
@@ -172,24 +169,24 @@ def execute(lowered: jax.stages.Lowered, *arguments: Any) -> Ran:
 
 def recorded(space: str, mesh: Mesh) -> Rollout:
     """The rollout made on one device, as if it had been made on `mesh`: updates then differ by the mesh alone."""
-    taken = jax.device_get(ran(f"rollout_{space}", "one").outputs)
+    rollout = jax.device_get(ran(f"rollout_{space}", "one").outputs)
     filling = -N % mesh.shape["data"]
-    taken = jax.tree.map(lambda x: np.concatenate([x, np.zeros((filling, *x.shape[1:]), x.dtype)]), taken)
-    prompt_hidden = place(taken.prompt_hidden, mesh, UPDATE, "prompts")
-    return place(taken, mesh, UPDATE, "prompts", "samples").replace(prompt_hidden=prompt_hidden)
+    rollout = jax.tree.map(lambda x: np.concatenate([x, np.zeros((filling, *x.shape[1:]), x.dtype)]), rollout)
+    prompt_hidden = place(rollout.prompt_hidden, mesh, UPDATE, "prompts")
+    return place(rollout, mesh, UPDATE, "prompts", "samples").replace(prompt_hidden=prompt_hidden)
 
 
 def forced_logps(space: str, mesh_name: str) -> np.ndarray:
     """Log-probabilities of the tokens that were sampled on one device, computed on another mesh."""
     mesh = on(mesh_name)
-    *_, taken = rl_update(space, mesh, recorded(space, mesh))
+    *_, batch = rl_update(space, mesh, recorded(space, mesh))
 
     @jax.jit
-    def compute(agent, taken):
+    def compute(agent, batch):
         with use(mesh, UPDATE):
-            return policy_logps(agent, space, METHOD, taken, rollout_config(space))[0]
+            return SPACES[space].logps(agent, METHOD, batch.prompts, batch.rollout, SAMPLING[space], False)[0]
 
-    return jax.device_get(compute(agent(mesh), taken))
+    return jax.device_get(compute(agent(mesh), batch))
 
 
 def adam(state: TrainState) -> optax.ScaleByAdamState:

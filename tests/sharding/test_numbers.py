@@ -51,31 +51,31 @@ def test_every_step_is_the_same_on_every_mesh(name, mesh):
     assert_same(name, mesh)
 
 
-def margins(space_name, taken):
+def margins(space_name, rollout):
     """[N, G, T]: by how much each action, and each token it stands for, was the first choice."""
     *arguments, config = made.rollout_arguments(space_name, made.on("one"))
     find = token_margins if space_name.startswith("token") else latent_margins
-    return jax.jit(find, static_argnums=5)(*arguments, taken, config.sampling)
+    return jax.jit(find, static_argnums=5)(*arguments, rollout, config.sampling)
 
 
-def latent_margins(space, prompts, ids, key, taken, sampling):
-    first = jnp.broadcast_to(taken.prompt_hidden[:, None, None, -1], taken.hidden[:, :, :1].shape)
-    hidden = jnp.concatenate([first, taken.hidden[:, :, :-1]], axis=2)
-    emitted = gap(space.next_token_logits(hidden, taken.actions, prompts.has_image))
-    return jnp.minimum(drawn_margins(latent_logits(space, prompts, taken), ids, key, taken, sampling), emitted)
+def latent_margins(space, prompts, ids, key, rollout, sampling):
+    first = jnp.broadcast_to(rollout.prompt_hidden[:, None, None, -1], rollout.hidden[:, :, :1].shape)
+    hidden = jnp.concatenate([first, rollout.hidden[:, :, :-1]], axis=2)
+    emitted = gap(space.next_token_logits(hidden, rollout.actions, prompts.has_image))
+    return jnp.minimum(drawn_margins(latent_logits(space, prompts, rollout), ids, key, rollout, sampling), emitted)
 
 
-def token_margins(space, prompts, ids, key, taken, sampling):
+def token_margins(space, prompts, ids, key, rollout, sampling):
     backbone = space.backbone
-    logits = backbone.logits(backbone.norm(token_hidden(backbone, prompts, taken.tokens, taken.mask)))
-    return drawn_margins(logits, ids, key, taken, sampling)
+    logits = backbone.logits(backbone.norm(token_hidden(backbone, prompts, rollout.tokens, rollout.mask)))
+    return drawn_margins(logits, ids, key, rollout, sampling)
 
 
-def drawn_margins(logits, ids, key, taken, sampling):
+def drawn_margins(logits, ids, key, rollout, sampling):
     """From the logits and the very noise of the rollout."""
     scores = logits / sampling.scale
-    if taken.support is not None:
-        scores = support_logps(logits, taken.support, sampling.scale)
+    if rollout.support is not None:
+        scores = support_logps(logits, rollout.support, sampling.scale)
     draw = jax.vmap(jax.vmap(lambda k: jax.random.gumbel(k, scores.shape[-1:], jnp.float32)))
     noise = jnp.stack([draw(sample_keys(key, ids, t)) for t in range(made.T)], axis=2)
     return gap(scores + noise)

@@ -12,8 +12,12 @@ from lam_jax.data.schemas import Example
 from lam_jax.rl import ALGORITHMS
 from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
 from lam_jax.train.partition import partition
-from lam_jax.train.rl import Decoder, RLConfig, RLStep
-from lam_jax.train.stages import trainable_parts
+from lam_jax.train.rl import RLStep
+from lam_jax.train.rl_collect import Collector
+from lam_jax.train.rl_config import RLConfig
+from lam_jax.train.rl_rewards import Decoder
+from lam_jax.train.rl_update import Update
+from lam_jax.train.spaces import SPACES
 from lam_jax.train.state import TrainState
 from tests import tiny
 from tests.made_reward import as_reward
@@ -50,17 +54,17 @@ class Reward:
 def settings(space, **changes) -> RLConfig:
     algorithm = dataclasses.replace(ALGORITHMS["dapo"], dynamic_sampling_std=0.1, beta=0.1)
     rollout = made.rollout_config(space)
-    return RLConfig(
-        algorithm, space, prompts=N, rollout=rollout, optimiser=OptimiserConfig(lr=1e-3), **{"epochs": 2} | changes
-    )
+    optimiser = OptimiserConfig(lr=1e-3)
+    changes = {"epochs": 2} | changes
+    return RLConfig(algorithm, SPACES[space], prompts=N, rollout=rollout, optimiser=optimiser, **changes)
 
 
 def rl_step(space, mesh, **changes):
     config = settings(space, **changes)
-    trainable, frozen = partition(made.agent(mesh), trainable_parts(f"rl_{space}", CONFIG, METHOD))
+    trainable, frozen = partition(made.agent(mesh), config.space.trains(CONFIG, METHOD))
     optimiser = make_optimiser(config.optimiser, 10)
-    refill = itertools.repeat(PROMPTS)
-    step = RLStep(config, METHOD, frozen, trainable, optimiser, Reward(), Decoder(Numbers()), refill)
+    collect = Collector(config, METHOD, frozen, Reward(), Decoder(Numbers()), itertools.repeat(PROMPTS))
+    step = RLStep(collect, Update(config, METHOD, optimiser, frozen, trainable))
     return step, TrainState.create(trainable, optimiser, jax.random.key(1))
 
 

@@ -15,7 +15,7 @@ from lam_jax.hosts.consistency import code_hash, require_consistent, require_con
 from lam_jax.parallel import make_mesh
 from lam_jax.parallel.processes import start
 from lam_jax.runs.run import Run
-from lam_jax.train.loop import fit
+from lam_jax.train.loop import Phase, fit
 from tests.train.made_phase import STEPS, TwoUpdates, evaluate, gradient_step, new_data, new_state
 
 # Arrays of 64 KB: large enough for a limit on the size of files to hit checkpoints and not the logs.
@@ -57,18 +57,8 @@ def run(folder: Path) -> None:
 
             def train(name=name, work=work, number=number, weights=weights):
                 state = new_state(number, WIDTH, mesh).replace(trainable=weights)
-                fitted = fit(
-                    name,
-                    state,
-                    announced(work),
-                    new_data(WIDTH, mesh),
-                    STEPS,
-                    writer=opened.metrics,
-                    progress=opened.progress,
-                    evaluate=evaluate,
-                    evaluate_every=4,
-                    saver=opened.saver(name),
-                )
+                phase = Phase(name, STEPS, evaluate=evaluate, evaluate_every=4, keep_best=True)
+                fitted = fit(phase, state, announced(work), new_data(WIDTH, mesh), opened.tools(name))
                 return fitted.state.trainable, {}
 
             weights = opened.phase(name, train, like=weights).tree

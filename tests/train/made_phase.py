@@ -1,6 +1,5 @@
 """A phase that trains in milliseconds: a one-layer regression, drawn noise, a loader, evaluations."""
 
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,11 @@ from lam_jax.parallel import TRAIN
 from lam_jax.parallel.rows import from_own_rows, own_rows
 from lam_jax.runs.metrics import MetricsWriter
 from lam_jax.runs.phase_checkpoint import PhaseSaver
+from lam_jax.runs.profiler import Profiler
 from lam_jax.runs.progress import Progress
 from lam_jax.runs.stop import StopRequest
-from lam_jax.train.loop import Fitted, fit
+from lam_jax.runs.tools import Tools
+from lam_jax.train.loop import Fitted, Phase, fit
 from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
 from lam_jax.train.state import TrainState
 
@@ -95,10 +96,17 @@ def evaluate(state: TrainState) -> dict[str, Any]:
     return {"score": -abs(float(state.step) - STEPS / 2), "trace": jnp.trace(state.trainable["w"])}
 
 
-def train(folder: Path, *, every: int, step: Any = gradient_step, stop: StopRequest | None = None, **kwargs) -> Fitted:
+def train(
+    folder: Path,
+    *,
+    every: int,
+    step: Any = gradient_step,
+    stop: StopRequest | None = None,
+    profiler: Profiler | None = None,
+    keep_best: bool = True,
+) -> Fitted:
     """The phase, in a folder where it may have been begun before."""
     saver = PhaseSaver(folder / "phase_checkpoints", every, stop=stop)
-    train_on = functools.partial(fit, "phase", new_state(), step, new_data(), STEPS)
-    options = {"evaluate": evaluate, "evaluate_every": 4, "saver": saver, **kwargs}
+    phase = Phase("phase", STEPS, evaluate=evaluate, evaluate_every=4, keep_best=keep_best)
     with MetricsWriter(folder) as writer:
-        return train_on(writer=writer, progress=Progress(enabled=False), **options)
+        return fit(phase, new_state(), step, new_data(), Tools(writer, Progress(enabled=False), saver, profiler))

@@ -23,9 +23,13 @@ from lam_jax.rollout.sampling import SamplingConfig, Support
 from lam_jax.train.method import METHODS, Method
 from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
 from lam_jax.train.partition import merge, partition
-from lam_jax.train.rl import Decoder, RLConfig, RLStep
+from lam_jax.train.rl import RLStep
 from lam_jax.train.rl_batch import RLBatch
-from lam_jax.train.stages import trainable_parts
+from lam_jax.train.rl_collect import Collector
+from lam_jax.train.rl_config import RLConfig
+from lam_jax.train.rl_rewards import Decoder
+from lam_jax.train.rl_update import Update
+from lam_jax.train.spaces import SPACES
 from lam_jax.train.state import TrainState
 from tests import tiny
 from tests.made_reward import as_reward
@@ -68,7 +72,7 @@ def config(space: Any, name: str = "grpo", **changes: Any) -> RLConfig:
     sampling = SamplingConfig(top_k=6) if space == "latent" else SamplingConfig()
     rollout = RolloutConfig(samples=G, length=T, sampling=sampling, segment=T, stop=False)
     algorithm = dataclasses.replace(ALGORITHMS[name], **changes)
-    return RLConfig(algorithm, space, prompts=N, rollout=rollout, optimiser=OptimiserConfig(lr=1e-2))
+    return RLConfig(algorithm, SPACES[space], prompts=N, rollout=rollout, optimiser=OptimiserConfig(lr=1e-2))
 
 
 def make(
@@ -86,10 +90,10 @@ def make_with(
     method: Method = METHOD,
 ) -> tuple[RLStep, Callable[[], TrainState]]:
     """(step, state) for any settings."""
-    parts = trainable_parts(f"rl_{settings.space}", tiny.CONFIG, method)
-    trainable, frozen = partition(agent or tiny.agent(), parts)
+    trainable, frozen = partition(agent or tiny.agent(), settings.space.trains(tiny.CONFIG, method))
     optimiser = make_optimiser(settings.optimiser, settings.steps)
-    step = RLStep(settings, method, frozen, trainable, optimiser, reward, Decoder(Numbers()), iter(refill))
+    collector = Collector(settings, method, frozen, reward, Decoder(Numbers()), iter(refill))
+    step = RLStep(collector, Update(settings, method, optimiser, frozen, trainable))
     return step, functools.partial(TrainState.create, trainable, optimiser, jax.random.key(0))
 
 
@@ -105,7 +109,7 @@ def moved_state(step: RLStep, create: Callable[[], TrainState], seed: int = 0) -
 
 def agent_of(step: RLStep, state: TrainState | None = None) -> Agent:
     """The whole agent of a state; None: the reference."""
-    return merge(step.reference if state is None else state.trainable, step.frozen)
+    return merge(step.update.reference if state is None else state.trainable, step.update.frozen)
 
 
 def collect(step: RLStep, state: TrainState, drawn: Collated) -> tuple[RLBatch, dict[str, Any]]:
@@ -122,8 +126,8 @@ def without_updating(step: RLStep) -> list[RLBatch]:
     """Updates do nothing from now on; their batches come into the list."""
     seen: list[RLBatch] = []
 
-    def update(state, frozen, reference, taken):
-        seen.append(taken)
+    def update(state, batch):
+        seen.append(batch)
         return state, {}
 
     step.update = update  # pyright: ignore[reportAttributeAccessIssue]

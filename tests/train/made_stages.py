@@ -13,6 +13,7 @@ from lam_jax.latent.agent import Agent
 from lam_jax.train.method import METHODS, Method
 from lam_jax.train.partition import path_name
 from lam_jax.train.stages import (
+    STAGES,
     MixedBatch,
     cloning_loss,
     inverse_loss,
@@ -21,7 +22,6 @@ from lam_jax.train.stages import (
     projector_loss,
     token_sft_loss,
 )
-from lam_jax.train.stages.step import stage_noise
 from tests import tiny
 from tests.tiny import Row, make_batch, words
 
@@ -76,7 +76,8 @@ def gradients(name: str, batch: Any, key: jax.Array, method: Method) -> tuple[fl
 @functools.cache
 def _gradients(name: str, method: Method) -> Callable:
     def loss(agent, batch, key):
-        noise = stage_noise(batch, key, tiny.LATENT.codes) if name in NOISY else None
+        draw = STAGES[name].noise if name in NOISY else None
+        noise = draw(batch, key, tiny.LATENT.codes) if draw else None
         return LOSSES[name](agent, batch, noise, method)[0]
 
     return jax.jit(jax.value_and_grad(loss))

@@ -16,28 +16,26 @@ from lam_jax.train.rl_batch import longest, shortened
 from tests import tiny
 from tests.made_reward import as_reward
 from tests.tiny import Row, make_batch, words
-from tests.train.test_rl import EXAMPLE, N, T, make, prompts, weights
+from tests.train.test_rl import EXAMPLE, N, T, config, make, make_with, prompts, weights
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def bucketed(space, lengths, **changes):
-    step, create = make(space, **changes)
-    step.config = dataclasses.replace(step.config, update_lengths=lengths)
-    return step, create
+    return make_with(dataclasses.replace(config(space), update_lengths=lengths), **changes)
 
 
 @pytest.mark.parametrize("space", ["latent", "token"])
 def test_an_update_at_a_shorter_bucket_is_the_same(space):
     (plain, create), (short, _) = make(space), bucketed(space, (1, 3))
-    taken, _ = plain.prepare(create(), prompts(0))
-    assert longest(taken) == T
-    mask = jnp.asarray(np.asarray(taken.mask) & (np.arange(T) < 2))
-    taken = taken.replace(mask=mask, rollout=taken.rollout.replace(mask=mask))
-    assert longest(taken) == 2
-    assert shortened(taken, 3).rollout.hidden.shape[2] == 3
-    one, _ = plain.apply(create(), taken, 0)
-    other, _ = short.apply(create(), taken, 0)
+    batch, _ = plain.prepare(create(), prompts(0))
+    assert longest(batch) == T
+    mask = jnp.asarray(np.asarray(batch.mask) & (np.arange(T) < 2))
+    batch = batch.replace(mask=mask, rollout=batch.rollout.replace(mask=mask))
+    assert longest(batch) == 2
+    assert shortened(batch, 3).rollout.hidden.shape[2] == 3
+    one, _ = plain.apply(create(), batch, 0)
+    other, _ = short.apply(create(), batch, 0)
     # Adam's moments: its first step is the gradient's sign, also where that is rounding.
     chex.assert_trees_all_close(one.optimiser_state, other.optimiser_state, rtol=1e-5, atol=1e-7)
 
@@ -56,18 +54,18 @@ def test_nothing_is_compiled_in_any_bucket_after_the_start():
     for a, b in zip(before, weights(state), strict=True):
         np.testing.assert_array_equal(a, b)
     # What host code around the programs compiles for itself, of any shape.
-    taken, _ = step.prepare(state, prompts(0))
-    state, _ = step.apply(state, taken, 0)
-    for batch in (prompts(1), longer(2)):
+    batch, _ = step.prepare(state, prompts(0))
+    state, _ = step.apply(state, batch, 0)
+    for drawn in (prompts(1), longer(2)):
         with CompileClock() as clock:
-            taken, _ = step.prepare(state, batch)
-        assert clock.programs == 0, f"prompts {batch.batch.tokens.shape}"
+            batch, _ = step.prepare(state, drawn)
+        assert clock.programs == 0, f"prompts {drawn.batch.tokens.shape}"
         for length in (1, 2, T):
-            mask = np.asarray(taken.mask) & (np.arange(T) < length)
-            cut = taken.replace(mask=jax.device_put(mask, taken.mask.sharding))
+            mask = np.asarray(batch.mask) & (np.arange(T) < length)
+            cut = batch.replace(mask=jax.device_put(mask, batch.mask.sharding))
             with CompileClock() as clock:
                 state, _ = step.apply(state, cut, 0)
-            assert clock.programs == 0, f"prompts {batch.batch.tokens.shape}, completions of {length}"
+            assert clock.programs == 0, f"prompts {drawn.batch.tokens.shape}, completions of {length}"
 
 
 def test_dynamic_sampling_keeps_to_one_prompt_length():

@@ -10,8 +10,10 @@ import pytest
 from lam_jax.errors import NonFiniteError
 from lam_jax.runs.metrics import MetricsWriter, comparable, read_metrics
 from lam_jax.runs.progress import Progress
-from lam_jax.train.loop import first_non_finite, fit
+from lam_jax.runs.tools import Tools
+from lam_jax.train.loop import Phase, fit
 from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
+from lam_jax.train.recorder import first_non_finite
 from lam_jax.train.state import TrainState
 
 STEPS = 6
@@ -46,7 +48,7 @@ def batches(count=STEPS):
 def run(tmp_path):
     def run(state, step, data, steps=STEPS, folder="run", **kwargs):
         with MetricsWriter(tmp_path / folder) as writer:
-            fitted = fit("phase", state, step, data, steps, writer=writer, progress=Progress(enabled=False), **kwargs)
+            fitted = fit(Phase("phase", steps, **kwargs), state, step, data, Tools(writer, Progress(enabled=False)))
         assert read_metrics(tmp_path / folder / "metrics.jsonl") == fitted.history
         return fitted
 
@@ -91,7 +93,7 @@ def test_best_is_a_copy_of_the_weights_with_the_highest_score(run, state, step):
         seen[int(state.step)] = np.asarray(state.trainable["w"]).copy()
         return {"score": next(scores), "length": 4}
 
-    fitted = run(state, step, batches(), evaluate=evaluate, evaluate_every=2)
+    fitted = run(state, step, batches(), evaluate=evaluate, evaluate_every=2, keep_best=True)
     assert list(seen) == [0, 2, 4, 6]
     assert (fitted.best.step, fitted.best.score) == (2, 0.9)
     np.testing.assert_array_equal(fitted.best.trainable["w"], seen[2])
@@ -102,6 +104,7 @@ def test_best_is_a_copy_of_the_weights_with_the_highest_score(run, state, step):
 def test_evaluation_only_at_the_end(run, state, step):
     fitted = run(state, step, batches(), evaluate=lambda state: {"score": 1.0}, log_every=4)
     assert fitted.best.step == STEPS
+    assert fitted.best.trainable is None, "no second copy of the weights unless it is asked for"
     assert [r["step"] for r in fitted.history if "loss" in r] == [4, 6]
 
 

@@ -13,20 +13,13 @@ from lam_jax.errors import PreemptedError
 from lam_jax.runs.metrics import MetricsWriter, comparable
 from lam_jax.runs.phase_checkpoint import PhaseSaver
 from lam_jax.runs.progress import Progress
-from lam_jax.train.loop import fit
-from lam_jax.train.optimiser import make_optimiser
-from lam_jax.train.partition import partition
-from lam_jax.train.rl import Decoder, RLStep
-from lam_jax.train.stages import trainable_parts
-from lam_jax.train.state import TrainState
-from tests import tiny
+from lam_jax.runs.tools import Tools
+from lam_jax.train.loop import Phase, fit
 from tests.made_reward import as_reward
 from tests.train.made_phase import StopAt
 from tests.train.made_rl import (
-    METHOD,
     G,
     N,
-    Numbers,
     T,
     config,
     make,
@@ -81,12 +74,12 @@ def test_failed_calls_count_nowhere(made):
     some[0, 3] = some[1, :5] = True
     results = []
     for value, failed in ((np.nan, some), (1e6, some), (np.nan, np.ones((N, G), bool))):
-        step.reward = failing(value, failed)
+        step.collect.reward = failing(value, failed)
         state, metrics = step(create(), prompts(0))
         assert np.isfinite([float(value) for value in metrics.values()]).all()
         assert metrics["failed_rewards"] == failed.sum()
         results.append(weights(state))
-    step.reward = share_of_even_tokens
+    step.collect.reward = share_of_even_tokens
     start = weights(create())
     for nans, numbers, nothing, old in zip(*results, start, strict=True):
         np.testing.assert_array_equal(nans, numbers)
@@ -105,25 +98,23 @@ def test_dynamic_sampling_replaces_groups_without_a_signal():
         calls.append(answers)
         return np.where(np.array(informative)[:, None], np.arange(G)[None] / G, 0.5) + 0 * rewards, ok
 
-    def taken_by(refills):
+    def collected(refills):
         calls.clear()
         step, create = make("latent", reward, (prompts(s) for s in (10, 20)), "dapo", max_refills=refills)
-        seen = without_updating(step)
-        _, metrics = step(create(), prompts(0))
-        return seen[0], metrics
+        return step.collect(create(), prompts(0))
 
-    taken, metrics = taken_by(2)
+    batch, metrics = collected(2)
     assert metrics["refills"] == 2
-    np.testing.assert_array_equal(taken.prompts.tokens[0], prompts(0).batch.tokens[0])
-    np.testing.assert_array_equal(taken.prompts.tokens[1], prompts(20).batch.tokens[1])
-    np.testing.assert_array_equal(taken.prompts.images.patches[1], prompts(20).batch.images.patches[1])
-    assert np.asarray(taken.mask).any(axis=(1, 2)).all()
-    assert float(jnp.abs(taken.advantages[1]).max()) > 0
+    np.testing.assert_array_equal(batch.prompts.tokens[0], prompts(0).batch.tokens[0])
+    np.testing.assert_array_equal(batch.prompts.tokens[1], prompts(20).batch.tokens[1])
+    np.testing.assert_array_equal(batch.prompts.images.patches[1], prompts(20).batch.images.patches[1])
+    assert np.asarray(batch.mask).any(axis=(1, 2)).all()
+    assert float(jnp.abs(batch.advantages[1]).max()) > 0
 
-    taken, metrics = taken_by(1)
+    batch, metrics = collected(1)
     assert metrics["refills"] == 1
-    assert np.asarray(taken.mask).any(axis=(1, 2)).tolist() == [True, False]
-    np.testing.assert_array_equal(taken.prompts.tokens[1], prompts(0).batch.tokens[1])
+    assert np.asarray(batch.mask).any(axis=(1, 2)).tolist() == [True, False]
+    np.testing.assert_array_equal(batch.prompts.tokens[1], prompts(0).batch.tokens[1])
 
 
 def test_several_updates_share_a_rollout():
@@ -134,31 +125,27 @@ def test_several_updates_share_a_rollout():
     seen = without_updating(step)
     step(create(), prompts(0))
     rows = [prompts(0).batch.tokens[i] for i in (0, 1, 0, 1)]
-    for taken, row in zip(seen, rows, strict=True):
-        np.testing.assert_array_equal(taken.prompts.tokens, row[None])
-        assert taken.rollout.tokens.shape == (1, G, T)
+    for batch, row in zip(seen, rows, strict=True):
+        np.testing.assert_array_equal(batch.prompts.tokens, row[None])
+        assert batch.rollout.tokens.shape == (1, G, T)
 
 
 def test_stopped_between_two_updates_of_a_rollout_it_goes_on_bit_for_bit(tmp_path):
     """The rollout is in the checkpoint: it is not drawn again with the weights of then."""
     settings = dataclasses.replace(config("latent"), steps=2, epochs=2, mini_batches=2)
-    optimiser = make_optimiser(settings.optimiser, settings.steps * settings.updates)
-    trainable, frozen = partition(tiny.agent(), trainable_parts("rl_latent", tiny.CONFIG, METHOD))
     rolled = []
 
-    @as_reward
-    def reward(examples, answers):
+    def reward(examples, answers, samples):
         rolled.append(answers)
-        return share_of_even_tokens(examples, answers)
+        return share_of_even_tokens(examples, answers, samples)
 
     def run(folder, visits):
         data = Loader(list(range(4)), lambda seeds: prompts(2 * seeds[0]), LoaderConfig(1, prefetch=0))
-        step = RLStep(settings, METHOD, frozen, trainable, optimiser, reward, Decoder(Numbers()), data)
-        state = TrainState.create(trainable, optimiser, jax.random.key(0))
+        step, create = make_with(settings, reward, data)
         saver = PhaseSaver(folder / "phase_checkpoints", stop=StopAt(visits))
         with MetricsWriter(folder) as writer:
-            args = ("rl", state, step, data, settings.steps)
-            return fit(*args, writer=writer, progress=Progress(enabled=False), saver=saver)
+            tools = Tools(writer, Progress(enabled=False), saver)
+            return fit(Phase("rl", settings.steps), create(), step, data, tools)
 
     whole = run(tmp_path / "whole", 0)
     for _ in range(3):

@@ -12,16 +12,17 @@ from lam_jax.nn.weight import path_name
 from lam_jax.train.method import METHODS, Method
 from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
 from lam_jax.train.partition import Last, merge, partition
+from lam_jax.train.spaces import LATENT, TOKEN
 from lam_jax.train.stages import (
+    STAGES,
     MixedBatch,
+    Step,
     cloning_loss,
     inverse_loss,
     joint_loss,
     latent_sft_loss,
-    make_step,
     projector_loss,
     token_sft_loss,
-    trainable_parts,
 )
 from lam_jax.train.state import TrainState
 from tests import tiny
@@ -38,15 +39,15 @@ RELEASED = dataclasses.replace(DEFAULT, sft="released")
 TOP = ["backbone.embedding", "backbone.norm", "backbone.blocks"]
 LEARNERS = ["latent.inverse", "latent.codebook", "latent.world"]
 PROJECTORS = ["latent.projector", "latent.back_projector"]
-# stage: loss, batch, method, noisy, and the parts that method.md section 3 lets train
-STAGES = {
-    "inverse": (inverse_loss, PAIRED, DEFAULT, True, LEARNERS),
-    "projector": (projector_loss, PAIRED, DEFAULT, False, PROJECTORS),
-    "joint": (joint_loss, MIXED, DEFAULT, True, LEARNERS + PROJECTORS),
-    "cloning": (cloning_loss, MIXED, DEFAULT, False, ["latent.policy"]),
-    "sft_latent": (latent_sft_loss, PAIRED, DEFAULT, False, ["backbone.vision", *TOP, "latent.policy"]),
-    "sft_latent released": (latent_sft_loss, PAIRED, RELEASED, False, ["backbone.vision", *TOP]),
-    "sft_token": (token_sft_loss, PAIRED, DEFAULT, False, ["backbone.vision", *TOP]),
+# stage: loss, batch, method, and the parts that method.md section 3 lets train
+CASES = {
+    "inverse": (inverse_loss, PAIRED, DEFAULT, LEARNERS),
+    "projector": (projector_loss, PAIRED, DEFAULT, PROJECTORS),
+    "joint": (joint_loss, MIXED, DEFAULT, LEARNERS + PROJECTORS),
+    "cloning": (cloning_loss, MIXED, DEFAULT, ["latent.policy"]),
+    "sft_latent": (latent_sft_loss, PAIRED, DEFAULT, ["backbone.vision", *TOP, "latent.policy"]),
+    "sft_latent released": (latent_sft_loss, PAIRED, RELEASED, ["backbone.vision", *TOP]),
+    "sft_token": (token_sft_loss, PAIRED, DEFAULT, ["backbone.vision", *TOP]),
 }
 
 
@@ -57,18 +58,18 @@ def named(agent):
 @functools.cache
 def stage_step(name):
     """(step, state maker, frozen part) of a stage."""
-    loss, _, method, noisy, _ = STAGES[name]
-    trainable, frozen = partition(tiny.agent(), trainable_parts(name, tiny.CONFIG, method))
+    _, _, method, _ = CASES[name]
+    trainable, frozen = partition(tiny.agent(), STAGES[name].trains(tiny.CONFIG, method))
     optimiser = make_optimiser(OptimiserConfig(lr=1e-3), 10)
     create = functools.partial(TrainState.create, trainable, optimiser, jax.random.key(0))
-    return make_step(loss, frozen, optimiser, method, noisy), create, frozen
+    return Step(STAGES[name], frozen, optimiser, method), create, frozen
 
 
 @pytest.mark.parametrize("name", ["joint", "cloning", "sft_latent"])
 def test_a_step_moves_every_weight_of_the_stage_and_no_other(name):
     """Joint trains what stages 1 and 2 do. Of the stacked backbone blocks only the last one of two trains."""
     step, create, frozen = stage_step(name)
-    _, batch, _, _, parts = STAGES[name]
+    _, batch, _, parts = CASES[name]
     before = named(tiny.agent())
     state, metrics = step(create(), batch)
     assert all(np.isfinite(float(value)) for value in metrics.values())
@@ -84,10 +85,10 @@ def test_a_step_moves_every_weight_of_the_stage_and_no_other(name):
             assert moved.any(), leaf
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", CASES)
 def test_trainable_parts(name):
-    _, _, method, _, parts = STAGES[name]
-    found = trainable_parts(name.split()[0], tiny.CONFIG, method)
+    _, _, method, parts = CASES[name]
+    found = STAGES[name.split()[0]].trains(tiny.CONFIG, method)
     assert sorted(found) == sorted(parts)
     assert all(choice == (Last(1) if part == "backbone.blocks" else True) for part, choice in found.items())
 
@@ -104,12 +105,12 @@ def losses():
     @functools.partial(jax.jit, static_argnums=1)
     def compute(agent, dtype):
         agent = with_dtype(agent, dtype)
-        return {name: loss(agent, batch, None, method)[0] for name, (loss, batch, method, _, _) in STAGES.items()}
+        return {name: loss(agent, batch, None, method)[0] for name, (loss, batch, method, _) in CASES.items()}
 
     return {dtype: jax.device_get(compute(tiny.agent(), dtype)) for dtype in ("float32", "bfloat16")}
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", CASES)
 def test_bfloat16_is_near_float32(losses, name):
     half, full = float(losses["bfloat16"][name]), float(losses["float32"][name])
     assert half == pytest.approx(full, rel=0.05)
@@ -180,23 +181,42 @@ def test_named_methods():
 
 
 def test_what_reinforcement_learning_trains():
-    assert trainable_parts("rl_latent", tiny.CONFIG, DEFAULT) == {"latent.policy": True}
-    official = trainable_parts("rl_latent", tiny.CONFIG, METHODS["official"])
+    assert LATENT.trains(tiny.CONFIG, DEFAULT) == {"latent.policy": True}
+    official = LATENT.trains(tiny.CONFIG, METHODS["official"])
     assert official == {"latent.policy": True, "backbone.norm": True}
-    assert "backbone.vision" not in trainable_parts("rl_token", tiny.CONFIG, DEFAULT)
+    assert TOKEN.trains(tiny.CONFIG, DEFAULT) == dict.fromkeys(TOP, True) | {"backbone.blocks": Last(1)}
 
 
 def test_the_share_of_trained_blocks_follows_the_depth():
     assert [DEFAULT.trained_blocks(layers) for layers in (36, 28, 6, 2)] == [8, 7, 2, 1]
     untied = dataclasses.replace(tiny.CONFIG, text=dataclasses.replace(tiny.CONFIG.text, tied=False))
-    parts = trainable_parts("sft_token", untied, dataclasses.replace(DEFAULT, sft_blocks=2))
+    parts = STAGES["sft_token"].trains(untied, dataclasses.replace(DEFAULT, sft_blocks=2))
     assert parts["backbone.blocks"] == Last(2)
     assert parts["backbone.lm_head"]
 
 
-def test_unknown_stage_is_refused():
-    with pytest.raises(ValueError, match="'stage7'"):
-        trainable_parts("stage7", tiny.CONFIG, DEFAULT)
+def test_stages_are_declared_with_their_losses():
+    assert list(STAGES) == [name for name in CASES if " " not in name]
+    for name, stage in STAGES.items():
+        loss, batch, _, _ = CASES[name]
+        assert (stage.name, stage.loss, stage.mixed) == (name, loss, batch is MIXED)
+        assert (stage.noise is not None) == (name in ("inverse", "joint"))
+
+
+def test_passes_of_stage_five():
+    """Only the guided recipe has two: the second trains the policy on the backbone that the first has made."""
+    guided = dataclasses.replace(DEFAULT, sft="guided")
+    assert list(LATENT.sft(DEFAULT)) == list(LATENT.sft(RELEASED)) == ["sft"]
+    assert list(LATENT.sft(guided)) == ["sft", "sft_clone"]
+    assert [stage.name for stage in TOKEN.sft(guided).values()] == ["sft_token"]
+    trained = [set(stage.trains(tiny.CONFIG, guided)) for stage in LATENT.sft(guided).values()]
+    assert trained == [{"backbone.vision", *TOP}, {"latent.policy"}]
+
+    def metrics(stage):
+        return jax.eval_shape(lambda agent: stage.loss(agent, PAIRED, None, guided)[1], tiny.agent())
+
+    found = [sorted(metrics(stage)) for stage in LATENT.sft(guided).values()]
+    assert found == [["ce", "loss"], ["accuracy", "cloning", "loss"]]
 
 
 def test_the_guided_recipe_needs_its_pass():

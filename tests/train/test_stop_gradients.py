@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lam_jax.train.partition import path_names
-from lam_jax.train.stages import MixedBatch, trainable_parts
+from lam_jax.train.stages import STAGES, MixedBatch
 from tests.train import made_stages as made
 from tests.train.made_stages import DEFAULT
 
@@ -65,7 +65,7 @@ def test_what_a_loss_reaches(case, key):
 @pytest.mark.parametrize("case", ["stage 1", "stage 2", "stage 3", "stage 4", "stage 5, joint", "stage 5, token"])
 def test_every_weight_that_a_stage_trains_is_reached(case):
     loss, _, method, reached, _ = CASES[case]
-    parts = trainable_parts(loss.split()[0], made.agent().backbone.config, method)
+    parts = STAGES[loss.split()[0]].trains(made.agent().backbone.config, method)
     trained = [weight for weight in path_names(made.agent()) if made.belongs(weight, parts)]
     assert trained
     assert all(made.belongs(weight, reached) for weight in trained)

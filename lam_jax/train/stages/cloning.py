@@ -9,9 +9,7 @@ from lam_jax.losses import Mean, cloning
 from lam_jax.models.inputs import Batch
 from lam_jax.train.method import Method
 from lam_jax.train.stages.inverse_pass import frozen_states, inverse_logits
-from lam_jax.train.stages.joint import MixedBatch
-
-TRAINS = ("latent.policy",)
+from lam_jax.train.stages.stage import MixedBatch, Stage, whole
 
 
 def clone(agent: Agent, batch: Batch, method: Method) -> tuple[Mean, Mean]:
@@ -33,3 +31,6 @@ def cloning_loss(
         total = total + loss.value
         metrics |= {"cloning_text": loss.value, "accuracy_text": accuracy.value}
     return total, {"loss": total, **metrics}
+
+
+CLONING = Stage("cloning", cloning_loss, whole("latent.policy"), mixed=True)

@@ -5,7 +5,8 @@ from jaxtyping import Array, Float
 from lam_jax.latent.agent import Agent
 from lam_jax.models.inputs import Batch
 from lam_jax.train.method import Method
-from lam_jax.train.stages.inverse_pass import code_metrics, frozen_states, inverse_pass, prediction_losses
+from lam_jax.train.stages.inverse_pass import code_metrics, frozen_states, gumbel, inverse_pass, prediction_losses
+from lam_jax.train.stages.stage import Stage, whole
 
 TRAINS = ("latent.inverse", "latent.codebook", "latent.world")
 
@@ -18,3 +19,6 @@ def inverse_loss(
     ce, entropy = prediction_losses(agent, inferred, batch, method)
     loss = ce.value + method.entropy_weight * entropy.value
     return loss, {"loss": loss, "ce": ce.value, "entropy": -entropy.value, **code_metrics(inferred, batch)}
+
+
+INVERSE = Stage("inverse", inverse_loss, whole(*TRAINS), gumbel)

@@ -49,7 +49,7 @@ def inverse_pass(
     return InversePass(logits, jnp.argmax(choice, axis=-1), out)
 
 
-def gumbel(key: Array, batch: Batch, codes: int) -> Float[Array, "B L K"]:
+def gumbel(batch: Batch, key: Array, codes: int) -> Float[Array, "B L K"]:
     """Noise of the straight-through choice."""
     return jax.random.gumbel(key, (*batch.tokens.shape, codes), jnp.float32)
 

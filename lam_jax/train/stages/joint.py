@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jaxtyping import Array, Float
 
 from lam_jax.latent.agent import Agent
@@ -10,16 +9,8 @@ from lam_jax.losses import gaussian_nll
 from lam_jax.models.inputs import Batch
 from lam_jax.train.method import Method
 from lam_jax.train.stages import inverse, projector
-from lam_jax.train.stages.inverse_pass import code_metrics, frozen_states, inverse_pass, prediction_losses
-
-TRAINS = inverse.TRAINS + projector.TRAINS
-
-
-class MixedBatch(struct.PyTreeNode):
-    """Paired rows, and text-only rows (None in the ablation without them)."""
-
-    paired: Batch
-    text: Batch | None
+from lam_jax.train.stages.inverse_pass import code_metrics, frozen_states, gumbel, inverse_pass, prediction_losses
+from lam_jax.train.stages.stage import MixedBatch, Stage, whole
 
 
 def joint_loss(
@@ -58,3 +49,12 @@ def text_only_loss(
     loss = ce.value + method.entropy_weight * entropy.value + cycle
     metrics = {"ce_text": ce.value, "entropy_text": -entropy.value, "cycle": cycle}
     return loss, metrics | code_metrics(inferred, batch, "text_")
+
+
+def joint_noise(batch: MixedBatch, key: Array, codes: int) -> tuple[Array, Array | None]:
+    """Gumbel noise of the paired and of the text-only rows."""
+    one, two = jax.random.split(key)
+    return gumbel(batch.paired, one, codes), None if batch.text is None else gumbel(batch.text, two, codes)
+
+
+JOINT = Stage("joint", joint_loss, whole(*inverse.TRAINS, *projector.TRAINS), joint_noise, mixed=True)

@@ -7,6 +7,7 @@ from lam_jax.losses import Mean, gaussian_nll
 from lam_jax.models.inputs import Batch
 from lam_jax.train.method import Method
 from lam_jax.train.stages.inverse_pass import frozen_states
+from lam_jax.train.stages.stage import Stage, whole
 
 TRAINS = ("latent.projector", "latent.back_projector")
 
@@ -27,3 +28,6 @@ def projector_loss(
     to_image, to_text = projection_losses(agent, seen, withheld, batch)
     loss = to_image.value + to_text.value
     return loss, {"loss": loss, "nll_text_to_image": to_image.value, "nll_image_to_text": to_text.value}
+
+
+PROJECTOR = Stage("projector", projector_loss, whole(*TRAINS))

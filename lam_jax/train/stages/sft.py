@@ -4,6 +4,7 @@ Latent recipes: `released` predicts with the policy's own codes; `guided` predic
 model's codes (pass A) and then clones the policy on the new backbone (pass B); `joint` does both in one step.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import jax
@@ -13,8 +14,11 @@ from jaxtyping import Array, Float
 from lam_jax.latent.agent import Agent
 from lam_jax.losses import cloning, next_token, target_mask
 from lam_jax.models.inputs import Batch
+from lam_jax.models.qwen2_5_vl.config import QwenConfig
 from lam_jax.train.method import Method
+from lam_jax.train.partition import Choice
 from lam_jax.train.stages.inverse_pass import inverse_logits
+from lam_jax.train.stages.stage import Stage, backbone_top, whole
 
 Pass = Literal["released", "predict", "clone", "joint"]
 
@@ -66,3 +70,34 @@ def token_sft_loss(
     keep = target_mask(batch.valid, batch.mask, response, method.after_padding)
     ce = next_token(agent.backbone.states(batch, method.remat), agent.table, batch.tokens, keep)
     return ce.value, {"loss": ce.value, "ce": ce.value}
+
+
+def predict_loss(
+    agent: Agent, batch: Batch, noise: Array | None, method: Method
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """Pass A of the guided recipe."""
+    return latent_sft_loss(agent, batch, noise, method, part="predict")
+
+
+def clone_loss(
+    agent: Agent, batch: Batch, noise: Array | None, method: Method
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """Pass B of the guided recipe."""
+    return latent_sft_loss(agent, batch, noise, method, part="clone")
+
+
+def backbone_trains(config: QwenConfig, method: Method) -> Mapping[str, Choice]:
+    """Vision tower and the top of the backbone."""
+    return {"backbone.vision": True, **backbone_top(config, method)}
+
+
+def latent_trains(config: QwenConfig, method: Method) -> Mapping[str, Choice]:
+    """The same, and the policy where it is cloned in the same step."""
+    policy: dict[str, Choice] = {"latent.policy": True} if method.sft == "joint" else {}
+    return {**backbone_trains(config, method), **policy}
+
+
+SFT_LATENT = Stage("sft_latent", latent_sft_loss, latent_trains)
+SFT_TOKEN = Stage("sft_token", token_sft_loss, backbone_trains)
+SFT_PREDICT = Stage("sft_predict", predict_loss, backbone_trains)
+SFT_CLONE = Stage("sft_clone", clone_loss, whole("latent.policy"))

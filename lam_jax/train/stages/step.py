@@ -1,8 +1,6 @@
-"""From a stage's loss to a jitted training step."""
+"""From a stage to a jitted training step."""
 
-import dataclasses
 import functools
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,100 +8,34 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from lam_jax.latent.agent import Agent
-from lam_jax.models.qwen2_5_vl.config import QwenConfig
 from lam_jax.parallel import TRAIN, constrain_weights, mesh_of, place, use
 from lam_jax.train.method import Method
 from lam_jax.train.optimiser import Optimiser
-from lam_jax.train.partition import VOCABULARY_TABLES, Choice, Last, in_dtype, merge
-from lam_jax.train.stages import cloning, inverse, joint, projector, sft
-from lam_jax.train.stages.inverse_pass import gumbel
-from lam_jax.train.stages.joint import MixedBatch
+from lam_jax.train.partition import VOCABULARY_TABLES, in_dtype, merge
+from lam_jax.train.stages.stage import Stage
 from lam_jax.train.state import TrainState
-
-Loss = Callable[[Agent, Any, Any, Method], tuple[Array, dict[str, Array]]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """What one of stages 1 to 5 optimises.
-
-    Attributes:
-        loss: (agent, batch, noise, method) -> (loss, metrics).
-        noisy: the loss takes Gumbel noise.
-        mixed: its batches are `MixedBatch`, else `Batch` of paired rows.
-    """
-
-    loss: Loss
-    noisy: bool = False
-    mixed: bool = False
-
-
-STAGES: Mapping[str, Stage] = {
-    "inverse": Stage(inverse.inverse_loss, noisy=True),
-    "projector": Stage(projector.projector_loss),
-    "joint": Stage(joint.joint_loss, noisy=True, mixed=True),
-    "cloning": Stage(cloning.cloning_loss, mixed=True),
-    "sft_latent": Stage(sft.latent_sft_loss),
-    "sft_token": Stage(sft.token_sft_loss),
-}
-STAGE_PARTS = {
-    "inverse": inverse.TRAINS,
-    "projector": projector.TRAINS,
-    "joint": joint.TRAINS,
-    "cloning": cloning.TRAINS,
-}
-
-
-def trainable_parts(stage: str, config: QwenConfig, method: Method) -> Mapping[str, Choice]:
-    """What a stage trains, for `partition`.
-
-    Args:
-        stage: "inverse", "projector", "joint", "cloning", "sft_latent", "sft_token", "rl_latent", "rl_token".
-        config: the backbone's.
-        method: switches.
-
-    Raises:
-        ValueError: unknown stage.
-    """
-    if stage in STAGE_PARTS:
-        return dict.fromkeys(STAGE_PARTS[stage], True)
-    blocks = Last(method.trained_blocks(config.text.layers))
-    top: dict[str, Choice] = {"backbone.blocks": blocks, "backbone.norm": True, "backbone.embedding": True}
-    if not config.text.tied:
-        top["backbone.lm_head"] = True
-    parts: dict[str, Mapping[str, Choice]] = {
-        "rl_latent": {"latent.policy": True} | ({"backbone.norm": True} if method.train_norm else {}),
-        "rl_token": top,
-        "sft_token": {"backbone.vision": True, **top},
-        "sft_latent": {"backbone.vision": True, **top} | ({"latent.policy": True} if method.sft == "joint" else {}),
-    }
-    if stage not in parts:
-        raise ValueError(f"Unknown stage {stage!r}: expected one of {sorted([*STAGE_PARTS, *parts])}.")
-    return parts[stage]
-
-
-def stage_noise(batch: Any, key: Array, codes: int) -> Any:
-    """Gumbel noise for a batch or for both halves of a mixed one."""
-    if isinstance(batch, MixedBatch):
-        one, two = jax.random.split(key)
-        return gumbel(one, batch.paired, codes), None if batch.text is None else gumbel(two, batch.text, codes)
-    return gumbel(key, batch, codes)
 
 
 class Step:
     """(state, batch) -> (state, metrics), jitted for the mesh that the weights lie on; the state's buffers are donated.
 
     Batches may come from the host: they are placed by the table `TRAIN`.
+
+    Args:
+        stage: what is optimised.
+        frozen: the agent without what `stage` trains.
+        optimiser: of what it trains.
+        method: switches.
     """
 
-    def __init__(self, loss: Loss, frozen: Agent, optimiser: Optimiser, method: Method, noisy: bool):
+    def __init__(self, stage: Stage, frozen: Agent, optimiser: Optimiser, method: Method):
         self.frozen = frozen
-        dtype = frozen.backbone.config.dtype
+        dtype, loss, draw = frozen.backbone.config.dtype, stage.loss, stage.noise
 
         @functools.partial(jax.jit, donate_argnums=0, static_argnames="mesh")
         def step(state: TrainState, frozen: Agent, batch: Any, mesh: Mesh | None):
             with use(mesh, TRAIN):
-                noise = stage_noise(batch, state.step_key(), frozen.latent.config.codes) if noisy else None
+                noise = draw(batch, state.step_key(), frozen.latent.config.codes) if draw else None
 
                 def objective(trainable):
                     agent = merge(in_dtype(trainable, dtype, VOCABULARY_TABLES), frozen)
@@ -138,8 +70,3 @@ class Step:
     def lower(self, state: TrainState, batch: Any) -> jax.stages.Lowered:
         """The step, lowered for such arguments."""
         return self.trace(state, batch).lower()
-
-
-def make_step(loss: Loss, frozen: Agent, optimiser: Optimiser, method: Method, noisy: bool = False) -> Step:
-    """A training step of `loss`; see `Step`. `noisy`: the loss takes Gumbel noise."""
-    return Step(loss, frozen, optimiser, method, noisy)

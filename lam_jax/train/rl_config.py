@@ -1,0 +1,60 @@
+"""Settings of stage 6."""
+
+import dataclasses
+
+from lam_jax.rl import Algorithm
+from lam_jax.rollout.engine import RolloutConfig
+from lam_jax.train.optimiser import OptimiserConfig
+from lam_jax.train.spaces import Space
+
+
+@dataclasses.dataclass(frozen=True)
+class RLConfig:
+    """Settings of a run of stage 6; the defaults are the released ones.
+
+    Attributes:
+        algorithm: which policy gradient.
+        space: what an action is.
+        steps: rollouts.
+        prompts: N, prompts of each rollout.
+        rollout: how they are continued.
+        epochs: passes over each rollout.
+        mini_batches: optimiser steps of each pass, over equal shares of the prompts.
+        optimiser: learning rate and schedule.
+        remat: recompute activations in the update's backward pass.
+        update_lengths: buckets below the rollout's length; an update runs at the smallest that holds its completions.
+    """
+
+    algorithm: Algorithm
+    space: Space
+    steps: int = 100
+    prompts: int = 4
+    rollout: RolloutConfig = dataclasses.field(default_factory=RolloutConfig)
+    epochs: int = 1
+    mini_batches: int = 1
+    optimiser: OptimiserConfig = dataclasses.field(default_factory=lambda: OptimiserConfig(lr=1e-6))
+    remat: bool = False
+    update_lengths: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        buckets = (0, *self.update_lengths, self.rollout.length)
+        if list(buckets) != sorted(set(buckets)):
+            raise ValueError(
+                f"RLConfig.update_lengths is {self.update_lengths}, expected increasing numbers from 1 to below the "
+                f"rollout's length {self.rollout.length}."
+            )
+        for name in ("steps", "prompts", "epochs", "mini_batches"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"RLConfig.{name} must be at least 1, got {getattr(self, name)}.")
+        if self.prompts % self.mini_batches:
+            raise ValueError(f"RLConfig.mini_batches {self.mini_batches} must divide prompts {self.prompts}.")
+
+    @property
+    def updates(self) -> int:
+        """Optimiser steps of one rollout."""
+        return self.epochs * self.mini_batches
+
+    @property
+    def update_buckets(self) -> tuple[int, ...]:
+        """Completion lengths that updates run at."""
+        return (*self.update_lengths, self.rollout.length)

@@ -1,0 +1,103 @@
+"""The policy update of stage 6 (method.md section 4): one optimiser step on a rewarded rollout.
+
+Legend: N prompts, G samples of a prompt, T completion length.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from lam_jax.latent.agent import Agent
+from lam_jax.parallel import UPDATE, constrain_weights, mesh_of, use
+from lam_jax.rl import count_batch, loss_denominator, policy_loss
+from lam_jax.train.method import Method
+from lam_jax.train.optimiser import Optimiser
+from lam_jax.train.partition import VOCABULARY_TABLES, in_dtype, merge
+from lam_jax.train.rl_batch import RLBatch
+from lam_jax.train.rl_config import RLConfig
+from lam_jax.train.state import TrainState
+
+
+class Update:
+    """update(state, batch) -> (state, metrics), jitted for the mesh that the weights lie on; the state is donated.
+
+    Args:
+        config: settings.
+        method: switches.
+        optimiser: for `config.steps * config.updates` steps.
+        frozen: the agent without its trainable part.
+        reference: the trainable part at the start, for the KL; other buffers than a state's, which are donated.
+    """
+
+    def __init__(self, config: RLConfig, method: Method, optimiser: Optimiser, frozen: Agent, reference: Agent):
+        self.frozen, self.reference = frozen, reference
+
+        def objective(trainable: Agent, frozen: Agent, reference: Agent, batch: RLBatch):
+            return _objective(config, method, trainable, frozen, reference, batch)
+
+        @functools.partial(jax.jit, donate_argnums=0, static_argnames="mesh")
+        def update(state: TrainState, frozen: Agent, reference: Agent, batch: RLBatch, mesh: Mesh | None):
+            with use(mesh, UPDATE):
+                (_, metrics), gradients = jax.value_and_grad(objective, has_aux=True)(
+                    state.trainable, frozen, reference, batch
+                )
+                gradients = constrain_weights(gradients, frozen.specs)
+                state, applied = state.apply_gradients(gradients, optimiser)
+                return state, metrics | applied
+
+        self._update = update
+
+    def __call__(self, state: TrainState, batch: RLBatch) -> tuple[TrainState, dict[str, Array]]:
+        """One optimiser step."""
+        return self._update(state, self.frozen, self.reference, batch, mesh=mesh_of((state.trainable, self.frozen)))
+
+    def trace(self, state: TrainState, batch: RLBatch) -> jax.stages.Traced:
+        """The update, traced for arguments that may be shape structs with shardings."""
+        mesh = mesh_of((state.trainable, self.frozen))
+        return self._update.trace(state, self.frozen, self.reference, batch, mesh=mesh)
+
+    def lower(self, state: TrainState, batch: RLBatch) -> jax.stages.Lowered:
+        """The update, lowered for such arguments."""
+        return self.trace(state, batch).lower()
+
+
+def _objective(
+    config: RLConfig, method: Method, trainable: Agent, frozen: Agent, reference: Agent, batch: RLBatch
+) -> tuple[Array, dict[str, Any]]:
+    """The loss of method.md section 4, and metrics."""
+    algorithm, sampling = config.algorithm, config.rollout.sampling
+    dtype = frozen.backbone.config.dtype
+
+    def logps_of(part: Agent, remat: bool) -> tuple[Array, Array]:
+        return config.space.logps(merge(part, frozen), method, batch.prompts, batch.rollout, sampling, remat)
+
+    logps, entropies = logps_of(in_dtype(trainable, dtype, VOCABULARY_TABLES), config.remat)
+    ref_logps = None
+    if algorithm.beta > 0:
+        ref, _ = logps_of(in_dtype(reference, dtype), False)
+        ref_logps = _flat(jax.lax.stop_gradient(ref))
+    mask = _flat(batch.mask)
+    # Prompts that only fill up a mesh are padding throughout.
+    real = jnp.repeat(jnp.any(batch.prompts.mask, axis=1), config.rollout.samples)
+    denominator = loss_denominator(algorithm.normaliser, count_batch(mask, real), config.rollout.length)
+    # With one update a rollout the ratio is 1 by construction; recorded log-probabilities would only add rounding.
+    old_logps = None if config.updates == 1 else _flat(batch.rollout.logps)
+    loss, metrics = policy_loss(
+        algorithm,
+        _flat(logps),
+        old_logps,
+        ref_logps,
+        batch.advantages.reshape(-1),
+        mask,
+        denominator,
+        _flat(entropies),
+    )
+    return loss, {"loss": loss, **metrics.means()}
+
+
+def _flat(x: Array) -> Array:
+    return x.reshape(-1, x.shape[-1])
