@@ -18,7 +18,9 @@ from jaxtyping import Array, Bool, Float
 from lam_jax.data.collator import Collated
 from lam_jax.latent.agent import Agent
 from lam_jax.models.inputs import Batch
+from lam_jax.nn.layout import Layout
 from lam_jax.parallel import UPDATE, constrain_weights, mesh_of, place, use
+from lam_jax.parallel.choose_layout import choose_layout, statics
 from lam_jax.parallel.exchange import take_rows
 from lam_jax.parallel.multihost import to_host
 from lam_jax.rl import (
@@ -113,7 +115,7 @@ def policy_logps(
 class Update:
     """(state, frozen, reference, taken) -> (state, metrics), jitted for the weights' mesh; the state is donated."""
 
-    def __init__(self, config: RLConfig, method: Method, optimiser: Optimiser):
+    def __init__(self, config: RLConfig, method: Method, optimiser: Optimiser, layout: Layout | None = None):
         algorithm = config.algorithm
 
         def objective(trainable, frozen, reference, taken: RLBatch):
@@ -144,9 +146,9 @@ class Update:
             )
             return loss, {"loss": loss, **metrics.means()}
 
-        @functools.partial(jax.jit, donate_argnums=0, static_argnames="mesh")
-        def update(state: TrainState, frozen: Agent, reference: Any, taken: RLBatch, mesh: Mesh | None):
-            with use(mesh, UPDATE):
+        @functools.partial(jax.jit, donate_argnums=0, static_argnames=("mesh", "layout"))
+        def update(state: TrainState, frozen: Agent, reference: Any, taken: RLBatch, mesh: Mesh | None, layout: Layout):
+            with use(mesh, UPDATE, layout):
                 (_, metrics), gradients = jax.value_and_grad(objective, has_aux=True)(
                     state.trainable, frozen, reference, taken
                 )
@@ -154,24 +156,24 @@ class Update:
                 state, applied = state.apply_gradients(gradients, optimiser)
                 return state, metrics | applied
 
-        self._update = update
+        self._update, self.layout = update, layout
 
     def __call__(self, state: TrainState, frozen: Agent, reference: Any, taken: RLBatch) -> tuple[TrainState, dict]:
         """One optimiser step."""
-        return self._update(state, frozen, reference, taken, mesh=mesh_of((state.trainable, frozen)))
+        return self._update(state, frozen, reference, taken, **statics((state.trainable, frozen), self.layout))
 
     def trace(self, state: TrainState, frozen: Agent, reference: Any, taken: RLBatch) -> jax.stages.Traced:
         """The update, traced for arguments that may be shape structs with shardings."""
-        return self._update.trace(state, frozen, reference, taken, mesh=mesh_of((state.trainable, frozen)))
+        return self._update.trace(state, frozen, reference, taken, **statics((state.trainable, frozen), self.layout))
 
     def lower(self, state: TrainState, frozen: Agent, reference: Any, taken: RLBatch) -> jax.stages.Lowered:
         """The update, lowered for such arguments."""
         return self.trace(state, frozen, reference, taken).lower()
 
 
-def make_update(config: RLConfig, method: Method, optimiser: Optimiser) -> Update:
-    """The policy update of `config.algorithm`; see `Update`."""
-    return Update(config, method, optimiser)
+def make_update(config: RLConfig, method: Method, optimiser: Optimiser, layout: Layout | None = None) -> Update:
+    """The policy update of `config.algorithm`; see `Update`. `layout`: of the program; default: what suits the mesh."""
+    return Update(config, method, optimiser, layout)
 
 
 def _flat(x: Array) -> Array:
@@ -202,6 +204,7 @@ class RLStep:
         reward: scores answers.
         decode: tokens to text.
         refill: where dynamic sampling draws further prompts from.
+        layout: of rollouts and updates; default: what suits the mesh.
     """
 
     def __init__(
@@ -214,14 +217,16 @@ class RLStep:
         reward: Reward,
         decode: Decoder,
         refill: Iterator[Collated],
+        layout: Layout | None = None,
     ):
         self.config, self.method, self.frozen = config, method, frozen
         self.rollout_frozen = self._for_rollouts(frozen)
         self.mesh = mesh_of((reference, frozen))
+        self.layout = choose_layout(self.mesh) if layout is None else layout
         _require_whole_parts(config, self.mesh)
         self.reference = jax.tree.map(jnp.copy, reference)
         self.reward, self.decode, self.refill = reward, decode, refill
-        self.update = make_update(config, method, optimiser)
+        self.update = make_update(config, method, optimiser, self.layout)
         self._began = self._rewarded_at = time.monotonic()
 
     @property
@@ -329,7 +334,7 @@ class RLStep:
         # Placed here, so that an update after a refill is the same program.
         prompts = place(fill_prompts(batch, space), self.mesh, UPDATE)
         ids = np.arange(len(prompts.tokens) * samples, dtype=np.int32) + attempt * count * samples
-        return prompts, run_rollout(space, prompts, ids.reshape(-1, samples), key, self.config.rollout)
+        return prompts, run_rollout(space, prompts, ids.reshape(-1, samples), key, self.config.rollout, self.layout)
 
     def taken(self, prompts: Batch, out: Rollout, advantages: Any, active: Any) -> RLBatch:
         """A rollout with advantages and active [N, G] of its prompts; those that fill up the mesh get none."""

@@ -7,7 +7,6 @@ N prompts, G samples of a prompt, P prompt length, T completion length.
 import dataclasses
 import functools
 from typing import Any
-from unittest import mock
 
 import jax
 import numpy as np
@@ -16,8 +15,9 @@ from jax.sharding import Mesh
 
 from lam_jax.latent.agent import Agent
 from lam_jax.latent.config import LatentConfig
-from lam_jax.nn import stack
+from lam_jax.nn.layout import Layout
 from lam_jax.parallel import ROLLOUT, TRAIN, UPDATE, make_mesh, place, shardings, use
+from lam_jax.parallel.choose_layout import choose_layout
 from lam_jax.rl import ALGORITHMS
 from lam_jax.rollout.actions import ActionSpace
 from lam_jax.rollout.engine import Rollout, RolloutConfig
@@ -89,12 +89,17 @@ def batch_of(stage: str) -> Any:
     return jax.tree.map(np.asarray, MIXED if STAGES[stage].mixed else PAIRED)
 
 
+def scanned(mesh: Mesh) -> Layout:
+    """As of large models, whose layers are scanned."""
+    return dataclasses.replace(choose_layout(mesh), unrolled=0)
+
+
 def stage_step(stage: str, mesh: Mesh) -> tuple[Step, TrainState, Any]:
     """(step, first state, batch on the host)."""
     made, batch = STAGES[stage], batch_of(stage)
     trainable, frozen = partition(agent(mesh), trainable_parts(stage, CONFIG, METHOD))
     state = TrainState.create(trainable, optimiser(), jax.random.key(0))
-    return make_step(made.loss, frozen, optimiser(), METHOD, made.noisy), state, batch
+    return make_step(made.loss, frozen, optimiser(), METHOD, made.noisy, scanned(mesh)), state, batch
 
 
 def rollout_config(space: str, sampling: SamplingConfig | None = None) -> RolloutConfig:
@@ -126,7 +131,7 @@ def rl_update(name: str, mesh: Mesh, taken: Rollout) -> tuple[Update, TrainState
     # Another policy than the reference, so that the KL counts.
     reference = jax.tree.map(lambda x: x * 1.05, trainable)
     return (
-        make_update(config, METHOD, optimiser()),
+        make_update(config, METHOD, optimiser(), scanned(mesh)),
         state,
         frozen,
         reference,
@@ -144,15 +149,7 @@ class Ran:
 
 @functools.cache
 def ran(name: str, mesh_name: str) -> Ran:
-    """A step by name: a stage, or "rollout" or "rl" with a space, e.g. "rl_token". Compiled once, run once.
-
-    Layers are scanned, as those of large models are.
-    """
-    with mock.patch.object(stack, "UNROLLED_WEIGHTS", 0):
-        return _ran(name, mesh_name)
-
-
-def _ran(name: str, mesh_name: str) -> Ran:
+    """A step by name: a stage, or "rollout" or "rl" with a space, e.g. "rl_token". Compiled once, run once."""
     mesh = on(mesh_name)
     if name in STAGES:
         step, state, batch = stage_step(name, mesh)
@@ -160,7 +157,7 @@ def _ran(name: str, mesh_name: str) -> Ran:
     kind, space = name.split("_", 1)
     if kind == "rollout":
         *arguments, config = rollout_arguments(space, mesh)
-        return execute(jitted.lower(*arguments, config=config, mesh=mesh), *arguments)
+        return execute(jitted.lower(*arguments, config=config, mesh=mesh, layout=scanned(mesh)), *arguments)
     update, *arguments = rl_update(space, mesh, recorded(space, mesh))
     return execute(update.lower(*arguments), *arguments)
 
@@ -186,7 +183,7 @@ def forced_logps(space: str, mesh_name: str) -> np.ndarray:
 
     @jax.jit
     def compute(agent, taken):
-        with use(mesh, UPDATE):
+        with use(mesh, UPDATE, choose_layout(mesh)):
             return policy_logps(agent, space, METHOD, taken, rollout_config(space))[0]
 
     return jax.device_get(compute(agent(mesh), taken))
