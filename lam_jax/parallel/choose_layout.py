@@ -24,6 +24,6 @@ def choose_layout(mesh: Mesh | None) -> Layout:
 
 
 def statics(weights: Any, layout: Layout | None = None) -> dict[str, Any]:
-    """`mesh` and `layout`, the static arguments of programs: where `weights` lie, and by default what suits that mesh."""
+    """`mesh` and `layout`, the static arguments of programs: where `weights` lie, by default what suits that mesh."""
     mesh = mesh_of(weights)
     return {"mesh": mesh, "layout": choose_layout(mesh) if layout is None else layout}
