@@ -58,10 +58,6 @@ def test_loss_and_gradient_are_those_of_the_plain_layout(gradient, layout):
         np.testing.assert_allclose(got, want, atol=1e-5 * size, err_msg=path_name(path))
 
 
-def scans(traced):
-    return str(traced.jaxpr).count("scan[")
-
-
 def test_a_step_is_traced_in_the_layout_it_is_given():
     trainable, frozen = partition(tiny.agent(), trainable_parts("sft_latent", tiny.CONFIG, METHOD))
     optimiser = make_optimiser(OptimiserConfig(lr=1e-3), 10)
@@ -70,9 +66,8 @@ def test_a_step_is_traced_in_the_layout_it_is_given():
     def traced(layout):
         return make_step(STAGES["sft_latent"].loss, frozen, optimiser, METHOD, layout=layout).trace(state, PAIRED)
 
-    plain, unrolled, chosen = (traced(layout) for layout in (PLAIN, LAYOUTS["both"], None))
-    assert str(chosen.jaxpr) == str(unrolled.jaxpr)
-    assert scans(plain) > 0
+    plain, unrolled, chosen = (str(traced(layout).jaxpr) for layout in (PLAIN, LAYOUTS["both"], None))
+    assert chosen == unrolled != plain
 
 
 def test_an_update_is_traced_in_the_layout_it_is_given():
@@ -90,6 +85,5 @@ def test_an_update_is_traced_in_the_layout_it_is_given():
     def traced(layout):
         return make_update(config, METHOD, optimiser, layout).trace(state, frozen, trainable, taken)
 
-    plain, unrolled, chosen = (traced(layout) for layout in (PLAIN, LAYOUTS["both"], None))
-    assert str(chosen.jaxpr) == str(unrolled.jaxpr)
-    assert scans(plain) > 0
+    plain, unrolled, chosen = (str(traced(layout).jaxpr) for layout in (PLAIN, LAYOUTS["both"], None))
+    assert chosen == unrolled != plain
