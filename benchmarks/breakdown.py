@@ -16,8 +16,10 @@ from lam_jax.latent.agent import Agent
 from lam_jax.nn import attention as attn
 from lam_jax.nn import kv_cache
 from lam_jax.nn.kv_cache import KVCache, append, decoding_layers
-from lam_jax.nn.stack import fold_layers, is_small
+from lam_jax.nn.stack import fold_layers, is_unrolled
 from lam_jax.nn.vocabulary import arg_max
+from lam_jax.parallel import ROLLOUT, use
+from lam_jax.parallel.choose_layout import choose_layout
 from lam_jax.rollout.actions import next_positions
 from lam_jax.rollout.sampling import sample, sample_keys
 
@@ -28,7 +30,6 @@ def components(session: Session, agent: Agent) -> None:
     `backbone_products` is what of `backbone_blocks` is left without norms, rotation and attention.
     """
     work, text = session.work, session.work.config.text
-    parts = _parts(session, agent)
     item = jnp.dtype(work.config.dtype).itemsize
     caches = decode_bytes(work.config, work.latent, work.prompts, work.samples, work.prompt, work.completion, item)
     bytes_read = {
@@ -40,7 +41,8 @@ def components(session: Session, agent: Agent) -> None:
         "sampling": None,
         "caches": caches.caches,
     }
-    times = session.compare(parts).seconds
+    with use(None, ROLLOUT, choose_layout(None)):  # around all that is traced here; nothing else traces these functions
+        times = session.compare(_parts(session, agent)).seconds
     for name, read in bytes_read.items():
         steps = [s / work.completion for s in times[name]]
         floor = None if read is None else (lambda p, read=read: read / p.bytes_per_s)
@@ -59,7 +61,7 @@ def _parts(session: Session, agent: Agent) -> dict[str, Callable[[], Any]]:
     def stack(blocks):
         """A stack of blocks on caches of one position: its weights and little else."""
         text = work.config.text
-        layers, split = blocks.mlp.down.kernel.shape[0], is_small(blocks)
+        layers, split = blocks.mlp.down.kernel.shape[0], is_unrolled(blocks)
         empty = jnp.zeros((layers, work.prompts, 1, text.kv_heads, text.head_dim), x.dtype)
         cache = KVCache.create((empty, empty), jnp.ones((work.prompts, 1), bool), work.samples, 1, split)
         blocks = jax.jit(decoding_layers)(blocks)

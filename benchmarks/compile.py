@@ -15,6 +15,7 @@ from benchmarks.programs import UPDATES, UpdateProgram
 from benchmarks.session import Options, Session
 from benchmarks.stages import StageProgram
 from benchmarks.workload import make_agent, prompts, rl_config, sample_ids, spaces
+from lam_jax.parallel.choose_layout import choose_layout
 from lam_jax.rollout.run import jitted
 from lam_jax.train.stages import STAGES
 
@@ -29,7 +30,7 @@ def run(options: Options) -> list:
     for name, space in spaces(agent).items():
         config = rl_config(work, name).rollout
         programs[f"rollout.{name}"] = lambda s=space, c=config: jitted.lower(
-            s, batch, ids, jax.random.key(0), config=c, mesh=None
+            s, batch, ids, jax.random.key(0), config=c, mesh=None, layout=choose_layout(None)
         )
     for kind in UPDATES:
         programs[f"update.{kind}"] = UpdateProgram(agent, work, kind).lower

@@ -4,6 +4,7 @@ N prompts, G samples of a prompt, T completion length.
 """
 
 import dataclasses
+import functools
 from typing import Any, Literal
 
 import jax
@@ -13,6 +14,9 @@ import numpy as np
 from benchmarks.workload import METHOD, Workload, endless_prompts, prompts, rl_config, sample_ids, spaces
 from lam_jax.latent.agent import Agent
 from lam_jax.models.inputs import Batch
+from lam_jax.nn.layout import Layout
+from lam_jax.parallel import ROLLOUT, use
+from lam_jax.parallel.choose_layout import choose_layout
 from lam_jax.rewards.verdict import Verdict
 from lam_jax.rollout.actions import ActionSpace
 from lam_jax.rollout.engine import Rollout, RolloutConfig
@@ -44,10 +48,11 @@ class RolloutProgram:
         return run_rollout(self.space, self.batch, self.ids, self.key, self.config)
 
 
-@jax.jit
-def _prefill(space: ActionSpace, batch: Batch) -> Any:
-    hidden, kv = space.backbone.prefill(batch)
-    logits, state = space.begin(hidden, batch, 1, 1)
+@functools.partial(jax.jit, static_argnames="layout")
+def _prefill(space: ActionSpace, batch: Batch, layout: Layout) -> Any:
+    with use(None, ROLLOUT, layout):
+        hidden, kv = space.backbone.prefill(batch)
+        logits, state = space.begin(hidden, batch, 1, 1)
     return hidden, kv, logits, state
 
 
@@ -58,7 +63,7 @@ class PrefillProgram:
         self.space, self.batch = space, batch
 
     def __call__(self) -> Any:
-        return _prefill(self.space, self.batch)
+        return _prefill(self.space, self.batch, choose_layout(None))
 
 
 def update_parts(work: Workload, kind: UpdateKind) -> tuple[Space, dict[str, Choice]]:

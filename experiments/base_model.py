@@ -37,7 +37,8 @@ from lam_jax.models.qwen2_5_vl.model import QwenVL
 from lam_jax.models.qwen2_5_vl.presets import PRESETS
 from lam_jax.nn.layers import Linear
 from lam_jax.nn.weight import materialize
-from lam_jax.parallel import TRAIN, make_mesh
+from lam_jax.parallel import TRAIN, make_mesh, use
+from lam_jax.parallel.choose_layout import choose_layout
 from lam_jax.runs.metrics import MetricsWriter
 from lam_jax.runs.progress import Progress
 from lam_jax.runs.tools import Tools
@@ -196,8 +197,11 @@ def chat_loss(
 
 
 def make_train_step(loss: Callable[..., Any], optimiser: Optimiser) -> Callable[..., Any]:
+    layout = choose_layout(None)
+
     def step(state: TrainState, batch: Any):
-        (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.trainable, batch)
+        with use(None, TRAIN, layout):
+            (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.trainable, batch)
         state, applied = state.apply_gradients(gradients, optimiser)
         return state, metrics | applied
 

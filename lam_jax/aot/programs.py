@@ -16,6 +16,7 @@ from lam_jax.models.qwen2_5_vl.config import QwenConfig
 from lam_jax.models.qwen2_5_vl.presets import PRESETS
 from lam_jax.nn.weight import structs
 from lam_jax.parallel import ROLLOUT, TRAIN, UPDATE, Rules
+from lam_jax.parallel.choose_layout import choose_layout
 from lam_jax.parallel.choose_mesh import Load
 from lam_jax.parallel.rules import with_holes
 from lam_jax.rl import ALGORITHMS
@@ -169,7 +170,7 @@ def _rollout(space: Space, setting: Setting) -> Program:
     # Weights with trained rows are put together anew for each rollout, beside the frozen rows; the others are shared.
     fresh = with_holes(held.rollout_agent, held.reference)
     return Program(
-        trace=lambda: jitted.trace(*arguments, config=config, mesh=mesh),
+        trace=lambda: jitted.trace(*arguments, config=config, mesh=mesh, layout=choose_layout(mesh)),
         arguments=arguments,
         resident=(held.state, held.frozen, held.reference, held.rollout_frozen, fresh, arguments[1:]),
         while_trips=-(-config.length // config.segment),

@@ -2,7 +2,7 @@
 //
 // XLA's CPU backend reaches about 0.6 of it at 8 rows. Here the kernel lies in panels of PANEL columns, so that a thread
 // reads one stream of memory; the sums of a tile of ROWS x WIDTH stay in registers; the threads of XLA's own pool share
-// the panels. Called from panels.py through XLA's foreign function interface (stable C API of jaxlib's headers).
+// the panels. Called from packed_linear.py through XLA's foreign function interface (stable C API of jaxlib's headers).
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -89,7 +89,7 @@ static void help(void* data) {
   release(job);
 }
 
-XLA_FFI_Error* panel_product(XLA_FFI_CallFrame* frame) {
+XLA_FFI_Error* packed_product(XLA_FFI_CallFrame* frame) {
   const XLA_FFI_Extension_Base* extension = frame->extension_start;
   if (extension != NULL && extension->type == XLA_FFI_Extension_Metadata) {  // at registration
     XLA_FFI_Metadata* metadata = ((XLA_FFI_Metadata_Extension*)extension)->metadata;
@@ -105,7 +105,7 @@ XLA_FFI_Error* panel_product(XLA_FFI_CallFrame* frame) {
 
   Job* job = malloc(sizeof(Job));
   if (job == NULL) {
-    XLA_FFI_Error_Create_Args out = {XLA_FFI_Error_Create_Args_STRUCT_SIZE, NULL, "panel_product: out of memory",
+    XLA_FFI_Error_Create_Args out = {XLA_FFI_Error_Create_Args_STRUCT_SIZE, NULL, "packed_product: out of memory",
                                      XLA_FFI_Error_Code_RESOURCE_EXHAUSTED};
     return frame->api->XLA_FFI_Error_Create(&out);
   }

@@ -15,16 +15,18 @@ from jax.sharding import Mesh
 from lam_jax.latent.agent import Agent, Reading
 from lam_jax.latent.health import Health, divergence, health
 from lam_jax.models.inputs import Batch
-from lam_jax.parallel import TRAIN, mesh_of, place, replicate, use
+from lam_jax.nn.layout import Layout
+from lam_jax.parallel import TRAIN, place, replicate, use
+from lam_jax.parallel.choose_layout import statics
 from lam_jax.parallel.multihost import to_host
 from lam_jax.train.stages.inverse_pass import frozen_states, inverse_logits
 
 
-@functools.partial(jax.jit, static_argnames=("reading", "mesh"))
+@functools.partial(jax.jit, static_argnames=("reading", "mesh", "layout"))
 def _probe(
-    agent: Agent, batch: Batch, key: jax.Array, reading: Reading, mesh: Mesh | None
+    agent: Agent, batch: Batch, key: jax.Array, reading: Reading, mesh: Mesh | None, layout: Layout
 ) -> tuple[Health, dict[str, jax.Array]]:
-    with use(mesh, TRAIN):
+    with use(mesh, TRAIN, layout):
         return _figures(agent, batch, key, reading)
 
 
@@ -57,10 +59,11 @@ def probe_codes(agent: Agent, batches: Iterable[Batch], key: jax.Array, reading:
 
     `used_share` and `dead_codes` count codes over all batches together.
     """
-    rows, usage, mesh = [], [], mesh_of(agent)
+    rows, usage, static = [], [], statics(agent)
+    mesh = static["mesh"]
     for index, batch in enumerate(batches):
         own_key = replicate(jax.random.fold_in(key, index), mesh)
-        found, figures = _probe(agent, place(batch, mesh, TRAIN), own_key, reading, mesh)
+        found, figures = _probe(agent, place(batch, mesh, TRAIN), own_key, reading, **static)
         rows.append({k: float(v) for k, v in (found.scalars() | figures).items()})
         usage.append(to_host(found.usage))
     out: dict[str, Any] = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}

@@ -8,12 +8,11 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from lam_jax.cpu.packed_linear import in_panels
 from lam_jax.models.qwen2_5_vl.config import TextConfig
 from lam_jax.nn import block, kv_cache
 from lam_jax.nn.block import DecoderBlock, KeyValue
 from lam_jax.nn.kv_cache import KVCache, decoding_layers
-from lam_jax.nn.layers import Linear, Map, RMSNorm
+from lam_jax.nn.layers import Linear, Map, RMSNorm, packed
 from lam_jax.nn.rope import Rotary
 from lam_jax.nn.stack import Layers
 
@@ -65,7 +64,7 @@ class CodeModel(struct.PyTreeNode):
 
     def decoding(self) -> "CodeModel":
         """The same model, laid out for decode steps."""
-        return self.replace(blocks=decoding_layers(self.blocks), head=in_panels(self.head))
+        return self.replace(blocks=decoding_layers(self.blocks), head=packed(self.head))
 
     def decode(
         self, cache: KVCache, states: Float[Array, "N G 1 D"], rotary: Rotary, step: Int[Array, ""]

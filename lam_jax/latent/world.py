@@ -11,9 +11,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from lam_jax.cpu.packed_linear import in_panels
 from lam_jax.models.qwen2_5_vl.config import TextConfig
-from lam_jax.nn.layers import Linear, Map, swiglu
+from lam_jax.nn.layers import Linear, Map, packed, swiglu
 from lam_jax.nn.stack import split_layers
 from lam_jax.nn.weight import Param, stack
 
@@ -74,7 +73,7 @@ class WorldModel(struct.PyTreeNode):
         blocks = []
         for block in split_layers(self.blocks):
             (gate, gate_code), (up, up_code) = (_halves(layer, codebook) for layer in (block.gate, block.up))
-            blocks.append(in_panels(TabulatedBlock(gate, up, block.down, gate_code, up_code)))
+            blocks.append(packed(TabulatedBlock(gate, up, block.down, gate_code, up_code)))
         return TabulatedWorld(tuple(blocks))
 
 

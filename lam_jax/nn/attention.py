@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from lam_jax.nn.axes import ANY, constrain, is_sharded, leading
+from lam_jax.nn.axes import ANY, constrain, leading
+from lam_jax.nn.layout import layout
 
 # Far below any real score, yet finite: exp(floor - floor) must not be NaN for a row without keys.
 FLOOR = -1e30
@@ -34,7 +35,7 @@ def _product(x: Array, y: Array) -> Array:
 
     One matrix product per kv head, operands as they are multiplied: XLA's CPU backend copies what it has to transpose.
     """
-    if is_sharded():  # dimensions on different mesh axes cannot be joined in place
+    if not layout().joined:
         inner = "abc"[: x.ndim - y.ndim + 1]
         return jnp.einsum(f"...k{inner}i,...kij->...k{inner}j", x, y, preferred_element_type=jnp.float32)
     rows = x.reshape(*y.shape[:-2], -1, x.shape[-1])

@@ -53,11 +53,6 @@ def active() -> Placement | None:
     return _active.get()
 
 
-def is_sharded() -> bool:
-    """Whether the function being traced runs over several devices: merging two dimensions may then cost a transfer."""
-    return _active.get() is not None
-
-
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """Pins the sharding of an activation by logical axes; the identity outside `lam_jax.parallel.use`."""
     placement = _active.get()

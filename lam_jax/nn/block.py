@@ -12,10 +12,11 @@ from flax import struct
 from jaxtyping import Array, Bool, Float
 
 from lam_jax.nn import attention as attn
-from lam_jax.nn.axes import constrain_rows, constrain_samples, is_sharded
+from lam_jax.nn.axes import constrain_rows, constrain_samples
 from lam_jax.nn.layers import GatedMLP, Linear, Map, RMSNorm
+from lam_jax.nn.layout import layout
 from lam_jax.nn.rope import Rotary
-from lam_jax.nn.stack import fold_layers, is_small, split_last
+from lam_jax.nn.stack import fold_layers, is_unrolled, split_last
 from lam_jax.nn.weight import stack
 
 KeyValue = tuple[Array, Array]
@@ -33,7 +34,7 @@ class DecoderBlock(struct.PyTreeNode):
     mlp_norm: RMSNorm
     mlp: GatedMLP
     head_dim: int = struct.field(pytree_node=False)
-    joined: Map = None  # query, key and value in one map, in their place, where that is faster; see `join`
+    joined: Map = None  # query, key and value in one map, in their place; see `join`
 
     @classmethod
     def spec(cls, width: int, hidden: int, heads: int, kv_heads: int, head_dim: int, epsilon: float) -> "DecoderBlock":
@@ -180,13 +181,13 @@ def run_shared(
         first, rest = apart(x)
         return _join(first[:, -1:], rest)
 
-    if is_sharded():  # dimensions on different mesh axes cannot be joined in place
+    if not layout().joined:
         prompt, sample = fold_layers(step, (prompt, sample), blocks, remat=remat)[0]
         return prompt[:, -1], sample
     # Prompts and samples in one product with each weight, forward and backward.
     rotary = jax.tree.map(_join, prompt_rotary, sample_rotary)
     x = _join(prompt, sample)
-    if is_small(blocks):  # a scan has no last layer of its own
+    if is_unrolled(blocks):  # a scan has no last layer of its own
         lower, last = split_last(blocks)
         x, _ = fold_layers(joined_step, x, lower, remat=remat)
         x, _ = fold_layers(last_step, x, (last,), remat=remat)

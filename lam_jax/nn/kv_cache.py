@@ -8,12 +8,13 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from lam_jax.cpu.packed_linear import in_panels
 from lam_jax.nn import attention as attn
-from lam_jax.nn.axes import constrain, constrain_samples, is_sharded
+from lam_jax.nn.axes import constrain, constrain_samples
 from lam_jax.nn.block import DecoderBlock, KeyValue
+from lam_jax.nn.layers import packed
+from lam_jax.nn.layout import layout
 from lam_jax.nn.rope import Rotary
-from lam_jax.nn.stack import Layers, fold_layers, is_small, split_layers
+from lam_jax.nn.stack import Layers, fold_layers, is_unrolled, split_layers
 
 
 class KVCache(struct.PyTreeNode):
@@ -26,8 +27,8 @@ class KVCache(struct.PyTreeNode):
     prompt_key: Layers  # [Y, N, K, D, P], or a tuple of Y
     prompt_value: Layers  # [Y, N, K, P, D], or a tuple of Y
     prompt_mask: Array  # bool [N, P]
-    key: Layers  # [Y, N, G, K, D, T], or a tuple of Y; on one device [N * G * K, D, T]
-    value: Layers  # [Y, N, G, K, T, D], or a tuple of Y; on one device [N * G * K, T, D]
+    key: Layers  # [Y, N, G, K, D, T], or a tuple of Y; joined [N * G * K, D, T]
+    value: Layers  # [Y, N, G, K, T, D], or a tuple of Y; joined [N * G * K, T, D]
 
     @classmethod
     def create(cls, prompt: KeyValue, prompt_mask: Array, samples: int, length: int, split: bool) -> "KVCache":
@@ -47,7 +48,7 @@ class KVCache(struct.PyTreeNode):
         parts = (jnp.moveaxis(prompt[0], 2, -1), jnp.swapaxes(prompt[1], 2, 3))
         parts = (*(constrain(x, "layers", "prompts", "kv_heads", None, None) for x in parts), *suffix)
         prompt_key, prompt_value, key, value = map(split_layers, parts) if split else parts
-        if split and not is_sharded():
+        if split and layout().joined:
             # As the product sees them: where it has to reshape what was written, XLA's CPU backend copies the cache.
             key, value = (tuple(x.reshape(-1, *x.shape[-2:]) for x in layers) for layers in (key, value))
         return cls(prompt_key, prompt_value, prompt_mask, key, value)
@@ -59,13 +60,13 @@ class KVCache(struct.PyTreeNode):
 
 
 def decoding_layers(blocks: DecoderBlock) -> Layers:
-    """A stack laid out for decode steps: if it is small its layers are apart, their maps in panels."""
-    if not is_small(blocks):
+    """A stack laid out for decode steps: where the layout unrolls it its layers are apart, their maps packed."""
+    if not is_unrolled(blocks):
         return blocks
     layers = split_layers(blocks)
-    # Small products cost more to start than to read: one in the place of three.
-    joined = layers if is_sharded() else tuple(layer.join() for layer in layers)
-    return tuple(map(in_panels, joined))
+    if layout().joined:  # small products cost more to start than to read: one in the place of three
+        layers = tuple(layer.join() for layer in layers)
+    return tuple(map(packed, layers))
 
 
 def append(key: Array, value: Array, k: Array, v: Array, step: Int[Array, ""]) -> tuple[Array, Array]:
@@ -94,7 +95,7 @@ def decode(
 
         x, _ = block(x, rotary, attend)
         key, value = written["key"], written["value"]
-        if is_sharded():
+        if not layout().joined:
             key, value = (constrain_samples(y, "kv_heads", None, None) for y in (key, value))
         return constrain_samples(x), (key, value)
 

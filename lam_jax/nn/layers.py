@@ -1,23 +1,23 @@
 """Linear maps, RMSNorm and the gated MLP. Dimension legend: D in, O out, F feed-forward."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
-from lam_jax.nn.axes import is_sharded
+from lam_jax.nn.layout import layout
 from lam_jax.nn.weight import Param, Weight
+
+T = TypeVar("T")
+# A `Linear`, or what a layout packs it to: the same call, and `inputs`.
+Map = Any
 
 
 def last(vector: Float[Array, " D"], like: jax.Array) -> jax.Array:
     """A vector shaped to broadcast on the last dimension of `like` (rank promotion is an error in our code)."""
     return vector.astype(like.dtype).reshape((1,) * (like.ndim - 1) + vector.shape)
-
-
-# A `Linear`, or the same map in another layout (`nn.panels`).
-Map = Any
 
 
 class Linear(struct.PyTreeNode):
@@ -49,12 +49,25 @@ class Linear(struct.PyTreeNode):
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... O"]:
         """The map of the last dimension."""
         kernel = self.kernel.astype(x.dtype)
-        if is_sharded():
-            y = x @ kernel  # leading dimensions on different mesh axes cannot be joined in place
-        else:
+        if layout().joined:
             # One flat matrix product: XLA's CPU backward is twice as fast as with several leading dimensions.
             y = (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
+        else:
+            y = x @ kernel
         return y if self.bias is None else y + last(self.bias, y)
+
+
+def packed(module: T) -> T:
+    """A module whose linear maps lie as decode steps want them, where the layout packs them."""
+    pack = layout().pack
+    if pack is None:
+        return module
+
+    def convert(part: Any) -> Any:
+        found = pack(part) if isinstance(part, Linear) else None
+        return part if found is None else found
+
+    return jax.tree.map(convert, module, is_leaf=lambda part: isinstance(part, Linear))
 
 
 class RMSNorm(struct.PyTreeNode):

@@ -6,13 +6,10 @@ from typing import Any
 
 import jax
 
+from lam_jax.nn.layout import layout
+
 # A stack of equal modules or arrays: one tree whose leaves have a leading layers dimension, or a tuple of a tree each.
 Layers = Any
-
-# Stacks of fewer weights are unrolled where gradients are wanted. A scanned layer's activations are copied into and out
-# of stacked buffers; where layers are this small that costs as much as their arithmetic (2 CPU cores, `tiny`, a step of
-# latent SFT: 0.96 s scanned, 0.61 s unrolled). Larger layers hide the copies, and scanning keeps their program small.
-UNROLLED_WEIGHTS = 2**25
 
 
 def fold_layers(
@@ -36,7 +33,7 @@ def fold_layers(
     Returns:
         The last carry, and the outputs stacked, or as trees of tuples where `layers` is a tuple.
     """
-    unroll = isinstance(layers, tuple) or (not frozen and is_small(layers))
+    unroll = isinstance(layers, tuple) or (not frozen and is_unrolled(layers))
 
     def body(carry, xs):
         return step(carry, *xs)
@@ -73,6 +70,6 @@ def split_last(stacked: Any) -> tuple[Any, Any]:
     return tree.unflatten(lower), tree.unflatten([leaf[0] for leaf in last])
 
 
-def is_small(stacked: Any) -> bool:
-    """Whether a stack is worth unrolling."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(stacked)) < UNROLLED_WEIGHTS
+def is_unrolled(stacked: Any) -> bool:
+    """Whether the layout unrolls a stack."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(stacked)) < layout().unrolled

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from lam_jax.nn.axes import ANY, Axes, active, constrain, placed_by
+from lam_jax.nn.layout import PLAIN, Layout, laid_out_by
 from lam_jax.nn.weight import Weight, map_specs
 from lam_jax.parallel.replicated import put_replicated
 
@@ -93,13 +94,23 @@ class _Placed:
 
 
 @contextlib.contextmanager
-def use(mesh: Mesh | None, rules: Rules) -> Iterator[None]:
+def use(mesh: Mesh | None, rules: Rules, layout: Layout = PLAIN) -> Iterator[None]:
     """Makes `constrain` act on `mesh`, for functions traced inside; without a mesh, or on one device, it does not.
 
-    A trace is cached without regard to this: open it inside the function that is jitted, and let that depend on the
-    mesh by a static argument.
+    `layout` is what those functions are laid out by, see `lam_jax.parallel.choose_layout`.
+    A trace is cached without regard to this: open it inside the function that is jitted, and let that depend on mesh
+    and layout by static arguments.
+
+    Raises:
+        ValueError: a layout that joins dimensions, on several devices.
     """
-    with placed_by(None if mesh is None or mesh.size == 1 else _Placed(mesh, rules)):
+    placement = None if mesh is None or mesh.size == 1 else _Placed(mesh, rules)
+    if placement is not None and layout.joined:
+        raise ValueError(
+            f"{layout} joins dimensions that lie on different axes of a mesh of {placement.mesh.size} devices: use "
+            "`choose_layout(mesh)`, or joined=False."
+        )
+    with placed_by(placement), laid_out_by(layout):
         yield
 
 

@@ -12,26 +12,42 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from lam_jax.models.inputs import Batch
+from lam_jax.nn.layout import Layout
 from lam_jax.parallel import ROLLOUT, mesh_of, place, replicate, use
+from lam_jax.parallel.choose_layout import statics
 from lam_jax.rollout.actions import ActionSpace
 from lam_jax.rollout.engine import Rollout, RolloutConfig, rollout
 from lam_jax.rollout.weights import rollout_weights
 
 
 def run_rollout(
-    space: ActionSpace, prompts: Batch, sample_ids: Int[Any, "N G"], key: Array, config: RolloutConfig
+    space: ActionSpace,
+    prompts: Batch,
+    sample_ids: Int[Any, "N G"],
+    key: Array,
+    config: RolloutConfig,
+    layout: Layout | None = None,
 ) -> Rollout:
-    """Samples continuations on the mesh that the weights lie on; arguments as of `engine.rollout`.
+    """Samples continuations on the mesh that the weights lie on.
 
-    Weights in another layout are re-placed first: whoever rolls out often keeps `prepared(space)`.
+    Weights that lie otherwise are re-placed first: whoever rolls out often keeps `prepared(space)`.
+
+    Args:
+        space: token or latent actions.
+        prompts: on the host or on the mesh.
+        sample_ids: likewise.
+        key: one for the whole rollout.
+        config: how prompts are continued.
+        layout: of the program; default: what suits the mesh.
 
     Raises:
         ValueError: N or G does not divide its mesh axis; `fill_prompts` and `fill_samples` make them fit.
     """
     space = prepared(space)
-    mesh = mesh_of(space)
+    static = statics(space, layout)
+    mesh = static["mesh"]
     prompts, sample_ids = place(prompts, mesh, ROLLOUT), place(sample_ids, mesh, ROLLOUT, "prompts", "samples")
-    return jitted(space, prompts, sample_ids, replicate(key, mesh), config=config, mesh=mesh)
+    return jitted(space, prompts, sample_ids, replicate(key, mesh), config=config, **static)
 
 
 def prepared(space: ActionSpace) -> ActionSpace:
@@ -39,12 +55,18 @@ def prepared(space: ActionSpace) -> ActionSpace:
     return rollout_weights(space, space.specs, space.backbone.config.dtype)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "mesh"))
+@functools.partial(jax.jit, static_argnames=("config", "mesh", "layout"))
 def jitted(
-    space: ActionSpace, prompts: Batch, sample_ids: Array, key: Array, config: RolloutConfig, mesh: Mesh | None
+    space: ActionSpace,
+    prompts: Batch,
+    sample_ids: Array,
+    key: Array,
+    config: RolloutConfig,
+    mesh: Mesh | None,
+    layout: Layout,
 ) -> Rollout:
     """The program: everything is in its place already."""
-    with use(mesh, ROLLOUT):
+    with use(mesh, ROLLOUT, layout):
         return rollout(space, prompts, sample_ids, key, config)
 
 

@@ -1,6 +1,7 @@
 """How well a model sees: object names of held-out scenes, teacher-forced and in free-running captions."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,6 +16,9 @@ from lam_jax.evaluation.generate import generate
 from lam_jax.losses import next_token, target_mask
 from lam_jax.models.inputs import Batch
 from lam_jax.models.qwen2_5_vl.model import QwenVL
+from lam_jax.nn.layout import Layout
+from lam_jax.parallel import TRAIN, mesh_of, use
+from lam_jax.parallel.choose_layout import choose_layout
 from lam_jax.parallel.multihost import to_host
 from lam_jax.rollout.actions import TokenActions
 from lam_jax.rollout.engine import RolloutConfig
@@ -47,11 +51,12 @@ def named_objects(text: str) -> set[str]:
     return {forms[word] for word in re.findall(r"[a-z]+", text.lower()) if word in forms}
 
 
-@jax.jit
-def _first_choices(model: QwenVL, batch: Batch):
-    states = model.states(batch, frozen=True)
-    keep = target_mask(batch.valid, batch.mask, batch.response)
-    return model.logits(states).argmax(axis=-1), keep, next_token(states, model.table, batch.tokens, keep)
+@functools.partial(jax.jit, static_argnames="layout")
+def _first_choices(model: QwenVL, batch: Batch, layout: Layout):
+    with use(None, TRAIN, layout):  # rows lie where the compiler likes: they need not divide over a mesh
+        states = model.states(batch, frozen=True)
+        keep = target_mask(batch.valid, batch.mask, batch.response)
+        return model.logits(states).argmax(axis=-1), keep, next_token(states, model.table, batch.tokens, keep)
 
 
 def caption_scores(
@@ -70,8 +75,9 @@ def caption_scores(
     names = {i for c in concepts() for i in tokenizer.encode(f" {c.name}", add_special_tokens=False)}
     right = total = 0
     loss = count = 0.0
+    layout = choose_layout(mesh_of(model))
     for collated in in_order(examples, train, batch_size):
-        choices, keep, ce = to_host(_first_choices(model, collated.batch))
+        choices, keep, ce = to_host(_first_choices(model, collated.batch, layout))
         targets = np.roll(np.asarray(collated.batch.tokens), -1, axis=1)
         is_name = keep & np.isin(targets, list(names))
         right += int((is_name & (choices == targets)).sum())

@@ -16,6 +16,7 @@ from jaxtyping import Array
 from lam_jax.data.collator import Collated
 from lam_jax.latent.agent import Agent
 from lam_jax.models.inputs import Batch
+from lam_jax.nn.layout import Layout
 from lam_jax.parallel import UPDATE, mesh_of, place
 from lam_jax.parallel.multihost import to_host
 from lam_jax.rl import fill_slots
@@ -43,6 +44,7 @@ class Collector:
         reward: scores answers.
         decode: tokens to text.
         refill: where dynamic sampling draws further prompts from.
+        layout: of the rollouts; default: what suits the mesh.
     """
 
     def __init__(
@@ -53,10 +55,11 @@ class Collector:
         reward: Reward,
         decode: Decode,
         refill: Iterator[Collated],
+        layout: Layout | None = None,
     ):
         self.config, self.method, self.mesh = config, method, mesh_of(frozen)
         self.frozen = self._for_rollouts(frozen)
-        self.reward, self.decode, self.refill = reward, decode, refill
+        self.reward, self.decode, self.refill, self.layout = reward, decode, refill, layout
 
     def __call__(self, state: TrainState, prompts: Collated) -> tuple[RLBatch, Metrics]:
         """A batch of the prompts' rows, with the state's key of this step."""
@@ -76,7 +79,7 @@ class Collector:
         # Placed here, so that an update after a refill is the same program.
         prompts = place(fill_prompts(batch, space), self.mesh, UPDATE)
         ids = np.arange(len(prompts.tokens) * samples, dtype=np.int32) + attempt * count * samples
-        return prompts, run_rollout(space, prompts, ids.reshape(-1, samples), key, self.config.rollout)
+        return prompts, run_rollout(space, prompts, ids.reshape(-1, samples), key, self.config.rollout, self.layout)
 
     def like(self, state: TrainState, prompts: Collated) -> RLBatch:
         """Shape structs of the batch that prompts of this shape give."""

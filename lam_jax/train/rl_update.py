@@ -12,7 +12,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from lam_jax.latent.agent import Agent
-from lam_jax.parallel import UPDATE, constrain_weights, mesh_of, use
+from lam_jax.nn.layout import Layout
+from lam_jax.parallel import UPDATE, constrain_weights, use
+from lam_jax.parallel.choose_layout import statics
 from lam_jax.rl import count_batch, loss_denominator, policy_loss
 from lam_jax.train.method import Method
 from lam_jax.train.optimiser import Optimiser
@@ -31,17 +33,28 @@ class Update:
         optimiser: for `config.steps * config.updates` steps.
         frozen: the agent without its trainable part.
         reference: the trainable part at the start, for the KL; other buffers than a state's, which are donated.
+        layout: of the program; default: what suits the mesh.
     """
 
-    def __init__(self, config: RLConfig, method: Method, optimiser: Optimiser, frozen: Agent, reference: Agent):
-        self.frozen, self.reference = frozen, reference
+    def __init__(
+        self,
+        config: RLConfig,
+        method: Method,
+        optimiser: Optimiser,
+        frozen: Agent,
+        reference: Agent,
+        layout: Layout | None = None,
+    ):
+        self.frozen, self.reference, self.layout = frozen, reference, layout
 
         def objective(trainable: Agent, frozen: Agent, reference: Agent, batch: RLBatch):
             return _objective(config, method, trainable, frozen, reference, batch)
 
-        @functools.partial(jax.jit, donate_argnums=0, static_argnames="mesh")
-        def update(state: TrainState, frozen: Agent, reference: Agent, batch: RLBatch, mesh: Mesh | None):
-            with use(mesh, UPDATE):
+        @functools.partial(jax.jit, donate_argnums=0, static_argnames=("mesh", "layout"))
+        def update(
+            state: TrainState, frozen: Agent, reference: Agent, batch: RLBatch, mesh: Mesh | None, layout: Layout
+        ):
+            with use(mesh, UPDATE, layout):
                 (_, metrics), gradients = jax.value_and_grad(objective, has_aux=True)(
                     state.trainable, frozen, reference, batch
                 )
@@ -53,12 +66,13 @@ class Update:
 
     def __call__(self, state: TrainState, batch: RLBatch) -> tuple[TrainState, dict[str, Array]]:
         """One optimiser step."""
-        return self._update(state, self.frozen, self.reference, batch, mesh=mesh_of((state.trainable, self.frozen)))
+        static = statics((state.trainable, self.frozen), self.layout)
+        return self._update(state, self.frozen, self.reference, batch, **static)
 
     def trace(self, state: TrainState, batch: RLBatch) -> jax.stages.Traced:
         """The update, traced for arguments that may be shape structs with shardings."""
-        mesh = mesh_of((state.trainable, self.frozen))
-        return self._update.trace(state, self.frozen, self.reference, batch, mesh=mesh)
+        static = statics((state.trainable, self.frozen), self.layout)
+        return self._update.trace(state, self.frozen, self.reference, batch, **static)
 
     def lower(self, state: TrainState, batch: RLBatch) -> jax.stages.Lowered:
         """The update, lowered for such arguments."""

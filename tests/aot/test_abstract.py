@@ -14,6 +14,7 @@ from lam_jax.models.positions import image_layout
 from lam_jax.models.qwen2_5_vl.presets import PRESETS
 from lam_jax.nn.weight import materialize
 from lam_jax.parallel import ROLLOUT, TRAIN, UPDATE, make_mesh, place, shardings
+from lam_jax.parallel.choose_layout import choose_layout
 from lam_jax.rollout.run import jitted, prepared
 from lam_jax.rollout.weights import rollout_weights
 from lam_jax.train.method import METHODS
@@ -86,7 +87,8 @@ def test_a_rollout_is_placed_as_the_update_expects_it(agent, mesh):
     prompts = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), setting.prompts(ROLLOUT))
     space = prepared(LATENT.actions(agent, METHOD))
     ids = place(np.arange(8, dtype=np.int32).reshape(4, 2), mesh, ROLLOUT)
-    rolled = jitted(space, place(prompts, mesh, ROLLOUT), ids, jax.random.key(0), config=config, mesh=mesh)
+    prompts, key = place(prompts, mesh, ROLLOUT), jax.random.key(0)
+    rolled = jitted(space, prompts, ids, key, config=config, mesh=mesh, layout=choose_layout(mesh))
     *_, batch = build("update_latent", setting).arguments
     expected = {path: (shape, dtype) for path, shape, dtype, _ in described(rolled)}
     assert {path: (shape, dtype) for path, shape, dtype, _ in described(batch.rollout)} == expected

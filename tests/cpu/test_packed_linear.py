@@ -1,4 +1,4 @@
-"""Maps in panels equal the plain ones, and are used where they pay."""
+"""Packed maps equal the plain ones, and are used where they pay."""
 
 import os
 import shutil
@@ -8,10 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lam_jax.cpu import packed_linear as panels
-from lam_jax.cpu.packed_linear import LEAST, PanelLinear, in_panels
-from lam_jax.nn.layers import GatedMLP, Linear
+from lam_jax.cpu import packed_linear
+from lam_jax.cpu.packed_linear import COLUMNS, LEAST, PackedLinear, by_xla, in_panels, pack, packed_product
+from lam_jax.latent.agent import Reading
+from lam_jax.nn.layers import GatedMLP, Linear, packed
+from lam_jax.nn.layout import PLAIN, Layout, laid_out_by
 from lam_jax.nn.weight import materialize
+from lam_jax.rollout.actions import LatentActions, TokenActions
+from lam_jax.rollout.engine import RolloutConfig
+from lam_jax.rollout.run import jitted
+from lam_jax.rollout.sampling import SamplingConfig
+from tests import tiny
+from tests.tiny import Row, make_batch, words
 
 INPUTS, OUTPUTS = 256, LEAST // 256
 
@@ -33,19 +41,19 @@ needs_kernel = pytest.mark.skipif(shutil.which(os.environ.get("CC", "cc")) is No
 @pytest.mark.parametrize("outputs", [32, 96, 4128])
 def test_kernel_equals_xla(rows, outputs):
     x, kernel = normal(rows, 40), normal(40, outputs)
-    assert panels.has_kernel()
-    made_of = panels.panels(kernel)
-    np.testing.assert_allclose(panels.by_xla(x, made_of), x @ kernel, atol=1e-4)
-    product = jax.jit(panels.panel_product)
-    np.testing.assert_allclose(product(x, made_of), x @ kernel, atol=1e-4)
+    assert packed_linear.has_kernel()
+    panels = in_panels(kernel)
+    np.testing.assert_allclose(by_xla(x, panels), x @ kernel, atol=1e-4)
+    product = jax.jit(packed_product)
+    np.testing.assert_allclose(product(x, panels), x @ kernel, atol=1e-4)
 
 
 @needs_kernel
 def test_products_side_by_side_share_the_threads():
     """Many independent products of several chunks at once: all right, none waits for ever."""
-    assert panels.has_kernel()
+    assert packed_linear.has_kernel()
     x, kernels = normal(8, 256), [normal(256, 2048) + i for i in range(24)]
-    found = jax.jit(lambda x, ws: [panels.panel_product(x, w) for w in ws])(x, [panels.panels(w) for w in kernels])
+    found = jax.jit(lambda x, ws: [packed_product(x, w) for w in ws])(x, [in_panels(w) for w in kernels])
     for y, kernel in zip(found, kernels, strict=True):
         np.testing.assert_allclose(y, x @ kernel, atol=2e-3)
 
@@ -58,9 +66,10 @@ def test_equals_the_plain_map(bias, lead, dtype):
     linear = made(Linear.spec(INPUTS, OUTPUTS, (None, None), bias))
     linear = linear.replace(bias=jnp.arange(float(OUTPUTS))) if bias else linear
     x = normal(*lead, INPUTS).astype(dtype)
-    converted = in_panels(linear)
-    assert isinstance(converted, PanelLinear)
-    assert converted.panels.shape == (OUTPUTS // panels.COLUMNS, INPUTS, panels.COLUMNS)
+    converted = pack(linear)
+    assert converted is not None
+    assert converted.inputs == INPUTS
+    assert converted.panels.shape == (OUTPUTS // COLUMNS, INPUTS, COLUMNS)
     assert converted(x).shape == (*lead, OUTPUTS)
     assert converted(x).dtype == dtype
     tolerance = {"atol": 1e-5} if dtype == jnp.float32 else {"rtol": 2**-7, "atol": 0.05}
@@ -71,25 +80,43 @@ def test_equals_the_plain_map(bias, lead, dtype):
 def test_a_module_keeps_maps_that_do_not_fit():
     mlp = made(GatedMLP.spec(INPUTS, OUTPUTS))
     mlp = mlp.replace(up=Linear(mlp.up.kernel.astype(jnp.bfloat16)))
-    converted = in_panels(mlp)
-    assert [type(m) for m in (converted.gate, converted.up, converted.down)] == [PanelLinear, Linear, PanelLinear]
+    with laid_out_by(Layout(pack=pack)):
+        converted = packed(mlp)
+    assert [type(m) for m in (converted.gate, converted.up, converted.down)] == [PackedLinear, Linear, PackedLinear]
+    assert packed(mlp) is mlp  # outside
     for shape in ((INPUTS, OUTPUTS + 1), (INPUTS - 1, OUTPUTS)):  # no whole panels; too small
-        assert isinstance(in_panels(Linear(jnp.ones(shape))), Linear)
+        assert pack(Linear(jnp.ones(shape))) is None
     np.testing.assert_allclose(converted(jnp.ones((5, INPUTS))), mlp(jnp.ones((5, INPUTS))), atol=1e-5)
 
 
-def test_other_backends_keep_plain_maps(monkeypatch):
-    monkeypatch.setattr(panels.jax, "default_backend", lambda: "gpu")
-    assert isinstance(in_panels(made(Linear.spec(INPUTS, OUTPUTS, (None, None)))), Linear)
+@needs_kernel
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("name", ["latent", "token"])
+def test_a_rollout_from_packed_weights_is_the_plain_one(name, monkeypatch):
+    """Maps as small as these are else left as they are."""
+    assert packed_linear.has_kernel()
+    monkeypatch.setattr(packed_linear, "LEAST", 1)
+    agent = tiny.agent()
+    space = LatentActions(agent, Reading()) if name == "latent" else TokenActions(agent.backbone)
+    prompts = make_batch([Row(words(5), ((1, 4, 4),)), Row(words(9, seed=1))], 12, left=True)
+    config = RolloutConfig(samples=2, length=5, segment=5, sampling=SamplingConfig(top_k=4), stop=False)
+    given = (space, prompts, jnp.arange(4, dtype=jnp.int32).reshape(2, 2), jax.random.key(3))
+    # A function of its own: no program is found that was made when little was packed.
+    layouts = PLAIN, Layout(True, 2**40, lambda linear: pack(linear))
+    programs = [jitted.lower(*given, config=config, mesh=None, layout=layout) for layout in layouts]
+    assert ["packed_product" in program.as_text() for program in programs] == [False, True]
+    plain, ours = (program.compile()(*given) for program in programs)
+    np.testing.assert_array_equal(ours.tokens, plain.tokens)
+    np.testing.assert_allclose(ours.logps, plain.logps, atol=1e-5)
+    np.testing.assert_allclose(ours.hidden, plain.hidden, atol=1e-4)
 
 
 @pytest.mark.parametrize(
     ("compiler", "reason"), [("no-such-cc", "no C compiler"), ("false", "false failed"), ("true", "cannot be loaded")]
 )
-def test_without_a_compiler_maps_stay_and_a_warning_says_why(monkeypatch, caplog, compiler, reason):
+def test_without_a_compiler_there_is_no_kernel_and_a_warning_says_why(monkeypatch, caplog, compiler, reason):
     monkeypatch.setenv("CC", compiler)
     # Not the cached answer; nor may the cache be emptied: a process can register the kernel once only.
-    monkeypatch.setattr(panels, "has_kernel", panels.has_kernel.__wrapped__)
-    assert isinstance(in_panels(made(Linear.spec(INPUTS, OUTPUTS, (None, None)))), Linear)
+    assert not packed_linear.has_kernel.__wrapped__()
     assert reason in caplog.text
     assert "Install gcc or clang" in caplog.text

@@ -3,15 +3,21 @@
 N prompts, G samples of a prompt, P prompt length, T completion length.
 """
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import struct
 
-from lam_jax.nn import block, kv_cache, stack
-from lam_jax.nn.kv_cache import KVCache
+from lam_jax.nn import block, kv_cache
+from lam_jax.nn.kv_cache import KVCache, decoding_layers
+from lam_jax.nn.layers import Linear
+from lam_jax.nn.layout import PLAIN, Layout, laid_out_by
 from lam_jax.nn.rope import Rotary
-from lam_jax.nn.stack import split_layers
+from lam_jax.nn.stack import is_unrolled
 from tests import tiny
 
 N, G, P, T, WIDTH = 2, 3, 5, 4, 32
@@ -62,33 +68,60 @@ def concatenated(blocks, prompt, sample, prompt_mask, sample_mask):
     return out.reshape(N, G, P + T, WIDTH)
 
 
-def shared(blocks, prompt, sample, prompt_mask, sample_mask, remat=False):
+def shared(layout, blocks, prompt, sample, prompt_mask, sample_mask, remat=False):
     rotaries = rotary(PROMPT_POSITIONS, N, P), rotary(SAMPLE_POSITIONS, N, G, T)
-    return block.run_shared(blocks, prompt, sample, *rotaries, prompt_mask, sample_mask, remat=remat)
+    with laid_out_by(layout):
+        return block.run_shared(blocks, prompt, sample, *rotaries, prompt_mask, sample_mask, remat=remat)
 
 
-@pytest.fixture(params=["unrolled", "scanned"])
-def either_stack(request, monkeypatch):
-    """Stacks of any size as small ones, and as large ones."""
-    monkeypatch.setattr(stack, "UNROLLED_WEIGHTS", {"unrolled": 2**40, "scanned": 0}[request.param])
+class Columns(struct.PyTreeNode):
+    """A map laid out otherwise."""
+
+    columns: Any
+    bias: Any
+
+    @property
+    def inputs(self):
+        return self.columns.shape[1]
+
+    def __call__(self, x):
+        y = jnp.einsum("...d,od->...o", x, self.columns)
+        return y if self.bias is None else y + self.bias.reshape(*(1,) * (y.ndim - 1), -1)
 
 
-@pytest.mark.usefixtures("either_stack")
-def test_run_shared_equals_concatenated_rows(blocks, prompts, samples):
-    prompt, sample = jax.jit(lambda *given: shared(*given))(blocks, prompts[0], samples[0], prompts[1], samples[1])
-    rows = jax.jit(concatenated)(blocks, prompts[0], samples[0], prompts[1], samples[1])
+def in_columns(linear: Linear) -> Columns | None:
+    """Those that read a state; the others stay as they are."""
+    return Columns(linear.kernel.T, linear.bias) if linear.inputs == WIDTH else None
+
+
+ALL = 2**40  # weights: stacks of any size are unrolled
+LAYOUTS = {
+    "plain": PLAIN,
+    "unrolled": Layout(unrolled=ALL),
+    "joined": Layout(joined=True),
+    "joined and unrolled": Layout(joined=True, unrolled=ALL),
+}
+PACKED = Layout(True, ALL, in_columns)
+by_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+
+
+@by_layout
+def test_run_shared_equals_concatenated_rows(layout, blocks, prompts, samples):
+    given = (blocks, prompts[0], samples[0], prompts[1], samples[1])
+    prompt, sample = jax.jit(functools.partial(shared, layout))(*given)
+    rows = jax.jit(concatenated)(*given)
     np.testing.assert_allclose(sample, rows[:, :, P:], atol=1e-5)
     for g in range(G):
         np.testing.assert_allclose(prompt, rows[:, g, P - 1], atol=1e-5)
 
 
-@pytest.mark.usefixtures("either_stack")
-def test_gradients_of_run_shared_equal_those_of_concatenated_rows(blocks, prompts, samples):
+@by_layout
+def test_gradients_of_run_shared_equal_those_of_concatenated_rows(layout, blocks, prompts, samples):
     """Of the weights and of the prompt, with recomputation; the loss reads what `run_shared` returns."""
     weight = jnp.where(samples[1][..., None], samples[0][::-1], 0.0)
 
     def loss_shared(blocks, prompt):
-        end, sample = shared(blocks, prompt, samples[0], prompts[1], samples[1], remat=True)
+        end, sample = shared(layout, blocks, prompt, samples[0], prompts[1], samples[1], remat=True)
         return jnp.sum(weight * sample) + jnp.sum(jnp.sin(end))
 
     def loss_rows(blocks, prompt):
@@ -100,21 +133,36 @@ def test_gradients_of_run_shared_equal_those_of_concatenated_rows(blocks, prompt
         np.testing.assert_allclose(got, want, atol=2e-5 * max(1.0, float(abs(want).max())))
 
 
-@pytest.mark.parametrize("split", [False, True])
-def test_cached_decode_equals_the_full_forward(blocks, prompts, samples, split):
-    """Layers stacked, and apart."""
-
+@pytest.mark.parametrize("layout", [*LAYOUTS.values(), PACKED], ids=[*LAYOUTS, "packed"])
+def test_cached_decode_equals_the_full_forward(layout, blocks, prompts, samples):
     @jax.jit
     def decoded(blocks, prompt, sample):
-        _, kv = block.prefill(blocks, prompt, rotary(PROMPT_POSITIONS, N, P), prompts[1])
-        cache = KVCache.create(kv, prompts[1], G, T, split)
-        blocks = split_layers(blocks) if split else blocks
-        out = []
-        for t in range(T):
-            place = rotary([P + t], N, G, 1)
-            x, cache = kv_cache.decode(blocks, cache, sample[:, :, t : t + 1], place, jnp.int32(t))
-            out.append(x)
-        return jnp.concatenate(out, axis=2)
+        with laid_out_by(layout):
+            _, kv = block.prefill(blocks, prompt, rotary(PROMPT_POSITIONS, N, P), prompts[1])
+            cache = KVCache.create(kv, prompts[1], G, T, is_unrolled(blocks))
+            blocks = decoding_layers(blocks)
+            out = []
+            for t in range(T):
+                place = rotary([P + t], N, G, 1)
+                x, cache = kv_cache.decode(blocks, cache, sample[:, :, t : t + 1], place, jnp.int32(t))
+                out.append(x)
+            return jnp.concatenate(out, axis=2)
 
     rows = jax.jit(concatenated)(blocks, prompts[0], samples[0], prompts[1], jnp.ones((N, G, T), bool))
     np.testing.assert_allclose(decoded(blocks, prompts[0], samples[0]), rows[:, :, P:], atol=1e-5)
+
+
+def test_decoding_layers_lie_as_the_layout_says(blocks):
+    def laid_out(layout):
+        with laid_out_by(layout):
+            return decoding_layers(blocks)
+
+    assert laid_out(PLAIN) is blocks
+    assert laid_out(Layout(joined=True)) is blocks  # a scan needs them stacked
+    apart = laid_out(LAYOUTS["unrolled"])
+    assert [layer.query.kernel.shape for layer in apart] == [(WIDTH, WIDTH)] * 2
+    both, columns = laid_out(LAYOUTS["joined and unrolled"]), laid_out(PACKED)
+    assert [layer.query for layer in both] == [None] * 2
+    np.testing.assert_array_equal(both[1].joined.kernel[:, :WIDTH], apart[1].query.kernel)
+    assert isinstance(columns[1].joined, Columns)
+    assert isinstance(columns[1].mlp.down, Linear)

@@ -4,6 +4,7 @@ N prompts, G samples of a prompt, P prompt length, T completion length, K codes,
 """
 
 import dataclasses
+import functools
 import re
 
 import jax
@@ -12,7 +13,10 @@ import numpy as np
 import pytest
 
 from lam_jax.latent.agent import Reading
-from lam_jax.nn import block, stack
+from lam_jax.nn import block
+from lam_jax.nn.layout import PLAIN, Layout
+from lam_jax.parallel import ROLLOUT, UPDATE, use
+from lam_jax.parallel.choose_layout import choose_layout
 from lam_jax.rollout.actions import LatentActions, TokenActions
 from lam_jax.rollout.engine import Rollout, RolloutConfig, rollout
 from lam_jax.rollout.rescore import latent_logps, token_space_logps
@@ -33,7 +37,18 @@ TRUNCATED = SamplingConfig(temperature=0.7, top_k=12, top_p=0.8, repetition_pena
 CASES = [(name, sampling) for name in SAMPLED for sampling in (SAMPLED[name], PENALISED)] + [("token", TRUNCATED)]
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-run = jax.jit(rollout, static_argnames="config")
+ALL = 2**40  # weights: stacks of any size are unrolled
+LAYOUTS = {"plain": PLAIN, "apart": Layout(unrolled=ALL), "joined": Layout(joined=True)}
+
+
+@functools.partial(jax.jit, static_argnames=("config", "layout"))
+def laid_out(space, prompts, ids, key, config, layout):
+    with use(None, ROLLOUT, layout):
+        return rollout(space, prompts, ids, key, config)
+
+
+def run(space, prompts, ids, key, config, layout=None):
+    return laid_out(space, prompts, ids, key, config=config, layout=layout or choose_layout(None))
 
 
 def settings(sampling, **changes) -> RolloutConfig:
@@ -238,16 +253,22 @@ def test_without_stop_every_sample_has_full_length_whatever_the_segment(case):
 
 
 @pytest.mark.parametrize("name", ["latent", "token"])
-def test_large_models_decode_with_their_layers_stacked(case, name, monkeypatch):
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_every_layout_draws_the_same(case, name, layout):
+    """As what is chosen for this device, under which `case` was rolled out."""
     case = case(name, SAMPLED[name])
-    monkeypatch.setattr(stack, "UNROLLED_WEIGHTS", 0)
-    same(jax.jit(rollout, static_argnames="config")(case.space, PROMPTS, IDS, KEY, case.config), case.out, case.mask)
+    assert layout != choose_layout(None)
+    same(run(case.space, PROMPTS, IDS, KEY, case.config, layout), case.out, case.mask)
 
 
 @pytest.mark.parametrize("name", ["latent", "token"])
 def test_a_step_computes_its_cosines_once_and_not_in_every_layer(case, name):
     case = case(name, SAMPLED[name])
-    program = run.lower(case.space, PROMPTS, IDS, KEY, config=case.config).compile().as_text()
+    program = (
+        laid_out.lower(case.space, PROMPTS, IDS, KEY, config=case.config, layout=choose_layout(None))
+        .compile()
+        .as_text()
+    )
     cosines = re.findall(rf"f32\[{N},{G},1,\d+\]\S* cosine\(", program or "")
     assert len(cosines) == 2  # before the loop and in it
 
@@ -260,7 +281,8 @@ def test_other_numbers_or_another_key_draw_other_samples(case):
         assert (np.asarray(other.tokens)[:PADDING_ROW] != tokens).any()
 
 
-def test_the_gradient_from_recorded_states_is_that_of_a_full_recomputation(case):
+@pytest.mark.parametrize("layout", [*LAYOUTS.values(), Layout(True, ALL)], ids=[*LAYOUTS, "joined and apart"])
+def test_the_gradient_from_recorded_states_is_that_of_a_full_recomputation(case, layout):
     """The latent update never runs the backbone."""
     case = case("latent", SAMPLED["latent"])
     weight = jnp.asarray(np.where(case.mask, np.random.default_rng(0).normal(size=(N, G, T)), 0).astype(np.float32))
@@ -269,7 +291,8 @@ def test_the_gradient_from_recorded_states_is_that_of_a_full_recomputation(case)
     def score(policy, from_states):
         moved = agent.replace(latent=agent.latent.replace(policy=policy))
         if from_states:
-            logps, _ = latent_logps(LatentActions(moved, Reading()), PROMPTS, out, sampling)
+            with use(None, UPDATE, layout):
+                logps, _ = latent_logps(LatentActions(moved, Reading()), PROMPTS, out, sampling)
         else:
             _, codes, _ = forward(moved, out.tokens, jnp.int32(T))
             logits = jnp.take_along_axis(codes[:, :, P - 1 : P - 1 + T] / sampling.scale, out.support.indices, axis=-1)

@@ -7,7 +7,6 @@ N prompts, G samples of a prompt, P prompt length, T completion length.
 import dataclasses
 import functools
 from typing import Any
-from unittest import mock
 
 import jax
 import numpy as np
@@ -16,8 +15,9 @@ from jax.sharding import Mesh
 
 from lam_jax.latent.agent import Agent
 from lam_jax.latent.config import LatentConfig
-from lam_jax.nn import stack
+from lam_jax.nn.layout import Layout
 from lam_jax.parallel import ROLLOUT, TRAIN, UPDATE, make_mesh, place, shardings, use
+from lam_jax.parallel.choose_layout import choose_layout
 from lam_jax.rl import ALGORITHMS
 from lam_jax.rollout.actions import ActionSpace
 from lam_jax.rollout.engine import Rollout, RolloutConfig
@@ -91,12 +91,17 @@ def batch_of(stage: str) -> Any:
     return jax.tree.map(np.asarray, MIXED if STAGES[stage].mixed else PAIRED)
 
 
+def scanned(mesh: Mesh) -> Layout:
+    """As of large models, whose layers are scanned."""
+    return dataclasses.replace(choose_layout(mesh), unrolled=0)
+
+
 def stage_step(stage: str, mesh: Mesh) -> tuple[Step, TrainState, Any]:
     """(step, first state, batch on the host)."""
     made, batch = STAGES[stage], batch_of(stage)
     trainable, frozen = partition(agent(mesh), made.trains(CONFIG, METHOD))
     state = TrainState.create(trainable, optimiser(), jax.random.key(0))
-    return Step(made, frozen, optimiser(), METHOD), state, batch
+    return Step(made, frozen, optimiser(), METHOD, scanned(mesh)), state, batch
 
 
 def rollout_config(space: str, sampling: SamplingConfig | None = None) -> RolloutConfig:
@@ -127,7 +132,7 @@ def rl_update(name: str, mesh: Mesh, rollout: Rollout) -> tuple[Update, TrainSta
     advantages = place(advantages, mesh, UPDATE, "prompts", "samples")
     # Another policy than the reference, so that the KL counts.
     reference = jax.tree.map(lambda x: x * 1.05, trainable)
-    update = Update(config, METHOD, optimiser(), frozen, reference)
+    update = Update(config, METHOD, optimiser(), frozen, reference, scanned(mesh))
     return update, state, RLBatch(prompts, rollout, advantages, rollout.mask)
 
 
@@ -141,15 +146,7 @@ class Ran:
 
 @functools.cache
 def ran(name: str, mesh_name: str) -> Ran:
-    """A step by name: a stage, or "rollout" or "rl" with a space, e.g. "rl_token". Compiled once, run once.
-
-    Layers are scanned, as those of large models are.
-    """
-    with mock.patch.object(stack, "UNROLLED_WEIGHTS", 0):
-        return _ran(name, mesh_name)
-
-
-def _ran(name: str, mesh_name: str) -> Ran:
+    """A step by name: a stage, or "rollout" or "rl" with a space, e.g. "rl_token". Compiled once, run once."""
     mesh = on(mesh_name)
     if name in STAGES:
         step, state, batch = stage_step(name, mesh)
@@ -157,7 +154,7 @@ def _ran(name: str, mesh_name: str) -> Ran:
     kind, space = name.split("_", 1)
     if kind == "rollout":
         *arguments, config = rollout_arguments(space, mesh)
-        return execute(jitted.lower(*arguments, config=config, mesh=mesh), *arguments)
+        return execute(jitted.lower(*arguments, config=config, mesh=mesh, layout=scanned(mesh)), *arguments)
     update, state, batch = rl_update(space, mesh, recorded(space, mesh))
     return execute(update.lower(state, batch), state, update.frozen, update.reference, batch)
 
@@ -183,7 +180,7 @@ def forced_logps(space: str, mesh_name: str) -> np.ndarray:
 
     @jax.jit
     def compute(agent, batch):
-        with use(mesh, UPDATE):
+        with use(mesh, UPDATE, choose_layout(mesh)):
             return SPACES[space].logps(agent, METHOD, batch.prompts, batch.rollout, SAMPLING[space], False)[0]
 
     return jax.device_get(compute(agent(mesh), batch))

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from lam_jax.cpu.packed_linear import is_worth_panels, panel_product, panels
 from lam_jax.models.inputs import Batch
 from lam_jax.models.qwen2_5_vl.config import QwenConfig
 from lam_jax.models.qwen2_5_vl.vision import VisionTower
@@ -16,7 +15,8 @@ from lam_jax.nn import block, kv_cache
 from lam_jax.nn.axes import constrain, constrain_last, constrain_rows
 from lam_jax.nn.block import DecoderBlock, KeyValue
 from lam_jax.nn.kv_cache import KVCache, decoding_layers
-from lam_jax.nn.layers import RMSNorm
+from lam_jax.nn.layers import Linear, Map, RMSNorm
+from lam_jax.nn.layout import layout
 from lam_jax.nn.rope import Rotary, multimodal_rotary
 from lam_jax.nn.stack import Layers
 from lam_jax.nn.vocabulary import look_up
@@ -32,7 +32,7 @@ class QwenVL(struct.PyTreeNode):
     norm: RMSNorm
     lm_head: Param  # [V, D] or None
     config: QwenConfig = struct.field(pytree_node=False)
-    head_panels: Param = None  # `table` in panels, in decoding
+    packed_head: Map = None  # of `table`, in decoding, where the layout packs it
 
     @classmethod
     def spec(cls, config: QwenConfig) -> "QwenVL":
@@ -86,8 +86,8 @@ class QwenVL(struct.PyTreeNode):
 
     def logits(self, states: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """float32 next-token logits of normed states."""
-        if self.head_panels is not None:
-            return panel_product(states, self.head_panels).astype(jnp.float32)
+        if self.packed_head is not None:
+            return self.packed_head(states).astype(jnp.float32)
         table = constrain(self.table.astype(states.dtype), "vocab", None)
         logits = jnp.einsum("...d,vd->...v", states, table, preferred_element_type=jnp.float32)
         return constrain_last(logits, "vocab")
@@ -99,8 +99,9 @@ class QwenVL(struct.PyTreeNode):
 
     def decoding(self) -> "QwenVL":
         """The same model, laid out for decode steps."""
-        head = panels(self.table.T) if is_worth_panels(self.table.T) else None
-        return self.replace(blocks=decoding_layers(self.blocks), head_panels=head)
+        pack = layout().pack
+        head = None if pack is None else pack(Linear(self.table.T))
+        return self.replace(blocks=decoding_layers(self.blocks), packed_head=head)
 
     def decode(
         self, cache: KVCache, tokens: Int[Array, "N G 1"], rotary: Rotary, step: Int[Array, ""]

@@ -8,7 +8,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from lam_jax.latent.agent import Agent
-from lam_jax.parallel import TRAIN, constrain_weights, mesh_of, place, use
+from lam_jax.nn.layout import Layout
+from lam_jax.parallel import TRAIN, constrain_weights, place, use
+from lam_jax.parallel.choose_layout import statics
 from lam_jax.train.method import Method
 from lam_jax.train.optimiser import Optimiser
 from lam_jax.train.partition import VOCABULARY_TABLES, in_dtype, merge
@@ -26,15 +28,16 @@ class Step:
         frozen: the agent without what `stage` trains.
         optimiser: of what it trains.
         method: switches.
+        layout: of the program; default: what suits the mesh.
     """
 
-    def __init__(self, stage: Stage, frozen: Agent, optimiser: Optimiser, method: Method):
-        self.frozen = frozen
+    def __init__(self, stage: Stage, frozen: Agent, optimiser: Optimiser, method: Method, layout: Layout | None = None):
+        self.frozen, self.layout = frozen, layout
         dtype, loss, draw = frozen.backbone.config.dtype, stage.loss, stage.noise
 
-        @functools.partial(jax.jit, donate_argnums=0, static_argnames="mesh")
-        def step(state: TrainState, frozen: Agent, batch: Any, mesh: Mesh | None):
-            with use(mesh, TRAIN):
+        @functools.partial(jax.jit, donate_argnums=0, static_argnames=("mesh", "layout"))
+        def step(state: TrainState, frozen: Agent, batch: Any, mesh: Mesh | None, layout: Layout):
+            with use(mesh, TRAIN, layout):
                 noise = draw(batch, state.step_key(), frozen.latent.config.codes) if draw else None
 
                 def objective(trainable):
@@ -46,26 +49,26 @@ class Step:
                 state, applied = state.apply_gradients(gradients, optimiser)
                 return state, metrics | applied
 
-        @functools.partial(jax.jit, static_argnames="mesh")
-        def held_out(trainable: Agent, frozen: Agent, batch: Any, mesh: Mesh | None):
-            with use(mesh, TRAIN):
+        @functools.partial(jax.jit, static_argnames=("mesh", "layout"))
+        def held_out(trainable: Agent, frozen: Agent, batch: Any, mesh: Mesh | None, layout: Layout):
+            with use(mesh, TRAIN, layout):
                 return loss(merge(in_dtype(trainable, dtype, VOCABULARY_TABLES), frozen), batch, None, method)[1]
 
         self._step, self._held_out = step, held_out
 
     def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Array]]:
         """One step."""
-        mesh = mesh_of((state.trainable, self.frozen))
-        return self._step(state, self.frozen, place(batch, mesh, TRAIN), mesh=mesh)
+        static = statics((state.trainable, self.frozen), self.layout)
+        return self._step(state, self.frozen, place(batch, static["mesh"], TRAIN), **static)
 
     def held_out(self, trainable: Agent, batch: Any) -> dict[str, Array]:
         """The loss and its metrics without noise, on rows that are not trained on."""
-        mesh = mesh_of((trainable, self.frozen))
-        return self._held_out(trainable, self.frozen, place(batch, mesh, TRAIN), mesh=mesh)
+        static = statics((trainable, self.frozen), self.layout)
+        return self._held_out(trainable, self.frozen, place(batch, static["mesh"], TRAIN), **static)
 
     def trace(self, state: TrainState, batch: Any) -> jax.stages.Traced:
         """The step, traced for arguments that may be shape structs with shardings."""
-        return self._step.trace(state, self.frozen, batch, mesh=mesh_of((state.trainable, self.frozen)))
+        return self._step.trace(state, self.frozen, batch, **statics((state.trainable, self.frozen), self.layout))
 
     def lower(self, state: TrainState, batch: Any) -> jax.stages.Lowered:
         """The step, lowered for such arguments."""

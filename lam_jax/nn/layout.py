@@ -1,0 +1,48 @@
+"""How a program computes its numbers: in which products, layers unrolled or scanned, weights packed or plain.
+
+All layouts give the same numbers up to rounding; they differ in speed and memory. Whoever starts a program chooses one
+(`lam_jax.parallel.choose_layout`) and `lam_jax.parallel.use` installs it here for the time of a trace.
+"""
+
+import contextlib
+import contextvars
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """A value that programs take as a static argument.
+
+    Attributes:
+        joined: leading dimensions are joined, so that a weight takes part in one product: that of prompts and samples,
+            of query, key and value in decoding. Impossible where the dimensions lie on different mesh axes.
+        unrolled: stacks of fewer weights are unrolled where gradients are wanted, and in decoding their layers lie
+            apart; 0: every stack is scanned.
+        pack: a linear map laid out for the few rows of a decode step, or None where it stays as it is; None: all stay.
+    """
+
+    joined: bool = False
+    unrolled: int = 0
+    pack: Callable[[Any], Any] | None = None
+
+
+# The reference that all others equal, and what functions get that are traced outside `lam_jax.parallel.use`.
+PLAIN = Layout()
+_active: contextvars.ContextVar[Layout] = contextvars.ContextVar("layout", default=PLAIN)
+
+
+@contextlib.contextmanager
+def laid_out_by(layout: Layout) -> Iterator[None]:
+    """Lets `layout` decide in functions traced inside."""
+    token = _active.set(layout)
+    try:
+        yield
+    finally:
+        _active.reset(token)
+
+
+def layout() -> Layout:
+    """The layout in force."""
+    return _active.get()

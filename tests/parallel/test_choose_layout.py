@@ -1,0 +1,70 @@
+"""Which layout programs get on which devices."""
+
+import importlib
+from types import SimpleNamespace
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from lam_jax.cpu.packed_linear import pack
+from lam_jax.nn.layout import PLAIN, Layout, layout
+from lam_jax.parallel import TRAIN, make_mesh, use
+from lam_jax.parallel.choose_layout import choose_layout
+
+module = importlib.import_module("lam_jax.parallel.choose_layout")
+
+
+def mesh_of(platform: str, devices: int) -> Mock:
+    """What a layout is chosen by."""
+    return Mock(spec=Mesh, size=devices, devices=np.array([SimpleNamespace(platform=platform)] * devices))
+
+
+@pytest.fixture(params=[True, False], ids=["kernel", "no kernel"])
+def kernel(request, monkeypatch):
+    monkeypatch.setattr(module, "has_kernel", lambda: request.param)
+    return request.param
+
+
+def test_one_cpu_device_joins_unrolls_and_packs(kernel):
+    expected = Layout(joined=True, unrolled=2**25, pack=pack if kernel else None)
+    assert choose_layout(None) == choose_layout(make_mesh((1, 1, 1))) == expected
+
+
+def test_an_accelerator_joins_and_does_not_pack(kernel, monkeypatch):
+    expected = Layout(joined=True, unrolled=2**25)
+    assert choose_layout(mesh_of("tpu", 1)) == expected
+    monkeypatch.setattr(module.jax, "default_backend", lambda: "gpu")
+    assert choose_layout(None) == expected
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_several_devices_join_nothing(kernel, platform):
+    assert choose_layout(mesh_of(platform, 8)) == Layout(unrolled=2**25)
+
+
+def test_the_kernel_is_looked_for_on_one_cpu_only(monkeypatch):
+    """Elsewhere a missing compiler is no matter, and no warning is due."""
+    monkeypatch.setattr(module, "has_kernel", lambda: pytest.fail("asked"))
+    for mesh in (mesh_of("tpu", 1), mesh_of("cpu", 8)):
+        choose_layout(mesh)
+
+
+def test_a_layout_holds_inside_use():
+    assert layout() == PLAIN
+    chosen = Layout(joined=True, unrolled=5)
+    with use(None, TRAIN, chosen):
+        assert layout() is chosen
+        with use(make_mesh((2, 1, 1)), TRAIN):
+            assert layout() == PLAIN
+        assert layout() is chosen
+    assert layout() == PLAIN
+
+
+def test_joining_is_refused_on_several_devices():
+    message = r"joined=True.* joins dimensions .* mesh of 2 devices: .*choose_layout"
+    with pytest.raises(ValueError, match=message), use(make_mesh((2, 1, 1)), TRAIN, Layout(joined=True)):
+        pass
+    with use(make_mesh((1, 1, 1)), TRAIN, Layout(joined=True)):
+        assert layout().joined
