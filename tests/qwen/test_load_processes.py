@@ -12,6 +12,7 @@ import numpy as np
 from lam_jax.parallel import TRAIN, make_mesh
 from lam_jax.qwen.load import load_backbone
 from lam_jax.qwen.save import save_backbone
+from tests.host_devices import flags
 from tests.qwen import made_checkpoint as made
 from tests.qwen.test_load import TINY
 
@@ -45,8 +46,8 @@ def test_each_process_reads_its_half_and_together_they_save_all(tmp_path: Path):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    environment = {**os.environ, **flags, "PYTHONPATH": str(Path(__file__).parents[2])}
+    settings = {"XLA_FLAGS": flags(4), "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, **settings, "PYTHONPATH": str(Path(__file__).parents[2])}
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", PROCESS, address, str(number), str(folder), str(tmp_path / "both")],
