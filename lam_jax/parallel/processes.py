@@ -123,7 +123,7 @@ def start(environment: Mapping[str, str] = os.environ) -> Place | None:
     place = find_place(environment)
     if place is None:
         return None
-    if jax.config.jax_platforms == "cpu":
+    if environment.get("JAX_PLATFORMS") == "cpu":
         os.environ["XLA_FLAGS"] = patient(os.environ.get("XLA_FLAGS", ""))
     # What CPU devices of different processes talk through; accelerators have networks of their own.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -169,7 +169,7 @@ def _connect(mesh: Mesh) -> None:
     """Connects the devices of every mesh axis, and of several axes together, while the processes are side by side.
 
     Gloo gives a group of devices 30 s from the first program that needs it, which no flag changes. After compiling a
-    large program on a busy machine processes may be further apart; once connected, devices wait for half an hour.
+    large program on a busy machine processes may be further apart; connected devices wait for longer.
     """
     gather(np.zeros(1, np.int32))  # also connects the processes for `agree`
     groups = [
@@ -177,8 +177,8 @@ def _connect(mesh: Mesh) -> None:
     ]
 
     @jax.jit
-    @functools.partial(jax.shard_map, mesh=mesh, in_specs=(), out_specs=PartitionSpec(mesh.axis_names))
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=(), out_specs=PartitionSpec())
     def meet():
-        return sum(jax.lax.psum(jax.lax.axis_index(axes), axes) for axes in groups).reshape(1)
+        return [jax.lax.psum(jax.lax.axis_index(axes), axes) for axes in groups]
 
-    meet().block_until_ready()
+    jax.block_until_ready(meet())
