@@ -19,8 +19,8 @@ VENV ?= .venv
 NEWEST ?= $(shell for p in python3.13 python3.12; do \
     $$p -c 'import sys, venv, ensurepip' 2>/dev/null && { echo $$p; break; }; done)
 NEWEST_VENV ?= .venv-newest
-# What `.ci/run` takes of it: the C kernel, decoding, training steps, meshes.
-IN_BRIEF := tests/nn tests/rollout tests/train/test_stages.py tests/train/test_rl.py tests/sharding
+# What `.ci/run` takes of it: the C kernel, decoding, every training step.
+IN_BRIEF := tests/nn tests/rollout tests/train/test_stages.py
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Two workers: compilation by XLA, which most of the time goes to, uses one core each.
