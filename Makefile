@@ -1,6 +1,7 @@
 # Every target does its own set-up in .venv; nothing has to be installed by hand except Python 3.11+ and make.
 #   make demo     the whole method on real input, report in runs/demo
 #   make test     ruff, pyright and the test-suite
+#   make test-newest  the test-suite on the newest Python found (3.13 or 3.12), in .venv-newest
 #   make parity   comparison with the torch reference implementations (installs torch in .venv)
 #   make sharding every stage, update and rollout on every mesh of 8 host devices
 #   make aot      compiles training steps for TPUs that are not attached (installs libtpu in .venv)
@@ -14,6 +15,12 @@ SHELL := /bin/bash
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
     $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 VENV ?= .venv
+# The newest one, for `make test-newest`: another jax than that of 3.11. A shim of pyenv that starts nothing is none.
+NEWEST ?= $(shell for p in python3.13 python3.12; do \
+    $$p -c 'import sys, venv, ensurepip' 2>/dev/null && { echo $$p; break; }; done)
+NEWEST_VENV ?= .venv-newest
+# What `.ci/run` takes of it: the C kernel, decoding, every training step.
+IN_BRIEF := tests/nn tests/rollout tests/train/test_stages.py
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Two workers: compilation by XLA, which most of the time goes to, uses one core each.
@@ -23,7 +30,7 @@ PYTEST_ARGS ?=
 SOAK_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: demo test parity sharding aot processes soak bench lint format setup clean
+.PHONY: demo test test-newest test-newest-in-brief newest-venv newest parity sharding aot processes soak bench lint format setup clean
 .DEFAULT_GOAL := setup
 
 $(VENV)/.stamp-venv:
@@ -70,6 +77,21 @@ format: $(VENV)/.stamp-test
 test: lint
 	$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
+newest-venv:
+	@test -n "$(NEWEST)" || { echo "make: no Python 3.13 or 3.12 with venv and ensurepip was found;" \
+	  "run make $(MAKECMDGOALS) NEWEST=/path/to/python3.13"; exit 2; }
+	$(MAKE) --no-print-directory setup PYTHON=$(NEWEST) VENV=$(NEWEST_VENV)
+
+test-newest: newest-venv
+	$(NEWEST_VENV)/bin/python -m pytest tests -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+test-newest-in-brief: newest-venv
+	$(NEWEST_VENV)/bin/python -m pytest $(IN_BRIEF) -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+# For .ci/run: what `test-newest` would take, or nothing.
+newest:
+	@echo $(NEWEST)
+
 parity: $(VENV)/.stamp-parity
 	$(BIN)/python -m pytest tests/parity -m '' -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
@@ -90,4 +112,4 @@ bench: $(VENV)/.stamp-bench
 	$(BIN)/python -m benchmarks.all $(BENCH_ARGS)
 
 clean:
-	rm -rf $(VENV) .jax_cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) $(NEWEST_VENV) .jax_cache .pytest_cache .ruff_cache build dist *.egg-info

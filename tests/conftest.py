@@ -27,6 +27,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 install_import_hook("lam_jax", f"{typechecker.__name__}.check")
 
 
+def pytest_configure() -> None:
+    """XLA reads its flags when devices are first asked for, so they may come after the hook above."""
+    from lam_jax.parallel.patience import patient
+
+    os.environ["XLA_FLAGS"] = patient(os.environ["XLA_FLAGS"])
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest file first, or one of two workers ends with it alone."""
     items.sort(key=lambda item: not item.nodeid.startswith("tests/end_to_end/test_demo.py"))

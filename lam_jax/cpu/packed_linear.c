@@ -90,9 +90,9 @@ static void help(void* data) {
 }
 
 XLA_FFI_Error* packed_product(XLA_FFI_CallFrame* frame) {
-  const XLA_FFI_Extension_Base* extension = frame->extension_start;
-  if (extension != NULL && extension->type == XLA_FFI_Extension_Metadata) {  // at registration
-    XLA_FFI_Metadata* metadata = ((XLA_FFI_Metadata_Extension*)extension)->metadata;
+  // The type of an extension has another name from jax 0.12 on; it need not be named.
+  if (frame->extension_start != NULL && frame->extension_start->type == XLA_FFI_Extension_Metadata) {  // at registration
+    XLA_FFI_Metadata* metadata = ((XLA_FFI_Metadata_Extension*)frame->extension_start)->metadata;
     metadata->api_version.major_version = XLA_FFI_API_MAJOR;
     metadata->api_version.minor_version = XLA_FFI_API_MINOR;
     return NULL;

@@ -13,14 +13,19 @@ Without any of these the program is one process.
 """
 
 import dataclasses
+import functools
+import itertools
 import os
 import re
 from collections.abc import Mapping
 
 import jax
-from jax.sharding import Mesh
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
 from lam_jax.parallel.mesh import make_mesh
+from lam_jax.parallel.multihost import gather
+from lam_jax.parallel.patience import patient
 
 ADDRESS, COUNT, INDEX = "LAM_JAX_COORDINATOR", "LAM_JAX_PROCESSES", "LAM_JAX_PROCESS"
 # Seconds within which every process has to be there, and after which a silent one counts as dead.
@@ -118,8 +123,13 @@ def start(environment: Mapping[str, str] = os.environ) -> Place | None:
     place = find_place(environment)
     if place is None:
         return None
+    if environment.get("JAX_PLATFORMS") == "cpu":
+        os.environ["XLA_FLAGS"] = patient(os.environ.get("XLA_FLAGS", ""))
     # What CPU devices of different processes talk through; accelerators have networks of their own.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # How long the first process to list its CPU devices waits for the others: not less than for their start.
+    jax.config.update("jax_cpu_get_local_topology_timeout_minutes", START_SECONDS // 60)
+    jax.config.update("jax_cpu_get_global_topology_timeout_minutes", START_SECONDS // 60 + 1)
     try:
         jax.distributed.initialize(
             place.coordinator,
@@ -150,4 +160,25 @@ def whole_mesh(shape: tuple[int, int, int]) -> Mesh:
             f"The mesh {dict(mesh.shape)} has {mesh.size} of the {jax.device_count()} devices of {jax.process_count()} "
             f"processes: choose sizes (data, fsdp, tensor) whose product is {jax.device_count()}."
         )
+    if jax.process_count() > 1 and jax.default_backend() == "cpu":
+        _connect(mesh)
     return mesh
+
+
+def _connect(mesh: Mesh) -> None:
+    """Connects the devices of every mesh axis, and of several axes together, while the processes are side by side.
+
+    Gloo gives a group of devices 30 s from the first program that needs it, which no flag changes. After compiling a
+    large program on a busy machine processes may be further apart; connected devices wait for longer.
+    """
+    gather(np.zeros(1, np.int32))  # also connects the processes for `agree`
+    groups = [
+        axes for count in range(1, mesh.devices.ndim + 1) for axes in itertools.combinations(mesh.axis_names, count)
+    ]
+
+    @jax.jit
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=(), out_specs=PartitionSpec())
+    def meet():
+        return [jax.lax.psum(jax.lax.axis_index(axes), axes) for axes in groups]
+
+    jax.block_until_ready(meet())

@@ -14,6 +14,7 @@ from lam_jax.formats.save_backbone import save_backbone
 from lam_jax.parallel import TRAIN, make_mesh
 from tests.formats import made_checkpoint as made
 from tests.formats.test_load import TINY
+from tests.host_devices import flags
 
 NAME = "model.layers.1.mlp.gate_proj.weight"
 PROCESS = """
@@ -45,8 +46,8 @@ def test_each_process_reads_its_half_and_together_they_save_all(tmp_path: Path):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    environment = {**os.environ, **flags, "PYTHONPATH": str(Path(__file__).parents[2])}
+    settings = {"XLA_FLAGS": flags(4), "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, **settings, "PYTHONPATH": str(Path(__file__).parents[2])}
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", PROCESS, address, str(number), str(folder), str(tmp_path / "both")],

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from lam_jax.runs.metrics import comparable, read_metrics
+from tests.host_devices import flags
 
 ROOT = Path(__file__).parents[2]
 EVERYTHING = ("inverse", "projector", "joint", "cloning", "sft_latent", "sft_token", "rl_latent", "rl_token")
@@ -27,7 +28,7 @@ def launch(folder: Path, module: str, arguments: list[str], devices: int, proces
     base = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": flags(devices),
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # little is computed: compiling takes most of the time
         "PYTHONPATH": str(ROOT),
     }
@@ -125,3 +126,13 @@ def test_the_first_rl_step_of_the_pod_page(tmp_path):
     assert [(record["phase"], record["step"]) for record in records] == [("rl_latent_help", 1)]
     assert np.isfinite(records[0]["loss"])
     assert (folder / "phase_checkpoints").exists()
+
+
+@pytest.mark.processes
+def test_a_process_may_compile_for_longer_than_gloo_waits_for_a_connection(tmp_path):
+    """Which is 30 s."""
+    started = launch(tmp_path / "run", "tests.processes.apart", ["40", "2x2x1"], devices=2, processes=2)
+    codes = [process.wait(timeout=600) for process in started]
+    logs = [(tmp_path / f"run_{index}.log").read_text() for index in range(2)]
+    assert codes == [0, 0], logs
+    assert all("sums {42}" in log for log in logs)

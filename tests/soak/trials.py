@@ -22,6 +22,7 @@ from lam_jax.errors import NoSpaceError, PreemptedError
 from lam_jax.hosts.watchdog import PEER_ENDED
 from lam_jax.runs.metrics import comparable, read_metrics
 from lam_jax.runs.record import read_record
+from tests.host_devices import flags
 from tests.soak.child import STAGES, UPDATES
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +56,7 @@ class Child:
 
     def __init__(self, folder: Path, log: Path, devices: int = 1, number: int | None = None, address: str = ""):
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-        environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+        environment["XLA_FLAGS"] = flags(devices)
         # Compiled programs are kept as those of the tests are: most of a start would be compilation.
         cache = {"CACHE_DIR": str(ROOT / ".jax_cache"), "CACHE_MAX_SIZE": str(2 * 2**30)}
         environment = {f"JAX_COMPILATION_{name}": value for name, value in cache.items()} | environment
