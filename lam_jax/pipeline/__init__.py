@@ -13,6 +13,7 @@ from typing import Any
 
 from lam_jax.hosts.consistency import code_hash, require_consistent, require_consistent_weights, versions
 from lam_jax.parallel.multihost import is_first
+from lam_jax.parallel.parked import park
 from lam_jax.parallel.processes import whole_mesh
 from lam_jax.pipeline.measures import measure_codes, measure_control
 from lam_jax.pipeline.resources import Resources, content_of
@@ -93,12 +94,13 @@ def run_recipe(
             base = run.phase("base_model", lambda: (None, measure(resources, agent))).record
         agent = learn_actions(run, resources, agent)
         latent = run.phase("codes", lambda: (None, measure_codes(resources, agent))).record
+        learned = park(agent, agent.backbone.config.dtype)
         scores: Scores = {}
         speed: list[dict[str, Any]] = []
         control: list[float] = []
         for task in recipe.tasks:
             for space in (SPACES[name] for name in recipe.spaces):
-                tuned = fine_tune(run, resources, task, space, agent)
+                tuned = fine_tune(run, resources, task, space, learned())
                 if space.coded:
                     record = run.phase(
                         f"control_{task.name}",

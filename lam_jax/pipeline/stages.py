@@ -10,6 +10,7 @@ from lam_jax.errors import CodebookCollapseError
 from lam_jax.evaluation.codes import probe_codes
 from lam_jax.latent.agent import Agent
 from lam_jax.models.inputs import Batch
+from lam_jax.parallel.parked import rest
 from lam_jax.pipeline.resources import PAIRED, TEXT_ONLY, Resources
 from lam_jax.recipe import Recipe, StageSettings
 from lam_jax.runs.run import Run
@@ -70,6 +71,8 @@ def train_stage(
 ) -> Agent:
     """The agent after a phase that trains what `stage` does; the weights are the last ones.
 
+    Where the compute dtype is not the weights' own, `agent` is used up: its frozen weights wait on the host meanwhile.
+
     Args:
         run, recipe: where, and what else the phase depends on.
         phase: name of the phase.
@@ -82,11 +85,12 @@ def train_stage(
     method, (batches, count) = recipe.method, rows
     steps = settings.steps_of(count)
     trainable, frozen = partition(agent, stage.trains(agent.backbone.config, method))
+    resting, wake = rest(frozen, agent.backbone.config.dtype)
 
     def train() -> tuple[Any, dict[str, Any]]:
         optimiser = make_optimiser(settings.optimiser, steps)
         state = TrainState.create(trainable, optimiser, jax.random.key(recipe.seed))
-        step = Step(stage, frozen, optimiser, method)
+        step = Step(stage, resting, optimiser, method, micro_batches=settings.micro_batches)
 
         def evaluate(state: TrainState) -> dict[str, Any]:
             metrics = step.held_out(state.trainable, validation)
@@ -96,7 +100,7 @@ def train_stage(
         fitted = fit(plan, state, step, batches, run.tools(phase))
         return fitted.state.trainable, best_record(fitted)
 
-    return merge(run.phase(phase, train, trainable).tree, frozen)
+    return merge(run.phase(phase, train, trainable).tree, wake())
 
 
 def best_record(fitted: Fitted) -> dict[str, Any]:

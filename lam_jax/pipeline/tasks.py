@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from lam_jax.latent.agent import Agent
+from lam_jax.parallel.parked import rest
 from lam_jax.pipeline.measures import Evaluator
 from lam_jax.pipeline.resources import Resources
 from lam_jax.pipeline.stages import best_record, train_stage
@@ -55,9 +56,13 @@ def rl_config(resources: Resources, task: Task, space: Space) -> RLConfig:
 
 
 def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: Agent) -> tuple[Agent, dict[str, Any]]:
-    """Stage 6 on the task's prompts; returns the agent, and median times of the later two thirds of the steps."""
+    """Stage 6 on the task's prompts; returns the agent, and median times of the later two thirds of the steps.
+
+    `agent` is used up as by `train_stage`.
+    """
     recipe, config = resources.recipe, rl_config(resources, task, space)
     trainable, frozen = partition(agent, space.trains(agent.backbone.config, recipe.method))
+    resting, wake = rest(frozen, agent.backbone.config.dtype)
     phase = f"rl_{space.name}_{task.name}"
     validation = resources.examples(task.name, task.val)[: config.prompts]
     evaluator = Evaluator(resources, task, space)
@@ -66,14 +71,14 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
         optimiser = make_optimiser(config.optimiser, config.steps * config.updates)
         state = TrainState.create(trainable, optimiser, jax.random.key(recipe.seed))
         loader = resources.prompt_loader(task)
-        collect = Collector(config, recipe.method, frozen, task.reward, Decoder(resources.tokenizer), loader)
-        step = RLStep(collect, Update(config, recipe.method, optimiser, frozen, trainable))
+        collect = Collector(config, recipe.method, resting, task.reward, Decoder(resources.tokenizer), loader)
+        step = RLStep(collect, Update(config, recipe.method, optimiser, resting, trainable))
         if len(task.prompt_lengths) > 1 or len(config.update_buckets) > 1:
             like = next(resources.prompt_loader(task)).batch
             compile_ahead(step, state, like, task.prompt_lengths, run.progress)
 
         def evaluate(state: TrainState) -> dict[str, Any]:
-            return {"score": evaluator.mean_reward(merge(state.trainable, frozen), validation, config.rollout)}
+            return {"score": evaluator.mean_reward(merge(state.trainable, resting), validation, config.rollout)}
 
         plan = Phase(phase, config.steps, evaluate=evaluate, evaluate_every=config.steps)
         fitted = fit(plan, state, step, loader, run.tools(phase))
@@ -86,7 +91,7 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
     result = run.phase(phase, train, trainable)
     speed = dict(result.record["speed"])
     speed = {"task": task.name, "space": space.name, "step_s": speed.pop("rl_step_s"), **speed}
-    return merge(result.tree, frozen), speed
+    return merge(result.tree, wake()), speed
 
 
 def evaluate(run: Run, resources: Resources, task: Task, space: Space, agent: Agent, phase: str) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """From a stage to a jitted training step."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array
 
@@ -29,9 +31,18 @@ class Step:
         optimiser: of what it trains.
         method: switches.
         layout: of the program; default: what suits the mesh.
+        micro_batches: parts of a batch that are run one after the other; loss and gradients are means over the parts.
     """
 
-    def __init__(self, stage: Stage, frozen: Agent, optimiser: Optimiser, method: Method, layout: Layout | None = None):
+    def __init__(
+        self,
+        stage: Stage,
+        frozen: Agent,
+        optimiser: Optimiser,
+        method: Method,
+        layout: Layout | None = None,
+        micro_batches: int = 1,
+    ):
         self.frozen, self.layout = frozen, layout
         dtype, loss, draw = frozen.backbone.config.dtype, stage.loss, stage.noise
 
@@ -40,11 +51,11 @@ class Step:
             with use(mesh, TRAIN, layout):
                 noise = draw(batch, state.step_key(), frozen.latent.config.codes) if draw else None
 
-                def objective(trainable):
+                def objective(trainable, batch, noise):
                     agent = merge(in_dtype(trainable, dtype, VOCABULARY_TABLES), frozen)
                     return loss(agent, batch, noise, method)
 
-                (_, metrics), gradients = jax.value_and_grad(objective, has_aux=True)(state.trainable)
+                metrics, gradients = _accumulated(objective, state.trainable, batch, noise, micro_batches)
                 gradients = constrain_weights(gradients, frozen.specs)
                 state, applied = state.apply_gradients(gradients, optimiser)
                 return state, metrics | applied
@@ -73,3 +84,26 @@ class Step:
     def lower(self, state: TrainState, batch: Any) -> jax.stages.Lowered:
         """The step, lowered for such arguments."""
         return self.trace(state, batch).lower()
+
+
+def _accumulated(
+    objective: Callable[..., Any], trainable: Agent, batch: Any, noise: Any, parts: int
+) -> tuple[dict[str, Array], Agent]:
+    """Metrics and gradients, means over `parts` shares of the rows; row i belongs to share i modulo `parts`.
+
+    Neighbouring rows lie on one device, so that every share has rows on each of them.
+    """
+    gradient = jax.value_and_grad(objective, has_aux=True)
+    if parts == 1:
+        (_, metrics), gradients = gradient(trainable, batch, noise)
+        return metrics, gradients
+
+    def add(total: Any, share: tuple[Any, Any]) -> tuple[Any, None]:
+        (_, metrics), gradients = gradient(trainable, *share)
+        return jax.tree.map(jnp.add, total, (metrics, gradients)), None
+
+    shares = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), (batch, noise))
+    like = jax.eval_shape(gradient, trainable, *jax.tree.map(lambda x: x[0], shares))
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (like[0][1], like[1]))
+    total, _ = jax.lax.scan(add, zero, shares)
+    return jax.tree.map(lambda x: x / parts, total)
