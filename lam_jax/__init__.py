@@ -1,3 +1,32 @@
-"""Latent-action reinforcement learning of vision-language agents in JAX (arXiv 2601.07516)."""
+"""Latent-action reinforcement learning of vision-language agents in JAX (arXiv 2601.07516).
+
+The names below are imported when they are first asked for; `__init__.pyi` tells type checkers where they come from.
+"""
+
+import importlib
+from typing import Any
 
 __version__ = "0.1.0"
+
+_MODULES = {
+    "recipe": ("Recipe",),
+    "tasks.task": ("ScoredSplit", "Task"),
+    "data.sources": ("JsonRows", "RowSource"),
+    "data.schemas": ("Example",),
+    "rewards.reward": ("FunctionReward", "Reward"),
+    "rewards.verdict": ("Verdict",),
+    "rl": ("ALGORITHMS", "Algorithm"),
+    "train.method": ("METHODS", "Method"),
+    "pipeline": ("evaluate", "fine_tune", "learn_actions", "open_run", "reinforce", "run_recipe"),
+}
+_WHERE = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'lam_jax' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"lam_jax.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_WHERE])

@@ -1,0 +1,21 @@
+from lam_jax.data.schemas import Example as Example
+from lam_jax.data.sources import JsonRows as JsonRows
+from lam_jax.data.sources import RowSource as RowSource
+from lam_jax.pipeline import evaluate as evaluate
+from lam_jax.pipeline import fine_tune as fine_tune
+from lam_jax.pipeline import learn_actions as learn_actions
+from lam_jax.pipeline import open_run as open_run
+from lam_jax.pipeline import reinforce as reinforce
+from lam_jax.pipeline import run_recipe as run_recipe
+from lam_jax.recipe import Recipe as Recipe
+from lam_jax.rewards.reward import FunctionReward as FunctionReward
+from lam_jax.rewards.reward import Reward as Reward
+from lam_jax.rewards.verdict import Verdict as Verdict
+from lam_jax.rl import ALGORITHMS as ALGORITHMS
+from lam_jax.rl import Algorithm as Algorithm
+from lam_jax.tasks.task import ScoredSplit as ScoredSplit
+from lam_jax.tasks.task import Task as Task
+from lam_jax.train.method import METHODS as METHODS
+from lam_jax.train.method import Method as Method
+
+__version__: str
