@@ -20,7 +20,7 @@ It ends with code 1 if a program does not fit. `--mesh data=2,fsdp=4,tensor=2` t
 
 If a step does not fit: in stages 1 to 5 raise `fsdp` (weights, gradients and optimiser state are divided by fsdp x
 tensor) or lower the rows; in rollouts raise `tensor` (their copy of the weights is divided by `tensor` alone) or lower
-prompts x samples; in updates lower prompts x samples, or split them by `RLConfig.mini_batches`.
+prompts x samples; in updates lower prompts x samples, or split them by `RLSettings.mini_batches`.
 
 How to read the tables:
 
