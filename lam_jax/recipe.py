@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lam_jax.data.sources import RowSource
 from lam_jax.latent.config import LatentConfig
@@ -22,6 +22,15 @@ from lam_jax.train.spaces import SPACES
 from lam_jax.values import ValueFormError, decode, encode, fingerprint
 
 PACKAGE = "lam_jax:"  # begins the path of a folder inside the package
+
+
+Weights = Literal["last", "best"]
+
+
+def _require_weights(value: Any) -> None:
+    if value.weights not in get_args(Weights):
+        name = type(value).__name__
+        raise ValueError(f"{name}.weights is {value.weights!r}, expected one of {get_args(Weights)}.")
 
 
 def _at_least(value: Any, least: int, *names: str) -> None:
@@ -84,6 +93,8 @@ class StageSettings:
         optimiser: learning rate and schedule.
         steps, epochs: how long, one of them; an epoch is once over the paired or the task's rows.
         micro_batches: parts of a batch that are run one after the other; the loss is the mean of their means.
+        weights: which go on, those of the last step or those that scored best on validation; the best are held beside
+            those that train.
     """
 
     rows: int
@@ -91,9 +102,11 @@ class StageSettings:
     steps: int | None = None
     epochs: float | None = None
     micro_batches: int = 1
+    weights: Weights = "last"
 
     def __post_init__(self):
         _at_least(self, 1, "rows", "micro_batches")
+        _require_weights(self)
         if self.rows % self.micro_batches:
             raise ValueError(f"StageSettings.micro_batches {self.micro_batches} must divide rows {self.rows}.")
         if (self.steps is None) == (self.epochs is None):
@@ -123,6 +136,7 @@ class RLSettings:
         update_lengths: buckets below the answer's length at which updates run.
         remat: recompute activations in the update's backward pass.
         image: how pictures of stage 6 become patches; None: as everywhere else.
+        weights: which are evaluated, as in `StageSettings`; validation is before the first and after the last step.
     """
 
     algorithm: Algorithm
@@ -137,9 +151,11 @@ class RLSettings:
     update_lengths: tuple[int, ...] = ()
     remat: bool = False
     image: ImageSettings | None = None
+    weights: Weights = "last"
 
     def __post_init__(self):
         _at_least(self, 1, "steps", "prompts", "samples", "epochs", "mini_batches")
+        _require_weights(self)
 
     def algorithm_of(self, task: str) -> Algorithm:
         """The algorithm of a task."""

@@ -1,6 +1,5 @@
 """A mean kept as total and count, so that parts of a batch (micro-batches, shards) combine to one global mean."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -26,8 +25,3 @@ class Mean(struct.PyTreeNode):
 def masked_mean(values: Float[Array, "*B"], mask: Bool[Array, "*B"]) -> Mean:
     """Mean of `values` where `mask`; masked values may be anything, NaN included."""
     return Mean(jnp.sum(jnp.where(mask, values, 0.0)), jnp.sum(mask, dtype=jnp.float32))
-
-
-def mean_of_means(parts: Sequence[Mean]) -> Float[Array, ""]:
-    """**official:** the mean of micro-batch means, whatever their counts."""
-    return jnp.mean(jnp.stack([part.value for part in parts]))

@@ -12,7 +12,7 @@ from lam_jax.latent.agent import Agent
 from lam_jax.models.inputs import Batch
 from lam_jax.parallel.parked import rest
 from lam_jax.pipeline.resources import PAIRED, TEXT_ONLY, Resources
-from lam_jax.recipe import Recipe, StageSettings
+from lam_jax.recipe import Recipe, StageSettings, Weights
 from lam_jax.runs.run import Run
 from lam_jax.train.loop import Fitted, Phase, fit
 from lam_jax.train.method import Method
@@ -69,7 +69,7 @@ def train_stage(
     rows: tuple[Iterator[Any], int],
     validation: Any,
 ) -> Agent:
-    """The agent after a phase that trains what `stage` does; the weights are the last ones.
+    """The agent after a phase that trains what `stage` does.
 
     Where the compute dtype is not the weights' own, `agent` is used up: its frozen weights wait on the host meanwhile.
 
@@ -96,11 +96,17 @@ def train_stage(
             metrics = step.held_out(state.trainable, validation)
             return {"score": -metrics["loss"], **metrics}
 
-        plan = Phase(phase, steps, evaluate=evaluate, evaluate_every=max(1, steps // 3))
+        every = max(1, steps // 3)
+        plan = Phase(phase, steps, evaluate=evaluate, evaluate_every=every, keep_best=settings.weights == "best")
         fitted = fit(plan, state, step, batches, run.tools(phase))
-        return fitted.state.trainable, best_record(fitted)
+        return chosen_weights(fitted, settings.weights), best_record(fitted)
 
     return merge(run.phase(phase, train, trainable).tree, wake())
+
+
+def chosen_weights(fitted: Fitted, weights: Weights) -> Any:
+    """The weights that a phase hands on."""
+    return fitted.best.trainable if weights == "best" and fitted.best else fitted.state.trainable
 
 
 def best_record(fitted: Fitted) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from lam_jax.latent.agent import Agent
 from lam_jax.parallel.parked import rest
 from lam_jax.pipeline.measures import Evaluator
 from lam_jax.pipeline.resources import Resources
-from lam_jax.pipeline.stages import best_record, train_stage
+from lam_jax.pipeline.stages import best_record, chosen_weights, train_stage
 from lam_jax.runs.run import Run
 from lam_jax.tasks.task import Task
 from lam_jax.train.compile_ahead import compile_ahead
@@ -80,11 +80,12 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
         def evaluate(state: TrainState) -> dict[str, Any]:
             return {"score": evaluator.mean_reward(merge(state.trainable, resting), validation, config.rollout)}
 
-        plan = Phase(phase, config.steps, evaluate=evaluate, evaluate_every=config.steps)
+        keep_best = recipe.rl.weights == "best"
+        plan = Phase(phase, config.steps, evaluate=evaluate, evaluate_every=config.steps, keep_best=keep_best)
         fitted = fit(plan, state, step, loader, run.tools(phase))
         warm = fitted.history[len(fitted.history) // 3 :]
         speed: dict[str, float] = {name: float(np.median([r[name] for r in warm if name in r])) for name in SPEED}
-        return fitted.state.trainable, best_record(fitted) | {
+        return chosen_weights(fitted, recipe.rl.weights), best_record(fitted) | {
             "speed": speed | {"trainable_parameters": count_parameters(trainable)}
         }
 

@@ -25,7 +25,7 @@ ANSWERS = {"latent": SamplingConfig(temperature=0.1, top_k=64), "token": Samplin
 
 def stages(micro_batches: int = 1, sft_micro_batches: int = 1) -> dict[str, Any]:
     """Stages 1 to 5: one epoch of 16 rows a step each, and three epochs of 4 rows."""
-    parts = {"epochs": 1, "micro_batches": micro_batches}
+    parts: dict[str, Any] = {"epochs": 1, "micro_batches": micro_batches}
     return {
         "inverse": StageSettings(16, OptimiserConfig(1e-4, "cosine", final_fraction=0.1), **parts),
         "projector": StageSettings(16, OptimiserConfig(1e-3, "linear", warmup_fraction=0.1), **parts),

@@ -106,3 +106,24 @@ def test_a_batch_in_parts_gives_the_mean_of_the_parts_means():
         mean = jax.tree.map(lambda a, b: (a + b) / 2, one_gradient[name], two_gradient[name])
         for got, want in zip(jax.tree.leaves(getattr(moment.latent, name)), jax.tree.leaves(mean), strict=True):
             np.testing.assert_allclose(got / (1 - 0.9), want, rtol=1e-4, atol=1e-6 * float(abs(want).max()))
+
+
+def test_the_best_weights_on_validation_go_on_where_that_is_asked_for(tmp_path):
+    """A learning rate at which the loss explodes: the weights before the first step are the best ones."""
+    batch, before = make_batch(ROWS, 12), named(tiny.agent())
+    moved = {}
+    for weights in ("last", "best"):
+        settings = StageSettings(4, OptimiserConfig(30.0), steps=3, weights=weights)
+        with Run(tmp_path / weights, {"weights": weights}, Progress(enabled=False)) as run:
+            agent = train_stage(
+                run,
+                demo.recipe(),
+                "stage2",
+                STAGES["projector"],
+                settings,
+                in_dtype("float32"),
+                (Batches(batch), 4),
+                batch,
+            )
+        moved[weights] = any((named(agent)[name] != value).any() for name, value in before.items())
+    assert moved == {"last": True, "best": False}
