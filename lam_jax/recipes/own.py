@@ -33,9 +33,12 @@ def reward_named(name: str) -> Reward:
         return SimilarityReward()
     module, _, function = name.partition(":")
     try:
-        return FunctionReward(getattr(importlib.import_module(module), function))
+        found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"Reward {name!r}: {error}; expected 'similarity' or `module:function`.") from error
+    if not callable(found):
+        raise ValueError(f"Reward {name!r}: found {found!r}, expected a function.")
+    return FunctionReward(found)
 
 
 def recipe(
