@@ -1,7 +1,8 @@
 """Your own rows: a paired file, a text-only file, a task file, a reward.
 
 Paired and text-only rows are `{"id", "images": [path], "messages": [{"role", "content"}, ..]}`, without `images` where
-there is only text; task rows have `image` or `images`, and their last message is the reference answer.
+there is only text; task rows may have `image` or `images`, and their last message is the reference answer. A row has at
+most one picture.
 """
 
 import importlib
