@@ -270,6 +270,12 @@ class Recipe:
                 raise ValueError(f"Recipe.{field} has no entry for the space {missing[0]!r}, only {sorted(by_space)}.")
             if unknown := sorted(set(by_space) - set(SPACES)):
                 raise ValueError(f"Recipe.{field} names {unknown[0]!r}, expected some of {list(SPACES)}.")
+        token = self.rl.sampling.get("token")
+        if "token" in self.spaces and token and token.repetition_penalty != 1 and token.renormalise:
+            raise ValueError(
+                f"Recipe.rl.sampling['token'].repetition_penalty is {token.repetition_penalty}, whose distribution the "
+                "loss does not score: set it to 1, or choose SamplingConfig.official() to score without it."
+            )
         for task in self.tasks:
             self._require_reinforceable(task)
 

@@ -55,7 +55,7 @@ def encode(value: Any, where: str = "value") -> Any:
 
 
 def _name(item: Any, where: str) -> str:
-    name = f"{item.__module__}:{item.__qualname__}"
+    name = f"{getattr(item, '__module__', None) or 'builtins'}:{item.__qualname__}"
     if "<" in name:
         raise ValueFormError(f"{where}: {name} has no name that it could be found by; define it in a module.")
     if _find(name, where) != item:
@@ -111,7 +111,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, Mapping) and all(_fits(item, args[1]) for item in value.values())
     if hint in (int, float):
         return isinstance(value, (int, float) if hint is float else int) and not isinstance(value, bool)
-    if hint in (bool, str, type(None)) or dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and (hint in (bool, str, type(None)) or dataclasses.is_dataclass(hint)):
         return isinstance(value, hint)
     return callable(value) if origin is Callable else True
 

@@ -1,6 +1,7 @@
 """What a recipe refuses, so that it does not fail hours later; and how what it says is read back."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -31,6 +32,10 @@ def with_task(**fields):
         (with_rl(update_lengths=(16, 56)), "below the answer_length 56 of task 'role_play'"),
         (with_rl(samples=1), "RLSettings.samples is 1, expected at least 2"),
         (with_rl(sampling={**ANY, "tokens": SamplingConfig()}), "rl.sampling names 'tokens'"),
+        (
+            with_rl(sampling=in_every_space(SamplingConfig(repetition_penalty=1.05))),
+            "rl.sampling\\['token'\\].repetition_penalty is 1.05, whose distribution the loss does not score",
+        ),
         (with_rl(optimisers={"latent": OptimiserConfig(1e-3)}), "no entry for the space 'token'"),
         (lambda: AnswerSet(1, ANY), "AnswerSet.samples is 1, expected at least 2"),
         (with_task(name="paired"), "Recipe.tasks holds 'paired', the name of a corpus"),
@@ -62,7 +67,7 @@ def leaves(value, path=()):
         yield path, value
 
 
-def changed(value, path, new):
+def changed(value: Any, path: tuple[str, ...], new: Any) -> Any:
     if not path:
         return new
     return dataclasses.replace(value, **{path[0]: changed(getattr(value, path[0]), path[1:], new)})
