@@ -22,6 +22,7 @@ from lam_jax.train.spaces import SPACES
 from lam_jax.values import ValueFormError, decode, encode, fingerprint
 
 PACKAGE = "lam_jax:"  # begins the path of a folder inside the package
+PAIRED, TEXT_ONLY = "paired", "text_only"  # names of the corpora beside those of tasks
 
 
 Weights = Literal["last", "best"]
@@ -82,6 +83,8 @@ class Corpus:
 
     def __post_init__(self):
         require_lengths(self.lengths, "Corpus.lengths")
+        if self.prompt_lengths is not None:
+            require_lengths(self.prompt_lengths, "Corpus.prompt_lengths")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +157,12 @@ class RLSettings:
     weights: Weights = "last"
 
     def __post_init__(self):
-        _at_least(self, 1, "steps", "prompts", "samples", "epochs", "mini_batches")
+        _at_least(self, 1, "steps", "prompts", "epochs", "mini_batches")
+        _at_least(self, 2, "samples")  # an advantage compares the samples of a prompt
+        if self.prompts % self.mini_batches:
+            raise ValueError(f"RLSettings.mini_batches {self.mini_batches} must divide prompts {self.prompts}.")
+        if self.update_lengths:
+            require_lengths(self.update_lengths, "RLSettings.update_lengths")
         _require_weights(self)
 
     def algorithm_of(self, task: str) -> Algorithm:
@@ -170,7 +178,7 @@ class AnswerSet:
     sampling: Mapping[str, SamplingConfig]
 
     def __post_init__(self):
-        _at_least(self, 1, "samples")
+        _at_least(self, 2, "samples")  # diversity compares the samples of a prompt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +187,7 @@ class EvaluationSettings:
 
     Attributes:
         answers: sets of answers that are scored; of the first of them some are shown, and their texts are checked.
-        prompts: of each test split.
+        prompts: of each test split, the first ones; None: all.
         gain_prompts, gain_samples: fixed training prompts, and samples of each, on which RL's gain is measured.
         batch: prompts that are answered at a time.
         held_out: rows of a validation batch in stages 1 to 5.
@@ -190,7 +198,7 @@ class EvaluationSettings:
     """
 
     answers: tuple[AnswerSet, ...]
-    prompts: int = 32
+    prompts: int | None = None
     gain_prompts: int = 256
     gain_samples: int = 2
     batch: int = 64
@@ -201,7 +209,9 @@ class EvaluationSettings:
     least_used_share: float = 0.1
 
     def __post_init__(self):
-        _at_least(self, 1, "prompts", "gain_prompts", "gain_samples", "batch", "held_out", "shown")
+        _at_least(self, 1, "gain_prompts", "gain_samples", "batch", "held_out", "shown")
+        if self.prompts is not None:
+            _at_least(self, 1, "prompts")
         if not self.answers:
             raise ValueError("EvaluationSettings.answers is empty, expected one set of answers or more.")
         if not 0 <= self.least_used_share <= 1:
@@ -252,6 +262,8 @@ class Recipe:
         names = [task.name for task in self.tasks]
         if len(set(names)) < len(names):
             raise ValueError(f"Recipe.tasks are named {names}, expected different names.")
+        if taken := [name for name in names if name in (PAIRED, TEXT_ONLY)]:
+            raise ValueError(f"Recipe.tasks holds {taken[0]!r}, the name of a corpus; expected another name.")
         if unknown := [space for space in self.spaces if space not in SPACES]:
             raise ValueError(f"Recipe.spaces holds {unknown[0]!r}, expected some of {list(SPACES)}.")
         if len(set(self.spaces)) < len(self.spaces):
@@ -272,6 +284,30 @@ class Recipe:
         for field, by_space in draws.items():
             if missing := [space for space in self.spaces if space not in by_space]:
                 raise ValueError(f"Recipe.{field} has no entry for the space {missing[0]!r}, only {sorted(by_space)}.")
+            if unknown := sorted(set(by_space) - set(SPACES)):
+                raise ValueError(f"Recipe.{field} names {unknown[0]!r}, expected some of {list(SPACES)}.")
+        token = self.rl.sampling.get("token")
+        if "token" in self.spaces and token and token.repetition_penalty != 1 and token.renormalise:
+            raise ValueError(
+                f"Recipe.rl.sampling['token'].repetition_penalty is {token.repetition_penalty}, whose distribution the "
+                "loss does not score: set it to 1, or choose SamplingConfig.official() to score without it."
+            )
+        for task in self.tasks:
+            self._require_reinforceable(task)
+
+    def _require_reinforceable(self, task: Task) -> None:
+        """What stage 6 would refuse, hours later."""
+        if self.rl.update_lengths and self.rl.update_lengths[-1] >= task.answer_length:
+            raise ValueError(
+                f"Recipe.rl.update_lengths is {self.rl.update_lengths}, expected numbers below the answer_length "
+                f"{task.answer_length} of task {task.name!r}."
+            )
+        algorithm = self.rl.algorithm_of(task.name)
+        if algorithm.dynamic_sampling_std is not None and len(task.prompt_lengths) > 1:
+            raise ValueError(
+                f"Task {task.name!r}: prompt_lengths is {task.prompt_lengths}, but {algorithm.name} (dynamic sampling) "
+                "mixes prompts of several batches: give one length, or choose another algorithm."
+            )
 
     def fingerprint(self) -> str:
         """SHA-256 of the whole value."""

@@ -8,7 +8,10 @@ import dataclasses
 import hashlib
 import importlib
 import json
-from collections.abc import Mapping
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping
 from typing import Any
 
 TYPE, FUNCTION = "$type", "$function"
@@ -24,7 +27,11 @@ def encode(value: Any, where: str = "value") -> Any:
     Raises:
         ValueFormError: anything else, for example a lambda or an open file.
     """
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueFormError(f"{where}: found {value}, expected a finite number.")
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         if not value.__dataclass_params__.frozen:  # pyright: ignore[reportAttributeAccessIssue]
@@ -48,9 +55,11 @@ def encode(value: Any, where: str = "value") -> Any:
 
 
 def _name(item: Any, where: str) -> str:
-    name = f"{item.__module__}:{item.__qualname__}"
+    name = f"{getattr(item, '__module__', None) or 'builtins'}:{item.__qualname__}"
     if "<" in name:
         raise ValueFormError(f"{where}: {name} has no name that it could be found by; define it in a module.")
+    if _find(name, where) != item:
+        raise ValueFormError(f"{where}: {name} names something else than {item!r}; use a function of a module.")
     return name
 
 
@@ -58,7 +67,8 @@ def decode(value: Any, where: str = "value") -> Any:
     """The inverse of `encode`.
 
     Raises:
-        ValueFormError: an unknown class or function, missing or unknown fields, or a field that the class refuses.
+        ValueFormError: an unknown class or function, missing or unknown fields, or a field of another type or that the
+            class refuses.
     """
     if isinstance(value, list):
         return tuple(decode(item, f"{where}[{index}]") for index, item in enumerate(value))
@@ -75,10 +85,39 @@ def decode(value: Any, where: str = "value") -> Any:
     known = {f.name for f in dataclasses.fields(kind)}
     if unknown := sorted(set(fields) - known):
         raise ValueFormError(f"{where}: {kind.__qualname__} has no field {unknown[0]!r}, expected {sorted(known)}.")
+    hints = typing.get_type_hints(kind)
+    for name, item in fields.items():
+        if not _fits(item, hints[name]):
+            raise ValueFormError(f"{where}.{name}: found {item!r}, expected {_hint_name(hints[name])}.")
     try:
         return kind(**fields)
     except (TypeError, ValueError) as error:
         raise ValueFormError(f"{where}: {error}") from error
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a decoded value is what a field's annotation says; annotations of other kinds take anything."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, arg) for arg in args)
+    if origin is typing.Literal:
+        return value in args
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        kinds = args[:1] * len(value) if args[1:] == (...,) else args
+        return len(value) == len(kinds) and all(map(_fits, value, kinds))
+    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
+        return isinstance(value, Mapping) and all(_fits(item, args[1]) for item in value.values())
+    if hint in (int, float):
+        return isinstance(value, (int, float) if hint is float else int) and not isinstance(value, bool)
+    if isinstance(hint, type) and (hint in (bool, str, type(None)) or dataclasses.is_dataclass(hint)):
+        return isinstance(value, hint)
+    return callable(value) if origin is Callable else True
+
+
+def _hint_name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
 
 
 def _find(name: Any, where: str) -> Any:

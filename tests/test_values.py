@@ -4,6 +4,8 @@ import dataclasses
 import json
 import math
 import re
+from collections.abc import Callable, Mapping
+from typing import Literal
 
 import pytest
 
@@ -26,6 +28,28 @@ class Outer:
     inner: Inner = Inner()
     by_name: dict = dataclasses.field(default_factory=lambda: {"a": Inner(2.0)})
     nothing: None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    factor: float
+
+    def times(self, x):
+        return self.factor * x
+
+
+@dataclasses.dataclass(frozen=True)
+class Typed:
+    count: int = 1
+    share: float | None = None
+    sizes: tuple[int, ...] = ()
+    place: tuple[float, float] = (0.0, 1.0)
+    kind: Literal["a", "b"] = "a"
+    inner: Inner | None = None
+    by_name: Mapping[str, Inner] = dataclasses.field(default_factory=dict)
+    on: bool = False
+    call: Callable[[str], bool] | None = None
+    anything: object = None
 
 
 @dataclasses.dataclass
@@ -51,7 +75,9 @@ def test_differences_name_the_place():
         (Outer(Inner(function=lambda x: x)), "value.inner.function: .*<lambda> has no name"),
         (Outer(by_name={"a": {1, 2}}), "value.by_name.a: found set"),
         (Outer(by_name={"a": Loose()}), "value.by_name.a: Loose is no frozen dataclass"),
-        ({"$type": 1}, "found the key .\$type"),
+        ({"$type": 1}, r"found the key .\$type"),
+        ({"a": [math.nan]}, r"value.a\[0\]: found nan, expected a finite number"),
+        (Outer(Inner(function=Scale(2.0).times)), "value.inner.function: .*Scale.times names something else"),
     ],
 )
 def test_what_no_recipe_may_hold(value, message):
@@ -74,3 +100,37 @@ def test_json_that_is_no_recipe(change, message):
     text["inner"] |= change
     with pytest.raises(ValueFormError, match=message):
         decode(text)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("count", "1"),
+        ("count", 1.5),
+        ("count", True),
+        ("share", "0.1"),
+        ("sizes", 3),
+        ("sizes", ["3"]),
+        ("place", [0.0]),
+        ("kind", "c"),
+        ("inner", {"lr": 0.1}),
+        ("by_name", {"a": 1}),
+        ("on", "false"),
+        ("on", 0),
+        ("call", "math:sin"),
+    ],
+)
+def test_a_field_of_another_type_is_named(field, value):
+    with pytest.raises(ValueFormError, match=rf"value\.{field}: found .*, expected "):
+        decode(encode(Typed()) | {field: value})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Typed(share=1, place=(0, 1)),
+        Typed(2, 0.5, (1, 2), (0.5, 1.0), "b", Inner(0.1), {"a": Inner()}, True, str.isdigit, ("x", 1)),
+    ],
+)
+def test_fields_of_the_right_types_come_back(value):
+    assert decode(json.loads(json.dumps(encode(value)))) == value

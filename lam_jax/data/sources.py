@@ -5,6 +5,7 @@
 
 import dataclasses
 import hashlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -12,6 +13,8 @@ from typing import Protocol, runtime_checkable
 from lam_jax.data.readers import pretraining_examples, read_rows
 from lam_jax.data.schemas import DataError, Example, Where
 from lam_jax.data.splits import SEED, cut, shuffled
+
+logger = logging.getLogger("lam_jax")
 
 
 @runtime_checkable
@@ -41,7 +44,8 @@ class JsonRows:
 
     Attributes:
         file: the file.
-        splits: name -> (from, to), shares of the shuffled rows. A split that would be empty gets one row.
+        splits: name -> (from, to), shares of the shuffled rows. A split that would be empty gets one row, which
+            another may have too.
         image_root: what relative picture paths start from; default: the file's own folder.
         parse: makes examples of a row; default: the chat format `{"id", "images", "messages"}`.
         seed: of the shuffle.
@@ -71,16 +75,24 @@ class JsonRows:
         """The examples of a split.
 
         Raises:
-            DataError: no such split, the file cannot be read, a row is bad, or two rows have one id.
+            DataError: no such split, the file cannot be read or is empty, a row is bad, or two rows have one id.
         """
         if split not in self.splits:
             raise DataError(
                 Where(self.file), None, f"no split {split!r}", f"one of {sorted(self.splits)}", "Correct the name."
             )
         rows = list(enumerate(read_rows(Path(self.file))))
+        if not rows:
+            raise DataError(Where(self.file), None, "an empty list", "one row or more", "Add rows.")
         start, stop = self.splits[split]
         mixed = shuffled(rows, self.seed)[: self.limit]
-        chosen = cut(mixed, start, stop) or mixed[int(start * len(mixed)) :][:1]
+        chosen = cut(mixed, start, stop)
+        if not chosen:
+            chosen = mixed[int(start * len(mixed)) :][:1]
+            logger.warning(
+                "%s: the split %r, shares %s to %s of %d rows, holds none; it gets a row that others may have too.",
+                *(self.file, split, start, stop, len(mixed)),
+            )
         root = Path(self.image_root) if self.image_root else Path(self.file).parent
         examples = [e for index, row in chosen for e in self.parse(row, Where(self.file, index), root)]
         require_unique(examples)

@@ -38,11 +38,14 @@ def open_run(
     save_every: int = 0,
     profile: str | None = None,
 ) -> Iterator[tuple[Run, Resources]]:
-    """A run folder that belongs to `recipe` and to what its rows hold, and the opened recipe; arguments: `run_recipe`.
+    """A run folder that belongs to `recipe`, its rows and its model, and the opened recipe; arguments: `run_recipe`.
+
+    A new run reads all rows and tries the rewards before anything is trained (`Resources.try_out`).
 
     Raises:
-        OtherConfigurationError: the folder belongs to another recipe, or to other rows.
-        ProcessesDifferError: the processes of the run have other code, recipes or rows.
+        DataError: rows that cannot be used.
+        OtherConfigurationError: the folder belongs to another recipe, to other rows or to another model.
+        ProcessesDifferError: the processes of the run have other code, recipes, rows or models.
     """
     content = content_of(recipe)
     require_consistent(
@@ -59,6 +62,7 @@ def open_run(
 
         def open_resources() -> tuple[None, dict[str, Any]]:
             opened.append(Resources.open(recipe, run.folder / "data", devices))
+            opened[0].try_out()
             return None, {}
 
         run.phase("data", open_resources)

@@ -13,8 +13,8 @@ from lam_jax.evaluation.codes import probe_codes
 from lam_jax.evaluation.generate import Answered, answer_diversity, generate, mean_length, score_answers
 from lam_jax.evaluation.scoring import Scored, paired_gain, summarise
 from lam_jax.latent.agent import Agent
-from lam_jax.pipeline.resources import PAIRED, TEXT_ONLY, Resources
-from lam_jax.recipe import AnswerSet
+from lam_jax.pipeline.resources import Resources
+from lam_jax.recipe import PAIRED, TEXT_ONLY, AnswerSet
 from lam_jax.rewards.embedding import load_embedder
 from lam_jax.rewards.verdict import Verdict
 from lam_jax.rollout.engine import RolloutConfig

@@ -1,6 +1,8 @@
 """What a recipe's stages draw on, opened: rows, collators, loaders, tokenizer, backbone."""
 
 import dataclasses
+import hashlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from jax.sharding import Mesh
 from lam_jax.data.chat import ChatEncoder
 from lam_jax.data.collator import Collated, Collator, CollatorConfig
 from lam_jax.data.loader import Loader, LoaderConfig, Placed, in_order
-from lam_jax.data.schemas import Example
+from lam_jax.data.schemas import DataError, Example, Where
 from lam_jax.data.sources import RowSource
 from lam_jax.formats.hf_config import read_config
 from lam_jax.formats.load_backbone import load_backbone
@@ -24,12 +26,15 @@ from lam_jax.models.tokenizer import read_tokenizer
 from lam_jax.parallel import TRAIN, place
 from lam_jax.parallel.multihost import barrier, is_first
 from lam_jax.parallel.rows import from_own_rows, own_rows
-from lam_jax.recipe import Recipe
+from lam_jax.recipe import PAIRED, TEXT_ONLY, Recipe
+from lam_jax.rewards.embedding import load_embedder
+from lam_jax.rewards.reward import check_verdicts
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.tasks.task import Task
 
-PAIRED, TEXT_ONLY = "paired", "text_only"
+logger = logging.getLogger("lam_jax")
+WHOLE, BLOCKS, BLOCK = 64 << 20, 64, 1 << 20  # bytes of a model's file, see `model_content`
 
 
 @dataclasses.dataclass
@@ -106,11 +111,41 @@ class Resources:
         return {task.name: task for task in self.recipe.tasks}
 
     def examples(self, source: str, split: str) -> Sequence[Example]:
-        """A split of a source; read once."""
+        """A split of a source; read once.
+
+        Raises:
+            DataError: rows that cannot be read or none, or a row with too many pictures or too few for its source.
+        """
         key = source, split
         if key not in self._read:
-            self._read[key] = self._rows(source).read(self.folder, split)
+            found = self._rows(source).read(self.folder, split)
+            _require_rows(found, source, split)
+            self._read[key] = found
         return self._read[key]
+
+    def try_out(self) -> None:
+        """Reads all rows and uses collators, rewards and embedder once: what cannot work fails before training.
+
+        Raises:
+            DataError: rows that cannot be used.
+            RewardShapeError: a reward gave something else than a verdict an answer.
+            ImportError: a reward or the embedder needs an extra that is not installed.
+        """
+        recipe = self.recipe
+        named = [(PAIRED, recipe.paired.train), (PAIRED, recipe.paired.held_out)]
+        if recipe.text_only is not None:
+            named += [(TEXT_ONLY, recipe.text_only.train), (TEXT_ONLY, recipe.text_only.held_out)]
+        for task in recipe.tasks:
+            tests = (scored.split for scored in task.tests.values())
+            named += [(task.name, split) for split in (task.sft, task.rl, task.val, *tests)]
+        for source, split in named:
+            first = self.examples(source, split)[:1]
+            for collators in (self.chats, self.prompts, self.rl_prompts):
+                if source in collators:
+                    collators[source](first)
+        for task in recipe.tasks:
+            _try_reward(task, self.examples(task.name, task.rl)[0])
+        load_embedder(recipe.evaluation.embedder)
 
     def _rows(self, source: str) -> RowSource:
         if source == PAIRED:
@@ -149,12 +184,64 @@ class Resources:
         return RolloutConfig(samples=samples, length=task.answer_length, sampling=sampling)
 
 
+def _require_rows(examples: Sequence[Example], source: str, split: str) -> None:
+    if not len(examples):
+        where = Where(f"split {split!r} of {source!r}")
+        raise DataError(where, None, "no rows", "one row or more", "Add rows, or take a larger share of them.")
+    for example in examples:
+        if source == PAIRED and not example.images:
+            fix = "Add it, or move the row to the text-only rows."
+            raise DataError(example.where, "images", "no picture", "a picture in a paired row", fix)
+        if source == TEXT_ONLY and example.images:
+            fix = "Drop it, or move the row to the paired rows."
+            raise DataError(example.where, "images", "a picture", "none in a text-only row", fix)
+        if len(example.images) > 1:
+            raise DataError(example.where, "images", f"{len(example.images)} pictures", "one", "Keep one of them.")
+
+
+def _try_reward(task: Task, example: Example) -> None:
+    """Scores a reference answer twice."""
+    found = task.reward([example], [[example.reference] * 2], range(2))
+    for verdict in check_verdicts(found, type(task.reward).__name__, 1, 2)[0]:
+        if not verdict.ok:
+            logger.warning(
+                "Task %s: the reward failed on the reference of row %s: %s", task.name, example.id, verdict.error
+            )
+
+
 def sources_of(recipe: Recipe) -> list[RowSource]:
     """Every source of rows of a recipe."""
     corpora = [recipe.paired, *([recipe.text_only] if recipe.text_only is not None else [])]
     return [*(corpus.rows for corpus in corpora), *(task.rows for task in recipe.tasks)]
 
 
-def content_of(recipe: Recipe) -> list[str]:
-    """Hashes of what the sources of a recipe hold, in their order."""
-    return [source.content() for source in sources_of(recipe)]
+def content_of(recipe: Recipe) -> dict[str, Any]:
+    """Hashes of what a recipe names and does not hold: the model's files, and the rows of its sources, in order."""
+    return {"model": model_content(recipe.model.path), "rows": [source.content() for source in sources_of(recipe)]}
+
+
+def model_content(folder: Path) -> dict[str, str]:
+    """A hash of each file that a model is read from, by name.
+
+    Of files above `WHOLE` bytes `BLOCKS` blocks, evenly spread, and the size are hashed: training moves every tensor,
+    and reading all of a large model on every host would take as long as loading it.
+
+    Raises:
+        FileNotFoundError, CheckpointError: not the folder of a model.
+    """
+    read_config(folder)
+    files = (path for pattern in ("*.json", "*.safetensors", "*.jinja", "*.txt") for path in folder.glob(pattern))
+    return {path.name: _file_content(path) for path in sorted(files)}
+
+
+def _file_content(path: Path) -> str:
+    size, digest = path.stat().st_size, hashlib.sha256()
+    digest.update(str(size).encode())
+    with path.open("rb") as file:
+        if size <= WHOLE:
+            digest.update(file.read())
+        else:
+            for index in range(BLOCKS):
+                file.seek(index * (size - BLOCK) // (BLOCKS - 1))
+                digest.update(file.read(BLOCK))
+    return digest.hexdigest()

@@ -93,7 +93,10 @@ def _samples(folder: Path, resources: Resources, scores: Scores) -> list[Record]
     out = []
     for task in resources.recipe.tasks:
         for name, scored in task.tests.items():
-            for index, example in enumerate(resources.examples(task.name, scored.split)[:SHOWN_SAMPLES]):
+            shown = min(
+                [SHOWN_SAMPLES, *(len(r["answers"][name]) for (t, _, _), r in scores.items() if t == task.name)]
+            )
+            for index, example in enumerate(resources.examples(task.name, scored.split)[:shown]):
                 image = None
                 if example.images:
                     image = f"samples/{task.name}_{name}_{index}.png"

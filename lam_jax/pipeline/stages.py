@@ -11,8 +11,8 @@ from lam_jax.evaluation.codes import probe_codes
 from lam_jax.latent.agent import Agent
 from lam_jax.models.inputs import Batch
 from lam_jax.parallel.parked import rest
-from lam_jax.pipeline.resources import PAIRED, TEXT_ONLY, Resources
-from lam_jax.recipe import Recipe, StageSettings, Weights
+from lam_jax.pipeline.resources import Resources
+from lam_jax.recipe import PAIRED, TEXT_ONLY, Recipe, StageSettings, Weights
 from lam_jax.runs.run import Run
 from lam_jax.train.loop import Fitted, Phase, fit
 from lam_jax.train.method import Method

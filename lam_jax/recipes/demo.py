@@ -93,5 +93,7 @@ def recipe(
             prompts=16,
             samples=8,
         ),
-        evaluation=EvaluationSettings((AnswerSet(2, warm), AnswerSet(2, near_greedy)), backbone=backbone_scores),
+        evaluation=EvaluationSettings(
+            (AnswerSet(2, warm), AnswerSet(2, near_greedy)), prompts=32, backbone=backbone_scores
+        ),
     )

@@ -1,7 +1,8 @@
 """Your own rows: a paired file, a text-only file, a task file, a reward.
 
 Paired and text-only rows are `{"id", "images": [path], "messages": [{"role", "content"}, ..]}`, without `images` where
-there is only text; task rows have `image` or `images`, and their last message is the reference answer.
+there is only text; task rows may have `image` or `images`, and their last message is the reference answer. A row has at
+most one picture.
 """
 
 import importlib
@@ -33,9 +34,12 @@ def reward_named(name: str) -> Reward:
         return SimilarityReward()
     module, _, function = name.partition(":")
     try:
-        return FunctionReward(getattr(importlib.import_module(module), function))
+        found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"Reward {name!r}: {error}; expected 'similarity' or `module:function`.") from error
+    if not callable(found):
+        raise ValueError(f"Reward {name!r}: found {found!r}, expected a function.")
+    return FunctionReward(found)
 
 
 def recipe(

@@ -55,9 +55,11 @@ class Titles:
         head, _, rest = phase.partition("_")
         if head.startswith("stage") and head[5:].isdigit() and rest:
             return f"Stage {head[5:]}: {rest.replace('_', ' ')}"
-        space, _, task = rest.partition("_")
-        if head in ("sft", "rl") and space in SPACES and task:
-            return f"{head.upper()}, {space}: {lower_first(self.task(task))}"
+        passes = {"sft": "SFT", "sft_clone": "SFT, cloning", "rl": "RL"}
+        for first, title in passes.items():
+            space, _, task = phase.removeprefix(f"{first}_").partition("_")
+            if phase.startswith(f"{first}_") and space in SPACES and task:
+                return f"{title}, {space}: {lower_first(self.task(task))}"
         return human_name(phase)
 
 

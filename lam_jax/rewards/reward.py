@@ -66,7 +66,7 @@ def describe_shape(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f"an array of shape {list(value.shape)}"
     if isinstance(value, list | tuple):
-        inner = sorted({len(item) if isinstance(item, list | tuple | np.ndarray) else -1 for item in value})
+        inner = sorted({len(item) if isinstance(item, list | tuple) or np.ndim(item) else -1 for item in value})
         if inner in ([-1], []):
             return f"a flat list of {len(value)}"
         lengths = ", ".join("no list" if n < 0 else str(n) for n in inner)

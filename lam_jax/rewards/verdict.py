@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 
@@ -24,7 +25,9 @@ class Verdict:
                 f"a verdict holds scores or an error, not both and not neither: found {len(self.scores)} dimensions "
                 f"and error {self.error!r}"
             )
-        for name, (_, reference) in self.scores.items():
+        for name, (answer, reference) in self.scores.items():
+            if not (math.isfinite(answer) and math.isfinite(reference)):
+                raise ValueError(f"dimension {name!r}: found {answer} and {reference}, expected finite scores")
             if reference <= 0:
                 raise ValueError(f"dimension {name!r}: the reference scores {reference}, expected more than 0")
 

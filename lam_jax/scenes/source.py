@@ -6,7 +6,8 @@ from typing import Any
 
 from lam_jax.data.schemas import Example
 from lam_jax.latent.agent import Agent
-from lam_jax.pipeline.resources import PAIRED, Resources
+from lam_jax.pipeline.resources import Resources
+from lam_jax.recipe import PAIRED
 from lam_jax.scenes.builder import SceneSizes, fingerprint, prepare, read_split
 from lam_jax.scenes.caption_scores import caption_scores
 from lam_jax.scenes.grammar import is_fluent

@@ -7,17 +7,20 @@ role play has the same layout, with bytes for the path and optional "facts" (a d
 """
 
 import dataclasses
-import functools
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lam_jax.data.readers import Drops, read_json, read_rows, resolve_image, strip_image_tag
 from lam_jax.data.schemas import DataError, Example, Message, Where, describe, field
-from lam_jax.data.sources import hash_files, require_unique
+from lam_jax.data.sources import require_unique
 from lam_jax.data.splits import SEED, cut, hold_out, shuffled
 from lam_jax.tasks.task import split_of
+from lam_jax.values import hash_json
 
+logger = logging.getLogger("lam_jax")
+Placed = tuple[dict[str, Any], Where]  # a processed row, and where its item stands
 HUMAN = "human"
 PROFILE_FIELDS = ("introduction", "personality", "experience", "relationship", "catchphrase")
 IN_DISTRIBUTION, OUT_OF_DISTRIBUTION = "in-distribution", "out-of-distribution"
@@ -159,7 +162,7 @@ def read_profiles(folder: Path) -> dict[str, dict[str, str]]:
     return profiles
 
 
-def process_raw(raw: Path, image_root: Path, distribution: str, drops: Drops) -> list[dict]:
+def process_raw(raw: Path, image_root: Path, distribution: str, drops: Drops) -> list[Placed]:
     """Processed commentary rows of the raw folder; `distribution` is in-distribution or out-of-distribution.
 
     Files are read in the order of their names (the released code's glob is unsorted, so its splits cannot be had).
@@ -180,27 +183,28 @@ def process_raw(raw: Path, image_root: Path, distribution: str, drops: Drops) ->
     processed = []
     for path in paths:
         for index, row in enumerate(read_rows(path)):
-            done = process_row(row, Where(str(path), index), profiles, image_root, drops)
+            where = Where(str(path), index)
+            done = process_row(row, where, profiles, image_root, drops)
             if done is not None:
-                processed.append(done)
+                processed.append((done, where))
     return processed
 
 
-def mmrole_splits(in_rows: Sequence[Any], out_rows: Sequence[Any], image_root: Path | None, seed: int = SEED) -> Splits:
+def mmrole_splits(
+    in_rows: Sequence[Placed], out_rows: Sequence[Placed], image_root: Path | None, seed: int = SEED
+) -> Splits:
     """The paper's splits of processed rows: conversations shuffled, 0-50 % SFT, 50-90 % RL, 90-100 % ID test.
 
     A tenth of the SFT and of the RL examples is held out for validation; `out_rows` is the OOD test.
     """
 
-    def examples(rows: Sequence[Any], name: str) -> list[Example]:
-        numbered = enumerate(rows)
-        return [example for i, row in numbered for example in mmrole_examples(row, Where(name, i), image_root)]
+    def examples(rows: Sequence[Placed]) -> list[Example]:
+        return [example for row, where in rows for example in mmrole_examples(row, where, image_root)]
 
     rows = shuffled(in_rows, seed)
-    sft, sft_val = hold_out(examples(cut(rows, 0.0, 0.5), "MMRole SFT"), 0.1, seed)
-    rl, rl_val = hold_out(examples(cut(rows, 0.5, 0.9), "MMRole RL"), 0.1, seed)
-    id_test = examples(cut(rows, 0.9, 1.0), "MMRole ID test")
-    return Splits(sft, rl, sft_val, rl_val, id_test, examples(out_rows, "MMRole OOD test"))
+    sft, sft_val = hold_out(examples(cut(rows, 0.0, 0.5)), 0.1, seed)
+    rl, rl_val = hold_out(examples(cut(rows, 0.5, 0.9)), 0.1, seed)
+    return Splits(sft, rl, sft_val, rl_val, examples(cut(rows, 0.9, 1.0)), examples(out_rows))
 
 
 def read_mmrole(raw: Path, image_root: Path, seed: int = SEED) -> tuple[Splits, Drops]:
@@ -229,21 +233,26 @@ class MMRoleRows:
         """Nothing: the files are read as they are."""
 
     def read(self, folder: Path, split: str) -> list[Example]:
-        """The examples of a split.
+        """The examples of a split; rows that the method drops are reported on the log.
 
         Raises:
-            DataError: no such split, or a file or row that cannot be used.
+            DataError: no such split, a file or row that cannot be used, or no row is left.
         """
-        splits, _ = _read_once(self)
+        splits, drops = read_mmrole(Path(self.folder), Path(self.images), self.seed)
         found = split_of(splits, split, self.folder)
+        if not found:
+            fix = "Correct the folder of the pictures, or add dialogues."
+            raise DataError(Where(self.folder), None, f"no rows for {split!r}; {drops}", "one row or more", fix)
+        if drops.total:
+            logger.warning("%s: %s", self.folder, drops)
         require_unique(found)
         return found
 
     def content(self) -> str:
-        """SHA-256 of the dialogues and profiles; pictures count by their paths."""
-        return hash_files(sorted(Path(self.folder).rglob("*.json")))
-
-
-@functools.lru_cache(maxsize=2)
-def _read_once(source: MMRoleRows) -> tuple[Splits, Drops]:
-    return read_mmrole(Path(source.folder), Path(source.images), source.seed)
+        """SHA-256 of the rows that are left, by file, with their profiles; pictures count by their paths."""
+        rows = [
+            (row, Path(where.file).relative_to(self.folder).as_posix(), where.row)
+            for distribution in (IN_DISTRIBUTION, OUT_OF_DISTRIBUTION)
+            for row, where in process_raw(Path(self.folder), Path(self.images), distribution, Drops())
+        ]
+        return hash_json(rows)

@@ -6,7 +6,6 @@ the path and optional "facts".
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from lam_jax.data.sources import hash_files, require_unique
 from lam_jax.data.splits import SEED, cut, hold_out, shuffled
 from lam_jax.tasks.task import split_of
 
+Placed = tuple[Any, Where]  # a row, and where it stands
 FILES = ("HCMAS-golden-train", "HCMAS-golden-test", "HCSHR-golden-test")  # training, LS1, LS2
 
 
@@ -57,22 +57,21 @@ def pcogalign_examples(row: Any, where: Where, image_root: Path | None = None) -
         Message(role="assistant", content=answer),
     )
     facts = row_facts(row, where) or {"task": "help", "role_set": role_set, **info}
-    return [Example(str(row.get("id", where)), messages, (image,), facts, where)]
+    name = str(row.get("id", f"{Path(where.file).stem}_{where.row}"))
+    return [Example(name, messages, (image,), facts, where)]
 
 
 def pcogalign_splits(
-    train: Sequence[Any], ls1: Sequence[Any], ls2: Sequence[Any], image_root: Path | None, seed: int = SEED
+    train: Sequence[Placed], ls1: Sequence[Placed], ls2: Sequence[Placed], image_root: Path | None, seed: int = SEED
 ) -> Splits:
     """The paper's splits: training rows shuffled, 0-50 % SFT, 50-70 % RL, a tenth of the SFT rows for validation."""
 
-    def examples(rows: Sequence[Any], name: str) -> list[Example]:
-        numbered = enumerate(rows)
-        return [example for i, row in numbered for example in pcogalign_examples(row, Where(name, i), image_root)]
+    def examples(rows: Sequence[Placed]) -> list[Example]:
+        return [example for row, where in rows for example in pcogalign_examples(row, where, image_root)]
 
     rows = shuffled(train, seed)
-    sft, val = hold_out(examples(cut(rows, 0.0, 0.5), "PCogAlign SFT"), 0.1, seed)
-    rl = examples(cut(rows, 0.5, 0.7), "PCogAlign RL")
-    return Splits(sft, rl, val, examples(ls1, "PCogAlign LS1"), examples(ls2, "PCogAlign LS2"))
+    sft, val = hold_out(examples(cut(rows, 0.0, 0.5)), 0.1, seed)
+    return Splits(sft, examples(cut(rows, 0.5, 0.7)), val, examples(ls1), examples(ls2))
 
 
 def read_pcogalign(folder: Path, image_root: Path, seed: int = SEED) -> Splits:
@@ -81,7 +80,12 @@ def read_pcogalign(folder: Path, image_root: Path, seed: int = SEED) -> Splits:
     Raises:
       DataError: a file or a row is bad.
     """
-    train, ls1, ls2 = (read_rows(folder / f"{name}.json") for name in FILES)
+
+    def placed(name: str) -> list[Placed]:
+        path = folder / f"{name}.json"
+        return [(row, Where(str(path), index)) for index, row in enumerate(read_rows(path))]
+
+    train, ls1, ls2 = map(placed, FILES)
     return pcogalign_splits(train, ls1, ls2, image_root, seed)
 
 
@@ -108,16 +112,10 @@ class PCogAlignRows:
         Raises:
             DataError: no such split, or a file or row that cannot be used.
         """
-        splits = _read_once(self)
-        found = split_of(splits, split, self.folder)
+        found = split_of(read_pcogalign(Path(self.folder), Path(self.images), self.seed), split, self.folder)
         require_unique(found)
         return found
 
     def content(self) -> str:
         """SHA-256 of the three files; pictures count by their paths."""
         return hash_files([Path(self.folder) / f"{name}.json" for name in FILES])
-
-
-@functools.lru_cache(maxsize=2)
-def _read_once(source: PCogAlignRows) -> Splits:
-    return read_pcogalign(Path(source.folder), Path(source.images), source.seed)

@@ -106,6 +106,7 @@ def test_phases_and_keys_read_as_words() -> None:
     assert titles.phase("stage3_joint") == "Stage 3: joint"
     assert titles.phase("rl_latent_role_play") == "RL, latent: role play"
     assert titles.phase("sft_token_help") == "SFT, token: personalised help"
+    assert titles.phase("sft_clone_latent_help") == "SFT, cloning, latent: personalised help"
     assert titles.phase("load_base") == "Load base"
     assert titles.phase("rl_token_mmrole") == "RL, token: MMRole"
     assert titles.split("help", "id") == "ID"

@@ -6,8 +6,9 @@ import pytest
 from lam_jax.data.readers import Drops
 from lam_jax.data.schemas import DataError, Where
 from lam_jax.data.splits import cut, hold_out, shuffled
-from lam_jax.tasks.mmrole import mmrole_examples, process_raw, read_mmrole
-from lam_jax.tasks.pcogalign import pcogalign_examples, pcogalign_splits, read_pcogalign
+from lam_jax.recipes import paper
+from lam_jax.tasks.mmrole import MMRoleRows, mmrole_examples, process_raw, read_mmrole
+from lam_jax.tasks.pcogalign import FILES, PCogAlignRows, pcogalign_examples, pcogalign_splits, read_pcogalign
 
 WHERE = Where("rows.json", 2)
 PROFILE = {
@@ -62,8 +63,9 @@ def raw(tmp_path, make_png):
 def test_raw_dialogues_become_processed_rows(raw):
     drops = Drops()
     rows = process_raw(raw, raw, "in-distribution", drops)
-    assert [row["id"] for row in rows] == [f"a_{i}" for i in range(20)] + [f"b_{i}" for i in range(20)]
-    assert rows[0] == {
+    assert [row["id"] for row, _ in rows] == [f"a_{i}" for i in range(20)] + [f"b_{i}" for i in range(20)]
+    assert rows[0][1] == Where(str(raw / "dialogues/in-distribution/comment/a.json"), 0)
+    assert rows[0][0] == {
         "id": "a_0",
         "image_path": "a.png",
         "conversations": [
@@ -86,7 +88,7 @@ def test_raw_dialogues_become_processed_rows(raw):
 
 
 def test_each_turn_of_a_processed_row_is_an_example(raw):
-    row = process_raw(raw, raw, "in-distribution", Drops())[0]
+    row = process_raw(raw, raw, "in-distribution", Drops())[0][0]
     first, second = mmrole_examples(row, WHERE, raw)
     head = (
         "Name: Ann Lee\nIntroduction: A wizard.\nPersonality: Kind.\nExperience: Many years.\n"
@@ -102,7 +104,7 @@ def test_each_turn_of_a_processed_row_is_an_example(raw):
 
 
 def test_facts_belong_to_turns_and_images_may_be_bytes(raw, make_png):
-    row = process_raw(raw, raw, "in-distribution", Drops())[0] | {"image_path": make_png()}
+    row = process_raw(raw, raw, "in-distribution", Drops())[0][0] | {"image_path": make_png()}
     assert [e.facts for e in mmrole_examples(row | {"facts": [{"n": 0}, {"n": 1}]}, WHERE)] == [{"n": 0}, {"n": 1}]
     assert [e.facts for e in mmrole_examples(row | {"facts": {"n": 0}}, WHERE)] == [{"n": 0}] * 2
     assert mmrole_examples(row, WHERE)[0].images == (make_png(),)
@@ -124,7 +126,7 @@ def test_facts_belong_to_turns_and_images_may_be_bytes(raw, make_png):
     ],
 )
 def test_bad_processed_rows_are_named(raw, changes, message):
-    row = process_raw(raw, raw, "in-distribution", Drops())[0] | changes
+    row = process_raw(raw, raw, "in-distribution", Drops())[0][0] | changes
     with pytest.raises(DataError, match=message) as error:
         mmrole_examples(row, WHERE, raw)
     assert str(error.value).startswith("rows.json, row 2")
@@ -214,7 +216,79 @@ def test_pcogalign_splits_follow_the_method(raw):
     assert {e.id for e in splits.rl} == set(names[20:28])
     assert [e.id for e in splits.ls1] == ["0", "1", "2"]
     assert [e.id for e in splits.ls2] == ["0", "1"]
-    assert pcogalign_splits(rows, rows[:3], rows[:2], raw) == splits
+    placed = [(row, WHERE) for row in rows]
+    assert pcogalign_splits(placed, placed[:3], placed[:2], raw) == splits
+
+
+def test_rows_without_ids_are_named_by_file_and_row(raw):
+    for name in FILES:
+        (raw / f"{name}.json").write_text(json.dumps([help_row(i) for i in range(4)]))
+    splits = read_pcogalign(raw, raw)
+    assert [e.id for e in splits.ls1] == [f"HCMAS-golden-test_{i}" for i in range(4)]
+    assert [str(e.where) for e in splits.ls2][:1] == [f"{raw / 'HCSHR-golden-test.json'}, row 0"]
+
+
+def test_a_bad_row_is_named_by_its_file_whatever_the_split(raw):
+    path = raw / "HCMAS-golden-train.json"
+    for name in FILES:
+        (raw / f"{name}.json").write_text(json.dumps([help_row(i) for i in range(20)]))
+    path.write_text(json.dumps([help_row(i, **({"query": 3} if i == 5 else {})) for i in range(20)]))
+    assert 5 in shuffled(range(20))[:14], "the row is in one of the splits"
+    with pytest.raises(DataError, match=r"HCMAS-golden-train\.json, row 5, key 'query'"):
+        PCogAlignRows(str(raw), str(raw)).read(raw, "ls1")
+
+
+@pytest.mark.parametrize("task", ["mmrole", "pcogalign"])
+def test_every_split_that_a_published_recipe_names_is_read(raw, task):
+    for name in FILES:
+        (raw / f"{name}.json").write_text(json.dumps([help_row(i) for i in range(40)]))
+    recipe = paper.recipe("m", "p", "t", str(raw), str(raw), "http://localhost/v1", "judge", task)
+    (own,) = recipe.tasks
+    names = [own.sft, own.rl, own.val, *(scored.split for scored in own.tests.values())]
+    found = [{e.id for e in own.rows.read(raw, name)} for name in names]
+    assert all(found)
+    assert not set.intersection(*found[:2])
+    with pytest.raises(DataError, match="no split 'validation'"):
+        own.rows.read(raw, "validation")
+
+
+def test_mmrole_rows_say_what_was_dropped(raw, caplog):
+    with caplog.at_level("WARNING", "lam_jax"):
+        MMRoleRows(str(raw), str(raw)).read(raw, "sft")
+    assert "4 rows dropped (1 empty conversation, 1 missing image" in caplog.text
+    with pytest.raises(DataError, match=r"no rows for 'sft'; 47 rows dropped \(.*45 missing image"):
+        MMRoleRows(str(raw), str(raw / "elsewhere")).read(raw, "sft")
+
+
+def rename_profile(raw):
+    folder = raw / "profiles/in-distribution/detailed_profiles"
+    (folder / "Bo.json").rename(folder / "Bob.json")
+
+
+def other_profile(raw):
+    path = raw / "profiles/out-of-distribution/detailed_profiles/Cy.json"
+    path.write_text(json.dumps(PROFILE | {"catchphrase": "Well."}))
+
+
+def rename_dialogues(raw):
+    folder = raw / "dialogues/in-distribution/comment"
+    (folder / "b.json").rename(folder / "c.json")
+
+
+@pytest.mark.parametrize("change", [rename_profile, other_profile, rename_dialogues])
+def test_whatever_changes_the_rows_changes_their_content(raw, change):
+    source = MMRoleRows(str(raw), str(raw))
+    before = source.content()
+    assert source.content() == before
+    change(raw)
+    assert source.content() != before
+
+
+def test_a_picture_that_appears_is_another_content(raw, make_png):
+    source = MMRoleRows(str(raw), str(raw))
+    before = source.content()
+    (raw / "gone.png").write_bytes(make_png())
+    assert source.content() != before
 
 
 def test_cuts_use_whole_rows_and_cover_everything():

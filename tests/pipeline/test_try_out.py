@@ -1,0 +1,137 @@
+"""What a new run tries before it trains: all rows, collators, rewards; on files of one's own with the shipped model."""
+
+import dataclasses
+import json
+import logging
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from lam_jax.data.schemas import DataError
+from lam_jax.parallel.mesh import make_mesh
+from lam_jax.pipeline.resources import Resources
+from lam_jax.recipe import Recipe
+from lam_jax.recipes import own
+from lam_jax.rewards.reward import FunctionReward, RewardShapeError
+from lam_jax.rewards.verdict import Verdict
+
+CHAT = [{"role": "user", "content": "What is there?"}, {"role": "assistant", "content": "A red lion."}]
+ROWS = 30
+
+
+@pytest.fixture
+def files(tmp_path):
+    Image.new("RGB", (56, 56), "red").save(tmp_path / "red.png")
+    for name, image in (("task", True), ("paired", True), ("text", False)):
+        write(tmp_path, name, [row(name, i, image) for i in range(ROWS)])
+    return tmp_path
+
+
+def row(name: str, index: int, image: bool) -> dict:
+    return {"id": f"{name}{index}", "messages": CHAT} | ({"images": ["red.png"]} if image else {})
+
+
+def write(folder, name: str, rows: list) -> None:
+    (folder / f"{name}.json").write_text(json.dumps(rows))
+
+
+def recipe(folder, **fields) -> Recipe:
+    file = {name: str(folder / f"{name}.json") for name in ("task", "paired", "text")}
+    return own.recipe(**file, image=(56, 56), **fields)
+
+
+def opened(recipe: Recipe, folder) -> Resources:
+    return Resources.open(recipe, folder / "data", make_mesh(devices=jax.devices()[:1]))
+
+
+def with_reward(recipe: Recipe, reward) -> Recipe:
+    return dataclasses.replace(recipe, tasks=(dataclasses.replace(recipe.tasks[0], reward=reward),))
+
+
+def test_good_files_pass(files):
+    resources = opened(recipe(files), files)
+    resources.try_out()
+    assert len(resources.examples("own", "sft")) == 15
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "message"),
+    [
+        (
+            "paired",
+            [row("paired", i, i != 4) for i in range(ROWS)],
+            r"paired\.json, row 4, key 'images': found no picture",
+        ),
+        ("text", [row("text", i, i == 7) for i in range(ROWS)], r"text\.json, row 7, key 'images': found a picture"),
+        ("task", [row("task", i, True) | {"image": "red.png"} for i in range(2)], r"both 'image' and 'images'"),
+        (
+            "task",
+            [row("task", i, True) | {"images": ["red.png"] * 2} for i in range(3)],
+            r"task\.json, row \d, key 'images': found 2 pictures; expected one",
+        ),
+        ("text", [], "an empty list"),
+    ],
+)
+def test_rows_that_training_cannot_use_are_named(files, name, rows, message):
+    write(files, name, rows)
+    with pytest.raises(DataError, match=message):
+        opened(recipe(files), files).try_out()
+
+
+def test_a_split_that_the_source_lacks_is_named(files):
+    made = recipe(files)
+    made = dataclasses.replace(made, tasks=(dataclasses.replace(made.tasks[0], val="validation"),))
+    with pytest.raises(DataError, match=r"task\.json: found no split 'validation'; expected one of"):
+        opened(made, files).try_out()
+
+
+def test_prompts_shorter_than_their_picture_are_named(files):
+    with pytest.raises(DataError, match=r"key 'images': found \d+ vision tokens; expected fewer than the prompt's 4"):
+        opened(recipe(files, prompt_length=4), files).try_out()
+
+
+def flat(examples, answers):
+    return [1.0 for _ in answers]
+
+
+def test_a_reward_of_another_shape_is_found_before_training(files):
+    with pytest.raises(RewardShapeError, match="Reward flat: found a flat list of 1, expected one number an answer"):
+        opened(with_reward(recipe(files), FunctionReward(flat)), files).try_out()
+
+
+@dataclasses.dataclass(frozen=True)
+class Down:
+    def __call__(self, examples, answers, samples):
+        return [[Verdict(error="connection refused") for _ in group] for group in answers]
+
+
+def test_a_reward_that_fails_on_a_reference_is_warned_of(files, caplog):
+    with caplog.at_level(logging.WARNING, "lam_jax"):
+        opened(with_reward(recipe(files), Down()), files).try_out()
+    assert "Task own: the reward failed on the reference of row task" in caplog.text
+    assert "connection refused" in caplog.text
+
+
+def test_an_extra_that_is_not_installed_is_found_before_training(files, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    made = recipe(files)
+    made = dataclasses.replace(made, evaluation=dataclasses.replace(made.evaluation, embedder="made/up"))
+    with pytest.raises(ImportError, match=r"pip install 'lam_jax\[embeddings\]'"):
+        opened(made, files).try_out()
+
+
+def test_results_show_as_many_conversations_as_were_kept(files, tmp_path):
+    from lam_jax.pipeline.results import _samples
+
+    resources = opened(recipe(files), files)
+    answers = {"test": [{"id": "x", "space": "latent", "text": str(i)} for i in range(2)]}
+    made = resources.recipe
+    scored = {"test": dataclasses.replace(made.tasks[0].tests["id"])}
+    made = dataclasses.replace(made, tasks=(dataclasses.replace(made.tasks[0], tests=scored),))
+    resources = dataclasses.replace(resources, recipe=made)
+    shown = _samples(tmp_path, resources, {("own", "latent", "rl"): {"answers": answers}})
+    assert [[a["text"] for a in s["answers"]] for s in shown] == [["0"], ["1"]]
+    assert np.all([(tmp_path / s["image"]).is_file() for s in shown])

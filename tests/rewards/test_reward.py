@@ -1,0 +1,65 @@
+"""Plain functions as rewards: what they may give back, and what a message says of anything else."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from lam_jax.data.schemas import Example
+from lam_jax.recipes.own import reward_named
+from lam_jax.rewards.reward import FunctionReward, RewardShapeError
+from lam_jax.rewards.verdict import Verdict
+
+EXAMPLES = [
+    Example(f"r{i}", ({"role": "user", "content": "?"}, {"role": "assistant", "content": "Yes."})) for i in (0, 1)
+]
+ANSWERS = [["a", "b", "c"], ["d", "e", "f"]]
+
+
+def reward_of(found):
+    return FunctionReward(lambda examples, answers: found)(EXAMPLES, ANSWERS, range(3))
+
+
+@pytest.mark.parametrize(
+    "found", [[[1, 2, 3], [4, 5, 6]], np.arange(1, 7).reshape(2, 3), np.arange(1, 7.0).reshape(2, 3)]
+)
+def test_numbers_become_verdicts(found):
+    assert [[verdict.reward for verdict in row] for row in reward_of(found)] == [[1, 2, 3], [4, 5, 6]]
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (None, "found NoneType None"),
+        (0.5, "found float 0.5"),
+        ([1, 2], "found a flat list of 2"),
+        ([np.array(1.0), np.array(2.0)], "found a flat list of 2"),
+        ([[1, 2, 3]], "found a list of 1 with items of length 3"),
+        ([[1, 2, 3], [4]], "found a list of 2 with items of length 1, 3"),
+        ([["x", "y", "z"], [1, 2, 3]], "found a list of 2 with items of length 3"),
+        (np.zeros((3, 2)), r"found an array of shape \[3, 2\]"),
+        ([[1, 2, 3], [4, math.nan, 6]], "found nan for sample 1 of row 'r1'"),
+        ([[1, 2, None], [4, 5, 6]], "found nan for sample 2 of row 'r0'"),
+    ],
+)
+def test_anything_else_is_described(found, message):
+    with pytest.raises(RewardShapeError, match=message):
+        reward_of(found)
+
+
+@pytest.mark.parametrize("scores", [(math.nan, 1.0), (1.0, math.nan), (math.inf, 1.0)])
+def test_a_verdict_holds_finite_scores(scores):
+    with pytest.raises(ValueError, match="expected finite scores"):
+        Verdict({"reward": scores})
+
+
+@pytest.mark.parametrize("name", ["math:pi", "math:nothing", "no_module_of_this_name:f", "math", ""])
+def test_a_name_that_is_no_function_is_refused(name):
+    with pytest.raises(ValueError, match=f"Reward '{name}'"):
+        reward_named(name)
+
+
+def test_a_function_is_found_by_its_name():
+    assert reward_named("math:fsum").function is math.fsum  # pyright: ignore[reportAttributeAccessIssue]
+    assert dataclasses.is_dataclass(reward_named("similarity"))
