@@ -35,7 +35,7 @@ def test_help_names_every_command_with_its_first_sentence(capsys):
 def test_help_of_a_command_explains_flags_and_defaults(capsys):
     code, out, _ = call(["demo", "--help"], capsys)
     assert code == 0
-    for part in ("--seed", "--out", "--preset", "--algorithm", "--task", "runs/demo", "two runs with one seed"):
+    for part in ("--seed", "--out", "--mesh", "--algorithm", "--task", "runs/demo", "two runs with one seed"):
         assert part in out
 
 

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from lam_jax.rewards.dimensions import HELP, ROLE_PLAY
+from lam_jax.rewards.dimensions import HELP, HELP_RUBRIC, ROLE_PLAY, ROLE_PLAY_RUBRIC
 from lam_jax.rewards.judge import Judge, JudgeConfig, JudgeError, shows_reference_first, warn_same_judge
 from lam_jax.rewards.judge_prompt import JudgeRequest, judge_messages
 
@@ -90,7 +90,7 @@ def config(fake: FakeJudge, **changes) -> JudgeConfig:
 
 def request(row: str = "row", sample: int = 0, answer: str = "the answer") -> JudgeRequest:
     messages = ({"role": "system", "content": "You are Iron Man."}, {"role": "user", "content": "What is this?"})
-    return JudgeRequest(row, sample, "role_play", messages, answer, "the reference")
+    return JudgeRequest(row, sample, ROLE_PLAY_RUBRIC, messages, answer, "the reference")
 
 
 FACTS = {"role_set": {"school": "teacher"}, "location": "school", "ImageDesc": "a broken chair", "EvalHelp": ["calm"]}
@@ -197,7 +197,7 @@ def test_no_requests_no_calls(fake):
 
 
 def test_help_prompt_shows_the_users_side():
-    made = JudgeRequest("r", 0, "help", ({"role": "user", "content": "What now?"},), "A1", "R1", FACTS)
+    made = JudgeRequest("r", 0, HELP_RUBRIC, ({"role": "user", "content": "What now?"},), "A1", "R1", FACTS)
     system, user = (message["content"] for message in judge_messages(made, swapped=True))
     assert "You are the user" in system
     for part in ("- school: teacher", "a broken chair", '["calm"]', *HELP):
@@ -207,7 +207,7 @@ def test_help_prompt_shows_the_users_side():
 
 def test_help_needs_its_facts():
     with pytest.raises(ValueError, match=r"row 'r': facts lack \['EvalHelp'\]"):
-        JudgeRequest("r", 0, "help", (), "a", "b", {key: FACTS[key] for key in FACTS if key != "EvalHelp"})
+        JudgeRequest("r", 0, HELP_RUBRIC, (), "a", "b", {key: FACTS[key] for key in FACTS if key != "EvalHelp"})
 
 
 def test_same_model_in_two_roles_is_warned_about():

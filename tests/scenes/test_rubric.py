@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 
 from lam_jax.data.schemas import Where
-from lam_jax.rewards.dimensions import DIMENSIONS
 from lam_jax.scenes import make_rubric, rows
 from lam_jax.scenes.compose import concepts
 from lam_jax.scenes.grammar import ASSET, copied_share, is_fluent, load_grammar, ngrams, repeated_share, tokens
-from lam_jax.scenes.rubric import Rubric, ramp
+from lam_jax.scenes.rubric import DIMENSIONS, Rubric, ramp
 from lam_jax.tasks.mmrole import mmrole_examples
 from lam_jax.tasks.pcogalign import pcogalign_examples
 

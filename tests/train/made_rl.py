@@ -50,11 +50,15 @@ class Numbers:
         return [" ".join(str(int(token)) for token in row if token >= tiny.FIRST_WORD) for row in group]
 
 
+def even_tokens(answers: Sequence[Sequence[str]]) -> np.ndarray:
+    """Share of even tokens of each answer [N, G]."""
+    return np.array([[np.mean([int(w) % 2 == 0 for w in text.split()] or [0]) for text in group] for group in answers])
+
+
 @as_reward
 def share_of_even_tokens(examples, answers):
     """Easy to raise in both spaces; never fails."""
-    rewards = [[np.mean([int(w) % 2 == 0 for w in text.split()] or [0]) for text in group] for group in answers]
-    return np.array(rewards), np.ones((len(answers), len(answers[0])), bool)
+    return even_tokens(answers)
 
 
 def prompts(seed: int) -> Collated:

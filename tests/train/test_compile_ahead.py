@@ -16,7 +16,8 @@ from lam_jax.train.rl_batch import longest, shortened
 from tests import tiny
 from tests.made_reward import as_reward
 from tests.tiny import Row, make_batch, words
-from tests.train.test_rl import EXAMPLE, N, T, config, make, make_with, prompts, weights
+from tests.train.made_rl import EXAMPLE, N, T, config, make, make_with, prompts
+from tests.train.test_rl import weights
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -13,8 +13,11 @@ from lam_jax.rollout.engine import RolloutConfig, rollout
 from lam_jax.train.method import METHODS
 from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
 from lam_jax.train.partition import merge, partition
-from lam_jax.train.rl import RLBatch, RLConfig, action_space, make_update
-from lam_jax.train.stages import STAGES, MixedBatch, make_step, trainable_parts
+from lam_jax.train.rl_batch import RLBatch
+from lam_jax.train.rl_config import RLConfig
+from lam_jax.train.rl_update import Update
+from lam_jax.train.spaces import LATENT
+from lam_jax.train.stages import STAGES, MixedBatch, Step
 from lam_jax.train.state import TrainState
 from tests import tiny
 from tests.tiny import Row, make_batch, words
@@ -32,7 +35,7 @@ LAYOUTS = {"unrolled": Layout(unrolled=ALL), "joined": Layout(joined=True), "bot
 def gradient(request):
     """Of a stage's loss, by layout."""
     name, batch = request.param
-    trainable, frozen = partition(tiny.agent(), trainable_parts(name, tiny.CONFIG, METHOD))
+    trainable, frozen = partition(tiny.agent(), STAGES[name].trains(tiny.CONFIG, METHOD))
 
     def found(layout):
         @jax.jit
@@ -59,31 +62,31 @@ def test_loss_and_gradient_are_those_of_the_plain_layout(gradient, layout):
 
 
 def test_a_step_is_traced_in_the_layout_it_is_given():
-    trainable, frozen = partition(tiny.agent(), trainable_parts("sft_latent", tiny.CONFIG, METHOD))
+    trainable, frozen = partition(tiny.agent(), STAGES["sft_latent"].trains(tiny.CONFIG, METHOD))
     optimiser = make_optimiser(OptimiserConfig(lr=1e-3), 10)
     state = TrainState.create(trainable, optimiser, jax.random.key(0))
 
     def traced(layout):
-        return make_step(STAGES["sft_latent"].loss, frozen, optimiser, METHOD, layout=layout).trace(state, PAIRED)
+        return Step(STAGES["sft_latent"], frozen, optimiser, METHOD, layout).trace(state, PAIRED)
 
     plain, unrolled, chosen = (str(traced(layout).jaxpr) for layout in (PLAIN, LAYOUTS["both"], None))
     assert chosen == unrolled != plain
 
 
 def test_an_update_is_traced_in_the_layout_it_is_given():
-    config = RLConfig(ALGORITHMS["grpo"], "latent", prompts=2, rollout=RolloutConfig(samples=2, length=3, segment=3))
-    trainable, frozen = partition(tiny.agent(), trainable_parts("rl_latent", tiny.CONFIG, METHOD))
+    config = RLConfig(ALGORITHMS["grpo"], LATENT, prompts=2, rollout=RolloutConfig(samples=2, length=3, segment=3))
+    trainable, frozen = partition(tiny.agent(), LATENT.trains(tiny.CONFIG, METHOD))
     optimiser = make_optimiser(OptimiserConfig(lr=1e-3), 10)
     state = TrainState.create(trainable, optimiser, jax.random.key(0))
     prompts, ids = make_batch(ROWS, 12, left=True), jnp.zeros((2, 2), jnp.int32)
     out = jax.eval_shape(
-        lambda agent: rollout(action_space(agent, "latent", METHOD), prompts, ids, state.key, config.rollout),
+        lambda agent: rollout(LATENT.actions(agent, METHOD), prompts, ids, state.key, config.rollout),
         tiny.agent(),
     )
-    taken = RLBatch(prompts, out, jnp.zeros((2, 2)), out.mask)
+    batch = RLBatch(prompts, out, jnp.zeros((2, 2)), out.mask)
 
     def traced(layout):
-        return make_update(config, METHOD, optimiser, layout).trace(state, frozen, trainable, taken)
+        return Update(config, METHOD, optimiser, frozen, trainable, layout).trace(state, batch)
 
     plain, unrolled, chosen = (str(traced(layout).jaxpr) for layout in (PLAIN, LAYOUTS["both"], None))
     assert chosen == unrolled != plain

@@ -22,6 +22,7 @@ from tests.train.made_rl import (
     N,
     T,
     config,
+    even_tokens,
     make,
     make_with,
     prompts,
@@ -65,8 +66,7 @@ def test_failed_calls_count_nowhere(made):
     def failing(value, failed):
         @as_reward
         def reward(examples, answers):
-            rewards, ok = share_of_even_tokens(examples, answers)
-            return np.where(failed, value, rewards), ok & ~failed
+            return np.where(failed, value, even_tokens(answers)), ~failed
 
         return reward
 
@@ -93,10 +93,9 @@ def test_dynamic_sampling_replaces_groups_without_a_signal():
 
     @as_reward
     def reward(examples, answers):
-        rewards, ok = share_of_even_tokens(examples, answers)
         informative = [[True, False], [False, False], [False, True]][len(calls)]
         calls.append(answers)
-        return np.where(np.array(informative)[:, None], np.arange(G)[None] / G, 0.5) + 0 * rewards, ok
+        return np.where(np.array(informative)[:, None], np.arange(G)[None] / G, 0.5)
 
     def collected(refills):
         calls.clear()

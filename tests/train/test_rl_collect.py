@@ -57,7 +57,7 @@ def test_overlong_answers_are_punished_before_advantages_are_computed():
     penalty = np.array([np.nan, 0.0, 0.0, 0.0, -0.5, -1.0])
     rewards = np.stack([np.full(G, 1.0), np.arange(G) / G])
     sampling = SamplingConfig()
-    free, create = make_with(settings("token", sampling), lambda *_: (rewards, OK))
+    free, create = make_with(settings("token", sampling), as_reward(lambda *_: (rewards, OK)))
     tokens = np.asarray(collect(free, create(), prompts(0))[0].rollout.tokens)
     # An end-of-turn token that ends some of the first prompt's answers before the zone, some in it and some not.
     eos = max(range(tiny.VOCAB), key=lambda t: np.bincount(lengths_if(tokens, t)[0].clip(3), minlength=6)[3:].min())
@@ -65,7 +65,7 @@ def test_overlong_answers_are_punished_before_advantages_are_computed():
     assert set(lengths[0].clip(3)) == {3, 4, 5}
 
     dapo = settings("token", sampling, "dapo", stop=True, overlong_share=0.4)
-    step, create = make_with(dapo, lambda *_: (rewards, OK), agent=ending_at(eos))
+    step, create = make_with(dapo, as_reward(lambda *_: (rewards, OK)), agent=ending_at(eos))
     batch, metrics = collect(step, create(), prompts(0))
     np.testing.assert_array_equal(np.asarray(batch.mask).sum(axis=-1), lengths)
     shaped = rewards + penalty[lengths]

@@ -18,6 +18,7 @@ from lam_jax.train.method import METHODS, Method
 from lam_jax.train.optimiser import OptimiserConfig
 from lam_jax.train.partition import merge
 from lam_jax.train.rl import RLConfig
+from lam_jax.train.spaces import SPACES
 from tests import tiny
 from tests.tiny import Row, words
 from tests.train import plain_rl
@@ -50,7 +51,7 @@ def settings(space, name, sampling, epochs=2, mini_batches=1, official=False) ->
     algorithm = ALGORITHMS[name].official() if official else ALGORITHMS[name]
     return RLConfig(
         dataclasses.replace(algorithm, beta=BETA),
-        space,
+        SPACES[space],
         prompts=N,
         rollout=RolloutConfig(samples=G, length=T, sampling=sampling),
         epochs=epochs,
@@ -112,9 +113,11 @@ class Case:
         self.step, create = made_step(config, method)
         self.state = moved_state(self.step, create)
         self.prompts = collated(ROWS).batch
-        self.taken = written_down(config.space, sampling.truncates and sampling.renormalise)
-        self.how = {"space": config.space, "temperature": sampling.temperature, "project": project}
-        self.now, self.ref = (np.asarray(self.logps(part)) for part in (self.state.trainable, self.step.reference))
+        self.taken = written_down(config.space.name, sampling.truncates and sampling.renormalise)
+        self.how = {"space": config.space.name, "temperature": sampling.temperature, "project": project}
+        self.now, self.ref = (
+            np.asarray(self.logps(part)) for part in (self.state.trainable, self.step.update.reference)
+        )
         # Some way inside or outside of the clipping range, never at its edge.
         shifts = np.random.default_rng(6).choice([-0.5, -0.3, -0.1, 0.1, 0.3, 0.5], self.now.shape)
         self.old = self.now + shifts.astype(np.float32)
@@ -124,7 +127,7 @@ class Case:
 
     def logps(self, trainable, **changes):
         """The plain log-probabilities of the actions."""
-        return jitted_logps(trainable, self.step.frozen, self.prompts, self.taken, **self.how | changes)
+        return jitted_logps(trainable, self.step.update.frozen, self.prompts, self.taken, **self.how | changes)
 
     def run(self, recorded=None, index=0, filling=()):
         """(metrics, gradient by weight) of the library's update; `filling` are prompts that fill up a mesh."""
@@ -147,7 +150,9 @@ class Case:
     def gradient(self, old=None):
         """Of the plain loss, with respect to every trained weight."""
         weight = jax.grad(self.loss)(self.now, old)
-        return named(pulled_back(self.state.trainable, self.step.frozen, self.prompts, self.taken, weight, **self.how))
+        return named(
+            pulled_back(self.state.trainable, self.step.update.frozen, self.prompts, self.taken, weight, **self.how)
+        )
 
 
 def same_gradient(found, expected):
