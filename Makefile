@@ -95,8 +95,9 @@ newest:
 parity: $(VENV)/.stamp-parity
 	$(BIN)/python -m pytest tests/parity -m '' -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
+# With pytest's capture of file descriptors, what XLA says before it aborts a worker would be lost with the worker.
 sharding: $(VENV)/.stamp-test
-	$(BIN)/python -m pytest tests/sharding -m '' -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/sharding -m '' -n $(WORKERS) --dist loadgroup --capture=sys $(PYTEST_ARGS)
 
 aot: $(VENV)/.stamp-aot
 	$(BIN)/python -m pytest tests/aot -m '' $(PYTEST_ARGS)

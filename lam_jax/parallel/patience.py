@@ -1,7 +1,6 @@
 """The time-out of collectives between the CPU devices of one process, for busy machines.
 
-XLA aborts the process when a device waits for another one for 40 s. Threads that have to share few cores, and machines
-that are paused, are later than that without being stuck.
+XLA aborts the process when a device has waited for another one for 40 s, also if that one is late and not stuck.
 """
 
 import mmap
