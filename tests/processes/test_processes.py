@@ -123,8 +123,9 @@ def test_the_first_rl_step_of_the_pod_page(tmp_path):
     folder = tmp_path / "run"
     arguments = ["--out", str(folder), *flags, *sizes]
     records = finish(folder, launch(folder, "experiments.first_rl_step", arguments, devices=2, processes=2))
-    assert [(record["phase"], record["step"]) for record in records] == [("rl_latent_help", 1)]
-    assert np.isfinite(records[0]["loss"])
+    steps = [record for record in records if "loss" in record]  # the others are validation before and after
+    assert [(record["phase"], record["step"]) for record in steps] == [("rl_latent_help", 1)]
+    assert np.isfinite(steps[0]["loss"])
     assert (folder / "phase_checkpoints").exists()
 
 
