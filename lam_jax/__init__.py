@@ -15,6 +15,8 @@ _MODULES = {
     "data.schemas": ("Example",),
     "rewards.reward": ("FunctionReward", "Reward"),
     "rewards.verdict": ("Verdict",),
+    "rewards.judge": ("JudgeConfig", "JudgeReward"),
+    "rewards.embedding": ("SimilarityReward",),
     "rl": ("ALGORITHMS", "Algorithm"),
     "train.method": ("METHODS", "Method"),
     "pipeline": ("evaluate", "fine_tune", "learn_actions", "open_run", "reinforce", "run_recipe"),

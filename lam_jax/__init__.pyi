@@ -8,6 +8,9 @@ from lam_jax.pipeline import open_run as open_run
 from lam_jax.pipeline import reinforce as reinforce
 from lam_jax.pipeline import run_recipe as run_recipe
 from lam_jax.recipe import Recipe as Recipe
+from lam_jax.rewards.embedding import SimilarityReward as SimilarityReward
+from lam_jax.rewards.judge import JudgeConfig as JudgeConfig
+from lam_jax.rewards.judge import JudgeReward as JudgeReward
 from lam_jax.rewards.reward import FunctionReward as FunctionReward
 from lam_jax.rewards.reward import Reward as Reward
 from lam_jax.rewards.verdict import Verdict as Verdict

@@ -29,15 +29,6 @@ def code_hash() -> str:
     return digest.hexdigest()
 
 
-def files_hash(folder: Path) -> str:
-    """SHA-256 of all files in a folder, for data."""
-    digest = hashlib.sha256()
-    for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
-        digest.update(file.relative_to(folder).as_posix().encode())
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
 def versions() -> str:
     """What the numbers depend on besides our own code."""
     return f"jax {jax.__version__}, jaxlib {importlib.metadata.version('jaxlib')}, {jax.devices()[0].device_kind}"

@@ -105,16 +105,21 @@ class Evaluator:
             answers = iter(self.answers(agent, together, config, SCORES, settings.batch))
             for key, part in examples.items():
                 answered = [next(answers) for _ in part]
-                rows.append(self._scores(answered, phase, key, answer_set))
+                scored = score_answers(answered, task.reward)
+                rows.append(self._scores(answered, scored, phase, key, answer_set))
                 if number == 0:
-                    shown[key] = [self._sample(item) for item in answered[: settings.shown]]
+                    first = [item.verdict for item in scored if item.sample == 0]
+                    pairs = list(zip(answered, first, strict=True))
+                    shown[key] = [self._sample(item, verdict) for item, verdict in pairs[: settings.shown]]
                     if task.check is not None:
                         checked += [task.check(answer.text) for item in answered for answer in item.answers]
         fluency = {"share": float(np.mean(checked)), "checked": len(checked)} if checked else None
         return {"scores": rows, "answers": shown, "fluency": fluency, "fixed": self._fixed(agent)}
 
-    def _scores(self, answered: Sequence[Answered], phase: str, split: str, answer_set: AnswerSet) -> Record:
-        summary = summarise(score_answers(answered, self.task.reward))
+    def _scores(
+        self, answered: Sequence[Answered], scored: Sequence[Scored], phase: str, split: str, answer_set: AnswerSet
+    ) -> Record:
+        summary = summarise(scored)
         spread, distinct = answer_diversity(answered, load_embedder(self.resources.recipe.evaluation.embedder))
         return {
             "task": self.task.name,
@@ -145,10 +150,9 @@ class Evaluator:
                 rewards.setdefault(item.row, []).append(item.verdict.reward)
         return rewards
 
-    def _sample(self, item: Answered) -> Record:
-        """The first answer to a prompt, with its tokens and codes."""
+    def _sample(self, item: Answered, verdict: Verdict) -> Record:
+        """The first answer to a prompt, with its verdict, tokens and codes."""
         answer = item.answers[0]
-        verdict = self.task.reward([item.example], [[answer.text]], [0])[0][0]
         return {
             "id": item.example.id,
             "space": self.space.name,

@@ -10,7 +10,7 @@ from lam_jax.train.spaces import Space
 
 @dataclasses.dataclass(frozen=True)
 class RLConfig:
-    """Settings of a run of stage 6; the defaults are the released ones.
+    """Settings of stage 6 for one task in one action space; `lam_jax.recipes.settings` has the released ones.
 
     Attributes:
         algorithm: which policy gradient.
