@@ -20,9 +20,13 @@ from tests.end_to_end.quick_demo import quick_recipe
 COLOURS = ("red", "green", "blue", "grey")
 
 
-def share_of_colours(examples, answers):
-    """Share of an answer's words that are colours."""
-    return [[np.mean([word in COLOURS for word in text.split()] or [0.0]) for text in group] for group in answers]
+def value(text: str) -> float:
+    """Share of an answer's words that are colours, and a bit of its length, so that hardly two answers are alike."""
+    return float(np.mean([word in COLOURS for word in text.split()] or [0.0])) / 2 + len(text) % 50 / 100
+
+
+def colours_and_length(examples, answers):
+    return [[value(text) for text in group] for group in answers]
 
 
 def write_files(folder: Path) -> None:
@@ -52,7 +56,7 @@ def own_recipe(folder: Path) -> Recipe:
         "colours",
         "Colours",
         rows("task", sft=(0.0, 0.4), rl=(0.4, 0.8), val=(0.8, 0.9), test=(0.9, 1.0)),
-        FunctionReward(share_of_colours),
+        FunctionReward(colours_and_length),
         old.chat_lengths,
         old.prompt_lengths,
         old.answer_length,
@@ -90,6 +94,9 @@ def test_all_stages_run_and_are_scored(made):
         assert 0 <= row["mean"] <= 1
         assert list(row["dimensions"]) == ["reward"]
     assert results["gain"][0]["prompts"] == 12
+    shown = [answer for sample in results["samples"] for answer in sample["answers"]]
+    assert shown
+    assert [answer["score"] for answer in shown] == [value(answer["text"]) for answer in shown]
     assert "Colours" in (folder / "run" / "report.html").read_text()
 
 
