@@ -1,0 +1,59 @@
+"""What is measured of answers, with answers that a test makes up."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+
+from lam_jax.data.schemas import Example
+from lam_jax.evaluation.generate import Answer, Answered
+from lam_jax.pipeline.measures import Evaluator
+from lam_jax.recipes import demo
+from lam_jax.rewards.reward import FunctionReward
+from lam_jax.train.spaces import LATENT
+from tests import tiny
+
+EXAMPLES = [
+    Example(f"r{i}", ({"role": "user", "content": "?"}, {"role": "assistant", "content": "!"})) for i in range(3)
+]
+ASKED = []
+
+
+def length(examples, answers):
+    ASKED.extend(text for group in answers for text in group)
+    return [[float(len(text)) for text in group] for group in answers]
+
+
+@pytest.fixture
+def evaluator(monkeypatch) -> Evaluator:
+    """Of two answers to each of three rows: row i is answered by i + 1 and by 10 + i letters."""
+
+    def answers(self, agent, examples, config, salt, batch):
+        rows = {example.id: i for i, example in enumerate(EXAMPLES)}
+        lengths = [(rows[example.id] + 1, rows[example.id] + 10) for example in examples]
+        return [Answered(e, [Answer("x" * n, [7] * n, [3] * n) for n in pair]) for e, pair in zip(examples, lengths)]
+
+    monkeypatch.setattr(Evaluator, "answers", answers)
+    recipe = demo.recipe()
+    task = dataclasses.replace(recipe.tasks[0], reward=FunctionReward(length))
+    resources = SimpleNamespace(
+        recipe=recipe,
+        examples=lambda source, split: EXAMPLES,
+        rollout_config=lambda task, samples, sampling: None,
+        tokenizer=SimpleNamespace(decode=lambda tokens: "x"),
+    )
+    made = object.__new__(Evaluator)
+    for name, value in (("resources", resources), ("task", task), ("space", LATENT)):
+        object.__setattr__(made, name, value)
+    return made
+
+
+def test_shown_answers_have_the_scores_of_their_own_texts_and_are_scored_once(evaluator):
+    ASKED.clear()
+    found = evaluator.measure(tiny.agent(), "sft")
+    for split in ("id", "ood"):
+        assert [(a["text"], a["score"]) for a in found["answers"][split]] == [("x", 1), ("xx", 2), ("xxx", 3)]
+    sets = len(evaluator.resources.recipe.evaluation.answers)
+    assert len(ASKED) == sets * 2 * 6 + 6, "each answer of each split once, and those to the fixed prompts"
+    assert [row["mean"] for row in found["scores"]] == [(1 + 2 + 3 + 10 + 11 + 12) / 6] * (2 * sets)
+    assert found["fixed"] == {"r0": [1.0, 10.0], "r1": [2.0, 11.0], "r2": [3.0, 12.0]}
