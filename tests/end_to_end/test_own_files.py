@@ -11,7 +11,7 @@ from tests.end_to_end.own_files import flags, value, write_files
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(tmp_path_factory, quick_compilation):
     """The folder, the command and what it left."""
     folder = tmp_path_factory.mktemp("own")
     path = [*sys.path]
