@@ -41,7 +41,7 @@ class PlannedPhase:
     Attributes:
         name: as in the run.
         runs: how often its program runs.
-        size: what a run works on, for people.
+        size: what a run works on: rows x tokens, or prompts x samples x tokens of prompt + answer.
         trained: parameters that train; 0: none.
         flops: operations of a run, on all devices.
         decode_bytes: weights and caches that decoding reads in a run, on one device.
@@ -139,7 +139,7 @@ class _Planner:
             structs(Agent.spec(setting.config, self.recipe.latent)), stage.trains(setting.config, setting.method)
         )
         steps = settings.steps_of(rows)
-        size = f"{settings.rows}{' + ' + str(settings.rows) if stage.mixed else ''} rows x {length}"
+        size = f"{settings.rows}{'+' + str(settings.rows) if stage.mixed else ''} x {length}"
         return PlannedPhase(
             phase,
             steps,
@@ -161,7 +161,7 @@ class _Planner:
         return PlannedPhase(
             f"rl_{space.name}_{task.name}",
             rl.steps,
-            f"{rl.prompts} prompts x {rl.samples} x {task.prompt_lengths[-1]} + {task.answer_length}",
+            f"{rl.prompts} x {rl.samples} x {task.prompt_lengths[-1]}+{task.answer_length}",
             count_parameters(trained),
             _flops(rollout) + rl.epochs * _flops(update),
             self._decode_bytes(rollout, task),
@@ -184,7 +184,7 @@ class _Planner:
         return PlannedPhase(
             f"scores_{phase}_{space.name}_{task.name}",
             -(-answers // (batch * samples)),
-            f"{answers} answers, {batch} prompts x {samples} at a time",
+            f"{batch} x {samples} x {task.prompt_lengths[-1]}+{task.answer_length}",
             flops=_flops(program),
             decode_bytes=self._decode_bytes(program, task),
             memory=bytes_per_chip(program.arguments),
@@ -223,8 +223,10 @@ def show_plan(resources: Resources, console: Console) -> None:
         highlight=False,
     )
     table = Table(box=None)
-    for name in ("phase", "size", "steps", "trained, M", "weights, GB", "operations", "about"):
-        table.add_column(name, justify="left" if name in ("phase", "size") else "right", overflow="fold")
+    for name in ("phase", "rows x tokens", "steps", "M trained", "GB", "about"):
+        table.add_column(
+            name, justify="left" if name in ("phase", "rows x tokens") else "right", no_wrap=name == "phase"
+        )
     total = 0.0
     for phase in plan_of(resources):
         seconds = seconds_of(phase, rates, mesh)
@@ -235,15 +237,14 @@ def show_plan(resources: Resources, console: Console) -> None:
             f"{phase.runs:,}",
             f"{phase.trained / 1e6:,.1f}" if phase.trained else "",
             f"{phase.memory / 1e9:,.2f}",
-            f"{phase.runs * phase.flops:.1e}",
             duration(seconds),
         )
     console.print(table)
     console.print(
         f"about {duration(total)} in all, compilation left out: operations at {TRAINING_SHARE:.0%} of the measured "
         f"rate, decoding at {DECODE_OVER_FLOOR} times the reading of its weights, which is what the benchmarks gave on "
-        "a CPU. Weights are those on one device with moments and inputs; activations come on top (`lam-jax compile` "
-        "counts them for TPUs).",
+        "a CPU. M trained: millions of weights. GB: weights, moments and inputs on one device; activations come on top "
+        "(`lam-jax compile` counts them for TPUs).",
         soft_wrap=True,
         highlight=False,
     )

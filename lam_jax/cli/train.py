@@ -115,6 +115,9 @@ class TrainCommand:
 
         start_process()
         flags = self.flags
+        if flags.dry_run:
+            _show_plan(self.recipe, flags)
+            return 0
         run_recipe(
             self.recipe,
             flags.out,
@@ -124,6 +127,14 @@ class TrainCommand:
             changed_reward=flags.changed_reward,
         )
         return 0
+
+
+def _show_plan(recipe: Any, flags: RunFlags) -> None:
+    from lam_jax.aot.plan import show_plan
+    from lam_jax.pipeline import opened_apart
+
+    with opened_apart(recipe, flags.mesh) as resources:
+        show_plan(resources, Console())
 
 
 def train_command(args: Sequence[str]) -> TrainCommand:

@@ -7,6 +7,7 @@ evaluate        scores, diversity and sample answers
 """
 
 import contextlib
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from lam_jax.runs.run import Run
 from lam_jax.train.spaces import SPACES
 from lam_jax.values import fingerprint
 
-__all__ = ["Resources", "evaluate", "fine_tune", "learn_actions", "open_run", "reinforce", "run_recipe"]
+__all__ = ["Resources", "evaluate", "fine_tune", "learn_actions", "open_run", "opened_apart", "reinforce", "run_recipe"]
 
 
 @contextlib.contextmanager
@@ -76,6 +77,21 @@ def open_run(
 
         run.phase("data", open_resources)
         yield run, opened[0] if opened else Resources.open(recipe, run.folder / "data", devices)
+
+
+@contextlib.contextmanager
+def opened_apart(recipe: Recipe, mesh: MeshShape = (1, 1, 1)) -> Iterator[Resources]:
+    """The opened recipe without a run: its rows are read and its rewards tried in a folder that is deleted.
+
+    Raises:
+        DataError: rows that cannot be used.
+    """
+    start_process()
+    devices = whole_mesh(mesh_for(recipe).shape if mesh == "auto" else mesh)
+    with tempfile.TemporaryDirectory() as folder:
+        resources = Resources.open(recipe, Path(folder), devices)
+        resources.try_out()
+        yield resources
 
 
 def run_recipe(
