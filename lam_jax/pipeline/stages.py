@@ -90,7 +90,8 @@ def train_stage(
     def train() -> tuple[Any, dict[str, Any]]:
         optimiser = make_optimiser(settings.optimiser, steps)
         state = TrainState.create(trainable, optimiser, jax.random.key(recipe.seed))
-        step = Step(stage, resting, optimiser, method, micro_batches=settings.micro_batches)
+        parts = settings.micro_batches, settings.accumulation
+        step = Step(stage, resting, optimiser, method, None, *parts)
 
         def evaluate(state: TrainState) -> dict[str, Any]:
             metrics = step.held_out(state.trainable, validation)

@@ -49,6 +49,7 @@ def rl_config(resources: Resources, task: Task, space: Space) -> RLConfig:
         rollout=resources.rollout_config(task, rl.samples, rl.sampling[space.name]),
         epochs=rl.epochs,
         mini_batches=rl.mini_batches,
+        micro_batches=rl.micro_batches,
         optimiser=rl.optimisers[space.name],
         remat=rl.remat,
         update_lengths=rl.update_lengths,
