@@ -16,6 +16,7 @@ from lam_jax.parallel.multihost import is_first
 from lam_jax.parallel.parked import park
 from lam_jax.parallel.processes import whole_mesh
 from lam_jax.pipeline.measures import measure_codes, measure_control
+from lam_jax.pipeline.plan import BASE_MODEL, CODES, DATA, REPORT, control_phase, phases_of, plan_of
 from lam_jax.pipeline.resources import Resources, content_of
 from lam_jax.pipeline.results import Scores, collect, write_results
 from lam_jax.pipeline.stages import learn_actions
@@ -24,10 +25,11 @@ from lam_jax.recipe import Recipe
 from lam_jax.report.report import write_report
 from lam_jax.report.tables import summary_tables
 from lam_jax.runs.run import Run
+from lam_jax.runs.watching import Watching
 from lam_jax.train.spaces import SPACES
 from lam_jax.values import fingerprint
 
-__all__ = ["Resources", "evaluate", "fine_tune", "learn_actions", "open_run", "reinforce", "run_recipe"]
+__all__ = ["Resources", "evaluate", "fine_tune", "learn_actions", "open_run", "phases_of", "reinforce", "run_recipe"]
 
 
 @contextlib.contextmanager
@@ -37,6 +39,7 @@ def open_run(
     mesh: tuple[int, int, int] = (1, 1, 1),
     save_every: int = 0,
     profile: str | None = None,
+    watching: Watching | None = None,
 ) -> Iterator[tuple[Run, Resources]]:
     """A run folder that belongs to `recipe`, its rows and its model, and the opened recipe; arguments: `run_recipe`.
 
@@ -54,10 +57,12 @@ def open_run(
             "versions": versions(),
             "configuration": recipe.fingerprint(),
             "data": fingerprint(content),
+            "watching": repr(watching or Watching()),
         }
     )
     devices = whole_mesh(mesh)
-    with Run(out, {"recipe": recipe, "content": content}, save_every=save_every, profile=profile) as run:
+    config = {"recipe": recipe, "content": content}
+    with Run(out, config, save_every=save_every, profile=profile, watching=watching) as run:
         opened: list[Resources] = []
 
         def open_resources() -> tuple[None, dict[str, Any]]:
@@ -65,7 +70,7 @@ def open_run(
             opened[0].try_out()
             return None, {}
 
-        run.phase("data", open_resources)
+        run.phase(DATA, open_resources)
         yield run, opened[0] if opened else Resources.open(recipe, run.folder / "data", devices)
 
 
@@ -76,6 +81,7 @@ def run_recipe(
     mesh: tuple[int, int, int] = (1, 1, 1),
     save_every: int = 0,
     profile: str | None = None,
+    watching: Watching | None = None,
 ) -> dict[str, Any]:
     """Runs or resumes all of a recipe in `out`, writes the report, and returns the results, on the first process.
 
@@ -85,19 +91,21 @@ def run_recipe(
         mesh: data, fsdp, tensor; all devices of all processes where there are several. A run may be resumed on another.
         save_every: optimiser updates between two checkpoints inside a phase; 0: only when the run is asked to stop.
         profile: phase of which a few steps are traced.
+        watching: what is shown and logged while it goes on; default: `Watching()`.
 
     Raises:
         LamJaxError: see `lam_jax.errors`.
         DataError: rows that cannot be read.
     """
-    with open_run(recipe, out, mesh, save_every, profile) as (run, resources):
+    with open_run(recipe, out, mesh, save_every, profile, watching) as (run, resources):
+        run.follow(plan_of(recipe, lambda source, split: len(resources.examples(source, split))))
         agent = resources.base_agent()
         require_consistent_weights(agent)
         base: dict[str, Any] = {}
         if (measure := recipe.evaluation.backbone) is not None:
-            base = run.phase("base_model", lambda: (None, measure(resources, agent))).record
+            base = run.phase(BASE_MODEL, lambda: (None, measure(resources, agent))).record
         agent = learn_actions(run, resources, agent)
-        latent = run.phase("codes", lambda: (None, measure_codes(resources, agent))).record
+        latent = run.phase(CODES, lambda: (None, measure_codes(resources, agent))).record
         learned = park(agent, agent.backbone.config.dtype)
         scores: Scores = {}
         speed: list[dict[str, Any]] = []
@@ -107,7 +115,7 @@ def run_recipe(
                 tuned = fine_tune(run, resources, task, space, learned())
                 if space.coded:
                     record = run.phase(
-                        f"control_{task.name}",
+                        control_phase(task),
                         lambda task=task, tuned=tuned: (None, measure_control(resources, task, tuned)),
                     ).record
                     control.append(record["random_action_kl"])
@@ -121,7 +129,7 @@ def run_recipe(
         if is_first():
             results = collect(run, resources, base, latent, scores, speed)
             write_results(run.folder, results)
-        report = run.phase("report", lambda: (None, {"path": write_report(run.folder).name if is_first() else ""}))
+        report = run.phase(REPORT, lambda: (None, {"path": write_report(run.folder).name if is_first() else ""}))
         for table in summary_tables(results) if run.progress.enabled else ():
             run.progress.console.print(table)
         run.progress.say(f"report: {run.folder / report.record['path']}")
