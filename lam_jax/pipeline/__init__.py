@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from lam_jax.hosts.consistency import code_hash, require_consistent, require_consistent_weights, versions
+from lam_jax.hosts.start import start_process
 from lam_jax.parallel.multihost import is_first
 from lam_jax.parallel.parked import park
 from lam_jax.parallel.processes import whole_mesh
+from lam_jax.pipeline.choose import MeshShape, mesh_for
 from lam_jax.pipeline.measures import measure_codes, measure_control
-from lam_jax.pipeline.plan import BASE_MODEL, CODES, DATA, REPORT, control_phase, phases_of, plan_of
-from lam_jax.pipeline.resources import Resources, content_of
+from lam_jax.pipeline.plan import BASE_MODEL, CODES, DATA, REPORT, control_phase, phases_of, schedule_of
+from lam_jax.pipeline.resources import Resources, content_of, is_of_reward
 from lam_jax.pipeline.results import Scores, collect, write_results
 from lam_jax.pipeline.stages import learn_actions
 from lam_jax.pipeline.tasks import evaluate, fine_tune, reinforce
@@ -35,10 +37,11 @@ __all__ = ["Resources", "evaluate", "fine_tune", "learn_actions", "open_run", "p
 @contextlib.contextmanager
 def open_run(
     recipe: Recipe,
-    out: Path,
-    mesh: tuple[int, int, int] = (1, 1, 1),
+    out: str | Path,
+    mesh: MeshShape = (1, 1, 1),
     save_every: int = 0,
     profile: str | None = None,
+    changed_reward: bool = False,
     watching: Watching | None = None,
 ) -> Iterator[tuple[Run, Resources]]:
     """A run folder that belongs to `recipe`, its rows and its model, and the opened recipe; arguments: `run_recipe`.
@@ -50,6 +53,7 @@ def open_run(
         OtherConfigurationError: the folder belongs to another recipe, to other rows or to another model.
         ProcessesDifferError: the processes of the run have other code, recipes, rows or models.
     """
+    start_process()
     content = content_of(recipe)
     require_consistent(
         {
@@ -60,9 +64,13 @@ def open_run(
             "watching": repr(watching or Watching()),
         }
     )
-    devices = whole_mesh(mesh)
-    config = {"recipe": recipe, "content": content}
-    with Run(out, config, save_every=save_every, profile=profile, watching=watching) as run:
+    chosen = mesh_for(recipe) if mesh == "auto" else None
+    devices = whole_mesh(chosen.shape if chosen else mesh)  # pyright: ignore[reportArgumentType]
+    may_change = is_of_reward if changed_reward else None
+    identity = {"recipe": recipe, "content": content}
+    with Run(out, identity, save_every=save_every, profile=profile, may_change=may_change, watching=watching) as run:
+        if chosen and devices.size > 1:
+            run.progress.say(str(chosen))
         opened: list[Resources] = []
 
         def open_resources() -> tuple[None, dict[str, Any]]:
@@ -76,11 +84,12 @@ def open_run(
 
 def run_recipe(
     recipe: Recipe,
-    out: Path,
+    out: str | Path,
     *,
-    mesh: tuple[int, int, int] = (1, 1, 1),
+    mesh: MeshShape = (1, 1, 1),
     save_every: int = 0,
     profile: str | None = None,
+    changed_reward: bool = False,
     watching: Watching | None = None,
 ) -> dict[str, Any]:
     """Runs or resumes all of a recipe in `out`, writes the report, and returns the results, on the first process.
@@ -88,17 +97,20 @@ def run_recipe(
     Args:
         recipe: everything that the results depend on.
         out: run folder; several processes share it.
-        mesh: data, fsdp, tensor; all devices of all processes where there are several. A run may be resumed on another.
+        mesh: data, fsdp, tensor; all devices of all processes where there are several. "auto": chosen for the recipe.
+            A run may be resumed on another.
         save_every: optimiser updates between two checkpoints inside a phase; 0: only when the run is asked to stop.
         profile: phase of which a few steps are traced.
+        changed_reward: goes on although the code of a reward has changed since the run began; config.json keeps both
+            hashes.
         watching: what is shown and logged while it goes on; default: `Watching()`.
 
     Raises:
         LamJaxError: see `lam_jax.errors`.
         DataError: rows that cannot be read.
     """
-    with open_run(recipe, out, mesh, save_every, profile, watching) as (run, resources):
-        run.follow(plan_of(recipe, lambda source, split: len(resources.examples(source, split))))
+    with open_run(recipe, out, mesh, save_every, profile, changed_reward, watching) as (run, resources):
+        run.follow(schedule_of(recipe, lambda source, split: len(resources.examples(source, split))))
         agent = resources.base_agent()
         require_consistent_weights(agent)
         base: dict[str, Any] = {}

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from lam_jax.recipe import PAIRED, Recipe, StageSettings
-from lam_jax.runs.time_left import PlannedPhase
+from lam_jax.runs.time_left import ScheduledPhase
 from lam_jax.tasks.task import Task
 from lam_jax.train.spaces import SPACES, Space
 
@@ -39,32 +39,32 @@ def control_phase(task: Task) -> str:
 
 def phases_of(recipe: Recipe) -> tuple[str, ...]:
     """Names of all phases of `run_recipe`, in order."""
-    return tuple(phase.name for phase in plan_of(recipe, lambda source, split: 0))
+    return tuple(phase.name for phase in schedule_of(recipe, lambda source, split: 0))
 
 
-def plan_of(recipe: Recipe, rows: Callable[[str, str], int]) -> tuple[PlannedPhase, ...]:
+def schedule_of(recipe: Recipe, rows: Callable[[str, str], int]) -> tuple[ScheduledPhase, ...]:
     """All phases of `run_recipe`, in order, with their training steps.
 
     Args:
         recipe: which.
         rows: (source, split) -> number of rows, see `Resources.examples`; what lasts for epochs depends on it.
     """
-    phases = [PlannedPhase(DATA, DATA)]
+    phases = [ScheduledPhase(DATA, DATA)]
     if recipe.evaluation.backbone is not None:
-        phases.append(PlannedPhase(BASE_MODEL, BASE_MODEL))
+        phases.append(ScheduledPhase(BASE_MODEL, BASE_MODEL))
     for name, phase in STAGE_PHASES.items():
         settings: StageSettings = getattr(recipe, name)
-        phases.append(PlannedPhase(phase, phase, settings.steps_of(rows(PAIRED, recipe.paired.train))))
-    phases.append(PlannedPhase(CODES, CODES))
+        phases.append(ScheduledPhase(phase, phase, settings.steps_of(rows(PAIRED, recipe.paired.train))))
+    phases.append(ScheduledPhase(CODES, CODES))
     for task in recipe.tasks:
         for space in (SPACES[name] for name in recipe.spaces):
             scores = f"scores_{space.name}"
             for first in space.sft(recipe.method):
                 steps = recipe.sft.steps_of(rows(task.name, task.sft))
-                phases.append(PlannedPhase(sft_phase(first, space, task), f"{first}_{space.name}", steps))
+                phases.append(ScheduledPhase(sft_phase(first, space, task), f"{first}_{space.name}", steps))
             if space.coded:
-                phases.append(PlannedPhase(control_phase(task), "control"))
-            phases.append(PlannedPhase(scores_phase("sft", space, task), scores))
-            phases.append(PlannedPhase(rl_phase(space, task), f"rl_{space.name}", recipe.rl.steps))
-            phases.append(PlannedPhase(scores_phase("rl", space, task), scores))
-    return (*phases, PlannedPhase(REPORT, None))
+                phases.append(ScheduledPhase(control_phase(task), "control"))
+            phases.append(ScheduledPhase(scores_phase("sft", space, task), scores))
+            phases.append(ScheduledPhase(rl_phase(space, task), f"rl_{space.name}", recipe.rl.steps))
+            phases.append(ScheduledPhase(scores_phase("rl", space, task), scores))
+    return (*phases, ScheduledPhase(REPORT, None))

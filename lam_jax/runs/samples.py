@@ -93,7 +93,7 @@ class SampleLog:
                 "id": example.id,
                 "prompt": [dict(message) for message in example.prompt],
                 "pictures": [self._picture(example, index) for index in range(len(example.images))],
-                "reference": example.reference,
+                "reference": example.reference if example.has_reference else None,
                 "answers": [_shown(answer, coded) for answer in answers],
             }
             for example, answers in rows

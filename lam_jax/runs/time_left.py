@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 
 @dataclasses.dataclass(frozen=True)
-class PlannedPhase:
+class ScheduledPhase:
     """A phase that a run will come to.
 
     Attributes:
@@ -49,7 +49,7 @@ class Schedule:
         done: those that are over, by name; it grows while the run goes on.
     """
 
-    def __init__(self, phases: Sequence[PlannedPhase], done: Mapping[str, Measured]):
+    def __init__(self, phases: Sequence[ScheduledPhase], done: Mapping[str, Measured]):
         self.phases, self.done = tuple(phases), done
         self._places = {phase.name: index for index, phase in enumerate(self.phases)}
 
@@ -67,11 +67,11 @@ class Schedule:
             return None
         return self._seconds(self.phases[self._places[name] + 1 :])
 
-    def _seconds(self, phases: Sequence[PlannedPhase]) -> float | None:
+    def _seconds(self, phases: Sequence[ScheduledPhase]) -> float | None:
         times = [self._of(phase) for phase in phases]
         return None if None in times else sum(time for time in times if time is not None)
 
-    def _of(self, phase: PlannedPhase) -> float | None:
+    def _of(self, phase: ScheduledPhase) -> float | None:
         if phase.kind is None:
             return 0.0
         for other in reversed(self.phases):

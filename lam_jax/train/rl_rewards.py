@@ -58,7 +58,7 @@ class Scores:
 
 def parts_of(verdict: Verdict) -> Mapping[str, float]:
     """The named parts of a reward; none if the call failed."""
-    return verdict.ratios if verdict.ok else {}
+    return verdict.named if verdict.ok else {}
 
 
 def _group_std(rewards: Float[np.ndarray, "N G"], ok: Bool[np.ndarray, "N G"]) -> float:

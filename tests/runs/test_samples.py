@@ -91,6 +91,13 @@ def test_a_line_holds_prompt_picture_reference_and_answers(opened, tmp_path):
     assert second["pictures"] == []
 
 
+def test_a_row_without_a_reference_is_shown_without(opened, tmp_path):
+    write(opened(tmp_path), example=Example("q", CHAT[:1]))
+    (line,) = lines(tmp_path / "samples.jsonl")
+    assert (line["prompt"], line["reference"]) == ([CHAT[0]], None)
+    assert '"reference"' not in (tmp_path / "samples.html").read_text()
+
+
 def test_tokens_are_no_codes(opened, tmp_path):
     opened(tmp_path).write("rl", 1, 2, [(row("q"), [GOOD])], coded=False)
     assert lines(tmp_path / "samples.jsonl")[0]["answers"][0]["codes"] is None

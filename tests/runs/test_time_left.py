@@ -4,17 +4,17 @@ import dataclasses
 
 import pytest
 
-from lam_jax.runs.time_left import PlannedPhase, Schedule, about
+from lam_jax.runs.time_left import Schedule, ScheduledPhase, about
 
 PHASES = (
-    PlannedPhase("data", "data"),
-    PlannedPhase("sft_help", "sft", 100),
-    PlannedPhase("rl_help", "rl", 20),
-    PlannedPhase("scores_help", "scores"),
-    PlannedPhase("sft_play", "sft", 50),
-    PlannedPhase("rl_play", "rl", 20),
-    PlannedPhase("scores_play", "scores"),
-    PlannedPhase("report", None),
+    ScheduledPhase("data", "data"),
+    ScheduledPhase("sft_help", "sft", 100),
+    ScheduledPhase("rl_help", "rl", 20),
+    ScheduledPhase("scores_help", "scores"),
+    ScheduledPhase("sft_play", "sft", 50),
+    ScheduledPhase("rl_play", "rl", 20),
+    ScheduledPhase("scores_play", "scores"),
+    ScheduledPhase("report", None),
 )
 
 
