@@ -45,7 +45,8 @@ def answers_of(attempt: Attempt, decode: Decode, end: int) -> list[tuple[Example
     out, scores = attempt.rollout, attempt.scores
     count = len(attempt.examples)
     arrays = to_host((out.tokens, out.actions, out.mask, out.logps))
-    errors = {(n, g): text for own in gather_json([(*key, e) for key, e in scores.errors.items()]) for n, g, e in own}
+    found = gather_json([(*place, error) for place, error in scores.errors.items()])
+    errors = {(n, g): error for own in found for n, g, error in own}
     if not is_first():
         return []
     tokens, actions, mask, logps = (np.asarray(array)[:count] for array in arrays)
