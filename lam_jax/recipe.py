@@ -148,7 +148,9 @@ class RLSettings:
         update_lengths: buckets below the answer's length at which updates run.
         remat: recompute activations in the update's backward pass.
         image: how pictures of stage 6 become patches; None: as everywhere else.
-        weights: which are evaluated, as in `StageSettings`; validation is before the first and after the last step.
+        weights: which are evaluated, as in `StageSettings`.
+        validate_every: steps between two validations, by which the best weights are chosen; there is one before the
+            first and one after the last step in any case. 0: only these.
     """
 
     algorithm: Algorithm
@@ -165,9 +167,11 @@ class RLSettings:
     remat: bool = False
     image: ImageSettings | None = None
     weights: Weights = "last"
+    validate_every: int = 0
 
     def __post_init__(self):
         _at_least(self, 1, "steps", "prompts", "epochs", "mini_batches", "micro_batches")
+        _at_least(self, 0, "validate_every")
         _at_least(self, 2, "samples")  # an advantage compares the samples of a prompt
         if self.prompts % self.mini_batches:
             raise ValueError(f"RLSettings.mini_batches {self.mini_batches} must divide prompts {self.prompts}.")

@@ -22,6 +22,7 @@ from lam_jax.aot.programs import Program, Setting, build, build_stage
 from lam_jax.aot.workload import Workload
 from lam_jax.latent.agent import Agent
 from lam_jax.nn.weight import count, structs
+from lam_jax.pipeline.plan import STAGE_PHASES, rl_phase, scores_phase, sft_phase
 from lam_jax.pipeline.resources import Resources
 from lam_jax.recipe import PAIRED, Recipe, StageSettings
 from lam_jax.runs.progress import duration
@@ -103,12 +104,7 @@ class _Planner:
     def phases(self) -> Iterator[PlannedPhase]:
         recipe = self.recipe
         paired = len(self.resources.examples(PAIRED, recipe.paired.train))
-        for phase, name in (
-            ("stage1_inverse", "inverse"),
-            ("stage2_projector", "projector"),
-            ("stage3_joint", "joint"),
-            ("stage4_cloning", "cloning"),
-        ):
+        for name, phase in STAGE_PHASES.items():
             yield self._stage(phase, STAGES[name], getattr(recipe, name), paired, recipe.paired.lengths[-1])
         for task in recipe.tasks:
             for space in (SPACES[name] for name in recipe.spaces):
@@ -118,7 +114,7 @@ class _Planner:
         recipe = self.recipe
         rows = len(self.resources.examples(task.name, task.sft))
         for name, stage in space.sft(recipe.method).items():
-            yield self._stage(f"{name}_{space.name}_{task.name}", stage, recipe.sft, rows, task.chat_lengths[-1])
+            yield self._stage(sft_phase(name, space, task), stage, recipe.sft, rows, task.chat_lengths[-1])
         yield self._scores("sft", task, space)
         yield self._rl(task, space)
         yield self._scores("rl", task, space)
@@ -159,7 +155,7 @@ class _Planner:
             structs(Agent.spec(config, self.recipe.latent)), space.trains(config, self.recipe.method)
         )
         return PlannedPhase(
-            f"rl_{space.name}_{task.name}",
+            rl_phase(space, task),
             rl.steps,
             f"{rl.prompts} x {rl.samples} x {task.prompt_lengths[-1]}+{task.answer_length}",
             count_parameters(trained),
@@ -182,7 +178,7 @@ class _Planner:
         shards = self.resources.mesh.shape["data"]
         program = self._rl_program("rollout", task, space, -(-batch // shards) * shards, samples)
         return PlannedPhase(
-            f"scores_{phase}_{space.name}_{task.name}",
+            scores_phase(phase, space, task),
             -(-answers // (batch * samples)),
             f"{batch} x {samples} x {task.prompt_lengths[-1]}+{task.answer_length}",
             flops=_flops(program),

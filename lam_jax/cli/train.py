@@ -9,6 +9,7 @@ import tyro
 from rich.console import Console
 
 from lam_jax.cli.recipes import call_with, flags_of, recipe_function, shipped_recipes
+from lam_jax.cli.watching import WatchingFlags
 
 Part = Literal["cycle", "projector", "text-only"]
 
@@ -26,7 +27,7 @@ class Train:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunFlags:
+class RunFlags(WatchingFlags):
     """The run."""
 
     out: Path
@@ -50,6 +51,7 @@ class RunFlags:
     """Prints the phases, sizes, memory and an estimate of the time, and trains nothing."""
 
     def __post_init__(self):
+        super().__post_init__()
         if len(set(self.without)) < len(self.without):
             raise ValueError(f"--without: found {list(self.without)}, expected different parts.")
         if self.save_every < 0:
@@ -125,6 +127,7 @@ class TrainCommand:
             save_every=flags.save_every,
             profile=flags.profile,
             changed_reward=flags.changed_reward,
+            watching=flags.watching(),
         )
         return 0
 

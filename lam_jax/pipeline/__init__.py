@@ -19,6 +19,7 @@ from lam_jax.parallel.parked import park
 from lam_jax.parallel.processes import whole_mesh
 from lam_jax.pipeline.choose import MeshShape, mesh_for
 from lam_jax.pipeline.measures import measure_codes, measure_control
+from lam_jax.pipeline.plan import BASE_MODEL, CODES, DATA, REPORT, control_phase, phases_of, schedule_of
 from lam_jax.pipeline.resources import Resources, content_of, is_of_reward
 from lam_jax.pipeline.results import Scores, collect, write_results
 from lam_jax.pipeline.stages import learn_actions
@@ -27,10 +28,21 @@ from lam_jax.recipe import Recipe
 from lam_jax.report.report import write_report
 from lam_jax.report.tables import summary_tables
 from lam_jax.runs.run import Run
+from lam_jax.runs.watching import Watching
 from lam_jax.train.spaces import SPACES
 from lam_jax.values import fingerprint
 
-__all__ = ["Resources", "evaluate", "fine_tune", "learn_actions", "open_run", "opened_apart", "reinforce", "run_recipe"]
+__all__ = [
+    "Resources",
+    "evaluate",
+    "fine_tune",
+    "learn_actions",
+    "open_run",
+    "opened_apart",
+    "phases_of",
+    "reinforce",
+    "run_recipe",
+]
 
 
 @contextlib.contextmanager
@@ -41,6 +53,7 @@ def open_run(
     save_every: int = 0,
     profile: str | None = None,
     changed_reward: bool = False,
+    watching: Watching | None = None,
 ) -> Iterator[tuple[Run, Resources]]:
     """A run folder that belongs to `recipe`, its rows and its model, and the opened recipe; arguments: `run_recipe`.
 
@@ -59,13 +72,14 @@ def open_run(
             "versions": versions(),
             "configuration": recipe.fingerprint(),
             "data": fingerprint(content),
+            "watching": repr(watching or Watching()),
         }
     )
     chosen = mesh_for(recipe) if mesh == "auto" else None
     devices = whole_mesh(chosen.shape if chosen else mesh)  # pyright: ignore[reportArgumentType]
     may_change = is_of_reward if changed_reward else None
     identity = {"recipe": recipe, "content": content}
-    with Run(out, identity, save_every=save_every, profile=profile, may_change=may_change) as run:
+    with Run(out, identity, save_every=save_every, profile=profile, may_change=may_change, watching=watching) as run:
         if chosen and devices.size > 1:
             run.progress.say(str(chosen))
         opened: list[Resources] = []
@@ -75,7 +89,7 @@ def open_run(
             opened[0].try_out()
             return None, {}
 
-        run.phase("data", open_resources)
+        run.phase(DATA, open_resources)
         yield run, opened[0] if opened else Resources.open(recipe, run.folder / "data", devices)
 
 
@@ -102,6 +116,7 @@ def run_recipe(
     save_every: int = 0,
     profile: str | None = None,
     changed_reward: bool = False,
+    watching: Watching | None = None,
 ) -> dict[str, Any]:
     """Runs or resumes all of a recipe in `out`, writes the report, and returns the results, on the first process.
 
@@ -114,19 +129,21 @@ def run_recipe(
         profile: phase of which a few steps are traced.
         changed_reward: goes on although the code of a reward has changed since the run began; config.json keeps both
             hashes.
+        watching: what is shown and logged while it goes on; default: `Watching()`.
 
     Raises:
         LamJaxError: see `lam_jax.errors`.
         DataError: rows that cannot be read.
     """
-    with open_run(recipe, out, mesh, save_every, profile, changed_reward) as (run, resources):
+    with open_run(recipe, out, mesh, save_every, profile, changed_reward, watching) as (run, resources):
+        run.follow(schedule_of(recipe, lambda source, split: len(resources.examples(source, split))))
         agent = resources.base_agent()
         require_consistent_weights(agent)
         base: dict[str, Any] = {}
         if (measure := recipe.evaluation.backbone) is not None:
-            base = run.phase("base_model", lambda: (None, measure(resources, agent))).record
+            base = run.phase(BASE_MODEL, lambda: (None, measure(resources, agent))).record
         agent = learn_actions(run, resources, agent)
-        latent = run.phase("codes", lambda: (None, measure_codes(resources, agent))).record
+        latent = run.phase(CODES, lambda: (None, measure_codes(resources, agent))).record
         learned = park(agent, agent.backbone.config.dtype)
         scores: Scores = {}
         speed: list[dict[str, Any]] = []
@@ -136,7 +153,7 @@ def run_recipe(
                 tuned = fine_tune(run, resources, task, space, learned())
                 if space.coded:
                     record = run.phase(
-                        f"control_{task.name}",
+                        control_phase(task),
                         lambda task=task, tuned=tuned: (None, measure_control(resources, task, tuned)),
                     ).record
                     control.append(record["random_action_kl"])
@@ -150,7 +167,7 @@ def run_recipe(
         if is_first():
             results = collect(run, resources, base, latent, scores, speed)
             write_results(run.folder, results)
-        report = run.phase("report", lambda: (None, {"path": write_report(run.folder).name if is_first() else ""}))
+        report = run.phase(REPORT, lambda: (None, {"path": write_report(run.folder).name if is_first() else ""}))
         for table in summary_tables(results) if run.progress.enabled else ():
             run.progress.console.print(table)
         run.progress.say(f"report: {run.folder / report.record['path']}")

@@ -11,6 +11,7 @@ from lam_jax.evaluation.codes import probe_codes
 from lam_jax.latent.agent import Agent
 from lam_jax.models.inputs import Batch
 from lam_jax.parallel.parked import rest
+from lam_jax.pipeline.plan import STAGE_PHASES
 from lam_jax.pipeline.resources import Resources
 from lam_jax.recipe import PAIRED, TEXT_ONLY, Recipe, StageSettings, Weights
 from lam_jax.runs.run import Run
@@ -46,13 +47,13 @@ def learn_actions(run: Run, resources: Resources, agent: Agent) -> Agent:
         return Placed(Together(own, others), lambda two: MixedBatch(*two)), count
 
     plans = (
-        ("stage1_inverse", "inverse", recipe.inverse, shown, paired),
-        ("stage2_projector", "projector", recipe.projector, shown, paired),
-        ("stage3_joint", "joint", recipe.joint, mixed, held_out),
-        ("stage4_cloning", "cloning", recipe.cloning, mixed, held_out),
+        ("inverse", recipe.inverse, shown, paired),
+        ("projector", recipe.projector, shown, paired),
+        ("joint", recipe.joint, mixed, held_out),
+        ("cloning", recipe.cloning, mixed, held_out),
     )
-    for phase, name, settings, make_batches, validation in plans:
-        rows = make_batches(settings.rows)
+    for name, settings, make_batches, validation in plans:
+        phase, rows = STAGE_PHASES[name], make_batches(settings.rows)
         agent = train_stage(run, recipe, phase, STAGES[name], settings, agent, rows, validation)
         if name in ("inverse", "joint"):
             _require_codes(recipe, agent, paired, method, phase)

@@ -8,6 +8,8 @@ import numpy as np
 from lam_jax.latent.agent import Agent
 from lam_jax.parallel.parked import rest
 from lam_jax.pipeline.measures import Evaluator
+from lam_jax.pipeline.observe import observer
+from lam_jax.pipeline.plan import rl_phase, scores_phase, sft_phase
 from lam_jax.pipeline.resources import Resources
 from lam_jax.pipeline.stages import best_record, chosen_weights, train_stage
 from lam_jax.runs.run import Run
@@ -33,7 +35,7 @@ def fine_tune(run: Run, resources: Resources, task: Task, space: Space, agent: A
     held_out = resources.held_out(task.name, task.val)
     for name, stage in space.sft(recipe.method).items():
         rows = resources.batches(task.name, task.sft, recipe.sft.rows)
-        phase = f"{name}_{space.name}_{task.name}"
+        phase = sft_phase(name, space, task)
         agent = train_stage(run, recipe, phase, stage, recipe.sft, agent, rows, held_out)
     return agent
 
@@ -64,7 +66,7 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
     recipe, config = resources.recipe, rl_config(resources, task, space)
     trainable, frozen = partition(agent, space.trains(agent.backbone.config, recipe.method))
     resting, wake = rest(frozen, agent.backbone.config.dtype)
-    phase = f"rl_{space.name}_{task.name}"
+    phase = rl_phase(space, task)
     validation = resources.examples(task.name, task.val)[: config.prompts]
     evaluator = Evaluator(resources, task, space)
 
@@ -72,7 +74,9 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
         optimiser = make_optimiser(config.optimiser, config.steps * config.updates)
         state = TrainState.create(trainable, optimiser, jax.random.key(recipe.seed))
         loader = resources.prompt_loader(task)
-        collect = Collector(config, recipe.method, resting, task.reward, Decoder(resources.tokenizer), loader)
+        decode = Decoder(resources.tokenizer)
+        observe = observer(run, phase, config, decode, agent.backbone.config.eos_id)
+        collect = Collector(config, recipe.method, resting, task.reward, decode, loader, observe=observe)
         step = RLStep(collect, Update(config, recipe.method, optimiser, resting, trainable))
         if len(task.prompt_lengths) > 1 or len(config.update_buckets) > 1:
             like = next(resources.prompt_loader(task)).batch
@@ -81,8 +85,8 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
         def evaluate(state: TrainState) -> dict[str, Any]:
             return {"score": evaluator.mean_reward(merge(state.trainable, resting), validation, config.rollout)}
 
-        keep_best = recipe.rl.weights == "best"
-        plan = Phase(phase, config.steps, evaluate=evaluate, evaluate_every=config.steps, keep_best=keep_best)
+        every, keep_best = recipe.rl.validate_every or config.steps, recipe.rl.weights == "best"
+        plan = Phase(phase, config.steps, evaluate=evaluate, evaluate_every=every, keep_best=keep_best)
         fitted = fit(plan, state, step, loader, run.tools(phase))
         warm = fitted.history[len(fitted.history) // 3 :]
         speed: dict[str, float] = {name: float(np.median([r[name] for r in warm if name in r])) for name in SPEED}
@@ -99,4 +103,4 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
 def evaluate(run: Run, resources: Resources, task: Task, space: Space, agent: Agent, phase: str) -> dict[str, Any]:
     """Scores, diversity and sample answers after `phase` ("sft" or "rl"), as a JSON record."""
     evaluator = Evaluator(resources, task, space)
-    return run.phase(f"scores_{phase}_{space.name}_{task.name}", lambda: (None, evaluator.measure(agent, phase))).record
+    return run.phase(scores_phase(phase, space, task), lambda: (None, evaluator.measure(agent, phase))).record

@@ -55,6 +55,7 @@ def recipe(
     epochs: float = 1.0,
     sft_epochs: float = 3.0,
     rl_steps: int = 100,
+    validate_every: int = 0,
     prompts: int = 4,
     samples: int = 8,
     rl_lr: float | None = None,
@@ -86,6 +87,7 @@ def recipe(
         epochs: Passes over the paired rows in each of stages 1 to 4.
         sft_epochs: Passes over the task's rows in stage 5.
         rl_steps: Rollouts in stage 6.
+        validate_every: Rollouts between two validations; 0: only before the first and after the last.
         prompts: Of a rollout.
         samples: Of a prompt.
         rl_lr: Learning rate of stage 6. Default: 1e-6; 6e-4 (latent) and 5e-4 (token) with the small model.
@@ -134,6 +136,7 @@ def recipe(
             samples=samples,
             micro_batches=rl_micro_batches,
             remat=not small,
+            validate_every=validate_every,
         ),
         evaluation=EvaluationSettings((AnswerSet(3, sampling),)),
         **stages(

@@ -85,6 +85,11 @@ class PhaseCheckpoint:
     buffer: Any = None
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
 
+    @property
+    def begun(self) -> int:
+        """Steps whose batch was prepared: the complete ones, and one that stands between two of its updates."""
+        return self.number + (self.updates > 0)
+
 
 class PhaseSaver:
     """Saves a phase every `every` optimiser updates and when the run is asked to stop.

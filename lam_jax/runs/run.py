@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,13 @@ from lam_jax.runs.phase_checkpoint import PhaseSaver
 from lam_jax.runs.profiler import Profiler
 from lam_jax.runs.progress import Progress, duration
 from lam_jax.runs.retention import set_aside
+from lam_jax.runs.rollouts import RolloutLog
+from lam_jax.runs.samples import SampleLog
+from lam_jax.runs.sinks import Sink, open_sinks
 from lam_jax.runs.stop import StopRequest
+from lam_jax.runs.time_left import Schedule, ScheduledPhase
 from lam_jax.runs.tools import Tools
+from lam_jax.runs.watching import Watching
 from lam_jax.values import differences, encode, hash_json
 
 logger = logging.getLogger("lam_jax")
@@ -57,6 +62,7 @@ class PhaseResult:
         seconds: wall-clock time of the run of the phase that completed it.
         compile_seconds: of which XLA compiled.
         resumed: restored from its checkpoint instead of run.
+        steps: training steps that were done in those seconds; None: it has none.
     """
 
     tree: Any
@@ -64,14 +70,18 @@ class PhaseResult:
     seconds: float
     compile_seconds: float
     resumed: bool
+    steps: int | None = None
 
 
 class Run:
     """An output folder, locked while it is open.
 
     Attributes:
-        folder: holds config.json, metrics.jsonl, tensorboard/, phases/, phase_checkpoints/.
+        folder: holds config.json, metrics.jsonl, tensorboard/, phases/, phase_checkpoints/; see docs/watching.md.
+        watching: what is shown while it goes on.
         metrics: writer of the records.
+        samples: log of sample answers.
+        rollouts: log of whole rollouts.
         progress: where progress is shown.
         results: of the phases so far by name, in order.
         stop: whether the run was asked to stop.
@@ -86,6 +96,7 @@ class Run:
         save_every: int = 0,
         profile: str | None = None,
         may_change: Callable[[str], bool] | None = None,
+        watching: Watching | None = None,
     ):
         """Opens or makes the folder.
 
@@ -97,35 +108,44 @@ class Run:
             profile: phase of which a few steps are traced into profile/.
             may_change: entries of the configuration, by their places, that may differ from the folder's; it gets the
                 new ones, and a list of what it had before.
+            watching: what is shown and logged while it goes on; the same on every process. Default: `Watching()`.
 
         Raises:
             OtherConfigurationError: the folder belongs to another configuration, or holds something else.
             RunFolderBusyError: another process has it open.
+            SinkError: a sink of `watching` cannot be opened.
         """
         self.folder = Path(folder).absolute()
         self.progress = progress or Progress(enabled=is_first())
         self.save_every = save_every
+        self.watching = watching or Watching()
         self.results: dict[str, PhaseResult] = {}
         self.phases = self.folder / "phases"
         self._may_change = may_change or (lambda place: False)
         self._lock: int | None = None
+        self._schedule: Schedule | None = None
+        sinks: list[Sink] = []
         failure: LamJaxError | None = None
         if is_first():
             try:
-                self._open(encode(config))
+                sinks = self._open(encode(config))
             except LamJaxError as error:
                 failure = error
+                self._unlock()
         if not all_agree(failure is None):
             raise failure or LamJaxError(f"{self.folder}: process 0 could not open it; its message says why.")
-        self.metrics = MetricsWriter(self.folder, enabled=is_first())
+        self.metrics = MetricsWriter(self.folder, is_first(), sinks)
+        self.samples = SampleLog(self.folder, is_first())
+        self.rollouts = RolloutLog(self.folder, is_first())
         self.stop = StopRequest()
         self.profiler = Profiler(self.folder / "profile", profile)
 
-    def _open(self, config: Any) -> None:
+    def _open(self, config: Any) -> list[Sink]:
         self._claim(config)
         self._lock = self._acquire()
         self.phases.mkdir(exist_ok=True)
         remove_unfinished(self.phases)
+        return open_sinks(self.watching.sinks, self.folder, config)
 
     def __enter__(self) -> "Run":
         self.stop.__enter__()
@@ -136,15 +156,25 @@ class Run:
         self.close()
 
     def close(self) -> None:
-        """Closes the metrics and unlocks the folder."""
-        self.metrics.close()
+        """Closes the logs and unlocks the folder."""
+        for log in (self.metrics, self.samples, self.rollouts):
+            log.close()
+        self._unlock()
+
+    def _unlock(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
+            self._lock = None
+
+    def follow(self, phases: Sequence[ScheduledPhase]) -> None:
+        """Says from now on which phase of these begins, and about how long the run will take, where that is known."""
+        self._schedule = Schedule(phases, self.results)
+        self.progress.after = self._schedule.after
 
     def tools(self, name: str) -> Tools:
         """What the training loop of the phase `name` needs, checkpoints on the way among it."""
         saver = PhaseSaver(self._phase_checkpoints(name), self.save_every, stop=self.stop)
-        return Tools(self.metrics, self.progress, saver, self.profiler)
+        return Tools(self.metrics, self.progress, saver, self.profiler, (self.samples, self.rollouts))
 
     def _phase_checkpoints(self, name: str) -> Path:
         return self.folder / "phase_checkpoints" / name
@@ -241,15 +271,18 @@ class Run:
             if is_first():
                 set_aside(path)
             return None
-        return PhaseResult(tree, saved["record"], saved["seconds"], saved["compile_seconds"], True)
+        return PhaseResult(tree, saved["record"], saved["seconds"], saved["compile_seconds"], True, saved.get("steps"))
 
     def _run(self, path: Path, function: Callable[[], tuple[Any, dict[str, Any]]]) -> PhaseResult:
+        if self._schedule is not None and (begins := self._schedule.begins(path.name)):
+            self.progress.say(begins)
         began = time.monotonic()
         with CompileClock() as clock:
             tree, record = function()
             jax.block_until_ready(tree)
-        result = PhaseResult(tree, record, round(time.monotonic() - began, 3), round(clock.seconds, 3), False)
-        times = {"seconds": result.seconds, "compile_seconds": result.compile_seconds}
+        seconds, steps = round(time.monotonic() - began, 3), self.progress.steps.get(path.name)
+        result = PhaseResult(tree, record, seconds, round(clock.seconds, 3), False, steps)
+        times = {"seconds": seconds, "compile_seconds": result.compile_seconds, "steps": steps}
         save_checkpoint(path, tree, {"record": record, **times})
         return result
 

@@ -10,6 +10,7 @@ import pytest
 from lam_jax import __version__, cli
 from lam_jax.cli import COMMANDS, exit_code, is_expected, main
 from lam_jax.errors import NoSpaceError, OtherConfigurationError
+from lam_jax.runs.watching import Watching
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,6 +38,22 @@ def test_help_of_a_command_explains_flags_and_defaults(capsys):
     assert code == 0
     for part in ("--seed", "--out", "--mesh", "--algorithm", "--task", "runs/demo", "two runs with one seed"):
         assert part in out
+    for flag in ("--samples-every", "--shown", "--dump-rollouts", "--log", "--validate-every"):
+        assert flag in out
+
+
+def test_flags_of_watching_reach_the_run(monkeypatch, capsys):
+    found = {}
+    monkeypatch.setattr("lam_jax.hosts.start.start_process", lambda: None)
+    monkeypatch.setattr(
+        "lam_jax.pipeline.run_recipe", lambda recipe, out, **kwargs: found.update(kwargs, recipe=recipe)
+    )
+    flags = ["--samples-every", "3", "--shown", "2", "--dump-rollouts", "--log", "wandb", "mlflow"]
+    assert call(["demo", *flags, "--validate-every", "4"], capsys)[0] == 0
+    assert found["watching"] == Watching(3, 2, True, ("wandb", "mlflow"))
+    assert found["recipe"].rl.validate_every == 4
+    assert call(["demo", "--log"], capsys)[0] == 0
+    assert found["watching"] == Watching(sinks=())
 
 
 @pytest.mark.parametrize(
@@ -47,6 +64,11 @@ def test_help_of_a_command_explains_flags_and_defaults(capsys):
         (["demo", "--seed", "-3"], "--seed: found -3, expected a number that is not negative"),
         (["demo", "--algorithm", "ppo"], "ppo"),
         (["demo", "--task", "help", "help"], "expected one or more different tasks"),
+        (["demo", "--samples-every", "-1"], "--samples-every: found -1, expected at least 0"),
+        (["demo", "--shown", "0"], "--shown: found 0, expected at least 1"),
+        (["demo", "--log", "wandb", "wandb"], "--log: found wandb wandb, expected different sinks"),
+        (["demo", "--log", "comet"], "comet"),
+        (["demo", "--validate-every", "-2"], "--validate-every: found -2, expected a number that is not negative"),
         (["convert", "a", "b", "--preset", "tiny", "--config", "c"], "--preset and --config: found both"),
         (["dmeo"], "dmeo"),
     ],

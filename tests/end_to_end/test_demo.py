@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from lam_jax.runs.jsonl import read_lines
 from lam_jax.runs.metrics import comparable, read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +71,12 @@ def test_killed_and_resumed_equals_uninterrupted(runs):
     assert first == second
     scores = [json.loads((folder / "results.json").read_text())["scores"] for folder in (whole, broken)]
     assert scores[0] == scores[1]
+    shown = [[comparable(r) for r in read_lines(folder / "samples.jsonl")] for folder in (whole, broken)]
+    assert [(r["phase"], r["step"]) for r in shown[0]] == [
+        (f"rl_{space}_help", step) for space in ("latent", "token") for step in (1, 2) for _ in range(4)
+    ]
+    assert shown[0] == shown[1]
+    assert (broken / "samples.html").exists()
 
 
 def test_a_finished_run_is_not_run_again(runs):

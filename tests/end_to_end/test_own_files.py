@@ -1,13 +1,22 @@
 """`lam-jax train own` on files of one's own, without the built-in world: all stages in both spaces."""
 
 import json
+import re
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lam_jax.cli import main
+from lam_jax.cli.train import parse
+from lam_jax.pipeline.plan import phases_of
+from lam_jax.runs.jsonl import read_lines
+from lam_jax.runs.metrics import read_metrics
 from tests.cli.test_cli import call
 from tests.end_to_end.own_files import flags, value, write_files
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +35,7 @@ def made(tmp_path_factory, quick_compilation):
         "1",
         "1",
         "1",
+        "--dump-rollouts",
     ]
     assert main(args) == 0
     yield folder, args, json.loads((folder / "run" / "results.json").read_text())
@@ -45,6 +55,51 @@ def test_all_stages_run_and_are_scored(made):
     assert shown
     assert [answer["score"] for answer in shown] == pytest.approx([value(answer["text"]) for answer in shown])
     assert "Own" in (folder / "run" / "report.html").read_text()
+
+
+def test_the_phases_of_a_run_are_those_of_its_recipe(made):
+    folder, args, results = made
+    expected = phases_of(parse(args[1], args[2:])[0])
+    assert [phase["name"] for phase in results["phases"]] == list(expected[:-1])
+    assert {path.name for path in (folder / "run" / "phases").iterdir()} == set(expected)
+
+
+def test_answers_can_be_read_while_rl_runs(made):
+    """Both steps of each RL phase: two prompts with four answers each."""
+    folder, _, _ = made
+    run = folder / "run"
+    records = list(read_lines(run / "samples.jsonl"))
+    assert [(r["phase"], r["step"], r["steps"]) for r in records] == [
+        (f"rl_{space}_own", step, 2) for space in ("latent", "token") for step in (1, 2) for _ in range(2)
+    ]
+    logged = {(r["phase"], r["step"]): r for r in read_metrics(run / "metrics.jsonl") if "reward_mean" in r}
+    for place, metrics in logged.items():
+        answers = [a for r in records if (r["phase"], r["step"]) == place for a in r["answers"]]
+        assert len(answers) == 8
+        assert [a["reward"] for a in answers] == pytest.approx([value(a["text"]) for a in answers])
+        assert np.mean([a["reward"] for a in answers]) == pytest.approx(metrics["reward_mean"])
+        assert np.mean([a["parts"]["all"] for a in answers]) == pytest.approx(metrics["reward/all"])
+        dumped = [r for r in read_lines(run / "rollouts" / f"{place[0]}.jsonl") if r["step"] == place[1]]
+        assert [r["text"] for r in dumped] == [a["text"] for a in answers]
+    assert all((a["codes"] is None) == ("token" in r["phase"]) for r in records for a in r["answers"])
+    for record in records:
+        (name,) = record["pictures"]
+        assert (run / name).read_bytes() == (folder / f"{record['id'].removeprefix('q')}.png").read_bytes()
+    page = (run / "samples.html").read_text()
+    assert page.index("rl_token_own, step 2") < page.index("rl_latent_own, step 1")
+
+
+def test_every_metric_of_a_run_is_in_the_documents_and_the_other_way_round(made):
+    written = {name for r in read_metrics(made[0] / "run" / "metrics.jsonl") for name in r}
+    written = {"reward/NAME" if name.startswith("reward/") else name for name in written}
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    documented = set(re.findall(r"^\| `([\w/]+)` \|", text, re.MULTILINE))
+    missing = sorted(
+        name for name in written if name.removeprefix("eval_") not in documented and name not in documented
+    )
+    assert not missing, f"docs/metrics.md: no row for {missing}"
+    # What only other settings write: the guided recipe of stage 5.
+    assert documented - {name.removeprefix("eval_") for name in written} - written == {"cloning", "accuracy"}
 
 
 def test_a_finished_run_is_restored(made):
