@@ -47,7 +47,7 @@ def is_expected(error: BaseException) -> bool:
 
 
 def _complain(error: BaseException) -> None:
-    text = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
+    text = str(error) or ("interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__)
     Console(stderr=True).print(f"lam-jax: {text}", style="red", soft_wrap=True, highlight=False, markup=False)
 
 

@@ -39,6 +39,11 @@ class Demo:
             raise ValueError(f"--task: found {list(self.task)}, expected one or more different tasks.")
         if self.seed < 0:
             raise ValueError(f"--seed: found {self.seed}, expected a number that is not negative.")
+        if min(self.mesh) < 1:
+            sizes = " ".join(map(str, self.mesh))
+            raise ValueError(f"--mesh: found {sizes}, expected three sizes of 1 or more: data, fsdp, tensor.")
+        if self.save_every < 0:
+            raise ValueError(f"--save-every: found {self.save_every}, expected a number of updates, or 0.")
 
     def run(self) -> None:
         """Runs the demo."""

@@ -11,17 +11,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jax.sharding import Mesh
+
 from lam_jax.hosts.consistency import code_hash, require_consistent, require_consistent_weights, versions
-from lam_jax.parallel.multihost import is_first
+from lam_jax.parallel.mesh import make_mesh
+from lam_jax.parallel.multihost import barrier, from_first, is_first
 from lam_jax.parallel.parked import park
 from lam_jax.parallel.processes import whole_mesh
+from lam_jax.pipeline.finished import RESULTS, finished_results
 from lam_jax.pipeline.measures import measure_codes, measure_control
+from lam_jax.pipeline.phases import require_trained_phase
 from lam_jax.pipeline.resources import Resources, content_of
-from lam_jax.pipeline.results import Scores, collect, write_results
+from lam_jax.pipeline.results import Scores, collect, environment, write_results
 from lam_jax.pipeline.stages import learn_actions
 from lam_jax.pipeline.tasks import evaluate, fine_tune, reinforce
 from lam_jax.recipe import Recipe
-from lam_jax.report.report import write_report
+from lam_jax.report.current import refresh_report
 from lam_jax.report.tables import summary_tables
 from lam_jax.runs.run import Run
 from lam_jax.train.spaces import SPACES
@@ -43,10 +48,20 @@ def open_run(
     A new run reads all rows and tries the rewards before anything is trained (`Resources.try_out`).
 
     Raises:
+        BadSettingError: a mesh that the devices do not make, or another argument that cannot be used.
         DataError: rows that cannot be used.
         OtherConfigurationError: the folder belongs to another recipe, to other rows or to another model.
         ProcessesDifferError: the processes of the run have other code, recipes, rows or models.
     """
+    make_mesh(mesh)
+    config = _consistent_config(recipe)
+    devices = whole_mesh(mesh)
+    with Run(out, config, save_every=save_every, profile=profile, environment=environment) as run:
+        yield run, _open_resources(run, recipe, devices)
+
+
+def _consistent_config(recipe: Recipe) -> dict[str, Any]:
+    """What a run's folder belongs to, the same on all processes."""
     content = content_of(recipe)
     require_consistent(
         {
@@ -56,17 +71,19 @@ def open_run(
             "data": fingerprint(content),
         }
     )
-    devices = whole_mesh(mesh)
-    with Run(out, {"recipe": recipe, "content": content}, save_every=save_every, profile=profile) as run:
-        opened: list[Resources] = []
+    return {"recipe": recipe, "content": content}
 
-        def open_resources() -> tuple[None, dict[str, Any]]:
-            opened.append(Resources.open(recipe, run.folder / "data", devices))
-            opened[0].try_out()
-            return None, {}
 
-        run.phase("data", open_resources)
-        yield run, opened[0] if opened else Resources.open(recipe, run.folder / "data", devices)
+def _open_resources(run: Run, recipe: Recipe, devices: Mesh) -> Resources:
+    opened: list[Resources] = []
+
+    def open_resources() -> tuple[None, dict[str, Any]]:
+        opened.append(Resources.open(recipe, run.folder / "data", devices))
+        opened[0].try_out()
+        return None, {}
+
+    run.phase("data", open_resources)
+    return opened[0] if opened else Resources.open(recipe, run.folder / "data", devices)
 
 
 def run_recipe(
@@ -79,6 +96,8 @@ def run_recipe(
 ) -> dict[str, Any]:
     """Runs or resumes all of a recipe in `out`, writes the report, and returns the results, on the first process.
 
+    Of a finished run the results are read; its report is written again where it is missing or not of these results.
+
     Args:
         recipe: everything that the results depend on.
         out: run folder; several processes share it.
@@ -87,42 +106,61 @@ def run_recipe(
         profile: phase of which a few steps are traced.
 
     Raises:
+        BadSettingError: an argument that cannot be used.
         LamJaxError: see `lam_jax.errors`.
         DataError: rows that cannot be read.
     """
-    with open_run(recipe, out, mesh, save_every, profile) as (run, resources):
-        agent = resources.base_agent()
-        require_consistent_weights(agent)
-        base: dict[str, Any] = {}
-        if (measure := recipe.evaluation.backbone) is not None:
-            base = run.phase("base_model", lambda: (None, measure(resources, agent))).record
-        agent = learn_actions(run, resources, agent)
-        latent = run.phase("codes", lambda: (None, measure_codes(resources, agent))).record
-        learned = park(agent, agent.backbone.config.dtype)
-        scores: Scores = {}
-        speed: list[dict[str, Any]] = []
-        control: list[float] = []
-        for task in recipe.tasks:
-            for space in (SPACES[name] for name in recipe.spaces):
-                tuned = fine_tune(run, resources, task, space, learned())
-                if space.coded:
-                    record = run.phase(
-                        f"control_{task.name}",
-                        lambda task=task, tuned=tuned: (None, measure_control(resources, task, tuned)),
-                    ).record
-                    control.append(record["random_action_kl"])
-                scores[task.name, space.name, "sft"] = evaluate(run, resources, task, space, tuned, "sft")
-                reinforced, times = reinforce(run, resources, task, space, tuned)
-                scores[task.name, space.name, "rl"] = evaluate(run, resources, task, space, reinforced, "rl")
-                speed.append(times)
-        if control:
-            latent = latent | {"random_action_kl_after_sft": min(control)}
-        results: dict[str, Any] = {}
+    require_trained_phase(recipe, profile)
+    if new := not from_first(int((Path(out) / RESULTS).exists())):
+        make_mesh(mesh)  # a mistake in the flag shows before rows and model are read
+    config = _consistent_config(recipe)
+    devices = whole_mesh(mesh) if new else None
+    with Run(out, config, save_every=save_every, profile=profile, environment=environment) as run:
+        results = finished_results(run, recipe) if is_first() else None
+        if from_first(int(results is not None)):
+            run.progress.say("All phases are complete.")
+        else:
+            results = _go_through(run, recipe, devices or whole_mesh(mesh))
         if is_first():
-            results = collect(run, resources, base, latent, scores, speed)
-            write_results(run.folder, results)
-        report = run.phase("report", lambda: (None, {"path": write_report(run.folder).name if is_first() else ""}))
-        for table in summary_tables(results) if run.progress.enabled else ():
-            run.progress.console.print(table)
-        run.progress.say(f"report: {run.folder / report.record['path']}")
-        return results
+            path = refresh_report(run.folder)
+            for table in summary_tables(results or {}) if run.progress.enabled else ():
+                run.progress.console.print(table)
+            run.progress.say(f"report: {path}")
+        barrier("report")
+        return results or {}
+
+
+def _go_through(run: Run, recipe: Recipe, devices: Mesh) -> dict[str, Any]:
+    """Runs or restores every phase and collects the results, on the first process."""
+    resources = _open_resources(run, recipe, devices)
+    agent = resources.base_agent()
+    require_consistent_weights(agent)
+    base: dict[str, Any] = {}
+    if (measure := recipe.evaluation.backbone) is not None:
+        base = run.phase("base_model", lambda: (None, measure(resources, agent))).record
+    agent = learn_actions(run, resources, agent)
+    latent = run.phase("codes", lambda: (None, measure_codes(resources, agent))).record
+    learned = park(agent, agent.backbone.config.dtype)
+    scores: Scores = {}
+    speed: list[dict[str, Any]] = []
+    control: list[float] = []
+    for task in recipe.tasks:
+        for space in (SPACES[name] for name in recipe.spaces):
+            tuned = fine_tune(run, resources, task, space, learned())
+            if space.coded:
+                record = run.phase(
+                    f"control_{task.name}",
+                    lambda task=task, tuned=tuned: (None, measure_control(resources, task, tuned)),
+                ).record
+                control.append(record["random_action_kl"])
+            scores[task.name, space.name, "sft"] = evaluate(run, resources, task, space, tuned, "sft")
+            reinforced, times = reinforce(run, resources, task, space, tuned)
+            scores[task.name, space.name, "rl"] = evaluate(run, resources, task, space, reinforced, "rl")
+            speed.append(times)
+    if control:
+        latent = latent | {"random_action_kl_after_sft": min(control)}
+    if not is_first():
+        return {}
+    results = collect(run, resources, base, latent, scores, speed)
+    write_results(run.folder, results)
+    return results

@@ -7,6 +7,7 @@ import numpy as np
 
 from lam_jax.latent.agent import Agent
 from lam_jax.parallel.parked import rest
+from lam_jax.pipeline.costs import PromptSize, rl_cost, step_flops
 from lam_jax.pipeline.measures import Evaluator
 from lam_jax.pipeline.resources import Resources
 from lam_jax.pipeline.stages import best_record, chosen_weights, train_stage
@@ -85,8 +86,11 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
         fitted = fit(plan, state, step, loader, run.tools(phase))
         warm = fitted.history[len(fitted.history) // 3 :]
         speed: dict[str, float] = {name: float(np.median([r[name] for r in warm if name in r])) for name in SPEED}
+        prompts = PromptSize.of(resources.rl_prompts[task.name](validation).batch)
+        flops = step_flops(agent.backbone.config, recipe.latent, recipe.method, config, prompts)
         return chosen_weights(fitted, recipe.rl.weights), best_record(fitted) | {
-            "speed": speed | {"trainable_parameters": count_parameters(trainable)}
+            "speed": speed | {"trainable_parameters": count_parameters(trainable)},
+            "cost": rl_cost(fitted.history, config, flops),
         }
 
     result = run.phase(phase, train, trainable)

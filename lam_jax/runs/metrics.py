@@ -13,11 +13,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lam_jax.errors import NoSpaceError
+from lam_jax.errors import LamJaxError, NoSpaceError
 from lam_jax.runs.disk import is_no_space
 
 Record = dict[str, Any]
 RESERVED = ("phase", "step", "time")
+
+
+class MetricsFileError(LamJaxError, ValueError):
+    """A line of a metrics file that is no record; the message names file, line and what to do."""
 
 
 def is_wall_clock(name: str) -> bool:
@@ -37,15 +41,27 @@ def _records(path: Path) -> Iterator[Record]:
         if not line:
             continue
         try:
-            yield json.loads(line)
+            record = json.loads(line)
         except ValueError as error:
             if number == len(lines):
                 return
-            raise ValueError(f"{path}: line {number}: found {line[:60]!r}, expected JSON. Delete that line.") from error
+            raise _broken(path, number, line, "JSON") from error
+        if not (isinstance(record, dict) and {"phase", "step"} <= set(record)):
+            raise _broken(path, number, line, "an object with the keys 'phase' and 'step'")
+        yield record
+
+
+def _broken(path: Path, number: int, line: bytes, expected: str) -> MetricsFileError:
+    found = line[:60].decode(errors="backslashreplace")
+    return MetricsFileError(f"{path}: line {number}: found {found!r}, expected {expected}. Delete that line.")
 
 
 def read_metrics(path: Path) -> list[Record]:
-    """All complete records of a metrics file, in order; none if there is no such file."""
+    """All complete records of a metrics file, in order; none if there is no such file.
+
+    Raises:
+        MetricsFileError: a line that is no record, other than a last one that was cut off.
+    """
     return list(_records(path)) if path.exists() else []
 
 

@@ -11,6 +11,7 @@ With several processes all open the same folder: the first writes what is writte
 """
 
 import dataclasses
+import errno
 import fcntl
 import json
 import logging
@@ -25,17 +26,20 @@ from typing import Any
 import jax
 
 from lam_jax.errors import (
+    BadSettingError,
     DamagedCheckpointError,
     LamJaxError,
+    NoSpaceError,
     OtherConfigurationError,
-    PreemptedError,
     RunFolderBusyError,
+    UnwritableFolderError,
 )
 from lam_jax.hosts import heartbeat
 from lam_jax.hosts.compilation import CompileClock
 from lam_jax.parallel.multihost import all_agree, barrier, from_first, is_first
 from lam_jax.runs.checkpoint import remove_unfinished, restore_checkpoint, save_checkpoint
-from lam_jax.runs.metrics import MetricsWriter
+from lam_jax.runs.disk import is_no_space
+from lam_jax.runs.metrics import MetricsWriter, read_metrics
 from lam_jax.runs.phase_checkpoint import PhaseSaver
 from lam_jax.runs.profiler import Profiler
 from lam_jax.runs.progress import Progress, duration
@@ -45,6 +49,11 @@ from lam_jax.runs.tools import Tools
 from lam_jax.values import differences, encode, hash_json
 
 logger = logging.getLogger("lam_jax")
+_REMEDIES = {
+    errno.EACCES: "Give this user the right to write there. Or: ",
+    errno.EPERM: "Give this user the right to write there. Or: ",
+    errno.EROFS: "Its file system is mounted read-only: mount it for writing. Or: ",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +66,7 @@ class PhaseResult:
         seconds: wall-clock time of the run of the phase that completed it.
         compile_seconds: of which XLA compiled.
         resumed: restored from its checkpoint instead of run.
+        environment: of the process that completed it; empty where none was told.
     """
 
     tree: Any
@@ -64,6 +74,7 @@ class PhaseResult:
     seconds: float
     compile_seconds: float
     resumed: bool
+    environment: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Run:
@@ -85,6 +96,7 @@ class Run:
         progress: Progress | None = None,
         save_every: int = 0,
         profile: str | None = None,
+        environment: Callable[[], dict[str, Any]] = dict,
     ):
         """Opens or makes the folder.
 
@@ -94,14 +106,23 @@ class Run:
             progress: where progress is shown; default: the console of the first process.
             save_every: optimiser updates between two checkpoints inside a phase; 0: only when asked to stop.
             profile: phase of which a few steps are traced into profile/.
+            environment: tells versions and devices, JSON values; asked when a phase was run, and kept with it.
 
         Raises:
+            BadSettingError: `save_every` below 0.
             OtherConfigurationError: the folder belongs to another configuration, or holds something else.
             RunFolderBusyError: another process has it open.
+            UnwritableFolderError, NoSpaceError: it cannot be made or written.
+            MetricsFileError: its metrics cannot be read.
         """
+        if save_every < 0:
+            raise BadSettingError(
+                f"save_every: found {save_every}, expected a number of updates, or 0 to save only when asked to stop."
+            )
         self.folder = Path(folder).absolute()
         self.progress = progress or Progress(enabled=is_first())
         self.save_every = save_every
+        self.environment = environment
         self.results: dict[str, PhaseResult] = {}
         self.phases = self.folder / "phases"
         self._lock: int | None = None
@@ -111,6 +132,7 @@ class Run:
                 self._open(encode(config))
             except LamJaxError as error:
                 failure = error
+                self._unlock()
         if not all_agree(failure is None):
             raise failure or LamJaxError(f"{self.folder}: process 0 could not open it; its message says why.")
         self.metrics = MetricsWriter(self.folder, enabled=is_first())
@@ -118,10 +140,23 @@ class Run:
         self.profiler = Profiler(self.folder / "profile", profile)
 
     def _open(self, config: Any) -> None:
-        self._claim(config)
-        self._lock = self._acquire()
-        self.phases.mkdir(exist_ok=True)
-        remove_unfinished(self.phases)
+        try:
+            self._claim(config)
+            self._lock = self._acquire()
+            self.phases.mkdir(exist_ok=True)
+            remove_unfinished(self.phases)
+            # Here, where all processes hear of a damaged file, and not when the first phase begins.
+            read_metrics(self.folder / "metrics.jsonl")
+        except OSError as error:
+            if is_no_space(error):
+                raise NoSpaceError(
+                    f"{self.folder}: no space to open the run ({error}). Free space on that disk, then run the same "
+                    "command again."
+                ) from error
+            raise UnwritableFolderError(
+                f"{self.folder}: cannot be used as an output folder: {error.strerror or error} "
+                f"({error.filename or self.folder}). {_REMEDIES.get(error.errno or 0, '')}Choose another one."
+            ) from error
 
     def __enter__(self) -> "Run":
         self.stop.__enter__()
@@ -134,8 +169,12 @@ class Run:
     def close(self) -> None:
         """Closes the metrics and unlocks the folder."""
         self.metrics.close()
+        self._unlock()
+
+    def _unlock(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
+            self._lock = None
 
     def tools(self, name: str) -> Tools:
         """What the training loop of the phase `name` needs, checkpoints on the way among it."""
@@ -197,14 +236,14 @@ class Run:
         Raises:
             CheckpointMismatchError: the checkpoint holds other arrays than `like`.
             NoSpaceError: the result could not be saved.
-            PreemptedError: the run was asked to stop.
+            PreemptedError: the run was asked to stop (InterruptedRunError: by Ctrl-C).
         """
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
             raise ValueError(f"Phase name {name!r}: expected letters, digits, '_', '.' and '-' only.")
         if name in self.results:
             raise ValueError(f"Phase {name!r} was already asked for in this run; names must differ.")
         if self.stop.visit():
-            raise PreemptedError(f"Stopped by SIGTERM before phase {name}. Run the same command again to go on there.")
+            raise self.stop.error(f"before phase {name}. Run the same command again to go on there.")
         heartbeat.beat(name)
         path = self.phases / name
         result = self._restored(path, like) or self._run(path, function)
@@ -227,16 +266,19 @@ class Run:
             if is_first():
                 set_aside(path)
             return None
-        return PhaseResult(tree, saved["record"], saved["seconds"], saved["compile_seconds"], True)
+        return PhaseResult(
+            tree, saved["record"], saved["seconds"], saved["compile_seconds"], True, saved.get("environment", {})
+        )
 
     def _run(self, path: Path, function: Callable[[], tuple[Any, dict[str, Any]]]) -> PhaseResult:
         began = time.monotonic()
         with CompileClock() as clock:
             tree, record = function()
             jax.block_until_ready(tree)
-        result = PhaseResult(tree, record, round(time.monotonic() - began, 3), round(clock.seconds, 3), False)
-        times = {"seconds": result.seconds, "compile_seconds": result.compile_seconds}
-        save_checkpoint(path, tree, {"record": record, **times})
+        seconds, compile_seconds = round(time.monotonic() - began, 3), round(clock.seconds, 3)
+        result = PhaseResult(tree, record, seconds, compile_seconds, False, self.environment())
+        times = {"seconds": seconds, "compile_seconds": compile_seconds}
+        save_checkpoint(path, tree, {"record": record, **times, "environment": result.environment})
         return result
 
     def timings(self) -> list[dict[str, Any]]:
