@@ -1,15 +1,18 @@
 """Collects what a run measured into results.json, with the pictures that the report shows."""
 
 import importlib.metadata
+import io
 import json
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
+from PIL import Image, ImageOps
 
 import lam_jax
 from lam_jax.data.schemas import image_bytes
@@ -21,6 +24,7 @@ from lam_jax.values import encode
 
 Scores = dict[tuple[str, str, str], Record]  # by task, space and phase
 SHOWN_SAMPLES = 4  # conversations of each split in the report
+SHOWN_SIDE = 640  # pixels
 CHECKED_SAMPLES = 20
 
 
@@ -134,8 +138,8 @@ def _samples(folder: Path, resources: Resources, scores: Scores) -> list[Record]
             for index, example in enumerate(resources.examples(task.name, scored.split)[:shown]):
                 image = None
                 if example.images:
-                    image = f"samples/{task.name}_{name}_{index}.png"
-                    (folder / image).write_bytes(image_bytes(example.images[0], example.where))
+                    image = f"samples/{re.sub(r'[^A-Za-z0-9_.-]', '_', f'{task.name}_{name}_{index}')}.png"
+                    (folder / image).write_bytes(as_png(image_bytes(example.images[0], example.where)))
                 out.append(
                     {
                         "task": task.name,
@@ -152,6 +156,18 @@ def _samples(folder: Path, resources: Resources, scores: Scores) -> list[Record]
                     }
                 )
     return out
+
+
+def as_png(content: bytes, side: int = SHOWN_SIDE) -> bytes:
+    """A picture for the report: PNG whatever it was, upright, and at most `side` pixels wide and high."""
+    with Image.open(io.BytesIO(content)) as opened:
+        if opened.format == "PNG" and max(opened.size) <= side:
+            return content
+        shown = ImageOps.exif_transpose(opened).convert("RGB")
+    shown.thumbnail((side, side))
+    buffer = io.BytesIO()
+    shown.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def write_results(folder: Path, results: Record) -> None:
