@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 import lam_jax
 from lam_jax.data.schemas import image_bytes
-from lam_jax.pipeline.finished import RESULTS
+from lam_jax.pipeline.finished import RESULTS, records_hash
 from lam_jax.pipeline.measures import Record, gain
 from lam_jax.pipeline.resources import Resources
 from lam_jax.runs.run import PhaseResult, Run
@@ -90,6 +90,7 @@ def collect(
         "environment": environment_of(run.results.values()),
         "tasks": titles,
         "phases": run.timings(),
+        "records": records_hash(run.phases, run.results),
         "base": base,
         "latent": latent,
         "scores": [row for record in scores.values() for row in record["scores"]],

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lam_jax import pipeline
 from lam_jax.data.readers import chat_examples
 from lam_jax.data.sources import JsonRows
 from lam_jax.errors import OtherConfigurationError
-from lam_jax.pipeline import open_run, run_recipe
+from lam_jax.pipeline import Resources, open_run, run_recipe
+from lam_jax.pipeline.phases import phases_of
 from lam_jax.recipe import Corpus, Recipe
 from lam_jax.rewards.reward import FunctionReward
+from lam_jax.runs.metrics import read_metrics
 from lam_jax.tasks.task import ScoredSplit, Task
 from tests.end_to_end.quick_demo import quick_recipe
 
@@ -100,13 +103,72 @@ def test_all_stages_run_and_are_scored(made):
     assert "Colours" in (folder / "run" / "report.html").read_text()
 
 
-def test_a_finished_run_is_restored(made):
+def test_phases_are_those_that_the_recipe_announces(made):
     folder, recipe, results = made
+    assert [phase["name"] for phase in results["phases"]] == list(phases_of(recipe))
+    trained = {path.name for path in (folder / "run" / "tensorboard").iterdir()}
+    assert trained == {name for name, trains in phases_of(recipe).items() if trains}
+
+
+def test_answers_after_sft_stand_beside_those_after_rl_without_special_tokens(made):
+    folder, _, results = made
+    for sample in results["samples"]:
+        assert [answer["phase"] for answer in sample["answers"]] == ["sft", "rl"]
+        for answer in sample["answers"]:
+            assert len(answer["tokens"]) == len(answer["actions"])
+            assert "".join(answer["tokens"]) == answer["text"]
+    assert "<|im_end|>" not in json.dumps(results["samples"])
+    assert "im_end" not in (folder / "run" / "report.html").read_text()
+
+
+def test_what_rl_had_cost_is_counted(made):
+    folder, _, results = made
+    (cost,) = results["rl"]
+    steps = [r for r in read_metrics(folder / "run" / "metrics.jsonl") if "rl_step_s" in r]
+    assert cost["steps"] == [record["step"] for record in steps] == [1, 2]
+    assert cost["samples"] == [16 * 8, 2 * 16 * 8]
+    assert cost["seconds"] == pytest.approx([steps[0]["rl_step_s"], steps[0]["rl_step_s"] + steps[1]["rl_step_s"]])
+    assert 0 < cost["flops"][0] < cost["flops"][1]
+    page = (folder / "run" / "report.html").read_text()
+    assert "Mean reward by FLOPs" in page
+    assert "Latent actions</h1>" in page
+
+
+def test_a_finished_run_is_read_and_neither_model_nor_rows_are_opened(made, monkeypatch):
+    folder, recipe, results = made
+    before = {path: path.stat().st_mtime_ns for path in (folder / "run").rglob("*") if path.is_file()}
+    monkeypatch.setattr(Resources, "open", None)
+    assert run_recipe(recipe, folder / "run") == json.loads(json.dumps(results))
+    after = {path: path.stat().st_mtime_ns for path in (folder / "run").rglob("*") if path.is_file()}
+    # The lock is opened, and the metrics are checked for a line that was cut off.
+    assert {path.name for path in after if before.get(path) != after[path]} <= {"metrics.jsonl", ".lock"}
+
+
+def test_a_report_that_is_gone_is_written_again_and_one_of_other_results_too(made, monkeypatch):
+    folder, recipe, _ = made
+    page, file = folder / "run" / "report.html", folder / "run" / "results.json"
+    monkeypatch.setattr(Resources, "open", None)
+    before, original = page.read_text(), file.read_text()
+    page.unlink()
+    run_recipe(recipe, folder / "run")
+    assert page.read_text() == before
+    changed = json.loads(original) | {"base": {"made_up_score": 0.12345}}
+    file.write_text(json.dumps(changed))
+    run_recipe(recipe, folder / "run")
+    assert "0.12345" in page.read_text()
+    file.write_text(original)
+    run_recipe(recipe, folder / "run")
+    assert page.read_text() == before
+
+
+def test_lost_results_are_collected_again_with_the_environment_that_made_the_numbers(made, monkeypatch):
+    folder, recipe, results = made
+    file = folder / "run" / "results.json"
+    file.unlink()
+    monkeypatch.setattr(pipeline, "environment", lambda: {"device": "another"})
     again = run_recipe(recipe, folder / "run")
-    assert again["scores"] == results["scores"]
-    assert [phase["seconds"] for phase in again["phases"][:-1]] == [
-        phase["seconds"] for phase in results["phases"][:-1]
-    ]
+    assert again["environment"] == results["environment"] != {"device": "another"}
+    assert json.loads(file.read_text()) == json.loads(json.dumps(results))
 
 
 @pytest.mark.parametrize(
