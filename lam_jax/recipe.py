@@ -46,7 +46,8 @@ class Model:
     """The backbone.
 
     Attributes:
-        folder: with weights and tokenizer; "lam_jax:" in front means inside this package.
+        folder: with weights and tokenizer, of Hugging Face or made by `lam-jax convert`; "lam_jax:" in front means
+            inside this package.
         compute_dtype: "float32" or "bfloat16"; None: what the folder's config.json says.
     """
 

@@ -22,14 +22,14 @@ from lam_jax.aot.programs import Program, Setting, build, build_stage
 from lam_jax.aot.workload import Workload
 from lam_jax.latent.agent import Agent
 from lam_jax.nn.weight import count, structs
-from lam_jax.pipeline.plan import STAGE_PHASES, rl_phase, scores_phase, sft_phase
+from lam_jax.pipeline.phases import STAGE_PHASES, rl_phase, scores_phase, sft_phases
 from lam_jax.pipeline.resources import Resources
 from lam_jax.recipe import PAIRED, Recipe, StageSettings
 from lam_jax.runs.progress import duration
 from lam_jax.tasks.task import Task
 from lam_jax.train.partition import count_parameters, partition
 from lam_jax.train.spaces import SPACES, Space
-from lam_jax.train.stages import STAGES, Stage
+from lam_jax.train.stages import Stage
 
 # Reached at `mid` on a CPU: share of the matmul rate in training, and decoding's time over reading its bytes once.
 TRAINING_SHARE, DECODE_OVER_FLOOR = 0.75, 1.7
@@ -104,8 +104,8 @@ class _Planner:
     def phases(self) -> Iterator[PlannedPhase]:
         recipe = self.recipe
         paired = len(self.resources.examples(PAIRED, recipe.paired.train))
-        for name, phase in STAGE_PHASES.items():
-            yield self._stage(phase, STAGES[name], getattr(recipe, name), paired, recipe.paired.lengths[-1])
+        for phase, stage in STAGE_PHASES.items():
+            yield self._stage(phase, stage, getattr(recipe, stage.name), paired, recipe.paired.lengths[-1])
         for task in recipe.tasks:
             for space in (SPACES[name] for name in recipe.spaces):
                 yield from self._task(task, space)
@@ -113,8 +113,8 @@ class _Planner:
     def _task(self, task: Task, space: Space) -> Iterator[PlannedPhase]:
         recipe = self.recipe
         rows = len(self.resources.examples(task.name, task.sft))
-        for name, stage in space.sft(recipe.method).items():
-            yield self._stage(sft_phase(name, space, task), stage, recipe.sft, rows, task.chat_lengths[-1])
+        for phase, stage in sft_phases(task.name, space, recipe.method).items():
+            yield self._stage(phase, stage, recipe.sft, rows, task.chat_lengths[-1])
         yield self._scores("sft", task, space)
         yield self._rl(task, space)
         yield self._scores("rl", task, space)
@@ -155,7 +155,7 @@ class _Planner:
             structs(Agent.spec(config, self.recipe.latent)), space.trains(config, self.recipe.method)
         )
         return PlannedPhase(
-            rl_phase(space, task),
+            rl_phase(task.name, space),
             rl.steps,
             f"{rl.prompts} x {rl.samples} x {task.prompt_lengths[-1]}+{task.answer_length}",
             count_parameters(trained),
@@ -178,7 +178,7 @@ class _Planner:
         shards = self.resources.mesh.shape["data"]
         program = self._rl_program("rollout", task, space, -(-batch // shards) * shards, samples)
         return PlannedPhase(
-            scores_phase(phase, space, task),
+            scores_phase(phase, task.name, space),
             -(-answers // (batch * samples)),
             f"{batch} x {samples} x {task.prompt_lengths[-1]}+{task.answer_length}",
             flops=_flops(program),

@@ -16,8 +16,7 @@ from lam_jax.data.collator import Collated, Collator, CollatorConfig
 from lam_jax.data.loader import Loader, LoaderConfig, Placed, in_order
 from lam_jax.data.schemas import DataError, Example, Where, require_reference
 from lam_jax.data.sources import RowSource
-from lam_jax.formats.hf_config import read_config
-from lam_jax.formats.load_backbone import load_backbone
+from lam_jax.formats.model_folder import load_model, model_files, read_model_config, tokenizer_folder
 from lam_jax.latent.agent import Agent, init_latent
 from lam_jax.models.inputs import Batch
 from lam_jax.models.processor import ImageSettings
@@ -69,10 +68,10 @@ class Resources:
             DataError: rows that cannot be read.
             FileNotFoundError, ValueError: the model's folder cannot be used.
         """
-        config = read_config(recipe.model.path)
+        config = read_model_config(recipe.model.path)
         if recipe.model.compute_dtype:
             config = dataclasses.replace(config, compute_dtype=recipe.model.compute_dtype)
-        tokenizer = read_tokenizer(recipe.model.path)
+        tokenizer = read_tokenizer(tokenizer_folder(recipe.model.path))
         encoder = ChatEncoder(tokenizer, config)
         chats: dict[str, tuple[int, ...]] = {PAIRED: recipe.paired.lengths}
         prompts: dict[str, tuple[int, ...]] = {}
@@ -180,7 +179,7 @@ class Resources:
 
     def base_agent(self) -> Agent:
         """The backbone with new latent modules."""
-        backbone = load_backbone(self.recipe.model.path, self.mesh, TRAIN, np.float32).replace(config=self.config)
+        backbone = load_model(self.recipe.model.path, self.mesh, TRAIN, np.float32).replace(config=self.config)
         return init_latent(backbone, self.recipe.latent, jax.random.key(self.recipe.seed), self.mesh)
 
     def rollout_config(self, task: Task, samples: int, sampling: SamplingConfig) -> RolloutConfig:
@@ -244,9 +243,8 @@ def model_content(folder: Path) -> dict[str, str]:
     Raises:
         FileNotFoundError, CheckpointError: not the folder of a model.
     """
-    read_config(folder)
-    files = (path for pattern in ("*.json", "*.safetensors", "*.jinja", "*.txt") for path in folder.glob(pattern))
-    return {path.name: _file_content(path) for path in sorted(files)}
+    read_model_config(folder)
+    return {path.relative_to(folder).as_posix(): _file_content(path) for path in model_files(folder)}
 
 
 def _file_content(path: Path) -> str:

@@ -32,7 +32,7 @@ def read_metrics(path: Path) -> list[Record]:
     """All complete records of a metrics file, in order; none if there is no such file.
 
     Raises:
-        ValueError: a line that is not JSON, by number.
+        BrokenLinesError: a line that is no record, other than a last one that was cut off.
     """
     return list(read_lines(path))
 
