@@ -56,6 +56,9 @@ class RunFlags(WatchingFlags):
             raise ValueError(f"--without: found {list(self.without)}, expected different parts.")
         if self.save_every < 0:
             raise ValueError(f"--save-every: found {self.save_every}, expected a number that is not negative.")
+        if self.mesh != "auto" and min(self.mesh) < 1:
+            sizes = " ".join(map(str, self.mesh))
+            raise ValueError(f"--mesh: found {sizes}, expected 'auto' or three sizes of 1 or more: data, fsdp, tensor.")
         if self.codes is not None and self.codes < 1:
             raise ValueError(f"--codes: found {self.codes}, expected at least 1.")
 

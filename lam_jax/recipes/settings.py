@@ -54,7 +54,7 @@ def stages(
     micro_batches: int = 1,
     sft_micro_batches: int = 1,
     accumulation: Accumulation = "exact",
-) -> dict[str, StageSettings]:
+) -> dict[str, Any]:
     """Stages 1 to 5 by the recipe's field: one epoch of 16 rows a step each, and three epochs of 4 rows."""
     learning = {
         name: StageSettings(
