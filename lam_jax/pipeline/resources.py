@@ -16,6 +16,7 @@ from lam_jax.data.collator import Collated, Collator, CollatorConfig
 from lam_jax.data.loader import Loader, LoaderConfig, Placed, in_order
 from lam_jax.data.schemas import DataError, Example, Where, require_reference
 from lam_jax.data.sources import RowSource
+from lam_jax.errors import NoSpaceError
 from lam_jax.formats.model_folder import load_model, model_files, read_model_config, tokenizer_folder
 from lam_jax.latent.agent import Agent, init_latent
 from lam_jax.models.inputs import Batch
@@ -30,6 +31,7 @@ from lam_jax.rewards.embedding import load_embedder
 from lam_jax.rewards.reward import WithContent, check_verdicts
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.rollout.sampling import SamplingConfig
+from lam_jax.runs.disk import is_no_space
 from lam_jax.tasks.task import Task
 
 logger = logging.getLogger("lam_jax")
@@ -66,6 +68,7 @@ class Resources:
 
         Raises:
             DataError: rows that cannot be read.
+            NoSpaceError: the disk is full.
             FileNotFoundError, ValueError: the model's folder cannot be used.
         """
         config = read_model_config(recipe.model.path)
@@ -100,7 +103,7 @@ class Resources:
         )
         if is_first():
             for source in sources_of(recipe):
-                source.prepare(folder)
+                _prepare(source, folder)
         barrier("data")
         return found
 
@@ -185,6 +188,18 @@ class Resources:
     def rollout_config(self, task: Task, samples: int, sampling: SamplingConfig) -> RolloutConfig:
         """Rollouts of a task."""
         return RolloutConfig(samples=samples, length=task.answer_length, sampling=sampling)
+
+
+def _prepare(source: RowSource, folder: Path) -> None:
+    try:
+        source.prepare(folder)
+    except Exception as error:  # writers of records say it in errors of their own
+        if is_no_space(error):
+            raise NoSpaceError(
+                f"{folder}: no space to build the data set in ({error}). Free space on that disk, then run the same "
+                "command again."
+            ) from error
+        raise
 
 
 def _require_rows(examples: Sequence[Example], source: str, split: str, whole: bool) -> None:

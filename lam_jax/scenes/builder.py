@@ -23,8 +23,6 @@ import tensorflow_datasets as tfds
 
 from lam_jax.data.readers import pretraining_examples
 from lam_jax.data.schemas import DataError, Example, Where
-from lam_jax.errors import NoSpaceError
-from lam_jax.runs.disk import is_no_space
 from lam_jax.scenes import rows
 from lam_jax.tasks import mmrole, pcogalign
 from lam_jax.tasks.mmrole import mmrole_examples
@@ -168,8 +166,7 @@ def prepare(folder: Path, sizes: SceneSizes | None = None) -> Path:
     could be taken for a data set.
 
     Raises:
-      NoSpaceError: the disk is full.
-      OSError: the folder cannot be written.
+      OSError: the folder cannot be written, or the disk is full.
     """
     sizes = sizes or SceneSizes()
     target = folder / f"scenes-{fingerprint(sizes)}"
@@ -185,13 +182,6 @@ def prepare(folder: Path, sizes: SceneSizes | None = None) -> Path:
         except OSError:
             if not target.is_dir():  # else another process was faster, and its rows are the same
                 raise
-    except Exception as error:  # array_record's own errors say it in words
-        if is_no_space(error):
-            raise NoSpaceError(
-                f"{folder}: no space to build the data set in ({error}). Nothing half-written was left. Free space on "
-                "that disk, then run the same command again."
-            ) from error
-        raise
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return target

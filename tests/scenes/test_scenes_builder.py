@@ -1,6 +1,5 @@
 import dataclasses
 import os
-import resource
 import socket
 import subprocess
 import sys
@@ -12,7 +11,6 @@ from lam_jax.data.collator import Collator, CollatorConfig, Cuts
 from lam_jax.data.loader import Loader, LoaderConfig
 from lam_jax.data.readers import pretraining_examples
 from lam_jax.data.schemas import DataError, Where
-from lam_jax.errors import NoSpaceError
 from lam_jax.models.processor import ImageSettings
 from lam_jax.models.qwen2_5_vl.presets import PRESETS
 from lam_jax.scenes import builder, rows
@@ -63,28 +61,9 @@ def test_a_failed_build_leaves_nothing_behind(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setitem(GENERATORS["help"], "ls2", lambda index: broken("help", "ls2", index))
-    with pytest.raises(NoSpaceError, match="No space left"):
+    with pytest.raises(OSError, match="No space left"):
         prepare(tmp_path, SIZES)
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setitem(GENERATORS["help"], "ls2", lambda index: 1 // 0)
-    with pytest.raises(ZeroDivisionError):
-        prepare(tmp_path, SIZES)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_disk_that_fills_up_is_one_message(tmp_path):
-    """The writer of records says it in an error of its own."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-    try:
-        with pytest.raises(
-            NoSpaceError, match=r"no space to build the data set in .*File too large.*Free space"
-        ) as caught:
-            prepare(tmp_path / "data", SIZES)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert caught.value.exit_code == 5
-    assert list((tmp_path / "data").iterdir()) == []
 
 
 def test_remains_of_killed_builds_are_removed(tmp_path, monkeypatch):
