@@ -7,7 +7,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CITED = ("method", "design")
-PAGES = ("README.md", *(f"docs/{name}.md" for name in ("method", "design", "divergence", "pods", "watching", "metrics")))
+PAGES = (
+    "README.md",
+    *(f"docs/{name}.md" for name in ("method", "design", "divergence", "pods", "watching", "metrics")),
+)
 # The one form: "method.md section 3"; in pages the name may be a link.
 CITATION = re.compile(r"\b(method|design)\.md\)?\s+section\s+(\d+(?:\.\d+)?)")
 OTHER_FORMS = re.compile(
