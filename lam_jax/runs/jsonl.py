@@ -23,7 +23,7 @@ def read_lines(path: Path) -> Iterator[Record]:
     Yields nothing where there is no such file.
 
     Raises:
-        BrokenLinesError: a line that is no record of a phase's step.
+        BrokenLinesError: a line that is not JSON, by number.
     """
     if not path.exists():
         return
@@ -36,13 +36,12 @@ def read_lines(path: Path) -> Iterator[Record]:
             except ValueError as error:
                 if not line.endswith(b"\n"):
                     return
-                raise _broken(path, number, line, "JSON") from error
-            if not (isinstance(record, dict) and {"phase", "step"} <= set(record)):
-                raise _broken(path, number, line, "an object with the keys 'phase' and 'step'")
+                raise broken(path, number, line, "JSON") from error
             yield record
 
 
-def _broken(path: Path, number: int, line: bytes, expected: str) -> BrokenLinesError:
+def broken(path: Path, number: int, line: bytes, expected: str) -> BrokenLinesError:
+    """The error for a line of a log."""
     found = line.rstrip(b"\n")[:60].decode(errors="backslashreplace")
     return BrokenLinesError(f"{path}: line {number}: found {found!r}, expected {expected}. Delete that line.")
 

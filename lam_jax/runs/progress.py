@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
-from lam_jax.runs.time_left import about
+from lam_jax.runs.time_left import TimeLeft
 
 WARM_STEPS = 2  # steps that may compile; what a first one leaves behind may lie elsewhere than what it found
 
@@ -43,7 +43,7 @@ class Bar:
         console: Console,
         rich: RichProgress | None,
         interval: float,
-        later: float | None = None,
+        later: TimeLeft | None = None,
     ):
         self.name = name
         self.total = total
@@ -77,7 +77,7 @@ class Bar:
 
     def _left(self, seconds: float) -> str:
         """Time left in this loop and, where that is known, in the run."""
-        run = "" if self._later is None else f" ({about(seconds + self._later)} in all)"
+        run = "" if self._later is None else f" ({self._later.and_also(seconds)} in all)"
         return f"{duration(seconds)} left{run}"
 
 
@@ -86,7 +86,7 @@ class Progress:
 
     Attributes:
         interval: least time, in seconds, between two plain lines of one loop.
-        after: loop's name -> seconds that what comes after it will take; None: not known.
+        after: loop's name -> time that what comes after it will take; None: nothing is known of that.
         steps: of each loop that is over, the number that it did.
     """
 
@@ -94,7 +94,7 @@ class Progress:
         self.console = console or Console()
         self.interval = interval
         self.enabled = enabled
-        self.after: Callable[[str], float | None] = lambda name: None
+        self.after: Callable[[str], TimeLeft | None] = lambda name: None
         self.steps: dict[str, int] = {}
 
     def say(self, message: str) -> None:

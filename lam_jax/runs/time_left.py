@@ -41,6 +41,21 @@ class Measured(Protocol):
         ...
 
 
+@dataclasses.dataclass(frozen=True)
+class TimeLeft:
+    """Seconds that some phases will take; `whole`: of all of them, else of those whose kind was measured."""
+
+    seconds: float
+    whole: bool
+
+    def __str__(self) -> str:
+        return f"{'about' if self.whole else 'at least'} {roughly(self.seconds)}"
+
+    def and_also(self, seconds: float) -> "TimeLeft":
+        """With a phase that is known to take so long."""
+        return TimeLeft(self.seconds + seconds, self.whole)
+
+
 class Schedule:
     """The phases of a run, in order.
 
@@ -58,18 +73,20 @@ class Schedule:
         if name not in self._places:
             return None
         text = f"phase {self._places[name] + 1} of {len(self.phases)}: {name}"
-        left = self._seconds(self.phases[self._places[name] :])
-        return text if left is None else f"{text}, {about(left)} left"
+        left = self._left(self.phases[self._places[name] :])
+        return f"{text}, {left} left" if left else text
 
-    def after(self, name: str) -> float | None:
-        """Seconds that the phases after this one will take; None while one of them is of a kind not yet measured."""
+    def after(self, name: str) -> TimeLeft | None:
+        """Time of the phases after this one; None where nothing is known of them, or of this one."""
         if name not in self._places:
             return None
-        return self._seconds(self.phases[self._places[name] + 1 :])
+        return self._left(self.phases[self._places[name] + 1 :])
 
-    def _seconds(self, phases: Sequence[ScheduledPhase]) -> float | None:
+    def _left(self, phases: Sequence[ScheduledPhase]) -> TimeLeft | None:
         times = [self._of(phase) for phase in phases]
-        return None if None in times else sum(time for time in times if time is not None)
+        known = sum(time for time in times if time is not None)
+        whole = None not in times
+        return TimeLeft(known, whole) if whole or known else None
 
     def _of(self, phase: ScheduledPhase) -> float | None:
         if phase.kind is None:
@@ -86,10 +103,10 @@ class Schedule:
         return None
 
 
-def about(seconds: float) -> str:
-    """A rough duration: "about 40 s", "about 4 min", "about 2.5 h"."""
+def roughly(seconds: float) -> str:
+    """A rough duration: "40 s", "4 min", "2.5 h"."""
     if seconds < 90:
-        return f"about {max(10, 10 * round(seconds / 10))} s"
+        return f"{max(10, 10 * round(seconds / 10))} s"
     if seconds < 90 * 60:
-        return f"about {round(seconds / 60)} min"
-    return f"about {seconds / 3600:.1f} h".replace(".0 h", " h")
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h".replace(".0 h", " h")

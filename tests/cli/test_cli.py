@@ -105,7 +105,7 @@ def test_a_folder_that_cannot_be_written_is_a_message_with_a_code_of_its_own(tmp
     monkeypatch.setattr(start, "start_process", lambda: None)
     (tmp_path / "file").write_text("")
     code, _, err = call(["demo", "--out", str(tmp_path / "file" / "run")], capsys)
-    assert code == 15
+    assert code == 16
     assert "file/run: cannot be used as an output folder: Not a directory" in err
     assert "Traceback" not in err
 

@@ -7,7 +7,7 @@ import pytest
 
 from lam_jax.errors import BadSettingError
 from lam_jax.pipeline.finished import finished_results, records_hash
-from lam_jax.pipeline.phases import phases_of, require_trained_phase
+from lam_jax.pipeline.plan import phases_of, require_trained_phase
 from lam_jax.recipes import demo
 from lam_jax.runs.progress import Progress
 from lam_jax.runs.run import Run

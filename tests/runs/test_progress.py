@@ -7,6 +7,7 @@ from rich.console import Console
 
 from lam_jax.runs import progress as module
 from lam_jax.runs.progress import Progress, duration, rate
+from lam_jax.runs.time_left import TimeLeft
 
 
 @pytest.fixture
@@ -56,16 +57,17 @@ def test_steps_that_compile_are_no_part_of_an_estimate(clock, start):
     assert "2.0 s/step" in found[4]
 
 
-def test_the_rest_of_the_run_is_added_where_it_is_known(clock):
-    found = lines(0, (60, 20, 2, 2, 2), clock, total=5, after=236.0)
-    assert "0:04 left (about 4 min in all)" in found[2]
+@pytest.mark.parametrize(("whole", "word"), [(True, "about"), (False, "at least")])
+def test_the_rest_of_the_run_is_added_where_it_is_known(clock, whole, word):
+    found = lines(0, (60, 20, 2, 2, 2), clock, total=5, after=TimeLeft(236.0, whole))
+    assert f"0:04 left ({word} 4 min in all)" in found[2]
     assert "in all" not in found[1]
 
 
 def test_on_a_terminal_there_is_a_bar_with_rate_time_and_values_and_bars_nest(clock):
     out = io.StringIO()
     progress = Progress(Console(file=out, force_terminal=True, width=200, color_system=None))
-    progress.after = {"rl": 3600.0}.get
+    progress.after = {"rl": TimeLeft(3600.0, True)}.get
     with progress.bar("rl", 9) as outer, progress.bar("evaluate", 5) as inner:
         inner.update(5, {"score": 0.75})
         for step in (1, 2, 3):

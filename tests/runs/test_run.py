@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import functools
+import io
 import json
 import logging
 import math
@@ -17,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.console import Console
 
 from lam_jax import errors
 from lam_jax.cli import exit_code, is_expected
@@ -33,6 +35,7 @@ from lam_jax.runs.jsonl import BrokenLinesError
 from lam_jax.runs.metrics import comparable, read_metrics
 from lam_jax.runs.progress import Progress
 from lam_jax.runs.run import Run
+from lam_jax.runs.time_left import ScheduledPhase
 from lam_jax.values import differences, encode, fingerprint
 
 ROOT = Path(__file__).parents[2]
@@ -92,6 +95,30 @@ def test_seconds_and_compile_seconds_are_recorded(tmp_path):
     with open_run(tmp_path / "run") as run:
         again = run.phase("one", work, like={"w": jnp.ones((9, 9))})
     assert (again.seconds, again.compile_seconds) == (result.seconds, result.compile_seconds)
+
+
+def test_phases_are_announced_with_their_place_and_restored_ones_are_not(tmp_path):
+    """The third is of the kind of the first, which did its last 3 of 5 steps."""
+    phases = (ScheduledPhase("one", "train", 5), ScheduledPhase("two", None), ScheduledPhase("three", "train", 4))
+
+    def work(run, name):
+        with run.progress.bar(name, 5, 2) as bar:
+            bar.update(5)
+        return None, {}
+
+    printed = []
+    for names in (("one", "two"), ("one", "two", "three")):
+        out = io.StringIO()
+        with Run(tmp_path / "run", {}, Progress(Console(file=out, width=99))) as run:
+            run.follow(phases)
+            for name in names:
+                run.phase(name, functools.partial(work, run, name))
+        printed.append([line for line in out.getvalue().splitlines() if line.startswith("phase")])
+        assert run.results["one"].steps == 3
+    assert printed == [
+        ["phase 1 of 3: one", "phase 2 of 3: two, about 10 s left"],
+        ["phase 3 of 3: three, about 10 s left"],
+    ]
 
 
 def test_compile_clock_stops_with_its_block():
@@ -178,7 +205,7 @@ def test_a_folder_that_cannot_be_written_is_named_with_what_to_do(tmp_path, monk
     assert message.startswith(f"{tmp_path}/deep/run: cannot be used as an output folder: {os.strerror(number)}")
     assert advice in message
     assert message.endswith("Choose another one.")
-    assert exit_code(caught.value) == 15
+    assert exit_code(caught.value) == 16
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
