@@ -51,7 +51,7 @@ def test_without_a_repository_there_is_no_commit(tmp_path, monkeypatch):
 
 def test_the_environment_is_that_of_the_phases_and_names_each_that_took_part():
     def phase(**environment):
-        return PhaseResult(None, {}, 1.0, 0.0, False, environment)
+        return PhaseResult(None, {}, 1.0, 0.0, False, None, environment)
 
     first, second = phase(jax="0.10", device="cpu", cpu_count=2), phase(jax="0.10", device="TPU v5e", cpu_count=112)
     assert environment_of([first, first]) == {"jax": "0.10", "device": "cpu", "cpu_count": 2}
