@@ -14,6 +14,8 @@ from lam_jax import __version__
 from lam_jax.cli.compile import Compile
 from lam_jax.cli.convert import Convert
 from lam_jax.cli.demo import Demo
+from lam_jax.cli.export import Export
+from lam_jax.cli.generate import Generate
 from lam_jax.cli.presets import Presets
 from lam_jax.cli.report import Report
 from lam_jax.cli.watch import Watch
@@ -25,6 +27,8 @@ INTERRUPTED = 130
 COMMANDS = {
     "demo": Demo,
     "report": Report,
+    "export": Export,
+    "generate": Generate,
     "convert": Convert,
     "compile": Compile,
     "presets": Presets,

@@ -11,6 +11,7 @@ from lam_jax.evaluation.codes import probe_codes
 from lam_jax.latent.agent import Agent
 from lam_jax.models.inputs import Batch
 from lam_jax.parallel.parked import rest
+from lam_jax.pipeline.phases import STAGE_PHASES
 from lam_jax.pipeline.resources import Resources
 from lam_jax.recipe import PAIRED, TEXT_ONLY, Recipe, StageSettings, Weights
 from lam_jax.runs.run import Run
@@ -18,7 +19,7 @@ from lam_jax.train.loop import Fitted, Phase, fit
 from lam_jax.train.method import Method
 from lam_jax.train.optimiser import make_optimiser
 from lam_jax.train.partition import merge, partition
-from lam_jax.train.stages import STAGES, MixedBatch, Stage, Step
+from lam_jax.train.stages import MixedBatch, Stage, Step
 from lam_jax.train.state import TrainState
 
 
@@ -46,15 +47,15 @@ def learn_actions(run: Run, resources: Resources, agent: Agent) -> Agent:
         return Placed(Together(own, others), lambda two: MixedBatch(*two)), count
 
     plans = (
-        ("stage1_inverse", "inverse", recipe.inverse, shown, paired),
-        ("stage2_projector", "projector", recipe.projector, shown, paired),
-        ("stage3_joint", "joint", recipe.joint, mixed, held_out),
-        ("stage4_cloning", "cloning", recipe.cloning, mixed, held_out),
+        (recipe.inverse, shown, paired),
+        (recipe.projector, shown, paired),
+        (recipe.joint, mixed, held_out),
+        (recipe.cloning, mixed, held_out),
     )
-    for phase, name, settings, make_batches, validation in plans:
+    for (phase, stage), (settings, make_batches, validation) in zip(STAGE_PHASES.items(), plans, strict=True):
         rows = make_batches(settings.rows)
-        agent = train_stage(run, recipe, phase, STAGES[name], settings, agent, rows, validation)
-        if name in ("inverse", "joint"):
+        agent = train_stage(run, recipe, phase, stage, settings, agent, rows, validation)
+        if stage.name in ("inverse", "joint"):
             _require_codes(recipe, agent, paired, method, phase)
     return agent
 

@@ -8,6 +8,7 @@ import numpy as np
 from lam_jax.latent.agent import Agent
 from lam_jax.parallel.parked import rest
 from lam_jax.pipeline.measures import Evaluator
+from lam_jax.pipeline.phases import rl_phase, sft_phases
 from lam_jax.pipeline.resources import Resources
 from lam_jax.pipeline.stages import best_record, chosen_weights, train_stage
 from lam_jax.runs.run import Run
@@ -31,9 +32,8 @@ def fine_tune(run: Run, resources: Resources, task: Task, space: Space, agent: A
     """Stage 5 on the task's rows."""
     recipe = resources.recipe
     held_out = resources.held_out(task.name, task.val)
-    for name, stage in space.sft(recipe.method).items():
+    for phase, stage in sft_phases(task.name, space, recipe.method).items():
         rows = resources.batches(task.name, task.sft, recipe.sft.rows)
-        phase = f"{name}_{space.name}_{task.name}"
         agent = train_stage(run, recipe, phase, stage, recipe.sft, agent, rows, held_out)
     return agent
 
@@ -63,7 +63,7 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
     recipe, config = resources.recipe, rl_config(resources, task, space)
     trainable, frozen = partition(agent, space.trains(agent.backbone.config, recipe.method))
     resting, wake = rest(frozen, agent.backbone.config.dtype)
-    phase = f"rl_{space.name}_{task.name}"
+    phase = rl_phase(task.name, space)
     validation = resources.examples(task.name, task.val)[: config.prompts]
     evaluator = Evaluator(resources, task, space)
 
