@@ -11,9 +11,11 @@ from lam_jax.pipeline import reinforce as reinforce
 from lam_jax.pipeline import run_recipe as run_recipe
 from lam_jax.recipe import Recipe as Recipe
 from lam_jax.rewards.embedding import SimilarityReward as SimilarityReward
+from lam_jax.rewards.functions import FileReward as FileReward
+from lam_jax.rewards.functions import FunctionReward as FunctionReward
+from lam_jax.rewards.functions import WeightedReward as WeightedReward
 from lam_jax.rewards.judge import JudgeConfig as JudgeConfig
 from lam_jax.rewards.judge import JudgeReward as JudgeReward
-from lam_jax.rewards.reward import FunctionReward as FunctionReward
 from lam_jax.rewards.reward import Reward as Reward
 from lam_jax.rewards.verdict import Verdict as Verdict
 from lam_jax.rl import ALGORITHMS as ALGORITHMS

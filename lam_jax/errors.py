@@ -17,6 +17,7 @@
 | 12 | the watchdog ended a run whose step took longer than its patience |
 | 13 | the watchdog ended this process because another process of the run had ended |
 | 14 | the processes could not be started together (`lam_jax.parallel.processes.StartUpError`) |
+| 15 | a reward function raised an exception (`RewardError`) |
 | 130 | interrupted from the keyboard |
 """
 
@@ -79,3 +80,9 @@ class ProcessesDifferError(LamJaxError):
     """The processes of one run were started with different code, configuration, data or weights."""
 
     exit_code = 11
+
+
+class RewardError(LamJaxError):
+    """A reward function of the user's own raised an exception."""
+
+    exit_code = 15

@@ -239,4 +239,7 @@ def differences(found: Any, expected: Any, name: str = "") -> list[str]:
         keys = [*expected, *(key for key in found if key not in expected)]
         pairs = [(key, found.get(key, "nothing"), expected.get(key, "nothing")) for key in keys]
         return [line for key, a, b in pairs for line in differences(a, b, f"{name}.{key}" if name else key)]
+    if isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
+        pairs = zip(found, expected)
+        return [line for index, (a, b) in enumerate(pairs) for line in differences(a, b, f"{name}[{index}]")]
     return [] if found == expected else [f"{name}: found {found!r}, expected {expected!r}"]

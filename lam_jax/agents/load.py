@@ -10,6 +10,7 @@ from lam_jax.agents.loaded import LoadedAgent
 from lam_jax.agents.run_folder import CONFIG, is_run_folder, open_run_agent
 from lam_jax.agents.settings import AgentError, AgentFolder
 from lam_jax.formats.agent_folder import MANIFEST
+from lam_jax.hosts.start import start_process
 from lam_jax.models.tokenizer import read_tokenizer
 from lam_jax.parallel.processes import whole_mesh
 
@@ -40,6 +41,7 @@ def load(
         AgentError: no agent, another task or space, or several and none named.
         CheckpointError, DamagedCheckpointError: weights that cannot be read.
     """
+    start_process()
     return load_folder(find(path, task, space), mesh)
 
 

@@ -69,8 +69,7 @@ class RunAgent:
         """Which weights of the last phase the run kept."""
         recipe = self.recipe
         if self.phase in STAGE_PHASES:
-            settings = (recipe.inverse, recipe.projector, recipe.joint, recipe.cloning)
-            return settings[list(STAGE_PHASES).index(self.phase)].weights
+            return getattr(recipe, STAGE_PHASES[self.phase].name).weights
         return recipe.rl.weights if self.is_complete else recipe.sft.weights
 
     @property

@@ -9,7 +9,6 @@ import math
 from typing import Any
 
 import jax
-from jax.extend import core
 
 
 def count_flops(jaxpr: Any, while_trips: int = 1) -> int:
@@ -19,7 +18,6 @@ def count_flops(jaxpr: Any, while_trips: int = 1) -> int:
         jaxpr: e.g. `jax.jit(f).trace(*arguments).jaxpr`.
         while_trips: trips taken for loops that end on data, which the program does not tell.
     """
-    jaxpr = jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
     return sum(_count_equation(equation, while_trips) for equation in jaxpr.eqns)
 
 
@@ -50,8 +48,9 @@ def _shards(parameters: dict[str, Any]) -> int:
 
 
 def _inner(parameters: dict[str, Any]) -> list[Any]:
-    values = jax.tree.leaves(list(parameters.values()), is_leaf=lambda x: isinstance(x, core.ClosedJaxpr | core.Jaxpr))
-    return [value for value in values if isinstance(value, core.ClosedJaxpr | core.Jaxpr)]
+    # Open and closed ones are two types in jax 0.10 and one in 0.12; both have equations.
+    values = jax.tree.leaves(list(parameters.values()), is_leaf=lambda x: hasattr(x, "eqns"))
+    return [value for value in values if hasattr(value, "eqns")]
 
 
 def _dot(equation: Any) -> int:

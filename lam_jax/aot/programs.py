@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from lam_jax.aot.abstract import abstract_array, abstract_batch, abstract_key, abstract_state, abstract_weights
 from lam_jax.aot.workload import Workload
 from lam_jax.latent.agent import Agent
-from lam_jax.latent.config import LATENT_PRESETS
+from lam_jax.latent.config import LATENT_PRESETS, LatentConfig
 from lam_jax.models.qwen2_5_vl.config import QwenConfig
 from lam_jax.models.qwen2_5_vl.presets import PRESETS
 from lam_jax.nn.weight import structs
@@ -19,7 +19,7 @@ from lam_jax.parallel import ROLLOUT, TRAIN, UPDATE, Rules
 from lam_jax.parallel.choose_layout import choose_layout
 from lam_jax.parallel.choose_mesh import Load
 from lam_jax.parallel.rules import with_holes
-from lam_jax.rl import ALGORITHMS
+from lam_jax.rl import ALGORITHMS, Algorithm
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.rollout.run import jitted
 from lam_jax.rollout.sampling import SamplingConfig
@@ -63,21 +63,35 @@ class Program:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What the programs of one preset have in common: sizes, mesh, workload and method."""
+    """What the programs of one model have in common: sizes, mesh, workload and method.
+
+    Attributes:
+        preset: name of the sizes; that of a preset, unless `backbone` and `latent` are given.
+        mesh: that they run on.
+        work: rows, prompts and lengths.
+        method: switches.
+        backbone, latent: sizes of another model than the preset.
+        algorithm: of updates.
+    """
 
     preset: str
     mesh: Mesh
     work: Workload
     method: Method = LEAN
+    backbone: QwenConfig | None = None
+    latent: LatentConfig | None = None
+    algorithm: Algorithm = ALGORITHMS["grpo"]
 
     @property
     def config(self) -> QwenConfig:
         """The backbone's."""
-        return PRESETS[self.preset]
+        return self.backbone or PRESETS[self.preset]
 
     def agent(self, rules: Rules, dtype: Any = None) -> Agent:
         """All weights, abstract."""
-        return abstract_weights(Agent.spec(self.config, LATENT_PRESETS[self.preset]), self.mesh, rules, dtype)
+        return abstract_weights(
+            Agent.spec(self.config, self.latent or LATENT_PRESETS[self.preset]), self.mesh, rules, dtype
+        )
 
     def batch(self, images: bool = True) -> Any:
         """Rows of stages 1 to 5."""
@@ -92,7 +106,7 @@ class Setting:
         """The released settings of stage 6 at this workload."""
         sampling = SAMPLING.get(space.name, SamplingConfig())
         rollout = RolloutConfig(samples=self.work.samples, length=self.work.completion, sampling=sampling)
-        return RLConfig(ALGORITHMS["grpo"], space, prompts=self.work.prompts, rollout=rollout, remat=True)
+        return RLConfig(self.algorithm, space, prompts=self.work.prompts, rollout=rollout, remat=self.method.remat)
 
 
 def load_of(preset: str, work: Workload) -> Load:
@@ -113,7 +127,7 @@ def build(stage: str, setting: Setting) -> Program:
     if stage not in STAGES:
         raise ValueError(f"Unknown stage {stage!r}: expected one of {STAGES}.")
     if stage in TRAINED:
-        return _training(TRAINED[stage], setting)
+        return build_stage(TRAINED[stage], setting)
     kind, _, space = stage.partition("_")
     return {"rollout": _rollout, "update": _update}[kind](SPACES[space], setting)
 
@@ -124,7 +138,8 @@ def _halves(trains: Trains, setting: Setting) -> tuple[Any, Any]:
     return trainable, in_dtype(frozen, setting.config.dtype)
 
 
-def _training(stage: Stage, setting: Setting) -> Program:
+def build_stage(stage: Stage, setting: Setting) -> Program:
+    """The program of one of stages 1 to 5."""
     optimiser = make_optimiser(OptimiserConfig(lr=1e-4, schedule="cosine"), steps=1000)
     trainable, frozen = _halves(stage.trains, setting)
     batch: Any = setting.batch()

@@ -6,6 +6,7 @@ Exit codes: see `lam_jax.errors`.
 import errno
 import sys
 import traceback
+from typing import Any
 
 import tyro
 from rich.console import Console
@@ -18,6 +19,7 @@ from lam_jax.cli.export import Export
 from lam_jax.cli.generate import Generate
 from lam_jax.cli.presets import Presets
 from lam_jax.cli.report import Report
+from lam_jax.cli.train import Train, train_command
 from lam_jax.cli.watch import Watch
 from lam_jax.errors import NoSpaceError
 
@@ -25,6 +27,7 @@ BAD_FLAG = 2
 INTERRUPTED = 130
 
 COMMANDS = {
+    "train": Train,
     "demo": Demo,
     "report": Report,
     "export": Export,
@@ -55,19 +58,24 @@ def _complain(error: BaseException) -> None:
     Console(stderr=True).print(f"lam-jax: {text}", style="red", soft_wrap=True, highlight=False, markup=False)
 
 
+def _command(args: list[str]) -> Any:
+    return tyro.extras.subcommand_cli_from_dict(
+        COMMANDS,
+        prog="lam-jax",
+        description="Latent-action reinforcement learning of vision-language agents (arXiv 2601.07516).",
+        args=args,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+
+
 def main(args: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
-    if (sys.argv[1:] if args is None else args) == ["--version"]:
+    args = sys.argv[1:] if args is None else args
+    if args == ["--version"]:
         Console().print(f"lam_jax {__version__}", highlight=False)
         return 0
     try:
-        command = tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
-            prog="lam-jax",
-            description="Latent-action reinforcement learning of vision-language agents (arXiv 2601.07516).",
-            args=args,
-            config=(tyro.conf.OmitArgPrefixes,),
-        )
+        command = train_command(args[1:]) if args[:1] == ["train"] else _command(args)
     except ValueError as error:
         _complain(error)
         return BAD_FLAG

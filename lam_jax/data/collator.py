@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lam_jax.data.chat import ChatEncoder, Encoded
-from lam_jax.data.schemas import DataError, Example, ImageSource, image_bytes
+from lam_jax.data.schemas import DataError, Example, ImageSource, image_bytes, require_reference
 from lam_jax.models.inputs import Batch, Images
 from lam_jax.models.positions import image_layout, mrope_positions
 from lam_jax.models.processor import Grid, ImageSettings, image_tokens, process_image
@@ -162,7 +162,7 @@ class Collator:
         encoded, cuts = [], Cuts()
         for example, row_grids in zip(examples, grids):
             counts = [image_tokens(grid, self.config.image.merge_size) for grid in row_grids]
-            messages = example.prompt if prompt else example.messages
+            messages = example.prompt if prompt else require_reference(example).messages
             row = self.encoder.encode(messages, counts, generation_prompt=prompt)
             fitted = (cut_left if prompt else cut_right)(row, longest, example)
             if len(fitted) < len(row):

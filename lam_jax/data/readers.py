@@ -1,4 +1,4 @@
-"""JSON data files: opening them, counting what is dropped, and the pre-training format.
+"""JSON and JSON Lines data files: opening them, counting what is dropped, and the pre-training format.
 
 Pre-training rows (paired, or text-only without `images`) are
 `{"id", "images": [path], "messages": [{"role", "content"}], "instance_type"}`. A literal `<image>` in a message is
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lam_jax.data.schemas import DataError, Example, ImageSource, Message, Where, describe, field
+from lam_jax.data.schemas import DataError, Example, ImageSource, Message, Where, describe, field, require_reference
 
 IMAGE_TAG = "<image>"
 
@@ -38,34 +38,58 @@ class Drops:
         return f"{self.total} rows dropped" + (f" ({reasons})" if reasons else "")
 
 
+def _text(path: Path) -> str:
+    where = Where(str(path))
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(where, None, str(error.strerror), "a readable JSON file", "Check the path.") from error
+    except UnicodeDecodeError as error:
+        found = f"a byte that is not UTF-8 at offset {error.start}"
+        raise DataError(where, None, found, "UTF-8 text", "Re-encode or re-download the file.") from error
+
+
 def read_json(path: Path) -> Any:
     """Content of a JSON file.
 
     Raises:
       DataError: the file is missing, is not UTF-8, or is not JSON; names line and column.
     """
-    where = Where(str(path))
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(where, None, str(error.strerror), "a readable JSON file", "Check the path.") from error
-    except UnicodeDecodeError as error:
-        found = f"a byte that is not UTF-8 at offset {error.start}"
-        raise DataError(where, None, found, "UTF-8 text", "Re-encode or re-download the file.") from error
+        return json.loads(_text(path))
     except json.JSONDecodeError as error:
         found = f"{error.msg} at line {error.lineno}, column {error.colno}"
-        raise DataError(where, None, found, "valid JSON", "The file is cut or edited; re-download it.") from error
+        fix = "The file is cut or edited; re-download it."
+        if error.msg == "Extra data":
+            fix = "One object a line is JSON Lines: name the file .jsonl."
+        raise DataError(Where(str(path)), None, found, "valid JSON", fix) from error
 
 
 def read_rows(path: Path) -> list[Any]:
-    """Rows of a JSON file whose top level is a list.
+    """Rows of a JSON file whose top level is a list, or of a .jsonl file with one a line; blank lines do not count.
 
     Raises:
       DataError: the file cannot be read, or holds something else than a list.
     """
+    if path.suffix == ".jsonl":
+        return _read_lines(path)
     rows = read_json(path)
     if not isinstance(rows, list):
         raise DataError(Where(str(path)), None, f"a top-level {type(rows).__name__}", "a list of rows", "Wrap it.")
+    return rows
+
+
+def _read_lines(path: Path) -> list[Any]:
+    rows = []
+    # Not splitlines(): JSON text may hold other line ends, such as U+2028.
+    for number, line in enumerate(_text(path).split("\n"), start=1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                found = f"{error.msg} at column {error.colno}"
+                fix = "The file is cut or edited; correct or drop the line."
+                raise DataError(Where(f"{path}, line {number}"), None, found, "a JSON object", fix) from error
     return rows
 
 
@@ -110,13 +134,18 @@ def pretraining_examples(
     """The example of one pre-training row; `images` is absent in text-only rows.
 
     Raises:
-      DataError: a key is missing or of a wrong type, or an image file does not exist.
+      DataError: a key is missing or of a wrong type, an image file does not exist, or the last message is not the
+        assistant's.
     """
+    return [require_reference(_example(row, where, image_root, keep_image_tag))]
+
+
+def _example(row: Any, where: Where, image_root: Path | None, keep_image_tag: bool = False) -> Example:
     identifier = str(field(row, "id", (str, int), where))
     messages = text_messages(field(row, "messages", list, where), where, "messages", keep_image_tag)
     values = field(row, "images", list, where) if row.get("images") is not None else ()
     images = tuple(resolve_image(value, image_root, where, f"images[{i}]") for i, value in enumerate(values))
-    return [Example(identifier, messages, images, row_facts(row, where), where)]
+    return Example(identifier, messages, images, row_facts(row, where), where)
 
 
 def row_facts(row: Mapping[str, Any], where: Where) -> dict[str, Any] | None:
@@ -143,7 +172,7 @@ def read_pretraining(path: Path, image_root: Path | None = None, keep_image_tag:
 
 
 def chat_examples(row: Any, where: Where, image_root: Path | None = None) -> list[Example]:
-    """The example of one row `{"id", "image" or "images", "messages"}`; the last message is the reference answer.
+    """The example of one row `{"id", "image" or "images", "messages"}`; an assistant message last is the reference.
 
     Raises:
       DataError: a key is missing, unknown or of a wrong type, or an image file does not exist.
@@ -155,7 +184,7 @@ def chat_examples(row: Any, where: Where, image_root: Path | None = None) -> lis
         if row.get("images") is not None:
             raise DataError(where, "image", "both 'image' and 'images'", "one of them", "Drop one of the keys.")
         row = {**row, "images": [field(row, "image", (str, bytes), where)]}
-    return pretraining_examples(row, where, image_root)
+    return [_example(row, where, image_root)]
 
 
 def released_examples(row: Any, where: Where, image_root: Path | None = None) -> list[Example]:

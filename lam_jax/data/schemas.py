@@ -1,8 +1,8 @@
 """The one row type that every reader produces and every consumer reads, and the error that names a bad row.
 
-`Example` is a chat of text messages that ends in the reference answer, with its pictures and, for the built-in data
-set, the facts that the rubric scores against. Pictures are encoded bytes, or paths that are opened only when a batch is
-built: the real pre-training sets hold hundreds of thousands.
+`Example` is a chat of text messages that ends in the reference answer, where it has one, with its pictures and, for the
+built-in data set, the facts that the rubric scores against. Pictures are encoded bytes, or paths that are opened only
+when a batch is built: the real pre-training sets hold hundreds of thousands.
 """
 
 import dataclasses
@@ -73,12 +73,13 @@ class Example:
 
     Attributes:
       id: name of the row, unique within its data set.
-      messages: turns; an optional system message first, an assistant message last.
+      messages: turns; an optional system message first, then user and assistant in turn as they come. Where the last is
+        the assistant's, it is the reference answer.
       images: pictures of the row, PNG or JPEG bytes or paths; they go first in the first user turn, in this order.
       facts: what the rubric needs to know about the row, or None.
 
     Raises:
-      DataError: on a bad role, an empty or missing reference, a misplaced system message, an image without user turn.
+      DataError: on a bad role, no messages, an empty reference, a misplaced system message, an image without user turn.
     """
 
     id: str
@@ -96,21 +97,53 @@ class Example:
                 raise DataError(self.where, f"{key}.role", describe(role), f"one of {ROLES}", "Rename the role.")
             if role == "system" and index > 0:
                 raise DataError(self.where, key, "a system message", "one as first message only", "Move or drop it.")
-        if not self.messages or self.messages[-1]["role"] != "assistant" or not self.messages[-1]["content"].strip():
+        if not self.messages or self.messages[-1]["role"] == "system":
             found = describe(self.messages[-1]) if self.messages else "no messages"
-            raise DataError(self.where, "messages", found, "a non-empty assistant message last", "Drop the row.")
+            raise DataError(self.where, "messages", found, "a user message to answer", "Drop the row.")
+        if self.has_reference and not self.reference.strip():
+            found = describe(self.messages[-1])
+            raise DataError(
+                self.where, "messages", found, "a non-empty assistant message last", "Drop the message or the row."
+            )
         if self.images and all(message["role"] != "user" for message in self.messages):
             raise DataError(self.where, "images", "images but no user turn", "a user turn to put them in", "Add one.")
 
     @property
+    def has_reference(self) -> bool:
+        """The last message is the assistant's."""
+        return self.messages[-1]["role"] == "assistant"
+
+    @property
     def prompt(self) -> tuple[Message, ...]:
         """Everything before the reference answer."""
-        return self.messages[:-1]
+        return self.messages[:-1] if self.has_reference else self.messages
 
     @property
     def reference(self) -> str:
-        """The reference answer."""
+        """The reference answer.
+
+        Raises:
+          DataError: the row has none.
+        """
+        require_reference(self)
         return self.messages[-1]["content"]
+
+
+def require_reference(example: Example) -> Example:
+    """The example, if its last message is the assistant's.
+
+    Raises:
+      DataError: it is not.
+    """
+    if not example.has_reference:
+        raise DataError(
+            example.where,
+            "messages",
+            f"no reference answer: the last message is the {example.messages[-1]['role']}'s",
+            "an assistant message last",
+            "Add one, or choose a reward that needs none and leave SFT out.",
+        )
+    return example
 
 
 def image_bytes(source: ImageSource, where: Where) -> bytes:

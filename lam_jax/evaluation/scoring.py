@@ -43,7 +43,7 @@ class ScoreSummary:
 
     Attributes:
         score: mean over prompts and samples of the mean over dimensions of answer / reference.
-        dimensions: the same of each dimension.
+        dimensions: the same of each dimension, or mean of each named part of the reward.
         sample_means: the score of each sample number on its own, e.g. of three.
         sample_std: their standard deviation (n - 1); 0 for a single sample.
         prompts: prompts with at least one successful call.
@@ -104,7 +104,7 @@ def summarise(
     successful = [item for item in scored if item.verdict.ok]
     rows = sorted({item.row for item in successful})
     samples = sorted({item.sample for item in successful})
-    names = list(successful[0].verdict.scores) if successful else []
+    names = list(successful[0].verdict.named) if successful else []
 
     def estimate(value: Callable[[Verdict], float]) -> Estimate:
         return interval(_table(successful, rows, samples, value), confidence, method, seed)
@@ -113,7 +113,7 @@ def summarise(
     sample_means = tuple(float(np.nanmean(column)) for column in overall.T)
     return ScoreSummary(
         score=interval(overall, confidence, method, seed),
-        dimensions={name: estimate(lambda verdict, name=name: verdict.ratios[name]) for name in names},
+        dimensions={name: estimate(lambda verdict, name=name: verdict.named[name]) for name in names},
         sample_means=sample_means,
         sample_std=float(np.std(sample_means, ddof=1)) if len(samples) > 1 else 0.0,
         prompts=len(rows),
@@ -229,7 +229,7 @@ def _check_dimensions(scored: Sequence[Scored]) -> None:
     expected: list[str] | None = None
     for item in scored:
         if item.verdict.ok:
-            names = sorted(item.verdict.scores)
+            names = sorted(item.verdict.named)
             expected = names if expected is None else expected
             if names != expected:
                 raise ValueError(

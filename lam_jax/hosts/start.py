@@ -1,12 +1,17 @@
 """What a program that trains does before anything else."""
 
+import functools
+
 from lam_jax.cpu.host_memory import keep_host_memory
 from lam_jax.hosts.compilation import keep_compiled_programs
 from lam_jax.parallel.processes import Place, start
 
 
+@functools.cache
 def start_process() -> Place | None:
     """Joins the other processes of the run, turns the compilation cache on, and keeps host memory between programs.
+
+    Only the first call does anything. It has to come before jax is used otherwise.
 
     Raises:
         StartUpError: see `lam_jax.parallel.processes.start`.

@@ -7,16 +7,19 @@ evaluate        scores, diversity and sample answers
 """
 
 import contextlib
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lam_jax.hosts.consistency import code_hash, require_consistent, require_consistent_weights, versions
+from lam_jax.hosts.start import start_process
 from lam_jax.parallel.multihost import is_first
 from lam_jax.parallel.parked import park
 from lam_jax.parallel.processes import whole_mesh
+from lam_jax.pipeline.choose import MeshShape, mesh_for
 from lam_jax.pipeline.measures import measure_codes, measure_control
-from lam_jax.pipeline.resources import Resources, content_of
+from lam_jax.pipeline.resources import Resources, content_of, is_of_reward
 from lam_jax.pipeline.results import Scores, collect, write_results
 from lam_jax.pipeline.stages import learn_actions
 from lam_jax.pipeline.tasks import evaluate, fine_tune, reinforce
@@ -27,16 +30,17 @@ from lam_jax.runs.run import Run
 from lam_jax.train.spaces import SPACES
 from lam_jax.values import fingerprint
 
-__all__ = ["Resources", "evaluate", "fine_tune", "learn_actions", "open_run", "reinforce", "run_recipe"]
+__all__ = ["Resources", "evaluate", "fine_tune", "learn_actions", "open_run", "opened_apart", "reinforce", "run_recipe"]
 
 
 @contextlib.contextmanager
 def open_run(
     recipe: Recipe,
-    out: Path,
-    mesh: tuple[int, int, int] = (1, 1, 1),
+    out: str | Path,
+    mesh: MeshShape = (1, 1, 1),
     save_every: int = 0,
     profile: str | None = None,
+    changed_reward: bool = False,
 ) -> Iterator[tuple[Run, Resources]]:
     """A run folder that belongs to `recipe`, its rows and its model, and the opened recipe; arguments: `run_recipe`.
 
@@ -47,6 +51,7 @@ def open_run(
         OtherConfigurationError: the folder belongs to another recipe, to other rows or to another model.
         ProcessesDifferError: the processes of the run have other code, recipes, rows or models.
     """
+    start_process()
     content = content_of(recipe)
     require_consistent(
         {
@@ -56,8 +61,13 @@ def open_run(
             "data": fingerprint(content),
         }
     )
-    devices = whole_mesh(mesh)
-    with Run(out, {"recipe": recipe, "content": content}, save_every=save_every, profile=profile) as run:
+    chosen = mesh_for(recipe) if mesh == "auto" else None
+    devices = whole_mesh(chosen.shape if chosen else mesh)  # pyright: ignore[reportArgumentType]
+    may_change = is_of_reward if changed_reward else None
+    identity = {"recipe": recipe, "content": content}
+    with Run(out, identity, save_every=save_every, profile=profile, may_change=may_change) as run:
+        if chosen and devices.size > 1:
+            run.progress.say(str(chosen))
         opened: list[Resources] = []
 
         def open_resources() -> tuple[None, dict[str, Any]]:
@@ -69,28 +79,47 @@ def open_run(
         yield run, opened[0] if opened else Resources.open(recipe, run.folder / "data", devices)
 
 
+@contextlib.contextmanager
+def opened_apart(recipe: Recipe, mesh: MeshShape = (1, 1, 1)) -> Iterator[Resources]:
+    """The opened recipe without a run: its rows are read and its rewards tried in a folder that is deleted.
+
+    Raises:
+        DataError: rows that cannot be used.
+    """
+    start_process()
+    devices = whole_mesh(mesh_for(recipe).shape if mesh == "auto" else mesh)
+    with tempfile.TemporaryDirectory() as folder:
+        resources = Resources.open(recipe, Path(folder), devices)
+        resources.try_out()
+        yield resources
+
+
 def run_recipe(
     recipe: Recipe,
-    out: Path,
+    out: str | Path,
     *,
-    mesh: tuple[int, int, int] = (1, 1, 1),
+    mesh: MeshShape = (1, 1, 1),
     save_every: int = 0,
     profile: str | None = None,
+    changed_reward: bool = False,
 ) -> dict[str, Any]:
     """Runs or resumes all of a recipe in `out`, writes the report, and returns the results, on the first process.
 
     Args:
         recipe: everything that the results depend on.
         out: run folder; several processes share it.
-        mesh: data, fsdp, tensor; all devices of all processes where there are several. A run may be resumed on another.
+        mesh: data, fsdp, tensor; all devices of all processes where there are several. "auto": chosen for the recipe.
+            A run may be resumed on another.
         save_every: optimiser updates between two checkpoints inside a phase; 0: only when the run is asked to stop.
         profile: phase of which a few steps are traced.
+        changed_reward: goes on although the code of a reward has changed since the run began; config.json keeps both
+            hashes.
 
     Raises:
         LamJaxError: see `lam_jax.errors`.
         DataError: rows that cannot be read.
     """
-    with open_run(recipe, out, mesh, save_every, profile) as (run, resources):
+    with open_run(recipe, out, mesh, save_every, profile, changed_reward) as (run, resources):
         agent = resources.base_agent()
         require_consistent_weights(agent)
         base: dict[str, Any] = {}

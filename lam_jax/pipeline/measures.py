@@ -160,7 +160,7 @@ class Evaluator:
             "tokens": [self.resources.tokenizer.decode([token]) for token in answer.tokens],
             "actions": answer.actions if self.space.coded else None,
             "score": verdict.reward if verdict.ok else None,
-            "dimensions": verdict.ratios if verdict.ok else {},
+            "dimensions": dict(verdict.named) if verdict.ok else {},
         }
 
 

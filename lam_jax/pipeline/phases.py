@@ -7,7 +7,7 @@ from lam_jax.train.spaces import Space
 from lam_jax.train.stages import STAGES
 from lam_jax.train.stages.stage import Stage, Trains
 
-# Stages 1 to 4, by the names of their phases.
+# Stages 1 to 4, by the names of their phases; a stage's name is also that of its settings in a recipe.
 STAGE_PHASES: Mapping[str, Stage] = {
     "stage1_inverse": STAGES["inverse"],
     "stage2_projector": STAGES["projector"],

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from lam_jax.data.chat import ChatEncoder
 from lam_jax.data.collator import Collated, Collator, CollatorConfig
 from lam_jax.data.loader import Loader, LoaderConfig, Placed, in_order
-from lam_jax.data.schemas import DataError, Example, Where
+from lam_jax.data.schemas import DataError, Example, Where, require_reference
 from lam_jax.data.sources import RowSource
 from lam_jax.formats.hf_config import read_config
 from lam_jax.formats.load_backbone import load_backbone
@@ -29,7 +29,7 @@ from lam_jax.parallel.multihost import barrier, is_first
 from lam_jax.parallel.rows import from_own_rows, own_rows
 from lam_jax.recipe import PAIRED, TEXT_ONLY, Model, Recipe
 from lam_jax.rewards.embedding import load_embedder
-from lam_jax.rewards.reward import check_verdicts
+from lam_jax.rewards.reward import WithContent, check_verdicts
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.tasks.task import Task
@@ -118,7 +118,7 @@ class Resources:
         key = source, split
         if key not in self._read:
             found = self._rows(source).read(self.folder, split)
-            _require_rows(found, source, split)
+            _require_rows(found, source, split, self._is_trained_on(source, split))
             self._read[key] = found
         return self._read[key]
 
@@ -140,11 +140,15 @@ class Resources:
         for source, split in named:
             first = self.examples(source, split)[:1]
             for collators in (self.chats, self.prompts, self.rl_prompts):
-                if source in collators:
+                if source in collators and (collators is not self.chats or self._is_trained_on(source, split)):
                     collators[source](first)
         for task in recipe.tasks:
             _try_reward(task, self.examples(task.name, task.rl)[0])
         load_embedder(recipe.evaluation.embedder)
+
+    def _is_trained_on(self, source: str, split: str) -> bool:
+        """Rows of the split go into a loss with their answers; stage 6 and scores only make prompts of theirs."""
+        return source not in self.tasks or split in (self.tasks[source].sft, self.tasks[source].val)
 
     def _rows(self, source: str) -> RowSource:
         if source == PAIRED:
@@ -194,11 +198,14 @@ def base_backbone(model: Model, mesh: Mesh) -> QwenVL:
     return load_backbone(model.path, mesh, TRAIN, np.float32).replace(config=model_config(model))
 
 
-def _require_rows(examples: Sequence[Example], source: str, split: str) -> None:
+def _require_rows(examples: Sequence[Example], source: str, split: str, whole: bool) -> None:
+    """Raises DataError for an empty split, a row with other pictures than its source has, or without its answer."""
     if not len(examples):
         where = Where(f"split {split!r} of {source!r}")
         raise DataError(where, None, "no rows", "one row or more", "Add rows, or take a larger share of them.")
     for example in examples:
+        if whole:
+            require_reference(example)
         if source == PAIRED and not example.images:
             fix = "Add it, or move the row to the text-only rows."
             raise DataError(example.where, "images", "no picture", "a picture in a paired row", fix)
@@ -210,13 +217,12 @@ def _require_rows(examples: Sequence[Example], source: str, split: str) -> None:
 
 
 def _try_reward(task: Task, example: Example) -> None:
-    """Scores a reference answer twice."""
-    found = task.reward([example], [[example.reference] * 2], range(2))
+    """Scores a reference answer twice, or some text where the row has none."""
+    text = example.reference if example.has_reference else example.prompt[-1]["content"]
+    found = task.reward([example], [[text] * 2], range(2))
     for verdict in check_verdicts(found, type(task.reward).__name__, 1, 2)[0]:
         if not verdict.ok:
-            logger.warning(
-                "Task %s: the reward failed on the reference of row %s: %s", task.name, example.id, verdict.error
-            )
+            logger.warning("Task %s: the reward failed on row %s: %s", task.name, example.id, verdict.error)
 
 
 def sources_of(recipe: Recipe) -> list[RowSource]:
@@ -226,8 +232,17 @@ def sources_of(recipe: Recipe) -> list[RowSource]:
 
 
 def content_of(recipe: Recipe) -> dict[str, Any]:
-    """Hashes of what a recipe names and does not hold: the model's files, and the rows of its sources, in order."""
-    return {"model": model_content(recipe.model.path), "rows": [source.content() for source in sources_of(recipe)]}
+    """Hashes of what a recipe names and does not hold: the model's files, rows of its sources, code of its rewards."""
+    return {
+        "model": model_content(recipe.model.path),
+        "rows": [source.content() for source in sources_of(recipe)],
+        "rewards": {t.name: t.reward.content() for t in recipe.tasks if isinstance(t.reward, WithContent)},
+    }
+
+
+def is_of_reward(place: str) -> bool:
+    """Whether a place in a run's identity (`recipe.tasks[0].reward.sha256`, say) is a hash of a reward's code."""
+    return place.startswith("content.rewards.") or (".reward." in place and place.endswith("sha256"))
 
 
 def model_content(folder: Path) -> dict[str, str]:

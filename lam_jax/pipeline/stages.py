@@ -46,13 +46,9 @@ def learn_actions(run: Run, resources: Resources, agent: Agent) -> Agent:
         others, _ = resources.batches(TEXT_ONLY, text.train, rows)
         return Placed(Together(own, others), lambda two: MixedBatch(*two)), count
 
-    plans = (
-        (recipe.inverse, shown, paired),
-        (recipe.projector, shown, paired),
-        (recipe.joint, mixed, held_out),
-        (recipe.cloning, mixed, held_out),
-    )
-    for (phase, stage), (settings, make_batches, validation) in zip(STAGE_PHASES.items(), plans, strict=True):
+    for phase, stage in STAGE_PHASES.items():
+        settings: StageSettings = getattr(recipe, stage.name)
+        make_batches, validation = (mixed, held_out) if stage.mixed else (shown, paired)
         rows = make_batches(settings.rows)
         agent = train_stage(run, recipe, phase, stage, settings, agent, rows, validation)
         if stage.name in ("inverse", "joint"):

@@ -4,7 +4,6 @@ import dataclasses
 from typing import Literal
 
 from lam_jax.recipe import Recipe
-from lam_jax.recipes import demo
 
 Part = Literal["cycle", "projector", "text-only"]
 
@@ -25,16 +24,3 @@ def with_codes(whole: Recipe, codes: int) -> Recipe:
     """The recipe with another number of latent actions."""
     latent = dataclasses.replace(whole.latent, codes=codes)
     return dataclasses.replace(whole, name=f"{whole.name} with {codes} codes", latent=latent)
-
-
-def recipe(part: Part | None = None, codes: int | None = None, seed: int = 0) -> Recipe:
-    """The demo's recipe, ablated.
-
-    Args:
-        part: what is left out.
-        codes: number of latent actions; default: the demo's.
-        seed: of everything random.
-    """
-    whole = demo.recipe(seed)
-    whole = whole if part is None else without(whole, part)
-    return whole if codes is None else with_codes(whole, codes)

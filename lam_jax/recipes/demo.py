@@ -18,6 +18,7 @@ from lam_jax.recipe import (
     algorithm_named,
     in_every_space,
 )
+from lam_jax.recipes.settings import SMALL, SMALL_RL
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.scenes.builder import SceneSizes
 from lam_jax.scenes.source import (
@@ -30,7 +31,6 @@ from lam_jax.scenes.source import (
     scene_tasks,
 )
 from lam_jax.train.method import Method
-from lam_jax.train.optimiser import OptimiserConfig
 
 TaskName = Literal["role_play", "help"]
 AlgorithmName = Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "cispo"]
@@ -79,15 +79,15 @@ def recipe(
         text_only=Corpus(SceneRows("text_only", sizes), (CHAT_LENGTHS["text_only"],)),
         tasks=tuple(tasks[name] for name in task),
         method=method or Method(),
-        inverse=StageSettings(8, OptimiserConfig(2e-3, "cosine", 0.05, 0.1), steps=260),
-        projector=StageSettings(8, OptimiserConfig(2e-3, "linear", 0.1), steps=60),
-        joint=StageSettings(8, OptimiserConfig(1.5e-3, "cosine", 0.1, 0.1), steps=180),
-        cloning=StageSettings(8, OptimiserConfig(2e-3, "cosine", 0.05), steps=130),
-        sft=StageSettings(8, OptimiserConfig(5e-4, "cosine", 0.03), steps=70),
+        inverse=StageSettings(8, SMALL["inverse"], steps=260),
+        projector=StageSettings(8, SMALL["projector"], steps=60),
+        joint=StageSettings(8, SMALL["joint"], steps=180),
+        cloning=StageSettings(8, SMALL["cloning"], steps=130),
+        sft=StageSettings(8, SMALL["sft"], steps=70),
         rl=RLSettings(
             algorithm=algorithm_named(algorithm or "grpo"),
             task_algorithms={name: algorithm_named(algorithm or ALGORITHM_OF[name]) for name in task},
-            optimisers={"latent": OptimiserConfig(6e-4), "token": OptimiserConfig(5e-4)},
+            optimisers=SMALL_RL,
             sampling=warm,
             steps=12,
             prompts=16,

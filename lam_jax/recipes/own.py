@@ -1,99 +1,145 @@
 """Your own rows: a paired file, a text-only file, a task file, a reward.
 
+    lam-jax train own --paired pairs.json --text texts.json --task rows.jsonl --reward mine.py:score --out runs/own
+
 Paired and text-only rows are `{"id", "images": [path], "messages": [{"role", "content"}, ..]}`, without `images` where
 there is only text; task rows may have `image` or `images`, and their last message is the reference answer. A row has at
-most one picture.
+most one picture. Files are JSON lists or JSON Lines (.jsonl).
 """
 
-import importlib
 from typing import Literal
 
 from lam_jax.data.readers import chat_examples
 from lam_jax.data.sources import JsonRows
-from lam_jax.latent.config import LatentConfig
+from lam_jax.latent.config import LATENT_PRESETS, LatentConfig
 from lam_jax.models.processor import ImageSettings
-from lam_jax.recipe import AnswerSet, Corpus, EvaluationSettings, Model, Recipe, algorithm_named, in_every_space
-from lam_jax.recipes.settings import SHIPPED_MODEL, reinforcement, stages
-from lam_jax.rewards.embedding import SimilarityReward
-from lam_jax.rewards.reward import FunctionReward, Reward
+from lam_jax.recipe import (
+    AnswerSet,
+    Corpus,
+    EvaluationSettings,
+    Model,
+    Recipe,
+    RLSettings,
+    algorithm_named,
+    in_every_space,
+)
+from lam_jax.recipes.rewards import Rewards, reward_of
+from lam_jax.recipes.settings import IMAGE, PUBLISHED, SHIPPED_IMAGE, SHIPPED_MODEL, SMALL, SMALL_RL, stages
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.tasks.task import ScoredSplit, Task
 from lam_jax.train.method import Method
+from lam_jax.train.optimiser import OptimiserConfig
 
 SPLITS = {"sft": (0.0, 0.5), "rl": (0.5, 0.85), "val": (0.85, 0.9), "test": (0.9, 1.0)}
 HELD_OUT = {"train": (0.0, 0.99), "test": (0.99, 1.0)}
-
-
-def reward_named(name: str) -> Reward:
-    """ "similarity" (to the reference), or a function `module:name` of (examples, answers[N][G]) -> numbers [N][G].
-
-    Raises:
-        ValueError: no such function.
-    """
-    if name == "similarity":
-        return SimilarityReward()
-    module, _, function = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"Reward {name!r}: {error}; expected 'similarity' or `module:function`.") from error
-    if not callable(found):
-        raise ValueError(f"Reward {name!r}: found {found!r}, expected a function.")
-    return FunctionReward(found)
+# Row, prompt and answer, tokens.
+LENGTHS, SHIPPED_LENGTHS = (2048, 1024, 256), (192, 128, 64)
 
 
 def recipe(
     task: str,
     paired: str,
     text: str | None = None,
+    reward: Rewards = ("similarity",),
     model: str = SHIPPED_MODEL,
-    reward: str = "similarity",
-    name: str = "own",
+    space: tuple[Literal["latent", "token"], ...] = ("latent", "token"),
     algorithm: Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "cispo"] = "grpo",
-    codes: int = 128,
-    image: tuple[int, int] = (280, 420),
-    row_length: int = 2048,
-    prompt_length: int = 1024,
-    answer_length: int = 256,
+    name: str = "own",
+    image: tuple[int, int] | None = None,
+    image_root: str | None = None,
+    row_length: int | None = None,
+    prompt_length: int | None = None,
+    answer_length: int | None = None,
+    batch: int = 16,
+    micro_batches: int = 1,
+    epochs: float = 1.0,
+    sft_epochs: float = 3.0,
+    rl_steps: int = 100,
+    prompts: int = 4,
+    samples: int = 8,
+    rl_lr: float | None = None,
+    temperature: float = 1.0,
     seed: int = 0,
 ) -> Recipe:
-    """A recipe on one's own files, with the published settings of the stages.
+    """Your own rows, model and reward, with the published settings of the stages.
 
     Args:
-        task: JSON file of the task's rows; half are for SFT, 35 % for RL, 5 % for validation, 10 % are scored.
-        paired: JSON file of image-text rows.
-        text: JSON file of text-only rows; None: stages 3 and 4 go without.
-        model: folder of a Qwen2.5-VL with its tokenizer; default: the small one that ships with the package.
-        reward: "similarity" to the reference answer, or `module:function`.
-        name: of the task.
-        algorithm: policy gradient of stage 6.
-        codes: latent actions.
-        image: height and width in pixels to which pictures are stretched.
-        row_length, prompt_length, answer_length: most tokens of a training row, a prompt and an answer.
-        seed: of everything random.
+        task: File of the task's rows; half are for SFT, 35 % for RL, 5 % for validation, 10 % are scored.
+        paired: File of image-text rows, from which the actions are learned.
+        text: File of text-only rows; without it stages 3 and 4 go without.
+        reward: "similarity" to the reference answer, `file.py:function` or `module:function`, where the function takes
+            (examples, answers[N][G]) and gives numbers [N][G] or {part: numbers}; several are added up, each may end in
+            `=WEIGHT`. From Python also a function, or a `Reward`.
+        model: Folder of a Qwen2.5-VL with its tokenizer. Default: the small one that ships with the package.
+        space: Action spaces to train.
+        algorithm: Policy gradient of stage 6.
+        name: Of the task, in phases and results.
+        image: Height and width in pixels to which pictures are stretched. Default: 280 420; 84 112 with the small
+            model.
+        image_root: Folder that relative paths of pictures start from. Default: that of the file with the row.
+        row_length: Most tokens of a training row, longer ones are cut. Default: 2048; 192 with the small model.
+        prompt_length: Most tokens of a prompt. Default: 1024; 128 with the small model.
+        answer_length: Most tokens of an answer. Default: 256; 64 with the small model.
+        batch: Rows of an optimiser step in stages 1 to 4; stage 5 takes a quarter.
+        micro_batches: Parts of a batch that run one after the other, to save memory.
+        epochs: Passes over the paired rows in each of stages 1 to 4.
+        sft_epochs: Passes over the task's rows in stage 5.
+        rl_steps: Rollouts in stage 6.
+        prompts: Of a rollout.
+        samples: Of a prompt.
+        rl_lr: Learning rate of stage 6. Default: 1e-6; 6e-4 (latent) and 5e-4 (token) with the small model.
+        temperature: Of sampling, in training and evaluation.
+        seed: Of everything random.
     """
+    small = model == SHIPPED_MODEL
+    lengths = SHIPPED_LENGTHS if small else LENGTHS
+    rows, prompt, answer = (
+        given or default for given, default in zip((row_length, prompt_length, answer_length), lengths, strict=True)
+    )
+    sft_batch = max(1, batch // 4)
+
+    def source(file: str, splits: dict[str, tuple[float, float]]) -> JsonRows:
+        return JsonRows(file, splits, image_root, parse=chat_examples)
+
     own = Task(
         name,
         name.replace("_", " ").capitalize(),
-        JsonRows(task, SPLITS, parse=chat_examples),
-        reward_named(reward),
-        chat_lengths=(row_length,),
-        prompt_lengths=(prompt_length,),
-        answer_length=answer_length,
+        source(task, SPLITS),
+        reward_of(reward),
+        chat_lengths=(rows,),
+        prompt_lengths=(prompt,),
+        answer_length=answer,
         tests={"id": ScoredSplit("test", "Held-out rows")},
     )
-    sampling = in_every_space(SamplingConfig())
+    sampling = in_every_space(SamplingConfig(temperature=temperature))
     return Recipe(
         name="own",
         seed=seed,
         model=Model(model),
-        latent=LatentConfig(codes=codes),
-        image=ImageSettings(size=image),
-        paired=Corpus(JsonRows(paired, HELD_OUT, parse=chat_examples), (row_length,)),
-        text_only=None if text is None else Corpus(JsonRows(text, HELD_OUT, parse=chat_examples), (row_length,)),
+        latent=LATENT_PRESETS["tiny"] if small else LatentConfig(),
+        image=ImageSettings(size=image) if image else SHIPPED_IMAGE if small else IMAGE,
+        paired=Corpus(source(paired, HELD_OUT), (rows,)),
+        text_only=None if text is None else Corpus(source(text, HELD_OUT), (rows,)),
         tasks=(own,),
-        method=Method(text_only=text is not None),
-        rl=reinforcement(algorithm_named(algorithm), sampling),
+        spaces=space,
+        method=Method(text_only=text is not None, remat=not small),
+        rl=RLSettings(
+            algorithm_named(algorithm),
+            SMALL_RL if small and rl_lr is None else in_every_space(OptimiserConfig(rl_lr or 1e-6)),
+            sampling,
+            steps=rl_steps,
+            prompts=prompts,
+            samples=samples,
+            remat=not small,
+        ),
         evaluation=EvaluationSettings((AnswerSet(3, sampling),)),
-        **stages(),
+        **stages(
+            SMALL if small else PUBLISHED,
+            batch,
+            sft_batch,
+            epochs,
+            sft_epochs,
+            micro_batches,
+            sft_micro_batches=min(micro_batches, sft_batch),
+        ),
     )

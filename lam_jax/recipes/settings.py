@@ -17,24 +17,49 @@ from lam_jax.train.method import Method
 from lam_jax.train.optimiser import OptimiserConfig
 
 SHIPPED_MODEL = "lam_jax:scenes/assets/base_model"
+SHIPPED_IMAGE = ImageSettings(size=(84, 112))  # what the shipped model was trained on
 IMAGE = ImageSettings(size=(280, 420))  # height, width: 150 tokens
 # Top-k of the codes: 32 in rollouts, 64 in evaluation. Tokens are not truncated.
 ROLLOUTS = {"latent": SamplingConfig(top_k=32), "token": SamplingConfig()}
 ANSWERS = {"latent": SamplingConfig(temperature=0.1, top_k=64), "token": SamplingConfig(temperature=0.1)}
 
 
-def stages(micro_batches: int = 1, sft_micro_batches: int = 1) -> dict[str, Any]:
-    """Stages 1 to 5: one epoch of 16 rows a step each, and three epochs of 4 rows."""
-    parts: dict[str, Any] = {"epochs": 1, "micro_batches": micro_batches}
-    return {
-        "inverse": StageSettings(16, OptimiserConfig(1e-4, "cosine", final_fraction=0.1), **parts),
-        "projector": StageSettings(16, OptimiserConfig(1e-3, "linear", warmup_fraction=0.1), **parts),
-        "joint": StageSettings(16, OptimiserConfig(1e-4, "cosine", warmup_fraction=0.1, final_fraction=0.1), **parts),
-        "cloning": StageSettings(16, OptimiserConfig(1e-4, "cosine"), **parts),
-        "sft": StageSettings(
-            4, OptimiserConfig(5e-5, "cosine", warmup_fraction=0.03), epochs=3, micro_batches=sft_micro_batches
-        ),
+Optimisers = dict[str, OptimiserConfig]  # of stages 1 to 5, by the recipe's field
+
+PUBLISHED: Optimisers = {
+    "inverse": OptimiserConfig(1e-4, "cosine", final_fraction=0.1),
+    "projector": OptimiserConfig(1e-3, "linear", warmup_fraction=0.1),
+    "joint": OptimiserConfig(1e-4, "cosine", warmup_fraction=0.1, final_fraction=0.1),
+    "cloning": OptimiserConfig(1e-4, "cosine"),
+    "sft": OptimiserConfig(5e-5, "cosine", warmup_fraction=0.03),
+}
+# For the shipped model, a thousandth of the published size; its latent modules are new and small too.
+SMALL: Optimisers = {
+    "inverse": OptimiserConfig(2e-3, "cosine", 0.05, 0.1),
+    "projector": OptimiserConfig(2e-3, "linear", 0.1),
+    "joint": OptimiserConfig(1.5e-3, "cosine", 0.1, 0.1),
+    "cloning": OptimiserConfig(2e-3, "cosine", 0.05),
+    "sft": OptimiserConfig(5e-4, "cosine", 0.03),
+}
+SMALL_RL: Optimisers = {"latent": OptimiserConfig(6e-4), "token": OptimiserConfig(5e-4)}
+
+
+def stages(
+    optimisers: Optimisers = PUBLISHED,
+    batch: int = 16,
+    sft_batch: int = 4,
+    epochs: float = 1,
+    sft_epochs: float = 3,
+    micro_batches: int = 1,
+    sft_micro_batches: int = 1,
+) -> dict[str, StageSettings]:
+    """Stages 1 to 5 by the recipe's field: one epoch of 16 rows a step each, and three epochs of 4 rows."""
+    learning = {
+        name: StageSettings(batch, optimisers[name], epochs=epochs, micro_batches=micro_batches)
+        for name in ("inverse", "projector", "joint", "cloning")
     }
+    sft = StageSettings(sft_batch, optimisers["sft"], epochs=sft_epochs, micro_batches=sft_micro_batches)
+    return {**learning, "sft": sft}
 
 
 def reinforcement(algorithm: Algorithm, sampling: dict[str, SamplingConfig], **fields: Any) -> RLSettings:
@@ -108,5 +133,5 @@ def published(
         method=dataclasses.replace(method, remat=True),
         rl=reinforcement(algorithm, sampling, remat=True, **rl),
         evaluation=evaluation(answers),
-        **stages(*micro_batches),
+        **stages(micro_batches=micro_batches[0], sft_micro_batches=micro_batches[1]),
     )

@@ -1,10 +1,9 @@
-"""The one reward protocol, for training and for evaluation, and a plain function as a reward.
+"""The one reward protocol, for training and for evaluation.
 
 Legend: N prompts, G samples of a prompt.
 """
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -31,6 +30,15 @@ class Reward(Protocol):
             answers: [N][G] texts without special tokens.
             samples: [G] numbers of the samples: with the row's id they key a verdict, whatever process asks for it.
         """
+        ...
+
+
+@runtime_checkable
+class WithContent(Protocol):
+    """A reward whose code belongs to a run: other code under the same name is another run."""
+
+    def content(self) -> str:
+        """A hash of the code."""
         ...
 
 
@@ -78,43 +86,3 @@ def rewards_of(verdicts: Verdicts) -> tuple[Float[np.ndarray, "N G"], Bool[np.nd
     """Training rewards (0 where the call failed) and whether each call succeeded, both [N, G]."""
     values = np.array([[verdict.reward if verdict.ok else 0.0 for verdict in row] for row in verdicts], np.float64)
     return values, np.array([[verdict.ok for verdict in row] for row in verdicts], bool)
-
-
-@dataclasses.dataclass(frozen=True)
-class FunctionReward:
-    """A plain function as a reward: (examples [N], answers [N][G]) -> numbers [N][G], one dimension `reward`.
-
-    Attributes:
-        function: a module's own function, so that a recipe can name it.
-    """
-
-    function: Callable[[Sequence[Example], Sequence[Sequence[str]]], Any]
-
-    def __call__(
-        self, examples: Sequence[Example], answers: Sequence[Sequence[str]], samples: Sequence[int]
-    ) -> Verdicts:
-        """Verdicts whose reward is the function's number.
-
-        Raises:
-            RewardShapeError: the function gave another shape, something that is no number, or a number that is not
-                finite.
-        """
-        name = getattr(self.function, "__qualname__", repr(self.function))
-        found = self.function(examples, answers)
-        wanted = (len(examples), len(samples))
-        try:
-            values = np.asarray(found, np.float64)
-        except (TypeError, ValueError):
-            values = np.zeros(())
-        if values.shape != wanted:
-            raise RewardShapeError(
-                f"Reward {name}: found {describe_shape(found)}, expected one number an answer: shape {list(wanted)} "
-                "(prompts, samples)."
-            )
-        if not np.isfinite(values).all():
-            row, column = np.argwhere(~np.isfinite(values))[0]
-            raise RewardShapeError(
-                f"Reward {name}: found {values[row, column]} for sample {samples[column]} of row "
-                f"{examples[row].id!r}, expected a finite number."
-            )
-        return [[Verdict({"reward": (float(value), 1.0)}) for value in row] for row in values]

@@ -14,10 +14,12 @@ class Verdict:
     Attributes:
         scores: dimension -> (score of the answer, score of the reference); empty if the call failed.
         error: why the call failed; None if it succeeded.
+        parts: what the reward is made of, by name, where the dimensions do not tell: they are logged apart.
     """
 
     scores: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     error: str | None = None
+    parts: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         if bool(self.scores) == (self.error is not None):
@@ -30,6 +32,9 @@ class Verdict:
                 raise ValueError(f"dimension {name!r}: found {answer} and {reference}, expected finite scores")
             if reference <= 0:
                 raise ValueError(f"dimension {name!r}: the reference scores {reference}, expected more than 0")
+        for name, value in self.parts.items():
+            if not math.isfinite(value):
+                raise ValueError(f"part {name!r}: found {value}, expected a finite number")
 
     @property
     def ok(self) -> bool:
@@ -48,6 +53,11 @@ class Verdict:
         """Answer / reference of each dimension."""
         self._require_scores()
         return {name: answer / reference for name, (answer, reference) in self.scores.items()}
+
+    @property
+    def named(self) -> Mapping[str, float]:
+        """The parts, or else the ratio of each dimension: what is logged and reported by name."""
+        return self.parts or self.ratios
 
     @property
     def mean_ratio(self) -> float:

@@ -80,11 +80,12 @@ class Run:
 
     def __init__(
         self,
-        folder: Path,
+        folder: str | Path,
         config: Any,
         progress: Progress | None = None,
         save_every: int = 0,
         profile: str | None = None,
+        may_change: Callable[[str], bool] | None = None,
     ):
         """Opens or makes the folder.
 
@@ -94,6 +95,8 @@ class Run:
             progress: where progress is shown; default: the console of the first process.
             save_every: optimiser updates between two checkpoints inside a phase; 0: only when asked to stop.
             profile: phase of which a few steps are traced into profile/.
+            may_change: entries of the configuration, by their places, that may differ from the folder's; it gets the
+                new ones, and a list of what it had before.
 
         Raises:
             OtherConfigurationError: the folder belongs to another configuration, or holds something else.
@@ -104,6 +107,7 @@ class Run:
         self.save_every = save_every
         self.results: dict[str, PhaseResult] = {}
         self.phases = self.folder / "phases"
+        self._may_change = may_change or (lambda place: False)
         self._lock: int | None = None
         failure: LamJaxError | None = None
         if is_first():
@@ -149,26 +153,36 @@ class Run:
         file = self.folder / "config.json"
         if file.exists():
             try:
-                found = json.loads(file.read_text(encoding="utf-8"))["config"]
+                content = json.loads(file.read_text(encoding="utf-8"))
+                found = content["config"]
             except (ValueError, KeyError, TypeError) as error:
                 raise OtherConfigurationError(
                     f"{file}: not the configuration of a run ({error!r}). Choose another output folder."
                 ) from error
             lines = differences(found, json.loads(json.dumps(config)))
-            if lines:
-                more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
+            refused = [line for line in lines if not self._may_change(line.partition(": ")[0])]
+            if refused:
+                more = f"; and {len(refused) - 5} more" if len(refused) > 5 else ""
                 raise OtherConfigurationError(
-                    f"{self.folder} belongs to a run with another configuration: {'; '.join(lines[:5])}{more}. "
+                    f"{self.folder} belongs to a run with another configuration: {'; '.join(refused[:5])}{more}. "
                     "Choose another output folder, use the same flags, or delete the folder."
                 )
+            if lines:
+                self._write_config(config, [*content.get("changes", ()), lines])
             return
         if self.folder.exists() and any(self.folder.iterdir()):
             raise OtherConfigurationError(
                 f"{self.folder} is not empty and holds no run (no config.json). Choose another output folder."
             )
         self.folder.mkdir(parents=True, exist_ok=True)
-        new = self.folder / "config.json.new"
+        self._write_config(config, [])
+
+    def _write_config(self, config: Any, changes: list[Any]) -> None:
         content = {"fingerprint": hash_json(config), "config": config}
+        if changes:
+            content["changes"] = changes
+        file = self.folder / "config.json"
+        new = file.with_name("config.json.new")
         new.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         new.replace(file)
 

@@ -2,7 +2,14 @@ import json
 
 import pytest
 
-from lam_jax.data.readers import pretraining_examples, read_json, read_pretraining, read_rows, strip_image_tag
+from lam_jax.data.readers import (
+    chat_examples,
+    pretraining_examples,
+    read_json,
+    read_pretraining,
+    read_rows,
+    strip_image_tag,
+)
 from lam_jax.data.schemas import DataError, Example, Where
 
 CHAT = [{"role": "user", "content": "<image>\nWhat is it?"}, {"role": "assistant", "content": "A cat."}]
@@ -37,6 +44,26 @@ def test_paired_and_text_only_files(tmp_path, make_png):
     assert kept.messages[0]["content"] == "<image>\nWhat is it?"
 
 
+def test_json_lines_are_rows_too(tmp_path):
+    text = f"{json.dumps(row(id='a'))}\n\n{json.dumps({'id': 'b', 'text': 'x y'}, ensure_ascii=False)}\n"
+    assert [r["id"] for r in read_rows(write(tmp_path / "rows.jsonl", text))] == ["a", "b"]
+    with pytest.raises(DataError, match=r"broken.jsonl, line 2: found Expecting .* at column 7"):
+        read_rows(write(tmp_path / "broken.jsonl", '{"id": "a"}\n{"id":\n'))
+    with pytest.raises(DataError, match=r"name the file \.jsonl"):
+        read_rows(write(tmp_path / "lines.json", text))
+
+
+def test_a_task_row_may_have_no_reference_answer():
+    asked = row(images=None, messages=CHAT[:1])
+    (example,) = chat_examples(asked, WHERE)
+    assert not example.has_reference
+    assert example.prompt == example.messages
+    with pytest.raises(DataError, match=r"rows.json, row 3.*no reference answer: the last message is the user's"):
+        _ = example.reference
+    with pytest.raises(DataError, match="no reference answer"):
+        pretraining_examples(asked, WHERE)
+
+
 def test_rows_with_bytes_and_facts_take_the_same_path(make_png):
     (example,) = pretraining_examples(row(images=[make_png()], facts={"task": "caption"}), WHERE)
     assert example.images == (make_png(),)
@@ -65,7 +92,7 @@ def test_image_tag_is_stripped(text, expected):
         ),
         ({"messages": ["text"]}, None, "messages[0]: found str 'text'; expected an object"),
         ({"messages": [{"role": "bot", "content": "x"}], "images": []}, "messages[0].role", "'bot'"),
-        ({"messages": CHAT[:1], "images": []}, "messages", "expected a non-empty assistant message last"),
+        ({"messages": CHAT[:1], "images": []}, "messages", "expected an assistant message last"),
         ({"messages": [], "images": []}, "messages", "found no messages"),
         (
             {"messages": [CHAT[0], {"role": "system", "content": "s"}, CHAT[1]], "images": []},

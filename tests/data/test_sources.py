@@ -53,7 +53,7 @@ def test_a_split_that_borrows_a_row_says_so(tmp_path, caplog):
         ({"id": 1, "messages": "hello"}, r"own\.json, row \d, key 'messages': found str 'hello'"),
         ({"id": 1, "messages": [*CHAT, "x"]}, r"own\.json, row \d, messages\[2\]: found str 'x'"),
         (
-            {"id": 1, "messages": CHAT[:1]},
+            {"id": 1, "messages": [CHAT[0], {"role": "assistant", "content": " "}]},
             r"own\.json, row \d, key 'messages': found .*non-empty assistant message last",
         ),
     ],

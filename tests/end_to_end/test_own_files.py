@@ -1,135 +1,105 @@
-"""The pipeline on files of one's own, without the built-in world: rows, a task and a reward that a test makes up."""
+"""`lam-jax train own` on files of one's own, without the built-in world: all stages in both spaces."""
 
-import dataclasses
 import json
-from pathlib import Path
+import sys
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from lam_jax.data.readers import chat_examples
-from lam_jax.data.sources import JsonRows
-from lam_jax.errors import OtherConfigurationError
-from lam_jax.pipeline import open_run, run_recipe
-from lam_jax.recipe import Corpus, Recipe
-from lam_jax.rewards.reward import FunctionReward
-from lam_jax.tasks.task import ScoredSplit, Task
-from tests.end_to_end.quick_demo import quick_recipe
-
-COLOURS = ("red", "green", "blue", "grey")
-
-
-def value(text: str) -> float:
-    """Share of an answer's words that are colours, and a bit of its length, so that hardly two answers are alike."""
-    return float(np.mean([word in COLOURS for word in text.split()] or [0.0])) / 2 + len(text) % 50 / 100
-
-
-def colours_and_length(examples, answers):
-    return [[value(text) for text in group] for group in answers]
-
-
-def write_files(folder: Path) -> None:
-    """30 plain pictures, 30 paired rows, 30 text-only rows and 30 task rows."""
-    paired, text, task = [], [], []
-    for i in range(30):
-        colour = COLOURS[i % 4]
-        Image.new("RGB", (112, 84), colour).save(folder / f"{i}.png")
-        answer = {"role": "assistant", "content": f"It is {colour}."}
-        chat = [{"role": "user", "content": "What colour is it?"}, answer]
-        paired.append({"id": f"p{i}", "images": [f"{i}.png"], "messages": chat})
-        text.append({"id": f"t{i}", "messages": [{"role": "user", "content": f"Say {colour}."}, answer]})
-        task.append({"id": f"q{i}", "image": f"{i}.png", "messages": chat})
-    for name, rows in (("paired", paired), ("text", text), ("task", task)):
-        (folder / f"{name}.json").write_text(json.dumps(rows))
-
-
-def own_recipe(folder: Path) -> Recipe:
-    """The quick demo's sizes and steps, so that its compiled programs serve here too, on the files of `folder`."""
-    quick = quick_recipe(0)
-    old = quick.tasks[0]
-
-    def rows(name: str, **splits: tuple[float, float]) -> JsonRows:
-        return JsonRows(str(folder / f"{name}.json"), splits, parse=chat_examples)
-
-    task = Task(
-        "colours",
-        "Colours",
-        rows("task", sft=(0.0, 0.4), rl=(0.4, 0.8), val=(0.8, 0.9), test=(0.9, 1.0)),
-        FunctionReward(colours_and_length),
-        old.chat_lengths,
-        old.prompt_lengths,
-        old.answer_length,
-        tests={"id": ScoredSplit("test", "Held out")},
-    )
-    held_out = {"train": (0.0, 0.9), "test": (0.9, 1.0)}
-    assert quick.text_only is not None
-    return dataclasses.replace(
-        quick,
-        name="own",
-        paired=Corpus(rows("paired", **held_out), quick.paired.lengths),
-        text_only=Corpus(rows("text", **held_out), quick.text_only.lengths),
-        tasks=(task,),
-        spaces=("latent",),
-        rl=dataclasses.replace(quick.rl, task_algorithms={}),
-        evaluation=dataclasses.replace(quick.evaluation, backbone=None),
-    )
+from lam_jax.cli import main
+from tests.cli.test_cli import call
+from tests.end_to_end.own_files import flags, value, write_files
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> tuple[Path, Recipe, dict]:
+def made(tmp_path_factory, quick_compilation):
+    """The folder, the command and what it left."""
     folder = tmp_path_factory.mktemp("own")
-    write_files(folder)
-    recipe = own_recipe(folder)
-    return folder, recipe, run_recipe(recipe, folder / "run")
+    path = [*sys.path]
+    args = [
+        "train",
+        "own",
+        *flags(write_files(folder)),
+        "--quick",
+        "--out",
+        str(folder / "run"),
+        "--mesh",
+        "1",
+        "1",
+        "1",
+    ]
+    assert main(args) == 0
+    yield folder, args, json.loads((folder / "run" / "results.json").read_text())
+    sys.path[:] = path
 
 
 def test_all_stages_run_and_are_scored(made):
     folder, _, results = made
-    assert json.loads((folder / "run" / "results.json").read_text()) == json.loads(json.dumps(results))
     assert [(s["task"], s["space"], s["phase"], s["split"]) for s in results["scores"]] == [
-        ("colours", "latent", phase, "id") for phase in ("sft", "sft", "rl", "rl")
+        ("own", space, phase, "id") for space in ("latent", "token") for phase in ("sft", "rl")
     ]
     for row in results["scores"]:
         assert 0 <= row["mean"] <= 1
-        assert list(row["dimensions"]) == ["reward"]
-    assert results["gain"][0]["prompts"] == 12
+        assert list(row["dimensions"]) == ["all"]
+    assert results["gain"][0]["prompts"] == 8
     shown = [answer for sample in results["samples"] for answer in sample["answers"]]
     assert shown
-    assert [answer["score"] for answer in shown] == [value(answer["text"]) for answer in shown]
-    assert "Colours" in (folder / "run" / "report.html").read_text()
+    assert [answer["score"] for answer in shown] == pytest.approx([value(answer["text"]) for answer in shown])
+    assert "Own" in (folder / "run" / "report.html").read_text()
 
 
 def test_a_finished_run_is_restored(made):
-    folder, recipe, results = made
-    again = run_recipe(recipe, folder / "run")
+    folder, args, results = made
+    assert main(args) == 0
+    again = json.loads((folder / "run" / "results.json").read_text())
     assert again["scores"] == results["scores"]
-    assert [phase["seconds"] for phase in again["phases"][:-1]] == [
-        phase["seconds"] for phase in results["phases"][:-1]
-    ]
+    assert [phase["seconds"] for phase in again["phases"][:-1]] == [p["seconds"] for p in results["phases"][:-1]]
 
 
 @pytest.mark.parametrize(
     ("change", "place"),
     [
-        (lambda r: dataclasses.replace(r, latent=dataclasses.replace(r.latent, codes=16)), "recipe.latent.codes"),
-        (lambda r: dataclasses.replace(r, image=dataclasses.replace(r.image, size=(56, 56))), "recipe.image.size"),
-        (lambda r: dataclasses.replace(r, rl=dataclasses.replace(r.rl, samples=4)), "recipe.rl.samples"),
+        (["--codes", "16"], "recipe.latent.codes"),
+        (["--image", "56", "56"], "recipe.image.size"),
+        (["--samples", "2"], "recipe.rl.samples"),
+        (["--without", "cycle"], "recipe.method.cycle"),
     ],
 )
-def test_another_recipe_is_refused_and_named(made, change, place):
-    folder, recipe, _ = made
-    with pytest.raises(OtherConfigurationError, match=place), open_run(change(recipe), folder / "run"):
-        pass
+def test_another_recipe_is_refused_and_named(made, change, place, capsys):
+    code, _, err = call([*made[1], *change], capsys)
+    assert code == 3
+    assert place in err
 
 
-def test_other_rows_under_the_same_names_are_refused(made):
-    folder, recipe, _ = made
-    file = folder / "text.json"
+def test_other_rows_under_the_same_names_are_refused(made, capsys):
+    file = made[0] / "text.json"
     before = file.read_text()
     file.write_text(before.replace("Say red.", "Name red."))
     try:
-        with pytest.raises(OtherConfigurationError, match="content"), open_run(recipe, folder / "run"):
-            pass
+        code, _, err = call(made[1], capsys)
     finally:
         file.write_text(before)
+    assert code == 3
+    assert "content" in err
+
+
+def test_a_changed_reward_is_refused_unless_it_is_allowed(made, capsys):
+    folder, args, _ = made
+    changed = folder / "made_score_2.py"
+    changed.write_text((folder / "made_score.py").read_text() + "# corrected\n")
+    other = [word.replace("made_score.py", "made_score_2.py") for word in args]
+    config = folder / "run" / "config.json"
+    before = config.read_text()
+    code, _, err = call(other, capsys)
+    assert code == 3
+    assert "reward.file" in err
+    # As if the file itself had been corrected: only the hash differs.
+    hash_of = json.loads(before)["config"]["content"]["rewards"]["own"]
+    config.write_text(before.replace(hash_of, "0" * 64))
+    code, _, err = call(args, capsys)
+    assert code == 3
+    assert "sha256" in err
+    assert call([*args, "--changed-reward"], capsys)[0] == 0
+    after = json.loads(config.read_text())
+    assert after["config"] == json.loads(before)["config"]
+    assert len(after["changes"]) == 1
+    assert "sha256" in after["changes"][0][0]

@@ -9,7 +9,7 @@ from lam_jax.data.schemas import Example
 from lam_jax.evaluation.generate import Answer, Answered
 from lam_jax.pipeline.measures import Evaluator
 from lam_jax.recipes import demo
-from lam_jax.rewards.reward import FunctionReward
+from lam_jax.rewards.functions import FunctionReward
 from lam_jax.train.spaces import LATENT
 from tests import tiny
 

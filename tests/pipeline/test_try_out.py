@@ -15,7 +15,8 @@ from lam_jax.parallel.mesh import make_mesh
 from lam_jax.pipeline.resources import Resources
 from lam_jax.recipe import Recipe
 from lam_jax.recipes import own
-from lam_jax.rewards.reward import FunctionReward, RewardShapeError
+from lam_jax.rewards.functions import FunctionReward
+from lam_jax.rewards.reward import RewardShapeError
 from lam_jax.rewards.verdict import Verdict
 
 CHAT = [{"role": "user", "content": "What is there?"}, {"role": "assistant", "content": "A red lion."}]
@@ -108,10 +109,26 @@ class Down:
         return [[Verdict(error="connection refused") for _ in group] for group in answers]
 
 
+def test_rows_of_sft_have_a_reference_and_others_may_not(files):
+    rows = [row("task", i, True) for i in range(ROWS)]
+    made = recipe(files)
+    ids = {split: {e.id for e in opened(made, files).examples("own", split)} for split in ("sft", "rl", "val", "test")}
+    without = [r | ({"messages": CHAT[:1]} if r["id"] in ids["rl"] | ids["test"] else {}) for r in rows]
+    write(files, "task", without)
+    opened(with_reward(made, FunctionReward(ones)), files).try_out()
+    write(files, "task", [r | {"messages": CHAT[:1]} for r in rows])
+    with pytest.raises(DataError, match=r"task.json, row \d+, key 'messages': found no reference answer"):
+        opened(with_reward(made, FunctionReward(ones)), files).try_out()
+
+
+def ones(examples, answers):
+    return [[1.0] * len(group) for group in answers]
+
+
 def test_a_reward_that_fails_on_a_reference_is_warned_of(files, caplog):
     with caplog.at_level(logging.WARNING, "lam_jax"):
         opened(with_reward(recipe(files), Down()), files).try_out()
-    assert "Task own: the reward failed on the reference of row task" in caplog.text
+    assert "Task own: the reward failed on row task" in caplog.text
     assert "connection refused" in caplog.text
 
 

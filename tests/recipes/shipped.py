@@ -19,15 +19,16 @@ SHIPPED: dict[str, Recipe] = {
     "demo": demo.recipe(),
     "demo_grpo_help": demo.recipe(seed=3, task=("help",), algorithm="grpo"),
     "own": own.recipe(task="task.json", paired="paired.json", text="text.json"),
+    "own_model": own.recipe(task="task.json", paired="paired.json", text="text.json", model="models/qwen"),
     "own_without_text": own.recipe(task="task.json", paired="paired.json", algorithm="dapo"),
     "paper": paper.recipe(**REAL),
     "paper_pcogalign_dapo": paper.recipe(**REAL, task="pcogalign", algorithm="dapo"),
     "official": official.recipe(**REAL),
     "official_plain": official.recipe(**REAL, token_rollouts="plain"),
-    "without_cycle": ablations.recipe("cycle"),
-    "without_projector": ablations.recipe("projector"),
-    "without_text_only": ablations.recipe("text-only"),
-    "codes_16": ablations.recipe(codes=16),
+    "without_cycle": ablations.without(demo.recipe(), "cycle"),
+    "without_projector": ablations.without(demo.recipe(), "projector"),
+    "without_text_only": ablations.without(demo.recipe(), "text-only"),
+    "codes_16": ablations.with_codes(demo.recipe(), 16),
 }
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
 """Plain functions as rewards: what they may give back, and what a message says of anything else."""
 
-import dataclasses
 import math
 
 import numpy as np
 import pytest
 
 from lam_jax.data.schemas import Example
-from lam_jax.recipes.own import reward_named
-from lam_jax.rewards.reward import FunctionReward, RewardShapeError
+from lam_jax.rewards.functions import FunctionReward
+from lam_jax.rewards.reward import RewardShapeError
 from lam_jax.rewards.verdict import Verdict
 
 EXAMPLES = [
@@ -52,14 +51,3 @@ def test_anything_else_is_described(found, message):
 def test_a_verdict_holds_finite_scores(scores):
     with pytest.raises(ValueError, match="expected finite scores"):
         Verdict({"reward": scores})
-
-
-@pytest.mark.parametrize("name", ["math:pi", "math:nothing", "no_module_of_this_name:f", "math", ""])
-def test_a_name_that_is_no_function_is_refused(name):
-    with pytest.raises(ValueError, match=f"Reward '{name}'"):
-        reward_named(name)
-
-
-def test_a_function_is_found_by_its_name():
-    assert reward_named("math:fsum").function is math.fsum  # pyright: ignore[reportAttributeAccessIssue]
-    assert dataclasses.is_dataclass(reward_named("similarity"))

@@ -1,0 +1,144 @@
+"""`lam-jax train RECIPE`."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+
+from lam_jax.cli.recipes import call_with, flags_of, recipe_function, shipped_recipes
+
+Part = Literal["cycle", "projector", "text-only"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Trains a recipe: stages 1 to 6, evaluation and a report; `lam-jax train RECIPE --help` lists its flags.
+
+    RECIPE is the name of a shipped recipe, or a Python file with a function `recipe(...)` that returns a Recipe. A run
+    that was interrupted goes on where it stopped.
+    """
+
+    recipe: Annotated[str, tyro.conf.Positional]
+    """A shipped recipe, or path/file.py."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunFlags:
+    """The run."""
+
+    out: Path
+    """Run folder: report, metrics, checkpoints. Several processes share it."""
+    quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """A smoke run: every stage for a few steps, with small batches and short rows."""
+    codes: int | None = None
+    """Number of latent actions. Default: the recipe's."""
+    without: tuple[Part, ...] = ()
+    """Parts of the method that are left out, as in the paper's ablations."""
+    mesh: Literal["auto"] | tuple[int, int, int] = "auto"
+    """Sizes of the axes data, fsdp and tensor; auto: chosen for the model, the batch and all devices. A run may be
+    resumed on another mesh."""
+    save_every: int = 100
+    """Optimiser updates between two checkpoints inside a phase; 0: only when the run is asked to stop."""
+    profile: str | None = None
+    """Phase of which three steps are traced into OUT/profile."""
+    changed_reward: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Goes on although the reward's file has changed since the run began; OUT/config.json keeps both hashes."""
+    dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Prints the phases, sizes, memory and an estimate of the time, and trains nothing."""
+
+    def __post_init__(self):
+        if len(set(self.without)) < len(self.without):
+            raise ValueError(f"--without: found {list(self.without)}, expected different parts.")
+        if self.save_every < 0:
+            raise ValueError(f"--save-every: found {self.save_every}, expected a number that is not negative.")
+        if self.codes is not None and self.codes < 1:
+            raise ValueError(f"--codes: found {self.codes}, expected at least 1.")
+
+
+def list_recipes(console: Console) -> None:
+    """Prints the names of the shipped recipes."""
+    console.print("usage: lam-jax train RECIPE --out RUN [flags]\n", highlight=False)
+    console.print(Train.__doc__, highlight=False, markup=False)
+    console.print("Shipped recipes:", highlight=False)
+    for name, text in shipped_recipes().items():
+        console.print(f"  {name:10} {text}", soft_wrap=True, highlight=False, markup=False)
+
+
+def parse(name: str, args: Sequence[str]) -> tuple[Any, RunFlags]:
+    """The recipe that flags ask for, and the run's flags.
+
+    Raises:
+        ValueError: no such recipe, or a bad value.
+        SystemExit: bad flags, or --help.
+    """
+    function = recipe_function(name)
+    flags = flags_of(function, [field.name for field in dataclasses.fields(RunFlags)])
+    both = dataclasses.make_dataclass(
+        "Flags", [("recipe", flags), ("run", RunFlags)], namespace={"__doc__": f"Recipe {name}: {flags.__doc__}"}
+    )
+    chosen: Any = tyro.cli(both, prog=f"lam-jax train {name}", args=list(args), config=(tyro.conf.OmitArgPrefixes,))
+    return _changed(call_with(function, chosen.recipe), chosen.run), chosen.run
+
+
+def _changed(recipe: Any, run: RunFlags) -> Any:
+    from lam_jax.recipe import Recipe
+    from lam_jax.recipes.ablations import with_codes, without
+    from lam_jax.recipes.quick import quick
+
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"The recipe's function gave a {type(recipe).__name__}, expected a lam_jax.Recipe.")
+    for part in run.without:
+        recipe = without(recipe, part)
+    if run.codes is not None:
+        recipe = with_codes(recipe, run.codes)
+    return quick(recipe) if run.quick else recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainCommand:
+    """A recipe that is to be run, or nothing: then the recipes are listed."""
+
+    recipe: Any
+    flags: RunFlags | None = None
+    code: int = 0
+
+    def run(self) -> int:
+        """Runs or resumes; returns the exit code."""
+        if self.flags is None:
+            list_recipes(Console())
+            return self.code
+        from lam_jax.hosts.start import start_process
+        from lam_jax.pipeline import run_recipe
+
+        start_process()
+        flags = self.flags
+        if flags.dry_run:
+            _show_plan(self.recipe, flags)
+            return 0
+        run_recipe(
+            self.recipe,
+            flags.out,
+            mesh=flags.mesh,
+            save_every=flags.save_every,
+            profile=flags.profile,
+            changed_reward=flags.changed_reward,
+        )
+        return 0
+
+
+def _show_plan(recipe: Any, flags: RunFlags) -> None:
+    from lam_jax.aot.plan import show_plan
+    from lam_jax.pipeline import opened_apart
+
+    with opened_apart(recipe, flags.mesh) as resources:
+        show_plan(resources, Console())
+
+
+def train_command(args: Sequence[str]) -> TrainCommand:
+    """What `lam-jax train` is to do with the arguments after it; raises what `parse` raises."""
+    if not args or args[0].startswith("-"):
+        return TrainCommand(None, code=0 if args and args[0] in ("-h", "--help") else 2)
+    return TrainCommand(*parse(args[0], args[1:]))
