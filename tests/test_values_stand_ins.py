@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from lam_jax.rewards.reward import FunctionReward
+from lam_jax.rewards.functions import FunctionReward
 from lam_jax.values import StandInError, ValueFormError, decode, encode, fingerprint
 from tests.end_to_end.quick_demo import quick_recipe
 
@@ -16,7 +16,7 @@ RECIPE = quick_recipe(0)
 def elsewhere(text: str) -> dict:
     """The quick recipe as JSON, its reward a function of a script, with the given name."""
     values = json.loads(RECIPE.to_json())
-    reward = {"$type": "lam_jax.rewards.reward:FunctionReward", "function": {"$function": text}}
+    reward = {"$type": "lam_jax.rewards.functions:FunctionReward", "function": {"$function": text}}
     values["tasks"][0]["reward"] = reward
     return values
 
@@ -30,7 +30,7 @@ def test_what_is_not_there_is_a_stand_in_that_says_so_when_it_is_used(name):
     assert found.latent == RECIPE.latent
     assert found.tasks[0].prompt_lengths == RECIPE.tasks[0].prompt_lengths
     with pytest.raises(StandInError, match=rf"recipe.tasks\[0\].reward.function: '{name}' is needed here"):
-        found.tasks[0].reward([], [], [])
+        found.tasks[0].reward.function([], [])
 
 
 def test_a_recipe_with_stand_ins_has_the_json_and_the_fingerprint_of_the_recipe_itself():
@@ -53,7 +53,7 @@ def test_a_script_is_not_run_again_because_a_recipe_names_it(tmp_path, monkeypat
 
 def test_what_is_imported_already_is_used():
     function = {"$function": f"{__name__}:elsewhere"}
-    reward = {"$type": "lam_jax.rewards.reward:FunctionReward", "function": function}
+    reward = {"$type": "lam_jax.rewards.functions:FunctionReward", "function": function}
     assert decode(reward, stand_ins=True) == FunctionReward(elsewhere)
 
 

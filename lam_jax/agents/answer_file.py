@@ -194,7 +194,8 @@ def _claim(output: Path, owner: dict[str, Any], examples: Sequence[Example]) -> 
     except BaseException:
         file.close()
         raise
-    file.truncate(whole)
+    if whole < output.stat().st_size:
+        file.truncate(whole)
     return file, len(ids)
 
 

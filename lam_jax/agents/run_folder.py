@@ -30,7 +30,7 @@ from lam_jax.runs.record import read_record, seal
 from lam_jax.tasks.task import Task
 from lam_jax.train.partition import merge, partition
 from lam_jax.train.spaces import SPACES, Space
-from lam_jax.values import ValueFormError, differences, hash_json
+from lam_jax.values import ValueFormError, hash_json
 
 CONFIG, PHASES = "config.json", "phases"
 
@@ -145,15 +145,12 @@ class RunAgent:
                 "the folder that the run was started in if that path is relative."
             )
         model_config(self.recipe.model)  # says what is wrong with a folder that is no model's
-        if lines := differences(model_content(folder), self.model):
+        found, known = model_content(folder), self.model
+        if other := sorted(name for name in found.keys() | known.keys() if found.get(name) != known.get(name)):
             raise AgentError(
-                f"{self.path}: the model in {folder} is not the one that the run began with: "
-                f"{'; '.join(line[:80] for line in lines[:3])}. Restore it."
+                f"{self.path}: the model in {folder} is not the one that the run began with: {', '.join(other)} differ."
+                " Restore it."
             )
-
-
-def _part(name: str) -> str:
-    return name.partition(".")[0]
 
 
 def is_run_folder(path: Path) -> bool:

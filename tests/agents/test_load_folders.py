@@ -12,6 +12,7 @@ import pytest
 
 import lam_jax
 from lam_jax.agents.loaded import LoadedAgent
+from lam_jax.agents.prompts import prompt_of
 from lam_jax.agents.settings import AgentError
 from lam_jax.data.schemas import DataError, Example
 from lam_jax.formats.convert import convert
@@ -78,10 +79,14 @@ def test_a_picture_is_turned_as_its_camera_says(agent, tmp_path):
     turned.save(tmp_path / "t.png", exif=_orientation(6))
     opened = made.Image.open(tmp_path / "t.png")
     assert opened.size == (70, 140)
-    upright = agent.answer(QUESTION, image, length=LENGTH)
-    assert agent.answer(QUESTION, tmp_path / "t.png", length=LENGTH) == upright
-    assert agent.answer(QUESTION, opened, length=LENGTH) == upright
-    assert agent.answer(QUESTION, turned, length=LENGTH) != upright
+    upright = patches(agent, image)
+    np.testing.assert_array_equal(patches(agent, tmp_path / "t.png"), upright)
+    np.testing.assert_array_equal(patches(agent, opened), upright)
+    assert not np.array_equal(patches(agent, turned), upright)
+
+
+def patches(agent: LoadedAgent, image) -> np.ndarray:
+    return agent.prompts([prompt_of(QUESTION, image, "question")]).batch.images.patches
 
 
 def _orientation(value: int) -> bytes:
