@@ -56,6 +56,18 @@ def test_a_process_that_died_is_named_by_the_others(tmp_path):
     assert "(phase sft, step 4) was killed by SIGKILL" in complaints[0]
 
 
+def test_a_fault_is_put_down_to_a_dead_peer_only_where_there_is_one(tmp_path):
+    fault = "beat('sft', 3); os.kill(os.getpid(), signal.SIGSEGV)"
+    lonely = watched("process_0", tmp_path / "alone", fault)
+    waiting = f"while not os.path.exists({str(tmp_path / 'gone')!r}): time.sleep(0.01)\n{fault}"
+    dying = f"time.sleep(3); open({str(tmp_path / 'gone')!r}, 'w').close(); os.kill(os.getpid(), signal.SIGKILL)"
+    pair = [watched("process_0", tmp_path, f"beat('sft')\n{waiting}"), watched("process_1", tmp_path, dying)]
+    complaints = [dog.communicate(timeout=60)[1] for dog in (lonely, *pair)]
+    assert (lonely.returncode, *(dog.returncode for dog in pair)) == (139, 13, 137)
+    assert "was killed by SIGSEGV." in complaints[0]
+    assert "was killed by SIGSEGV, because process_1" in complaints[1]
+
+
 def test_sigterm_reaches_the_child(tmp_path):
     code = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(10)); beat('sft'); time.sleep(600)"
     dog = watched("process_0", tmp_path, code)
