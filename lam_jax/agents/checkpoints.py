@@ -48,7 +48,6 @@ class HuggingFaceAgent:
     path: Path
     settings: AgentSettings
 
-    @property
     def files(self) -> Path:
         """The folder itself."""
         return self.path
@@ -69,7 +68,6 @@ class CheckpointAgent:
     path: Path
     settings: AgentSettings
 
-    @property
     def files(self) -> Path:
         """The files that travel with the weights."""
         return self.path / FILES
@@ -82,7 +80,7 @@ class CheckpointAgent:
 
     def content(self) -> dict[str, Any]:
         """A hash of each file."""
-        return _content(self.path) | {f"{FILES}/{name}": found for name, found in _content(self.files).items()}
+        return _content(self.path) | {f"{FILES}/{name}": found for name, found in _content(self.files()).items()}
 
 
 def open_exported(path: Path, task: str | None, space: str | None) -> HuggingFaceAgent | CheckpointAgent:

@@ -74,5 +74,5 @@ def find(path: str | Path, task: str | None = None, space: str | None = None) ->
 def load_folder(folder: AgentFolder, mesh: Mesh | tuple[int, int, int] | None = None) -> LoadedAgent:
     """The agent of a folder that `find` found."""
     devices = mesh if isinstance(mesh, Mesh) else whole_mesh(mesh or (1, 1, 1))
-    tokenizer = read_tokenizer(folder.files)
+    tokenizer = read_tokenizer(folder.files())
     return LoadedAgent(folder.path, folder.settings, folder.read(devices), tokenizer)

@@ -22,7 +22,7 @@ from lam_jax.latent.agent import Agent, init_latent
 from lam_jax.latent.model import LatentModel
 from lam_jax.models.qwen2_5_vl.model import QwenVL
 from lam_jax.pipeline.phases import STAGE_PHASES, rl_phase, trained_by
-from lam_jax.pipeline.resources import base_backbone, model_config, model_content
+from lam_jax.pipeline.resources import base_backbone, model_content
 from lam_jax.recipe import PACKAGE, Recipe, Weights
 from lam_jax.rollout.weights import rollout_weights
 from lam_jax.runs.checkpoint import restore_checkpoint
@@ -72,10 +72,19 @@ class RunAgent:
             return getattr(recipe, STAGE_PHASES[self.phase].name).weights
         return recipe.rl.weights if self.is_complete else recipe.sft.weights
 
-    @property
     def files(self) -> Path:
-        """The model's folder, which has the tokenizer."""
-        return self.recipe.model.path
+        """The model's folder, which has the tokenizer.
+
+        Raises:
+            AgentError: it is not there.
+        """
+        folder = self.recipe.model.path
+        if not folder.is_dir():
+            raise AgentError(
+                f"{self.path}: the run began with the model in {folder}, which is not there. Restore it, or start from "
+                "the folder that the run was started in if that path is relative."
+            )
+        return folder
 
     @property
     def settings(self) -> AgentSettings:
@@ -138,19 +147,17 @@ class RunAgent:
         return {"recipe": recipe, "model": hash_json(self.model), "phase": self.phase, "checkpoint": seal(record)}
 
     def _require_model(self) -> None:
-        folder = self.recipe.model.path
-        if not folder.is_dir():
-            raise AgentError(
-                f"{self.path}: the run began with the model in {folder}, which is not there. Restore it, or start from "
-                "the folder that the run was started in if that path is relative."
-            )
-        model_config(self.recipe.model)  # says what is wrong with a folder that is no model's
+        folder = self.files()
         found, known = model_content(folder), self.model
         if other := sorted(name for name in found.keys() | known.keys() if found.get(name) != known.get(name)):
             raise AgentError(
                 f"{self.path}: the model in {folder} is not the one that the run began with: {', '.join(other)} differ."
                 " Restore it."
             )
+
+
+def _part(name: str) -> str:
+    return name.partition(".")[0]
 
 
 def is_run_folder(path: Path) -> bool:

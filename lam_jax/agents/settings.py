@@ -87,7 +87,6 @@ class AgentFolder(Protocol):
         """How the agent answers."""
         ...
 
-    @property
     def files(self) -> Path:
         """Folder of the tokenizer."""
         ...

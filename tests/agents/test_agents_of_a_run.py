@@ -237,7 +237,7 @@ def test_runs_that_have_no_agent_say_why(run, tmp_path):
     with pytest.raises(DamagedCheckpointError, match="stage3_joint is missing, but sft_latent_own, which comes after"):
         lam_jax.load(gap, space="latent")
     other = with_config(run, tmp_path / "other", lambda c: c["content"]["model"].update({"model.safetensors": "0"}))
-    with pytest.raises(AgentError, match="not the one that the run began with: model.safetensors differ"):
+    with pytest.raises(AgentError, match=r"not the one that the run began with: model\.safetensors differ"):
         lam_jax.load(other, space="token")
     gone = with_config(run, tmp_path / "gone", lambda c: c["recipe"]["model"].update(folder="nowhere/qwen"))
     with pytest.raises(AgentError, match=r"began with the model in nowhere/qwen, which is not there.*relative"):
