@@ -343,14 +343,18 @@ class Recipe:
         return json.dumps(encode(self, "recipe"), indent=1) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> "Recipe":
+    def from_json(cls, text: str, stand_ins: bool = False) -> "Recipe":
         """A recipe from `to_json`'s text; classes and functions that it names are imported.
+
+        Args:
+            text: JSON.
+            stand_ins: what lies outside lam_jax and is not imported yet becomes a stand-in, see `values.decode`.
 
         Raises:
             ValueFormError: the text is no recipe, with the place in it.
         """
         try:
-            found = decode(json.loads(text), "recipe")
+            found = decode(json.loads(text), "recipe", stand_ins)
         except json.JSONDecodeError as error:
             raise ValueFormError(f"recipe: {error}") from error
         if not isinstance(found, cls):

@@ -15,6 +15,8 @@ from lam_jax import __version__
 from lam_jax.cli.compile import Compile
 from lam_jax.cli.convert import Convert
 from lam_jax.cli.demo import Demo
+from lam_jax.cli.export import Export
+from lam_jax.cli.generate import Generate
 from lam_jax.cli.presets import Presets
 from lam_jax.cli.report import Report
 from lam_jax.cli.train import Train, train_command
@@ -28,6 +30,8 @@ COMMANDS = {
     "train": Train,
     "demo": Demo,
     "report": Report,
+    "export": Export,
+    "generate": Generate,
     "convert": Convert,
     "compile": Compile,
     "presets": Presets,

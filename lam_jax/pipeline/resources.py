@@ -22,11 +22,12 @@ from lam_jax.latent.agent import Agent, init_latent
 from lam_jax.models.inputs import Batch
 from lam_jax.models.processor import ImageSettings
 from lam_jax.models.qwen2_5_vl.config import QwenConfig
+from lam_jax.models.qwen2_5_vl.model import QwenVL
 from lam_jax.models.tokenizer import read_tokenizer
 from lam_jax.parallel import TRAIN, place
 from lam_jax.parallel.multihost import barrier, is_first
 from lam_jax.parallel.rows import from_own_rows, own_rows
-from lam_jax.recipe import PAIRED, TEXT_ONLY, Recipe
+from lam_jax.recipe import PAIRED, TEXT_ONLY, Model, Recipe
 from lam_jax.rewards.embedding import load_embedder
 from lam_jax.rewards.reward import WithContent, check_verdicts
 from lam_jax.rollout.engine import RolloutConfig
@@ -71,9 +72,7 @@ class Resources:
             NoSpaceError: the disk is full.
             FileNotFoundError, ValueError: the model's folder cannot be used.
         """
-        config = read_model_config(recipe.model.path)
-        if recipe.model.compute_dtype:
-            config = dataclasses.replace(config, compute_dtype=recipe.model.compute_dtype)
+        config = model_config(recipe.model)
         tokenizer = read_tokenizer(tokenizer_folder(recipe.model.path))
         encoder = ChatEncoder(tokenizer, config)
         chats: dict[str, tuple[int, ...]] = {PAIRED: recipe.paired.lengths}
@@ -182,7 +181,7 @@ class Resources:
 
     def base_agent(self) -> Agent:
         """The backbone with new latent modules."""
-        backbone = load_model(self.recipe.model.path, self.mesh, TRAIN, np.float32).replace(config=self.config)
+        backbone = base_backbone(self.recipe.model, self.mesh)
         return init_latent(backbone, self.recipe.latent, jax.random.key(self.recipe.seed), self.mesh)
 
     def rollout_config(self, task: Task, samples: int, sampling: SamplingConfig) -> RolloutConfig:
@@ -200,6 +199,17 @@ def _prepare(source: RowSource, folder: Path) -> None:
                 "command again."
             ) from error
         raise
+
+
+def model_config(model: Model) -> QwenConfig:
+    """Sizes of a recipe's backbone, and its compute dtype."""
+    config = read_model_config(model.path)
+    return dataclasses.replace(config, compute_dtype=model.compute_dtype) if model.compute_dtype else config
+
+
+def base_backbone(model: Model, mesh: Mesh) -> QwenVL:
+    """A recipe's backbone before training, float32."""
+    return load_model(model.path, mesh, TRAIN, np.float32).replace(config=model_config(model))
 
 
 def _require_rows(examples: Sequence[Example], source: str, split: str, whole: bool) -> None:
@@ -259,10 +269,11 @@ def model_content(folder: Path) -> dict[str, str]:
         FileNotFoundError, CheckpointError: not the folder of a model.
     """
     read_model_config(folder)
-    return {path.relative_to(folder).as_posix(): _file_content(path) for path in model_files(folder)}
+    return {path.relative_to(folder).as_posix(): file_content(path) for path in model_files(folder)}
 
 
-def _file_content(path: Path) -> str:
+def file_content(path: Path) -> str:
+    """A hash of a file, see `model_content`."""
     size, digest = path.stat().st_size, hashlib.sha256()
     digest.update(str(size).encode())
     with path.open("rb") as file:
