@@ -22,7 +22,7 @@ from lam_jax.aot.programs import Program, Setting, build, build_stage
 from lam_jax.aot.workload import Workload
 from lam_jax.latent.agent import Agent
 from lam_jax.nn.weight import count, structs
-from lam_jax.pipeline.phases import STAGE_PHASES, rl_phase, sft_phases
+from lam_jax.pipeline.phases import STAGE_PHASES, rl_phase, scores_phase, sft_phases
 from lam_jax.pipeline.resources import Resources
 from lam_jax.recipe import PAIRED, Recipe, StageSettings
 from lam_jax.runs.progress import duration
@@ -178,7 +178,7 @@ class _Planner:
         shards = self.resources.mesh.shape["data"]
         program = self._rl_program("rollout", task, space, -(-batch // shards) * shards, samples)
         return PlannedPhase(
-            f"scores_{phase}_{space.name}_{task.name}",
+            scores_phase(phase, task.name, space),
             -(-answers // (batch * samples)),
             f"{batch} x {samples} x {task.prompt_lengths[-1]}+{task.answer_length}",
             flops=_flops(program),

@@ -54,7 +54,9 @@ def is_expected(error: BaseException) -> bool:
 
 
 def _complain(error: BaseException) -> None:
-    text = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
+    text = str(error) or ("interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__)
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
+        text = f"{error.filename}: {error.strerror}. Give this user the right to it, or name another file or folder."
     Console(stderr=True).print(f"lam-jax: {text}", style="red", soft_wrap=True, highlight=False, markup=False)
 
 

@@ -4,6 +4,10 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+import tyro
+
+from lam_jax.cli.watching import WatchingFlags
+
 # The names of `lam_jax.recipes.demo`, written again because importing it would import jax.
 Task = Literal["role_play", "help"]
 Algorithm = Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "cispo"]
@@ -26,6 +30,8 @@ class Demo:
     """Tasks to train."""
     algorithm: Algorithm | None = None
     """Reinforcement learning algorithm for all tasks. Default: dapo for role_play, grpo for help."""
+    validate_every: int = 0
+    """RL steps between two validations; 0: only before the first and after the last step."""
     mesh: tuple[int, int, int] = (1, 1, 1)
     """Sizes of the axes data, fsdp and tensor; their product is at most the number of devices, and all of them where
     several processes run together. A run may be resumed on another mesh."""
@@ -33,12 +39,20 @@ class Demo:
     """Optimiser updates between two checkpoints inside a phase; 0: only on SIGTERM."""
     profile: str | None = None
     """Phase, for example stage1_inverse, of which three steps are traced into OUT/profile (TensorBoard, Perfetto)."""
+    watching: tyro.conf.OmitArgPrefixes[WatchingFlags] = WatchingFlags()
 
     def __post_init__(self):
         if not self.task or len(set(self.task)) < len(self.task):
             raise ValueError(f"--task: found {list(self.task)}, expected one or more different tasks.")
         if self.seed < 0:
             raise ValueError(f"--seed: found {self.seed}, expected a number that is not negative.")
+        if self.validate_every < 0:
+            raise ValueError(f"--validate-every: found {self.validate_every}, expected a number that is not negative.")
+        if min(self.mesh) < 1:
+            sizes = " ".join(map(str, self.mesh))
+            raise ValueError(f"--mesh: found {sizes}, expected three sizes of 1 or more: data, fsdp, tensor.")
+        if self.save_every < 0:
+            raise ValueError(f"--save-every: found {self.save_every}, expected a number of updates, or 0.")
 
     def run(self) -> None:
         """Runs the demo."""
@@ -48,9 +62,10 @@ class Demo:
 
         start_process()
         run_recipe(
-            recipe(self.seed, self.task, self.algorithm),
+            recipe(self.seed, self.task, self.algorithm, validate_every=self.validate_every),
             self.out,
             mesh=self.mesh,
             save_every=self.save_every,
             profile=self.profile,
+            watching=self.watching.watching(),
         )

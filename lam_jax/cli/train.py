@@ -9,6 +9,7 @@ import tyro
 from rich.console import Console
 
 from lam_jax.cli.recipes import call_with, flags_of, recipe_function, shipped_recipes
+from lam_jax.cli.watching import WatchingFlags
 
 Part = Literal["cycle", "projector", "text-only"]
 
@@ -26,7 +27,7 @@ class Train:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunFlags:
+class RunFlags(WatchingFlags):
     """The run."""
 
     out: Path
@@ -50,10 +51,14 @@ class RunFlags:
     """Prints the phases, sizes, memory and an estimate of the time, and trains nothing."""
 
     def __post_init__(self):
+        super().__post_init__()
         if len(set(self.without)) < len(self.without):
             raise ValueError(f"--without: found {list(self.without)}, expected different parts.")
         if self.save_every < 0:
             raise ValueError(f"--save-every: found {self.save_every}, expected a number that is not negative.")
+        if self.mesh != "auto" and min(self.mesh) < 1:
+            sizes = " ".join(map(str, self.mesh))
+            raise ValueError(f"--mesh: found {sizes}, expected 'auto' or three sizes of 1 or more: data, fsdp, tensor.")
         if self.codes is not None and self.codes < 1:
             raise ValueError(f"--codes: found {self.codes}, expected at least 1.")
 
@@ -125,6 +130,7 @@ class TrainCommand:
             save_every=flags.save_every,
             profile=flags.profile,
             changed_reward=flags.changed_reward,
+            watching=flags.watching(),
         )
         return 0
 

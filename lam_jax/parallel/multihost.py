@@ -3,6 +3,7 @@
 With one process each function is the identity. With several, all of them must call it, in the same order.
 """
 
+import json
 from typing import Any, TypeVar
 
 import jax
@@ -28,6 +29,17 @@ def gather(values: np.ndarray) -> np.ndarray:
     if jax.process_count() == 1:
         return values[None]
     return np.asarray(multihost_utils.process_allgather(values))
+
+
+def gather_json(value: Any) -> list[Any]:
+    """The JSON value of every process, in order."""
+    if jax.process_count() == 1:
+        return [value]
+    data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    lengths = gather(np.asarray(len(data), np.int32))
+    padded = np.zeros(int(lengths.max()), np.uint8)
+    padded[: len(data)] = data
+    return [json.loads(row[:length].tobytes()) for row, length in zip(gather(padded), lengths)]
 
 
 def all_agree(ok: bool) -> bool:

@@ -1,4 +1,4 @@
-"""The phases of a run that train, in order, and what each trains: the list that training and loading share."""
+"""The phases of a run: their names, which nothing else makes up, and what those that train train."""
 
 from collections.abc import Mapping
 
@@ -7,6 +7,7 @@ from lam_jax.train.spaces import Space
 from lam_jax.train.stages import STAGES
 from lam_jax.train.stages.stage import Stage, Trains
 
+DATA, BASE_MODEL, CODES = "data", "base_model", "codes"
 # Stages 1 to 4, by the names of their phases; a stage's name is also that of its settings in a recipe.
 STAGE_PHASES: Mapping[str, Stage] = {
     "stage1_inverse": STAGES["inverse"],
@@ -22,8 +23,18 @@ def sft_phases(task: str, space: Space, method: Method) -> dict[str, Stage]:
 
 
 def rl_phase(task: str, space: Space) -> str:
-    """Name of the phase of stage 6 of a task."""
+    """Stage 6 of a task."""
     return f"rl_{space.name}_{task}"
+
+
+def scores_phase(after: str, task: str, space: Space) -> str:
+    """Scores and answers after stage 5 ("sft") or 6 ("rl")."""
+    return f"scores_{after}_{space.name}_{task}"
+
+
+def control_phase(task: str) -> str:
+    """The causal test after stage 5."""
+    return f"control_{task}"
 
 
 def trained_by(task: str, space: Space, method: Method) -> dict[str, Trains]:

@@ -48,9 +48,8 @@ def learn_actions(run: Run, resources: Resources, agent: Agent) -> Agent:
 
     for phase, stage in STAGE_PHASES.items():
         settings: StageSettings = getattr(recipe, stage.name)
-        make_batches, validation = (mixed, held_out) if stage.mixed else (shown, paired)
-        rows = make_batches(settings.rows)
-        agent = train_stage(run, recipe, phase, stage, settings, agent, rows, validation)
+        rows = (mixed if stage.mixed else shown)(settings.rows)
+        agent = train_stage(run, recipe, phase, stage, settings, agent, rows, held_out if stage.mixed else paired)
         if stage.name in ("inverse", "joint"):
             _require_codes(recipe, agent, paired, method, phase)
     return agent
@@ -87,7 +86,8 @@ def train_stage(
     def train() -> tuple[Any, dict[str, Any]]:
         optimiser = make_optimiser(settings.optimiser, steps)
         state = TrainState.create(trainable, optimiser, jax.random.key(recipe.seed))
-        step = Step(stage, resting, optimiser, method, micro_batches=settings.micro_batches)
+        parts = settings.micro_batches, settings.accumulation
+        step = Step(stage, resting, optimiser, method, None, *parts)
 
         def evaluate(state: TrainState) -> dict[str, Any]:
             metrics = step.held_out(state.trainable, validation)

@@ -7,8 +7,10 @@ import numpy as np
 
 from lam_jax.latent.agent import Agent
 from lam_jax.parallel.parked import rest
+from lam_jax.pipeline.costs import PromptSize, rl_cost, step_flops
 from lam_jax.pipeline.measures import Evaluator
-from lam_jax.pipeline.phases import rl_phase, sft_phases
+from lam_jax.pipeline.observe import observer
+from lam_jax.pipeline.phases import rl_phase, scores_phase, sft_phases
 from lam_jax.pipeline.resources import Resources
 from lam_jax.pipeline.stages import best_record, chosen_weights, train_stage
 from lam_jax.runs.run import Run
@@ -49,6 +51,7 @@ def rl_config(resources: Resources, task: Task, space: Space) -> RLConfig:
         rollout=resources.rollout_config(task, rl.samples, rl.sampling[space.name]),
         epochs=rl.epochs,
         mini_batches=rl.mini_batches,
+        micro_batches=rl.micro_batches,
         optimiser=rl.optimisers[space.name],
         remat=rl.remat,
         update_lengths=rl.update_lengths,
@@ -71,7 +74,9 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
         optimiser = make_optimiser(config.optimiser, config.steps * config.updates)
         state = TrainState.create(trainable, optimiser, jax.random.key(recipe.seed))
         loader = resources.prompt_loader(task)
-        collect = Collector(config, recipe.method, resting, task.reward, Decoder(resources.tokenizer), loader)
+        decode = Decoder(resources.tokenizer)
+        observe = observer(run, phase, config, decode, agent.backbone.config.eos_id)
+        collect = Collector(config, recipe.method, resting, task.reward, decode, loader, observe=observe)
         step = RLStep(collect, Update(config, recipe.method, optimiser, resting, trainable))
         if len(task.prompt_lengths) > 1 or len(config.update_buckets) > 1:
             like = next(resources.prompt_loader(task)).batch
@@ -80,13 +85,16 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
         def evaluate(state: TrainState) -> dict[str, Any]:
             return {"score": evaluator.mean_reward(merge(state.trainable, resting), validation, config.rollout)}
 
-        keep_best = recipe.rl.weights == "best"
-        plan = Phase(phase, config.steps, evaluate=evaluate, evaluate_every=config.steps, keep_best=keep_best)
+        every, keep_best = recipe.rl.validate_every or config.steps, recipe.rl.weights == "best"
+        plan = Phase(phase, config.steps, evaluate=evaluate, evaluate_every=every, keep_best=keep_best)
         fitted = fit(plan, state, step, loader, run.tools(phase))
         warm = fitted.history[len(fitted.history) // 3 :]
         speed: dict[str, float] = {name: float(np.median([r[name] for r in warm if name in r])) for name in SPEED}
+        prompts = PromptSize.of(resources.rl_prompts[task.name](validation).batch)
+        flops = step_flops(agent.backbone.config, recipe.latent, recipe.method, config, prompts)
         return chosen_weights(fitted, recipe.rl.weights), best_record(fitted) | {
-            "speed": speed | {"trainable_parameters": count_parameters(trainable)}
+            "speed": speed | {"trainable_parameters": count_parameters(trainable)},
+            "cost": rl_cost(fitted.history, config, flops),
         }
 
     result = run.phase(phase, train, trainable)
@@ -98,4 +106,4 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
 def evaluate(run: Run, resources: Resources, task: Task, space: Space, agent: Agent, phase: str) -> dict[str, Any]:
     """Scores, diversity and sample answers after `phase` ("sft" or "rl"), as a JSON record."""
     evaluator = Evaluator(resources, task, space)
-    return run.phase(f"scores_{phase}_{space.name}_{task.name}", lambda: (None, evaluator.measure(agent, phase))).record
+    return run.phase(scores_phase(phase, task.name, space), lambda: (None, evaluator.measure(agent, phase))).record

@@ -53,6 +53,7 @@ def recipe(
     algorithm: AlgorithmName | None = None,
     method: Method | None = None,
     sizes: SceneSizes | None = None,
+    validate_every: int = 0,
 ) -> Recipe:
     """The demo's recipe.
 
@@ -62,6 +63,7 @@ def recipe(
         algorithm: reinforcement learning algorithm of all tasks; default: dapo for role_play, grpo for help.
         method: switches of the method; default: `Method()`.
         sizes: rows of the data set; default: `demo_sizes()`.
+        validate_every: RL steps between two validations; 0: only before the first and after the last step.
     """
     sizes = sizes or demo_sizes()
     tasks = scene_tasks(sizes)
@@ -92,6 +94,7 @@ def recipe(
             steps=12,
             prompts=16,
             samples=8,
+            validate_every=validate_every,
         ),
         evaluation=EvaluationSettings(
             (AnswerSet(2, warm), AnswerSet(2, near_greedy)), prompts=32, backbone=backbone_scores

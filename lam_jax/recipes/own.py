@@ -55,9 +55,11 @@ def recipe(
     epochs: float = 1.0,
     sft_epochs: float = 3.0,
     rl_steps: int = 100,
+    validate_every: int = 0,
     prompts: int = 4,
     samples: int = 8,
     rl_lr: float | None = None,
+    rl_micro_batches: int = 1,
     temperature: float = 1.0,
     seed: int = 0,
 ) -> Recipe:
@@ -81,13 +83,15 @@ def recipe(
         prompt_length: Most tokens of a prompt. Default: 1024; 128 with the small model.
         answer_length: Most tokens of an answer. Default: 256; 64 with the small model.
         batch: Rows of an optimiser step in stages 1 to 4; stage 5 takes a quarter.
-        micro_batches: Parts of a batch that run one after the other, to save memory.
+        micro_batches: Parts of a batch that run one after the other, to save memory; no number changes but rounding.
         epochs: Passes over the paired rows in each of stages 1 to 4.
         sft_epochs: Passes over the task's rows in stage 5.
         rl_steps: Rollouts in stage 6.
+        validate_every: Rollouts between two validations; 0: only before the first and after the last.
         prompts: Of a rollout.
         samples: Of a prompt.
         rl_lr: Learning rate of stage 6. Default: 1e-6; 6e-4 (latent) and 5e-4 (token) with the small model.
+        rl_micro_batches: Parts of a rollout's prompts that an update runs one after the other, to save memory.
         temperature: Of sampling, in training and evaluation.
         seed: Of everything random.
     """
@@ -130,7 +134,9 @@ def recipe(
             steps=rl_steps,
             prompts=prompts,
             samples=samples,
+            micro_batches=rl_micro_batches,
             remat=not small,
+            validate_every=validate_every,
         ),
         evaluation=EvaluationSettings((AnswerSet(3, sampling),)),
         **stages(

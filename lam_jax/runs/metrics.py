@@ -1,28 +1,27 @@
-"""Metrics of a run: one JSON object a line in `metrics.jsonl`, and the same scalars for TensorBoard.
+"""Metrics of a run: one JSON object a line in `metrics.jsonl`, and the same scalars for other sinks.
 
-Wall-clock fields are "time" (seconds since 1970) and every name that ends in "_s" (seconds; "_per_s" rates too).
-Without them, two runs with one seed write equal records: `comparable` drops them.
+Wall-clock fields are "time" (seconds since 1970) and every name that ends in "_s" (seconds; "_per_s" rates too), but
+for the names of a reward's parts, `reward/NAME`. Without them, two runs with one seed write equal records: `comparable`
+drops them.
 """
 
 import json
 import math
-import os
-import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lam_jax.errors import NoSpaceError
-from lam_jax.runs.disk import is_no_space
+from lam_jax.runs.jsonl import JsonLines, Record, broken, read_lines
+from lam_jax.runs.sinks import Sink, open_sinks
 
-Record = dict[str, Any]
 RESERVED = ("phase", "step", "time")
+REWARD_PART = "reward/"  # begins the metric of a named part of a reward
 
 
 def is_wall_clock(name: str) -> bool:
     """Whether a field depends on when and how fast the run was, not on what it computed."""
-    return name == "time" or name.endswith("_s")
+    return name == "time" or (name.endswith("_s") and not name.startswith(REWARD_PART))
 
 
 def comparable(record: Mapping[str, Any]) -> Record:
@@ -30,46 +29,39 @@ def comparable(record: Mapping[str, Any]) -> Record:
     return {name: value for name, value in record.items() if not is_wall_clock(name)}
 
 
-def _records(path: Path) -> Iterator[Record]:
-    """Complete records of a file; a last line that a killed process left unfinished is passed over."""
-    lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        if not line:
-            continue
-        try:
-            yield json.loads(line)
-        except ValueError as error:
-            if number == len(lines):
-                return
-            raise ValueError(f"{path}: line {number}: found {line[:60]!r}, expected JSON. Delete that line.") from error
-
-
 def read_metrics(path: Path) -> list[Record]:
-    """All complete records of a metrics file, in order; none if there is no such file."""
-    return list(_records(path)) if path.exists() else []
+    """All complete records of a metrics file, in order; none if there is no such file.
 
-
-def _board(folder: Path, purge_step: int | None = None) -> Any:
-    from tensorboardX import SummaryWriter  # here, so that training without a run folder does without it
-
-    return SummaryWriter(str(folder), purge_step=purge_step, flush_secs=10)
+    Raises:
+        BrokenLinesError: a line that is no record, other than a last one that was cut off.
+    """
+    records = list(read_lines(path))
+    for number, record in enumerate(records, start=1):
+        if not (isinstance(record, dict) and {"phase", "step"} <= set(record)):
+            raise broken(path, number, json.dumps(record).encode(), "an object with the keys 'phase' and 'step'")
+    return records
 
 
 class MetricsWriter:
-    """Appends records to `folder/metrics.jsonl` (each safely on disk when `write` returns) and to `folder/tensorboard`.
+    """Appends records to `folder/metrics.jsonl` (each safely on disk when `write` returns) and hands them to sinks.
 
     With several processes only the first writes: give the others `enabled=False`.
+
+    Args:
+        folder: of the run.
+        enabled: whether anything is written.
+        sinks: closed with the writer; default: TensorBoard, in `folder/tensorboard`.
     """
 
-    def __init__(self, folder: Path, enabled: bool = True):
+    def __init__(self, folder: Path, enabled: bool = True, sinks: Sequence[Sink] | None = None):
         self.path = Path(folder) / "metrics.jsonl"
-        self.tensorboard = Path(folder) / "tensorboard"
         self.enabled = enabled
-        self._boards: dict[str, Any] = {}
+        self.sinks: Sequence[Sink] = ()
+        self._closed = False
         if enabled:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._rewrite(read_metrics(self.path))
-            self._file = self.path.open("a", encoding="utf-8")
+            read_metrics(self.path)  # a broken line is named here, not hours later
+            self._lines = JsonLines(self.path)
+            self.sinks = open_sinks(("tensorboard",), Path(folder), {}) if sinks is None else sinks
 
     def __enter__(self) -> "MetricsWriter":
         return self
@@ -80,28 +72,19 @@ class MetricsWriter:
     def begin(self, phase: str, step: int | None = None) -> list[Record]:
         """Makes `phase` start anew, or go on after `step`: removes what an interrupted run logged past it.
 
-        TensorBoard files cannot be cut: those of a phase that starts anew are deleted, and those of one that resumes in
-        the middle get a marker that tells TensorBoard to hide the later steps.
-
         Returns:
             The phase's records that stay, oldest first.
         """
-        records = read_metrics(self.path)
-        # A phase that starts anew evaluates before its first step again: nothing of the interrupted one stays.
-        kept = [r for r in records if r["phase"] != phase or (step is not None and r["step"] <= step)]
+
+        def stays(record: Record) -> bool:
+            # A phase that starts anew evaluates before its first step again: nothing of the interrupted one stays.
+            return record["phase"] != phase or (step is not None and record["step"] <= step)
+
         if self.enabled:
-            if phase in self._boards:
-                self._boards.pop(phase).close()
-            folder = self.tensorboard / phase
-            if step is None and folder.exists():
-                shutil.rmtree(folder)
-            if len(kept) < len(records):
-                self._file.close()
-                self._rewrite(kept)
-                self._file = self.path.open("a", encoding="utf-8")
-            purge = None if step is None else step + 1
-            self._boards[phase] = _board(folder, purge)
-        return [record for record in kept if record["phase"] == phase]
+            self._lines.keep(stays)
+            for sink in self.sinks:
+                sink.begin(phase, step)
+        return [record for record in read_metrics(self.path) if record["phase"] == phase and stays(record)]
 
     def write(self, phase: str, step: int, scalars: Mapping[str, Any]) -> Record:
         """Appends one record and returns it. Infinite and NaN values become null, which JSON has.
@@ -120,46 +103,16 @@ class MetricsWriter:
                 raise ValueError(f"Metric {name!r} of phase {phase}: found {value!r}, expected a scalar.") from error
             record[name] = number if math.isfinite(number) else None
         if self.enabled:
-            self._append(json.dumps(record))
-            self._to_tensorboard(record)
+            self._lines.append([record])
+            curves = {n: value for n, value in record.items() if n not in RESERVED and value is not None}
+            for sink in self.sinks:
+                sink.write(phase, record["step"], curves, record["time"])
         return record
 
     def close(self) -> None:
-        """Closes all files."""
-        for board in self._boards.values():
-            board.close()
-        self._boards = {}
-        if self.enabled:
-            self._file.close()
-
-    def _append(self, line: str) -> None:
-        end = self.path.stat().st_size
-        try:
-            self._file.write(line + "\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            os.truncate(self.path, end)
-            if is_no_space(error):
-                raise NoSpaceError(
-                    f"{self.path}: no space to log step metrics. Free space on that disk, then run the same command "
-                    "again: it goes on from the last checkpoint."
-                ) from error
-            raise
-
-    def _to_tensorboard(self, record: Record) -> None:
-        phase = record["phase"]
-        if phase not in self._boards:
-            self._boards[phase] = _board(self.tensorboard / phase)
-        for name, value in record.items():
-            if name not in RESERVED and value is not None:
-                self._boards[phase].add_scalar(name, value, record["step"], walltime=record["time"])
-
-    def _rewrite(self, records: list[Record]) -> None:
-        """Replaces the file atomically."""
-        new = self.path.with_suffix(".jsonl.new")
-        with new.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(record) + "\n" for record in records)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self.path)
+        """Closes all files and sinks; a second time does nothing."""
+        if self.enabled and not self._closed:
+            self._closed = True
+            for sink in self.sinks:
+                sink.close()
+            self._lines.close()

@@ -11,6 +11,7 @@ With several processes all open the same folder: the first writes what is writte
 """
 
 import dataclasses
+import errno
 import fcntl
 import json
 import logging
@@ -18,33 +19,46 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from lam_jax.errors import (
+    BadSettingError,
     DamagedCheckpointError,
     LamJaxError,
+    NoSpaceError,
     OtherConfigurationError,
-    PreemptedError,
     RunFolderBusyError,
+    UnwritableFolderError,
 )
 from lam_jax.hosts import heartbeat
 from lam_jax.hosts.compilation import CompileClock
 from lam_jax.parallel.multihost import all_agree, barrier, from_first, is_first
 from lam_jax.runs.checkpoint import remove_unfinished, restore_checkpoint, save_checkpoint
-from lam_jax.runs.metrics import MetricsWriter
+from lam_jax.runs.disk import is_no_space
+from lam_jax.runs.metrics import MetricsWriter, read_metrics
 from lam_jax.runs.phase_checkpoint import PhaseSaver
 from lam_jax.runs.profiler import Profiler
 from lam_jax.runs.progress import Progress, duration
 from lam_jax.runs.retention import set_aside
+from lam_jax.runs.rollouts import RolloutLog
+from lam_jax.runs.samples import SampleLog
+from lam_jax.runs.sinks import Sink, open_sinks
 from lam_jax.runs.stop import StopRequest
+from lam_jax.runs.time_left import Schedule, ScheduledPhase
 from lam_jax.runs.tools import Tools
+from lam_jax.runs.watching import Watching
 from lam_jax.values import differences, encode, hash_json
 
 logger = logging.getLogger("lam_jax")
+_REMEDIES = {
+    errno.EACCES: "Give this user the right to write there. Or: ",
+    errno.EPERM: "Give this user the right to write there. Or: ",
+    errno.EROFS: "Its file system is mounted read-only: mount it for writing. Or: ",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +71,8 @@ class PhaseResult:
         seconds: wall-clock time of the run of the phase that completed it.
         compile_seconds: of which XLA compiled.
         resumed: restored from its checkpoint instead of run.
+        steps: training steps that were done in those seconds; None: it has none.
+        environment: of the process that completed it; empty where none was told.
     """
 
     tree: Any
@@ -64,14 +80,19 @@ class PhaseResult:
     seconds: float
     compile_seconds: float
     resumed: bool
+    steps: int | None = None
+    environment: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Run:
     """An output folder, locked while it is open.
 
     Attributes:
-        folder: holds config.json, metrics.jsonl, tensorboard/, phases/, phase_checkpoints/.
+        folder: holds config.json, metrics.jsonl, tensorboard/, phases/, phase_checkpoints/; see docs/watching.md.
+        watching: what is shown while it goes on.
         metrics: writer of the records.
+        samples: log of sample answers.
+        rollouts: log of whole rollouts.
         progress: where progress is shown.
         results: of the phases so far by name, in order.
         stop: whether the run was asked to stop.
@@ -86,6 +107,8 @@ class Run:
         save_every: int = 0,
         profile: str | None = None,
         may_change: Callable[[str], bool] | None = None,
+        watching: Watching | None = None,
+        environment: Callable[[], dict[str, Any]] = dict,
     ):
         """Opens or makes the folder.
 
@@ -97,35 +120,66 @@ class Run:
             profile: phase of which a few steps are traced into profile/.
             may_change: entries of the configuration, by their places, that may differ from the folder's; it gets the
                 new ones, and a list of what it had before.
+            watching: what is shown and logged while it goes on; the same on every process. Default: `Watching()`.
+            environment: tells versions and devices, JSON values; asked when a phase was run, and kept with it.
 
         Raises:
+            BadSettingError: `save_every` below 0.
             OtherConfigurationError: the folder belongs to another configuration, or holds something else.
             RunFolderBusyError: another process has it open.
+            SinkError: a sink of `watching` cannot be opened.
+            UnwritableFolderError, NoSpaceError: it cannot be made or written.
+            BrokenLinesError: its metrics cannot be read.
         """
+        if save_every < 0:
+            raise BadSettingError(
+                f"save_every: found {save_every}, expected a number of updates, or 0 to save only when asked to stop."
+            )
         self.folder = Path(folder).absolute()
         self.progress = progress or Progress(enabled=is_first())
         self.save_every = save_every
+        self.watching = watching or Watching()
+        self.environment = environment
         self.results: dict[str, PhaseResult] = {}
         self.phases = self.folder / "phases"
         self._may_change = may_change or (lambda place: False)
         self._lock: int | None = None
+        self._schedule: Schedule | None = None
+        sinks: list[Sink] = []
         failure: LamJaxError | None = None
         if is_first():
             try:
-                self._open(encode(config))
+                sinks = self._open(encode(config))
             except LamJaxError as error:
                 failure = error
+                self._unlock()
         if not all_agree(failure is None):
             raise failure or LamJaxError(f"{self.folder}: process 0 could not open it; its message says why.")
-        self.metrics = MetricsWriter(self.folder, enabled=is_first())
+        self.metrics = MetricsWriter(self.folder, is_first(), sinks)
+        self.samples = SampleLog(self.folder, is_first())
+        self.rollouts = RolloutLog(self.folder, is_first())
         self.stop = StopRequest()
         self.profiler = Profiler(self.folder / "profile", profile)
 
-    def _open(self, config: Any) -> None:
-        self._claim(config)
-        self._lock = self._acquire()
-        self.phases.mkdir(exist_ok=True)
-        remove_unfinished(self.phases)
+    def _open(self, config: Any) -> list[Sink]:
+        try:
+            self._claim(config)
+            self._lock = self._acquire()
+            self.phases.mkdir(exist_ok=True)
+            remove_unfinished(self.phases)
+            # Here, where all processes hear of a damaged file, and not when the first phase begins.
+            read_metrics(self.folder / "metrics.jsonl")
+            return open_sinks(self.watching.sinks, self.folder, config)
+        except OSError as error:
+            if is_no_space(error):
+                raise NoSpaceError(
+                    f"{self.folder}: no space to open the run ({error}). Free space on that disk, then run the same "
+                    "command again."
+                ) from error
+            raise UnwritableFolderError(
+                f"{self.folder}: cannot be used as an output folder: {error.strerror or error} "
+                f"({error.filename or self.folder}). {_REMEDIES.get(error.errno or 0, '')}Choose another one."
+            ) from error
 
     def __enter__(self) -> "Run":
         self.stop.__enter__()
@@ -136,15 +190,25 @@ class Run:
         self.close()
 
     def close(self) -> None:
-        """Closes the metrics and unlocks the folder."""
-        self.metrics.close()
+        """Closes the logs and unlocks the folder."""
+        for log in (self.metrics, self.samples, self.rollouts):
+            log.close()
+        self._unlock()
+
+    def _unlock(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
+            self._lock = None
+
+    def follow(self, phases: Sequence[ScheduledPhase]) -> None:
+        """Says from now on which phase of these begins, and about how long the run will take, where that is known."""
+        self._schedule = Schedule(phases, self.results)
+        self.progress.after = self._schedule.after
 
     def tools(self, name: str) -> Tools:
         """What the training loop of the phase `name` needs, checkpoints on the way among it."""
         saver = PhaseSaver(self._phase_checkpoints(name), self.save_every, stop=self.stop)
-        return Tools(self.metrics, self.progress, saver, self.profiler)
+        return Tools(self.metrics, self.progress, saver, self.profiler, (self.samples, self.rollouts))
 
     def _phase_checkpoints(self, name: str) -> Path:
         return self.folder / "phase_checkpoints" / name
@@ -211,14 +275,14 @@ class Run:
         Raises:
             CheckpointMismatchError: the checkpoint holds other arrays than `like`.
             NoSpaceError: the result could not be saved.
-            PreemptedError: the run was asked to stop.
+            PreemptedError: the run was asked to stop (InterruptedRunError: by Ctrl-C).
         """
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
             raise ValueError(f"Phase name {name!r}: expected letters, digits, '_', '.' and '-' only.")
         if name in self.results:
             raise ValueError(f"Phase {name!r} was already asked for in this run; names must differ.")
         if self.stop.visit():
-            raise PreemptedError(f"Stopped by SIGTERM before phase {name}. Run the same command again to go on there.")
+            raise self.stop.error(f"before phase {name}. Run the same command again to go on there.")
         heartbeat.beat(name)
         path = self.phases / name
         result = self._restored(path, like) or self._run(path, function)
@@ -241,16 +305,28 @@ class Run:
             if is_first():
                 set_aside(path)
             return None
-        return PhaseResult(tree, saved["record"], saved["seconds"], saved["compile_seconds"], True)
+        return PhaseResult(
+            tree,
+            saved["record"],
+            saved["seconds"],
+            saved["compile_seconds"],
+            True,
+            saved.get("steps"),
+            saved.get("environment", {}),
+        )
 
     def _run(self, path: Path, function: Callable[[], tuple[Any, dict[str, Any]]]) -> PhaseResult:
+        if self._schedule is not None and (begins := self._schedule.begins(path.name)):
+            self.progress.say(begins)
         began = time.monotonic()
         with CompileClock() as clock:
             tree, record = function()
             jax.block_until_ready(tree)
-        result = PhaseResult(tree, record, round(time.monotonic() - began, 3), round(clock.seconds, 3), False)
-        times = {"seconds": result.seconds, "compile_seconds": result.compile_seconds}
-        save_checkpoint(path, tree, {"record": record, **times})
+        seconds, compile_seconds = round(time.monotonic() - began, 3), round(clock.seconds, 3)
+        steps = self.progress.steps.get(path.name)
+        result = PhaseResult(tree, record, seconds, compile_seconds, False, steps, self.environment())
+        times = {"seconds": seconds, "compile_seconds": compile_seconds, "steps": steps}
+        save_checkpoint(path, tree, {"record": record, **times, "environment": result.environment})
         return result
 
     def timings(self) -> list[dict[str, Any]]:

@@ -9,13 +9,12 @@ from typing import Any
 from lam_jax.hosts import heartbeat
 from lam_jax.hosts.compilation import warn_of_recompilation
 from lam_jax.runs.phase_checkpoint import Best, PhaseCheckpoint, Work
-from lam_jax.runs.progress import Bar
+from lam_jax.runs.progress import WARM_STEPS, Bar
 from lam_jax.runs.tools import Tools
 from lam_jax.train.recorder import Evaluate, Recorder
 from lam_jax.train.state import TrainState
 
 Step = Callable[[TrainState, Any], tuple[TrainState, Mapping[str, Any]]]
-WARM_STEPS = 2  # steps that may compile; what a first one leaves behind may lie elsewhere than what it found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +83,10 @@ def fit(phase: Phase, state: TrainState, step: Step | Work, batches: Iterable[An
     saver = tools.saver
     resumed = saver.restore(phase.name, state, work, batches) if saver else None
     place = resumed or PhaseCheckpoint(state, int(state.step) // work.updates)
-    earlier = tools.writer.begin(phase.name, place.number if resumed or place.number else None)
+    goes_on = resumed or place.number
+    earlier = tools.writer.begin(phase.name, place.number if goes_on else None)
+    for log in tools.logs:
+        log.begin(phase.name, place.begun if goes_on else None)
     if resumed:
         tools.progress.say(f"{phase.name}: goes on after step {place.number} of {phase.steps}")
     with (

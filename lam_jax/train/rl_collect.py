@@ -3,6 +3,7 @@
 Legend: N prompts, G samples of a prompt.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from lam_jax.data.collator import Collated
+from lam_jax.data.schemas import Example
 from lam_jax.latent.agent import Agent
 from lam_jax.models.inputs import Batch
 from lam_jax.nn.layout import Layout
@@ -28,10 +30,32 @@ from lam_jax.train.method import Method
 from lam_jax.train.partition import merge
 from lam_jax.train.rl_batch import RLBatch, replace_rows, with_advantages
 from lam_jax.train.rl_config import RLConfig
-from lam_jax.train.rl_rewards import Decode, Reward, advantages_of, masked_mean, score
+from lam_jax.train.rl_rewards import Decode, Reward, Scores, advantages_of, masked_mean, score
 from lam_jax.train.state import TrainState
 
 Metrics = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """One rollout of a step, with its scores.
+
+    Attributes:
+        step: of the phase, from 1 on.
+        number: 0, or that of the refill that dynamic sampling drew these prompts for.
+        examples: rows of the prompts.
+        rollout: on the devices; prompts after those of `examples` fill up the mesh.
+        scores: of the samples of `examples`.
+    """
+
+    step: int
+    number: int
+    examples: tuple[Example, ...]
+    rollout: Rollout
+    scores: Scores
+
+
+Observe = Callable[[Attempt], None]
 
 
 class Collector:
@@ -45,6 +69,7 @@ class Collector:
         decode: tokens to text.
         refill: where dynamic sampling draws further prompts from.
         layout: of the rollouts; default: what suits the mesh.
+        observe: is shown each rollout, on every process, before an update is made of it; it changes nothing.
     """
 
     def __init__(
@@ -56,10 +81,12 @@ class Collector:
         decode: Decode,
         refill: Iterator[Collated],
         layout: Layout | None = None,
+        observe: Observe | None = None,
     ):
         self.config, self.method, self.mesh = config, method, mesh_of(frozen)
         self.frozen = self._for_rollouts(frozen)
         self.reward, self.decode, self.refill, self.layout = reward, decode, refill, layout
+        self.observe = observe
 
     def __call__(self, state: TrainState, prompts: Collated) -> tuple[RLBatch, Metrics]:
         """A batch of the prompts' rows, with the state's key of this step."""
@@ -108,13 +135,17 @@ class Collector:
         length = self.config.rollout.length
         advantages, active = advantages_of(self.config.algorithm, scores, length)
         batch = with_advantages(prompts, out, advantages, active, self.mesh)
-        return batch, {
+        metrics = {
             **scores.metrics(length),
             "logp_gap": float(masked_mean(out.logp_gap, out.mask)),
             "informative_groups": float(np.asarray(active).any(axis=1).mean()),
             "generation_s": generated - began,
             "reward_s": time.monotonic() - generated,
         }
+        if self.observe is not None:
+            step = int(state.step) // self.config.updates + 1
+            self.observe(Attempt(step, attempt, drawn.examples, out, scores))
+        return batch, metrics
 
 
 def _next_alike(refill: Iterator[Collated], first: Collated) -> Collated:

@@ -3,8 +3,9 @@
 Legend: N prompts, G samples of a prompt, T completion length.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,30 +13,52 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lam_jax.data.schemas import Example
-from lam_jax.parallel.multihost import gather
-from lam_jax.rewards.reward import Reward, check_verdicts, rewards_of
+from lam_jax.parallel.multihost import gather, gather_json
+from lam_jax.rewards.reward import Reward, Verdicts, check_verdicts, rewards_of
+from lam_jax.rewards.verdict import Verdict
 from lam_jax.rl import Algorithm, compute_advantages, informative_groups, overlong_penalty
+from lam_jax.runs.metrics import REWARD_PART
 
 # (tokens [N, G, T], mask [N, G, T]) -> answers [N][G]
 Decode = Callable[[np.ndarray, np.ndarray], list[list[str]]]
 
 
-class Scores(NamedTuple):
-    """Of every sample, the same on every process."""
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """Of every sample, the same on every process but for the errors.
+
+    Attributes:
+        rewards: 0 where the reward call failed.
+        ok: whether it succeeded.
+        lengths: tokens.
+        parts: named parts of the rewards, NaN where a sample has none of that name; in the order of their names.
+        errors: (prompt, sample) -> why the call failed, of the samples that this process scored.
+    """
 
     rewards: Float[np.ndarray, "N G"]
     ok: Bool[np.ndarray, "N G"]
     lengths: Int[np.ndarray, "N G"]
+    parts: Mapping[str, Float[np.ndarray, "N G"]] = dataclasses.field(default_factory=dict)
+    errors: Mapping[tuple[int, int], str] = dataclasses.field(default_factory=dict)
 
     def metrics(self, longest: int) -> dict[str, float]:
-        """Means over the samples; `longest`: the most tokens that a completion may have."""
+        """Means over the samples; `longest`: the most tokens that a completion may have.
+
+        Of each named part too, over the samples that have it; none if no sample has.
+        """
+        parts = {name: values[np.isfinite(values)] for name, values in self.parts.items()}
         return {
             "reward_mean": float(self.rewards[self.ok].mean()) if self.ok.any() else 0.0,
             "reward_std": _group_std(self.rewards, self.ok),
             "length_mean": float(self.lengths.mean()),
             "ended": float((self.lengths < longest).mean()),
             "failed_rewards": float((~self.ok).sum()),
-        }
+        } | {f"{REWARD_PART}{name}": float(values.mean()) for name, values in parts.items() if len(values)}
+
+
+def parts_of(verdict: Verdict) -> Mapping[str, float]:
+    """The named parts of a reward; none if the call failed."""
+    return verdict.named if verdict.ok else {}
 
 
 def _group_std(rewards: Float[np.ndarray, "N G"], ok: Bool[np.ndarray, "N G"]) -> float:
@@ -76,18 +99,30 @@ def score(
 ) -> Scores:
     """Scores the samples of the first N = len(examples) of M prompts; the others fill up the mesh."""
     shape = (len(examples), tokens.shape[1])
-    # Each sample is scored by one process; the others leave zeros in its place, and the sum is exact.
-    found = np.zeros((3, *shape))
+    scored: list[tuple[slice, slice, np.ndarray, Verdicts]] = []
     for rows, columns, own_tokens, own_mask in _own_blocks(tokens, mask, shape[0]):
         answers = decode(own_tokens, own_mask)
         samples = range(shape[1])[columns]
-        verdicts = reward(examples[rows], answers, samples)
-        rewards, ok = rewards_of(check_verdicts(verdicts, type(reward).__name__, len(answers), len(samples)))
-        found[:, rows, columns] = rewards, ok, own_mask.sum(axis=-1)
+        found = reward(examples[rows], answers, samples)
+        verdicts = check_verdicts(found, type(reward).__name__, len(answers), len(samples))
+        scored.append((rows, columns, own_mask.sum(axis=-1), verdicts))
+    own_names = {name for *_, verdicts in scored for row in verdicts for verdict in row for name in parts_of(verdict)}
+    # A process whose calls all failed knows no names.
+    names = sorted({name for process in gather_json(sorted(own_names)) for name in process})
+    # Each sample is scored by one process; the others leave zeros in its place, and the sum is exact.
+    own = np.zeros((3 + len(names), *shape))
+    errors: dict[tuple[int, int], str] = {}
+    for rows, columns, lengths, verdicts in scored:
+        parts = [[[parts_of(v).get(name, np.nan) for v in row] for row in verdicts] for name in names]
+        own[:, rows, columns] = *rewards_of(verdicts), lengths, *np.reshape(parts, (len(names), *lengths.shape))
+        first_row, first_column = range(shape[0])[rows].start, range(shape[1])[columns].start
+        for i, row in enumerate(verdicts):
+            for j, verdict in enumerate(row):
+                if verdict.error is not None:
+                    errors[first_row + i, first_column + j] = verdict.error
     # 64-bit numbers would arrive with 32 bits.
-    parts = gather(found.view(np.uint32)).view(np.float64)
-    rewards, ok, lengths = np.sum(parts, axis=0)
-    return Scores(rewards, ok > 0, lengths.astype(np.int32))
+    rewards, ok, lengths, *parts = np.sum(gather(own.view(np.uint32)).view(np.float64), axis=0)
+    return Scores(rewards, ok > 0, lengths.astype(np.int32), dict(zip(names, parts)), errors)
 
 
 def _own_blocks(tokens: Array, mask: Array, count: int) -> Iterator[tuple[slice, slice, np.ndarray, np.ndarray]]:

@@ -7,6 +7,7 @@ import pytest
 from lam_jax.cli import main
 from lam_jax.cli.train import parse
 from lam_jax.recipes import demo, own
+from lam_jax.runs.watching import Watching
 from tests.cli.test_cli import call
 
 OWN = ["--task", "t.jsonl", "--paired", "p.json", "--out", "runs/x"]
@@ -43,13 +44,15 @@ def test_parameters_of_the_recipe_are_flags_with_their_help(capsys):
 
 def test_flags_make_the_recipe_that_python_makes():
     given = [*OWN, "--text", "x.json", "--space", "token", "--algorithm", "dapo", "--image", "56", "84"]
+    given += ["--validate-every", "5", "--shown", "2", "--log", "wandb"]
     recipe, run = parse("own", [*given, "--rl-steps", "7", "--seed", "3", "--mesh", "2", "1", "1"])
     expected = own.recipe(
         task="t.jsonl", paired="p.json", text="x.json", space=("token",), algorithm="dapo", image=(56, 84), rl_steps=7,
-        seed=3,
+        validate_every=5, seed=3,
     )  # fmt: skip
     assert recipe == expected
     assert (str(run.out), run.mesh, run.save_every) == ("runs/x", (2, 1, 1), 100)
+    assert run.watching() == Watching(shown=2, sinks=("wandb",))
     assert parse("demo", ["--out", "x"])[0] == demo.recipe()
     assert parse("demo", ["--out", "x"])[1].mesh == "auto"
 
@@ -88,6 +91,7 @@ def test_a_file_of_ones_own_is_a_recipe(recipe_file):
         (["train", "own", *OWN, "--codes", "0"], ["--codes: found 0"]),
         (["train", "own", *OWN, "--save-every", "-3"], ["--save-every: found -3"]),
         (["train", "own", *OWN, "--mesh", "2", "2"], ["--mesh"]),
+        (["train", "own", *OWN, "--shown", "0"], ["--shown: found 0"]),
         (["train", "own", "--out", "x"], ["--task", "--paired"]),
         (["train", "own", *OWN[:-2]], ["--out"]),
     ],

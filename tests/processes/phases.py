@@ -15,9 +15,11 @@ from lam_jax.latent.agent import Agent
 from lam_jax.parallel import TRAIN, shardings
 from lam_jax.parallel.processes import whole_mesh
 from lam_jax.parallel.rows import from_own_rows, own_rows
+from lam_jax.pipeline.observe import observer
 from lam_jax.rl import ALGORITHMS
 from lam_jax.runs.run import Run
 from lam_jax.runs.stop import StopRequest
+from lam_jax.runs.watching import Watching
 from lam_jax.train.loop import Phase, fit
 from lam_jax.train.partition import merge, partition
 from lam_jax.train.rl import RLStep
@@ -82,7 +84,9 @@ def train(run: Run, phase: str, agent: Agent, mesh, stop: StopRequest | None):
             rollout = made.rollout_config(space)
             config = RLConfig(ALGORITHMS["grpo"], SPACES[space], STEPS, made.N, rollout, epochs=UPDATES)
             data = prompt_data()
-            collect = Collector(config, made.METHOD, frozen, reward, Decoder(Numbers()), data)
+            decode = Decoder(Numbers())
+            observe = observer(run, phase, config, decode, made.CONFIG.eos_id)
+            collect = Collector(config, made.METHOD, frozen, reward, decode, data, observe=observe)
             step = RLStep(collect, Update(config, made.METHOD, made.optimiser(), frozen, trainable))
         else:
             data = stage_data(made.batch_of(phase), mesh)
@@ -100,7 +104,7 @@ def main(folder: str, sizes: str, *phases: str) -> None:
     require_consistent({"code": code_hash(), "versions": versions()})
     agent = place_agent(mesh)
     require_consistent_weights(agent)
-    with Run(Path(folder), {"test": "processes"}, save_every=1) as run:
+    with Run(Path(folder), {"test": "processes"}, save_every=1, watching=Watching(1, dump_rollouts=True)) as run:
         for phase in phases:
             name, _, visit = phase.partition(":")
             try:

@@ -10,10 +10,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from lam_jax.runs.jsonl import read_lines
 from lam_jax.runs.metrics import comparable, read_metrics
 from tests.host_devices import flags
 
@@ -67,12 +69,39 @@ def assert_close(found: list[dict], expected: list[dict]) -> None:
                 np.testing.assert_allclose(one[name], value, rtol=2e-4, atol=2e-6, err_msg=where)
 
 
+def assert_shown_alike(found: Path, expected: Path, phases: Sequence[str]) -> None:
+    """Sample answers and dumped rollouts: the same steps, rows, texts and rewards, each once."""
+    rl = [f"rollouts/{phase}.jsonl" for phase in phases if phase.startswith("rl_")]
+    for name in ("samples.jsonl", *rl):
+        one, other = (list(read_lines(folder / name)) for folder in (found, expected))
+        assert len(one) == len(other) > 0
+        for record, wanted in zip(one, other):
+            assert_alike(comparable(record), comparable(wanted))
+
+
+def assert_alike(found: Any, expected: Any) -> None:
+    """Equal, but for rounding."""
+    if isinstance(expected, dict):
+        assert list(found) == list(expected)
+        for name, value in expected.items():
+            assert_alike(found[name], value)
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected):
+            assert_alike(one, other)
+    elif isinstance(expected, float):
+        np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-4)
+    else:
+        assert found == expected
+
+
 @pytest.mark.processes
 def test_every_stage_and_rl_have_the_losses_of_one_process(tmp_path):
     one = train(tmp_path / "one", "2x2x2", 8, EVERYTHING)
     two = train(tmp_path / "two", "2x2x2", 4, EVERYTHING, processes=2)
     assert len(one) == 2 * len(EVERYTHING)
     assert_close(two, one)
+    assert_shown_alike(tmp_path / "two", tmp_path / "one", EVERYTHING)
 
 
 @pytest.mark.processes
@@ -86,6 +115,8 @@ def test_two_processes_go_on_in_one_with_two_devices(tmp_path, phase, update):
     stopped = [json.loads(line) for line in log.read_text().splitlines() if line.startswith('{"stopped"')]
     assert f"after update {update}," in stopped[0]["stopped"]
     assert_close(train(tmp_path / "run", "1x2x1", 2, [phase]), whole)
+    if phase.startswith("rl_"):
+        assert_shown_alike(tmp_path / "run", tmp_path / "whole", [phase])
 
 
 @pytest.mark.processes
@@ -105,6 +136,9 @@ def test_the_demo_in_two_processes(tmp_path):
     }
     assert_close(two, one)
     assert (tmp_path / "two" / "report.html").exists()
+    shown = [[(r["phase"], r["step"], r["id"]) for r in read_lines(tmp_path / n / "samples.jsonl")] for n in runs]
+    assert shown[0] == shown[1]
+    assert (tmp_path / "two" / "samples.html").exists()
 
 
 @pytest.mark.processes

@@ -75,6 +75,10 @@ def test_bad_metrics_are_named(tmp_path):
             writer.write("a", 1, {"step": 3})
 
 
+def test_parts_of_a_reward_are_no_times_whatever_they_are_called():
+    assert comparable({"reward/steps_s": 1.0, "reward_s": 2.0, "time": 3.0}) == {"reward/steps_s": 1.0}
+
+
 def test_full_disk_keeps_whole_lines(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")

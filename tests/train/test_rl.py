@@ -1,5 +1,6 @@
 """Stage 6 on a tiny agent with a made-up reward. N prompts, G samples of a prompt, T completion length."""
 
+import contextlib
 import dataclasses
 import functools
 
@@ -10,14 +11,17 @@ import pytest
 
 from lam_jax.data.loader import Loader, LoaderConfig
 from lam_jax.errors import PreemptedError
+from lam_jax.runs.jsonl import read_lines
 from lam_jax.runs.metrics import MetricsWriter, comparable
 from lam_jax.runs.phase_checkpoint import PhaseSaver
 from lam_jax.runs.progress import Progress
+from lam_jax.runs.samples import SampleLog
 from lam_jax.runs.tools import Tools
 from lam_jax.train.loop import Phase, fit
 from tests.made_reward import as_reward
 from tests.train.made_phase import StopAt
 from tests.train.made_rl import (
+    EXAMPLE,
     G,
     N,
     T,
@@ -139,11 +143,13 @@ def test_stopped_between_two_updates_of_a_rollout_it_goes_on_bit_for_bit(tmp_pat
         return share_of_even_tokens(examples, answers, samples)
 
     def run(folder, visits):
+        samples = SampleLog(folder)
         data = Loader(list(range(4)), lambda seeds: prompts(2 * seeds[0]), LoaderConfig(1, prefetch=0))
         step, create = make_with(settings, reward, data)
+        step.collect.observe = lambda attempt: samples.write("rl", attempt.step, 2, [(EXAMPLE, [])], coded=True)
         saver = PhaseSaver(folder / "phase_checkpoints", stop=StopAt(visits))
-        with MetricsWriter(folder) as writer:
-            tools = Tools(writer, Progress(enabled=False), saver)
+        with MetricsWriter(folder) as writer, contextlib.closing(samples):
+            tools = Tools(writer, Progress(enabled=False), saver, logs=(samples,))
             return fit(Phase("rl", settings.steps), create(), step, data, tools)
 
     whole = run(tmp_path / "whole", 0)
@@ -155,6 +161,34 @@ def test_stopped_between_two_updates_of_a_rollout_it_goes_on_bit_for_bit(tmp_pat
         np.testing.assert_array_equal(one, other)
     assert [comparable(r) for r in resumed.history] == [comparable(r) for r in whole.history]
     assert len(rolled) == 4, "two rollouts of each run"
+    for name in ("whole", "run"):
+        shown = [record["step"] for record in read_lines(tmp_path / name / "samples.jsonl")]
+        assert shown == [1, 2], "those of a rollout stay where the run goes on after it was drawn"
+
+
+def test_each_rollout_is_observed_once_with_its_step_and_changes_nothing():
+    """Two updates a rollout; the second step begins after two of them."""
+    settings = dataclasses.replace(config("latent"), epochs=2)
+    plain, create = make_with(settings)
+    one, _ = plain(create(), prompts(0))
+    seen = []
+    step, create = make_with(settings)
+    step.collect.observe = seen.append
+    state, metrics = step(create(), prompts(0))
+    for moved, other in zip(weights(state), weights(one), strict=True):
+        np.testing.assert_array_equal(moved, other)
+    step(state, prompts(2))
+    assert [(a.step, a.number, a.examples) for a in seen] == [(n, 0, prompts(0).examples) for n in (1, 2)]
+    assert seen[0].scores.rewards.mean() == pytest.approx(metrics["reward_mean"])
+    assert seen[0].rollout.tokens.shape == (N, G, T)
+
+
+def test_refills_are_observed_with_their_numbers():
+    step, create = make("latent", as_reward(lambda *_: np.full((N, G), 0.5)), [prompts(10)] * 4, "dapo", max_refills=2)
+    seen = []
+    step.collect.observe = seen.append
+    step.collect(create(), prompts(0))
+    assert [(attempt.step, attempt.number) for attempt in seen] == [(1, 0), (1, 1), (1, 2)]
 
 
 def test_impossible_settings_are_refused():

@@ -1,5 +1,6 @@
 """Samples are scored once each, wherever they lie. N prompts, G samples, T tokens."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -8,6 +9,7 @@ import pytest
 
 from lam_jax.data.schemas import Example
 from lam_jax.parallel import ROLLOUT, make_mesh, place
+from lam_jax.rewards.verdict import Verdict
 from lam_jax.train import rl_rewards as module
 from lam_jax.train.rl_rewards import masked_mean, score
 from tests.made_reward import as_reward
@@ -75,8 +77,61 @@ def test_shares_of_several_processes_make_up_the_whole(monkeypatch):
         score(tokens, mask, EXAMPLES, decode, counted)
     total = np.sum([share.view(np.float64) for share in shares], axis=0)
     check(module.Scores(total[0], total[1] > 0, total[2].astype(np.int32)))
+    np.testing.assert_array_equal(total[3], np.where(EXPECTED == 1015, np.nan, EXPECTED), "the part called reward")
     answers = list(itertools.chain(*asked))
     assert len(answers) == len(set(answers)) == 3 * G, "each sample was scored by one process"
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """Parts by the prompt's number: two, one, and a failed call."""
+
+    def __call__(self, examples, answers, samples):
+        kinds = {
+            "0": lambda g: Verdict({"tone": (g + 1.0, 2.0), "colour": (1.0, 4.0)}),
+            "1": lambda g: Verdict({"tone": (3.0, 2.0)}),
+            "2": lambda g: Verdict(error=f"no reply for {g}"),
+        }
+        return [[kinds[example.id](g) for g in samples] for example in examples]
+
+
+def test_named_parts_are_kept_apart():
+    """Where a sample has no part of a name, it counts nowhere in that part's mean."""
+    found = score(jax.numpy.asarray(TOKENS), jax.numpy.asarray(MASK), EXAMPLES, decode, Parts())
+    assert list(found.parts) == ["colour", "tone"], "in the order of their names, whoever has them first"
+    nan = np.nan
+    np.testing.assert_array_equal(found.parts["tone"], [[0.5, 1, 1.5, 2], [1.5] * 4, [nan] * 4])
+    np.testing.assert_array_equal(found.parts["colour"], [[0.25] * 4, [nan] * 4, [nan] * 4])
+    metrics = found.metrics(T)
+    assert metrics["reward/tone"] == (0.5 + 1 + 1.5 + 2 + 4 * 1.5) / 8
+    assert metrics["reward/colour"] == 0.25
+    assert metrics["failed_rewards"] == 4
+    assert found.errors == {(2, g): f"no reply for {g}" for g in range(G)}
+
+
+def test_without_a_successful_call_no_part_is_named():
+    found = score(jax.numpy.asarray(TOKENS[2:3]), jax.numpy.asarray(MASK[2:3]), EXAMPLES[2:], decode, Parts())
+    assert not [name for name in found.metrics(T) if name.startswith("reward/")]
+    assert all(np.isfinite(list(found.metrics(T).values())))
+
+
+def test_names_of_parts_agree_where_a_process_has_none(monkeypatch):
+    """The second of two processes scores the prompt whose calls fail: it learns the names from the first."""
+    mesh = make_mesh((4, 1, 2))
+    tokens, mask = (place(x, mesh, ROLLOUT, "prompts", "samples") for x in (TOKENS, MASK))
+    halves = [{d.id for d in mesh.devices[rows].ravel()} for rows in ([0, 1], [2, 3])]
+    said, shares = [], []
+    monkeypatch.setattr(module, "gather", lambda values: (shares.append(values), values[None])[1])
+    for own in halves:
+        monkeypatch.setattr(module, "gather_json", lambda names: (said.append(names), [["colour", "tone"], []])[1])
+        monkeypatch.setattr(module, "_held", lambda x, own=own: [s for s in x.addressable_shards if s.device.id in own])
+        score(tokens, mask, EXAMPLES, decode, Parts())
+    assert said == [["colour", "tone"], []]
+    assert shares[0].shape == shares[1].shape, "what is added up has one shape on both"
+    _, ok, _, colour, tone = np.sum([share.view(np.float64) for share in shares], axis=0)
+    np.testing.assert_array_equal(ok, [[1] * 4, [1] * 4, [0] * 4])
+    np.testing.assert_array_equal(tone, [[0.5, 1, 1.5, 2], [1.5] * 4, [np.nan] * 4])
+    np.testing.assert_array_equal(colour[0], [0.25] * 4)
 
 
 def test_masked_mean():
