@@ -24,8 +24,6 @@ from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.runs.progress import Progress
 from lam_jax.values import differences, encode
 
-DIGITS = 6  # of log-probabilities in the output
-
 
 @dataclasses.dataclass(frozen=True)
 class Request:
@@ -154,7 +152,7 @@ def line(answered: Answered, request: Request) -> dict[str, Any]:
         if request.codes:
             found["codes"] = answer.actions
         if request.logps:
-            found["logps"] = [round(logp, DIGITS) for logp in answer.logps]
+            found["logps"] = answer.logps
         return found
 
     return {"id": answered.example.id, "answers": [values(answer) for answer in answered.answers]}

@@ -2,7 +2,6 @@
 
 import functools
 import math
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -18,7 +17,7 @@ from lam_jax.train.optimiser import OptimiserConfig
 from lam_jax.values import FUNCTION, TYPE, encode
 
 RESULTS = "results.json"
-TAGS = ("lam_jax", "qwen2_5_vl", "latent-actions", "reinforcement-learning", "arxiv:2601.07516")
+TAGS = ("lam_jax", "qwen2_5_vl", "reinforcement-learning", "arxiv:2601.07516")
 _LONGEST = 40  # letters of a text in a description; hashes are longer
 
 
@@ -71,7 +70,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "human": human_name, "describe": describe}
+    environment.filters |= {"number": number, "human": human_name, "describe": describe, "cell": _cell}
     return environment
 
 
@@ -98,9 +97,13 @@ def _front_matter(agent: RunAgent, name: str, titles: Titles, rows: list[Row]) -
         for row in rows
         if row["phase"] == last and math.isfinite(row["mean"])
     ]
-    library = "lam_jax" if agent.space.coded else "transformers"
-    kind = {"library_name": library, "pipeline_tag": "image-text-to-text", "tags": list(TAGS)}
-    return ModelCardData(**kind, **({"model_name": name, "eval_results": found} if found else {}))
+    coded = agent.space.coded
+    return ModelCardData(
+        library_name="lam_jax" if coded else "transformers",
+        pipeline_tag="image-text-to-text",
+        tags=[*TAGS, *(["latent-actions"] if coded else [])],
+        **({"model_name": name, "eval_results": found} if found else {}),
+    )
 
 
 def data_of(agent: RunAgent) -> list[tuple[str, str]]:
@@ -141,25 +144,26 @@ def _rate(optimiser: OptimiserConfig) -> str:
 
 
 def describe(value: Any) -> str:
-    """A row source or a reward by its class and its short settings; of paths the last part, they name a machine's."""
+    """A row source or a reward by its class and its short texts; of paths the last part, they name a machine's."""
     encoded = encode(value)
     if not isinstance(encoded, dict):
         return _short(encoded)
     if FUNCTION in encoded:
-        return encoded[FUNCTION].partition(":")[2]
+        return _short(encoded)
     name = encoded.get(TYPE, "").partition(":")[2]
-    parts = [f"{key} {_short(item)}" for key, item in encoded.items() if key != TYPE and _is_short(item)]
+    texts = {key: _short(item) for key, item in encoded.items() if key not in (TYPE, "parse")}
+    parts = [f"{key} {text}" for key, text in texts.items() if text]
     return f"{name} ({', '.join(parts)})" if parts else name
 
 
-def _is_short(item: Any) -> bool:
-    if isinstance(item, dict):
-        return FUNCTION in item
-    return item is not None and not isinstance(item, list) and len(str(item)) <= 1000 and _short(item) != ""
-
-
 def _short(item: Any) -> str:
-    if isinstance(item, dict):
-        return item[FUNCTION].partition(":")[2]
-    text = Path(item).name if isinstance(item, str) and "/" in item else str(item)
+    """A text, or a function's name; empty for anything else and for what is long, such as a hash."""
+    if isinstance(item, dict) and FUNCTION in item:
+        item = item[FUNCTION].partition(":")[2]
+    text = item.rpartition("/")[2] if isinstance(item, str) else ""
     return text if len(text) <= _LONGEST else ""
+
+
+def _cell(text: str) -> str:
+    """A text in a table of Markdown."""
+    return text.replace("|", "\\|")

@@ -19,7 +19,7 @@ from lam_jax.models.qwen2_5_vl.config import QwenConfig
 from lam_jax.models.qwen2_5_vl.model import QwenVL
 from lam_jax.nn.weight import is_weight
 from lam_jax.parallel import ROLLOUT
-from lam_jax.pipeline.resources import file_content
+from lam_jax.pipeline.resources import model_content
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.train.method import METHODS, Method
 
@@ -27,7 +27,6 @@ PREPROCESSOR = "preprocessor_config.json"
 # Where no recipe says otherwise; a batch gets the smallest that holds its longest prompt.
 PROMPT_LENGTHS = tuple(2**n for n in range(6, 16))
 ANSWER_LENGTH = 256
-_IDENTIFYING = ("*.json", "*.safetensors", "*.jinja", "*.txt")
 
 
 def backbone_only(backbone: QwenVL) -> Agent:
@@ -58,7 +57,7 @@ class HuggingFaceAgent:
 
     def content(self) -> dict[str, Any]:
         """A hash of each file."""
-        return _content(self.path)
+        return model_content(self.path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +79,7 @@ class CheckpointAgent:
 
     def content(self) -> dict[str, Any]:
         """A hash of each file."""
-        return _content(self.path) | {f"{FILES}/{name}": found for name, found in _content(self.files()).items()}
+        return model_content(self.path)
 
 
 def open_exported(path: Path, task: str | None, space: str | None) -> HuggingFaceAgent | CheckpointAgent:
@@ -131,13 +130,6 @@ def _plain(space: str, config: QwenConfig, files: Path, method: Method) -> Agent
     if (files / PREPROCESSOR).is_file():
         image = read_image_settings(files)
     return AgentSettings(space, image, PROMPT_LENGTHS, ANSWER_LENGTH, SamplingConfig(temperature=0.0), method)
-
-
-def _content(folder: Path) -> dict[str, Any]:
-    files = {path for pattern in _IDENTIFYING for path in folder.glob(pattern)}
-    if not files:
-        raise AgentError(f"{folder}: found no files of a model. Fetch or convert it again.")
-    return {path.name: file_content(path) for path in sorted(files)}
 
 
 def is_exported(path: Path) -> bool:

@@ -104,7 +104,7 @@ def _save(agent: Agent, folder: Path, dtype: np.dtype) -> None:
 
 def _write_files(found: RunAgent, config: QwenConfig, files: Path, dtype: np.dtype) -> None:
     """Tokenizer, image settings, sampling; in a folder of ours also the config.json of a Hugging Face folder."""
-    model = found.recipe.model.path
+    model = found.files()
     for name in TAKEN_ALONG:
         if (model / name).is_file():
             shutil.copyfile(model / name, files / name)

@@ -18,6 +18,7 @@ from lam_jax.agents.checkpoints import backbone_only
 from lam_jax.agents.settings import AgentError, AgentSettings
 from lam_jax.errors import DamagedCheckpointError
 from lam_jax.formats.hf_config import is_run
+from lam_jax.formats.model_folder import tokenizer_folder
 from lam_jax.latent.agent import Agent, init_latent
 from lam_jax.latent.model import LatentModel
 from lam_jax.models.qwen2_5_vl.model import QwenVL
@@ -73,10 +74,10 @@ class RunAgent:
         return recipe.rl.weights if self.is_complete else recipe.sft.weights
 
     def files(self) -> Path:
-        """The model's folder, which has the tokenizer.
+        """The tokenizer's folder, in that of the model.
 
         Raises:
-            AgentError: it is not there.
+            AgentError: the model is not there.
         """
         folder = self.recipe.model.path
         if not folder.is_dir():
@@ -84,7 +85,7 @@ class RunAgent:
                 f"{self.path}: the run began with the model in {folder}, which is not there. Restore it, or start from "
                 "the folder that the run was started in if that path is relative."
             )
-        return folder
+        return tokenizer_folder(folder)
 
     @property
     def settings(self) -> AgentSettings:
@@ -147,7 +148,8 @@ class RunAgent:
         return {"recipe": recipe, "model": hash_json(self.model), "phase": self.phase, "checkpoint": seal(record)}
 
     def _require_model(self) -> None:
-        folder = self.files()
+        self.files()  # says so if there is no folder
+        folder = self.recipe.model.path
         found, known = model_content(folder), self.model
         if other := sorted(name for name in found.keys() | known.keys() if found.get(name) != known.get(name)):
             raise AgentError(

@@ -94,7 +94,8 @@ def generate_batches(
             kept = [[x[row, g][mask[row, g]] for x in (tokens, actions, logps)] for g in range(samples)]
             texts = tokenizer.batch_decode([list(t) for t, _, _ in kept], skip_special_tokens=True)
             answers = [
-                Answer(text, t.tolist(), a.tolist(), p.tolist(), bool(t.size and t[-1] == eos))
+                # Of log-probabilities the digits of a float32, not those of its float64.
+                Answer(text, t.tolist(), a.tolist(), [float(str(x)) for x in p], bool(t.size and t[-1] == eos))
                 for text, (t, a, p) in zip(texts, kept)
             ]
             out.append(Answered(example, answers))

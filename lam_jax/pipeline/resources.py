@@ -269,11 +269,10 @@ def model_content(folder: Path) -> dict[str, str]:
         FileNotFoundError, CheckpointError: not the folder of a model.
     """
     read_model_config(folder)
-    return {path.relative_to(folder).as_posix(): file_content(path) for path in model_files(folder)}
+    return {path.relative_to(folder).as_posix(): _file_content(path) for path in model_files(folder)}
 
 
-def file_content(path: Path) -> str:
-    """A hash of a file, see `model_content`."""
+def _file_content(path: Path) -> str:
     size, digest = path.stat().st_size, hashlib.sha256()
     digest.update(str(size).encode())
     with path.open("rb") as file:

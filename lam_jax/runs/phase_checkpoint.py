@@ -164,6 +164,18 @@ class PhaseSaver:
                 "command again: it goes on from there."
             )
 
+    def save(self, checkpoint: PhaseCheckpoint, data: Any) -> None:
+        """Saves and waits until it is on disk; nothing where that place is saved already.
+
+        Raises:
+            NoSpaceError: the disk is full.
+        """
+        total = checkpoint.number * self._updates_of_step + checkpoint.updates
+        self.checkpoints.wait()
+        if not self.checkpoints.path(total).exists():
+            self._save(total, checkpoint, data)
+            self.checkpoints.wait()
+
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
         """Inside, a request to stop waits for the next visit; at the end a save under way is waited for."""

@@ -125,6 +125,20 @@ def test_rows_of_sft_have_a_reference_and_others_may_not(files):
         opened(with_reward(made, FunctionReward(ones)), files).try_out()
 
 
+def test_rows_with_answers_may_be_a_file_of_their_own(files):
+    write(files, "answered", [row("answered", i, True) for i in range(20)])
+    write(files, "task", [row("task", i, True) | {"messages": CHAT[:1]} for i in range(ROWS)])
+    made = with_reward(recipe(files, sft=str(files / "answered.json")), FunctionReward(ones))
+    resources = opened(made, files)
+    resources.try_out()
+    counts = {split: len(resources.examples("own", split)) for split in ("sft", "val", "rl", "test")}
+    assert counts == {"sft": 18, "val": 2, "rl": 25, "test": 5}
+    assert {e.id.rstrip("0123456789") for e in resources.examples("own", "val")} == {"answered"}
+    before = made.tasks[0].rows.content()
+    write(files, "answered", [row("answered", i, True) for i in range(21)])
+    assert made.tasks[0].rows.content() != before
+
+
 def ones(examples, answers):
     return [[1.0] * len(group) for group in answers]
 
