@@ -7,6 +7,7 @@
 #   make aot      compiles training steps for TPUs that are not attached (installs libtpu in .venv)
 #   make processes  every stage and RL in two processes against one
 #   make soak     small runs that are killed at random steps and resumed
+#   make docs     the site in site/, and every code block of the pages
 #   make lint     ruff and pyright only;   make format  rewrites the sources
 #   make setup    only the environment that `make test` uses
 
@@ -30,7 +31,7 @@ PYTEST_ARGS ?=
 SOAK_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: demo test test-newest test-newest-in-brief newest-venv newest parity sharding aot processes soak bench lint format setup clean
+.PHONY: demo test test-newest test-newest-in-brief newest-venv newest parity sharding aot processes soak bench docs lint format setup clean
 .DEFAULT_GOAL := setup
 
 $(VENV)/.stamp-venv:
@@ -58,6 +59,10 @@ $(VENV)/.stamp-aot: $(VENV)/.stamp-test
 
 $(VENV)/.stamp-bench: $(VENV)/.stamp-venv pyproject.toml
 	$(PIP) install --quiet --editable '.[bench]'
+	@touch $@
+
+$(VENV)/.stamp-docs: $(VENV)/.stamp-test
+	$(PIP) install --quiet --editable '.[test,docs]'
 	@touch $@
 
 setup: $(VENV)/.stamp-test
@@ -112,5 +117,10 @@ soak: $(VENV)/.stamp-test
 bench: $(VENV)/.stamp-bench
 	$(BIN)/python -m benchmarks.all $(BENCH_ARGS)
 
+docs: $(VENV)/.stamp-docs
+	$(BIN)/python -m experiments.command_reference docs/commands.md
+	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python -m pytest tests/docs -m '' $(PYTEST_ARGS)
+
 clean:
-	rm -rf $(VENV) $(NEWEST_VENV) .jax_cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) $(NEWEST_VENV) site docs/commands.md .jax_cache .pytest_cache .ruff_cache build dist *.egg-info

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.counting import block_weights, decode_bytes, merge_state_weights
 from benchmarks.session import Session
 from benchmarks.workload import SAMPLING, prompts, sample_ids, spaces
 from lam_jax.latent.agent import Agent
@@ -22,6 +21,7 @@ from lam_jax.parallel import ROLLOUT, use
 from lam_jax.parallel.choose_layout import choose_layout
 from lam_jax.rollout.actions import next_positions
 from lam_jax.rollout.sampling import sample, sample_keys
+from lam_jax.train.counting import block_weights, decode_bytes, merge_state_weights
 
 
 def components(session: Session, agent: Agent) -> None:

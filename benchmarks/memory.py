@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from benchmarks.counting import rollout_flops
 from benchmarks.programs import UPDATES, UpdateKind, update_parts
 from benchmarks.session import Options, Session
 from benchmarks.update import plain_update_flops, update_flops
@@ -21,6 +20,7 @@ from benchmarks.workload import METHOD, Workload, prompts, rl_config, sample_ids
 from lam_jax.latent.agent import Agent
 from lam_jax.nn.weight import structs
 from lam_jax.rollout.engine import rollout
+from lam_jax.train.counting import rollout_flops
 from lam_jax.train.optimiser import make_optimiser
 from lam_jax.train.partition import partition
 from lam_jax.train.rl_batch import RLBatch

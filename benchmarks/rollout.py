@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import tyro
 
 from benchmarks.breakdown import components
-from benchmarks.counting import decode_bytes
 from benchmarks.programs import PrefillProgram, RolloutProgram, with_natural_ends
 from benchmarks.session import Options, Session
 from benchmarks.workload import make_agent, prompts, rl_config, spaces
+from lam_jax.train.counting import decode_bytes
 
 
 def run(options: Options) -> list:

@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from benchmarks.counting import Pass, causal_pairs, decoder, head, linear, merge, projectors, vision
 from lam_jax.latent.config import LatentConfig
 from lam_jax.models.qwen2_5_vl.config import QwenConfig
+from lam_jax.train.counting import Pass, causal_pairs, decoder, head, linear, merge, projectors, vision
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,10 +5,10 @@ python -m benchmarks.update --preset mid --json update.json
 
 import tyro
 
-from benchmarks.counting import latent_update, plain_token_update, token_update
 from benchmarks.programs import UPDATES, UpdateKind, UpdateProgram
 from benchmarks.session import Options, Session
 from benchmarks.workload import METHOD, Workload, make_agent
+from lam_jax.train.counting import latent_update, plain_token_update, token_update
 
 
 def update_flops(work: Workload, kind: UpdateKind) -> float:

@@ -44,7 +44,7 @@ from lam_jax.runs.progress import Progress
 from lam_jax.runs.tools import Tools
 from lam_jax.scenes.compose import concepts
 from lam_jax.scenes.rows import paired, text_only
-from lam_jax.scenes.tokenizer import FOLDER, load_tokenizer
+from lam_jax.scenes.tokenizer import FOLDER, TOKENIZER_FILES, load_tokenizer
 from lam_jax.train.loop import Phase, fit
 from lam_jax.train.optimiser import Optimiser, OptimiserConfig, make_optimiser
 from lam_jax.train.state import TrainState
@@ -258,7 +258,7 @@ def main(config: Config) -> None:
         ),
         ("bind", functools.partial(chat_loss, binding=1.0), bind_batches, config.bind_steps, config.bind_lr),
     )
-    files = {path.name: path for path in Path(FOLDER).iterdir()}
+    files = {name: FOLDER / name for name in TOKENIZER_FILES}
     with MetricsWriter(config.out) as writer:
         for phase, loss, batches, steps, lr in phases:
             folder = config.out / ("model" if phase == phases[-1][0] else phase)

@@ -20,6 +20,8 @@ _MODULES = {
     "rewards.embedding": ("SimilarityReward",),
     "rl": ("ALGORITHMS", "Algorithm"),
     "train.method": ("METHODS", "Method"),
+    "agents.load": ("load",),
+    "agents.loaded": ("LoadedAgent",),
     "pipeline": ("evaluate", "fine_tune", "learn_actions", "open_run", "reinforce", "run_recipe"),
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}

@@ -4,7 +4,7 @@
 |---|---|
 | 0 | finished |
 | 1 | an error that is not listed here |
-| 2 | bad flag or bad configuration |
+| 2 | bad flag or bad configuration (`BadSettingError`) |
 | 3 | the output folder belongs to another configuration (`OtherConfigurationError`) |
 | 4 | the output folder is in use by another process (`RunFolderBusyError`) |
 | 5 | no space left for a checkpoint or a log (`NoSpaceError`) |
@@ -18,7 +18,8 @@
 | 13 | the watchdog ended this process because another process of the run had ended |
 | 14 | the processes could not be started together (`lam_jax.parallel.processes.StartUpError`) |
 | 15 | a reward function raised an exception (`RewardError`) |
-| 130 | interrupted from the keyboard |
+| 16 | the output folder cannot be written (`UnwritableFolderError`) |
+| 130 | interrupted from the keyboard; inside a run after a checkpoint was saved (`InterruptedRunError`) |
 """
 
 
@@ -26,6 +27,12 @@ class LamJaxError(Exception):
     """Base of the errors that the command line reports as one message, without a stack trace."""
 
     exit_code = 1
+
+
+class BadSettingError(LamJaxError, ValueError):
+    """A flag or an argument that cannot be used, found before any work."""
+
+    exit_code = 2
 
 
 class OtherConfigurationError(LamJaxError):
@@ -76,6 +83,12 @@ class PreemptedError(LamJaxError):
     exit_code = 10
 
 
+class InterruptedRunError(PreemptedError):
+    """Ctrl-C: what can be saved was saved."""
+
+    exit_code = 130
+
+
 class ProcessesDifferError(LamJaxError):
     """The processes of one run were started with different code, configuration, data or weights."""
 
@@ -86,3 +99,9 @@ class RewardError(LamJaxError):
     """A reward function of the user's own raised an exception."""
 
     exit_code = 15
+
+
+class UnwritableFolderError(LamJaxError):
+    """The output folder, or one that it would be made in, cannot be written."""
+
+    exit_code = 16

@@ -19,6 +19,7 @@ from lam_jax.tasks.task import Task, require_lengths
 from lam_jax.train.method import Method
 from lam_jax.train.optimiser import OptimiserConfig
 from lam_jax.train.spaces import SPACES
+from lam_jax.train.stages.step import Accumulation
 from lam_jax.values import ValueFormError, decode, encode, fingerprint
 
 PACKAGE = "lam_jax:"  # begins the path of a folder inside the package
@@ -45,7 +46,8 @@ class Model:
     """The backbone.
 
     Attributes:
-        folder: with weights and tokenizer; "lam_jax:" in front means inside this package.
+        folder: with weights and tokenizer, of Hugging Face or made by `lam-jax convert`; "lam_jax:" in front means
+            inside this package.
         compute_dtype: "float32" or "bfloat16"; None: what the folder's config.json says.
     """
 
@@ -95,7 +97,8 @@ class StageSettings:
         rows: of a batch (and as many text-only rows where the stage reads them).
         optimiser: learning rate and schedule.
         steps, epochs: how long, one of them; an epoch is once over the paired or the task's rows.
-        micro_batches: parts of a batch that are run one after the other; the loss is the mean of their means.
+        micro_batches: parts of a batch that are run one after the other, to save memory.
+        accumulation: "exact" changes no number but rounding; "mean_of_means" averages the parts' losses, as released.
         weights: which go on, those of the last step or those that scored best on validation; the best are held beside
             those that train.
     """
@@ -105,11 +108,16 @@ class StageSettings:
     steps: int | None = None
     epochs: float | None = None
     micro_batches: int = 1
+    accumulation: Accumulation = "exact"
     weights: Weights = "last"
 
     def __post_init__(self):
         _at_least(self, 1, "rows", "micro_batches")
         _require_weights(self)
+        if self.accumulation not in get_args(Accumulation):
+            raise ValueError(
+                f"StageSettings.accumulation is {self.accumulation!r}, expected one of {get_args(Accumulation)}."
+            )
         if self.rows % self.micro_batches:
             raise ValueError(f"StageSettings.micro_batches {self.micro_batches} must divide rows {self.rows}.")
         if (self.steps is None) == (self.epochs is None):
@@ -136,6 +144,8 @@ class RLSettings:
         steps: rollouts.
         prompts, samples: of each rollout, and of each prompt.
         epochs, mini_batches: passes over a rollout, and optimiser steps of a pass.
+        micro_batches: parts of an optimiser step's prompts that are run one after the other, to save memory; changes no
+            number but rounding.
         update_lengths: buckets below the answer's length at which updates run.
         remat: recompute activations in the update's backward pass.
         image: how pictures of stage 6 become patches; None: as everywhere else.
@@ -153,6 +163,7 @@ class RLSettings:
     samples: int = 8
     epochs: int = 1
     mini_batches: int = 1
+    micro_batches: int = 1
     update_lengths: tuple[int, ...] = ()
     remat: bool = False
     image: ImageSettings | None = None
@@ -160,11 +171,16 @@ class RLSettings:
     validate_every: int = 0
 
     def __post_init__(self):
-        _at_least(self, 1, "steps", "prompts", "epochs", "mini_batches")
+        _at_least(self, 1, "steps", "prompts", "epochs", "mini_batches", "micro_batches")
         _at_least(self, 0, "validate_every")
         _at_least(self, 2, "samples")  # an advantage compares the samples of a prompt
         if self.prompts % self.mini_batches:
             raise ValueError(f"RLSettings.mini_batches {self.mini_batches} must divide prompts {self.prompts}.")
+        if self.prompts // self.mini_batches % self.micro_batches:
+            raise ValueError(
+                f"RLSettings.micro_batches {self.micro_batches} must divide the {self.prompts // self.mini_batches} "
+                "prompts of a mini-batch."
+            )
         if self.update_lengths:
             require_lengths(self.update_lengths, "RLSettings.update_lengths")
         _require_weights(self)
@@ -307,6 +323,11 @@ class Recipe:
                 f"{task.answer_length} of task {task.name!r}."
             )
         algorithm = self.rl.algorithm_of(task.name)
+        if algorithm.normaliser == "local_tokens" and self.rl.micro_batches > 1:
+            raise ValueError(
+                f"Task {task.name!r}: rl.micro_batches is {self.rl.micro_batches}, but {algorithm.name} weighs a token "
+                "by the tokens of its own part: set micro_batches to 1, or choose another algorithm."
+            )
         if algorithm.dynamic_sampling_std is not None and len(task.prompt_lengths) > 1:
             raise ValueError(
                 f"Task {task.name!r}: prompt_lengths is {task.prompt_lengths}, but {algorithm.name} (dynamic sampling) "
@@ -322,14 +343,18 @@ class Recipe:
         return json.dumps(encode(self, "recipe"), indent=1) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> "Recipe":
+    def from_json(cls, text: str, stand_ins: bool = False) -> "Recipe":
         """A recipe from `to_json`'s text; classes and functions that it names are imported.
+
+        Args:
+            text: JSON.
+            stand_ins: what lies outside lam_jax and is not imported yet becomes a stand-in, see `values.decode`.
 
         Raises:
             ValueFormError: the text is no recipe, with the place in it.
         """
         try:
-            found = decode(json.loads(text), "recipe")
+            found = decode(json.loads(text), "recipe", stand_ins)
         except json.JSONDecodeError as error:
             raise ValueFormError(f"recipe: {error}") from error
         if not isinstance(found, cls):

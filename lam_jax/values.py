@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import json
 import math
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -21,6 +22,46 @@ class ValueFormError(ValueError):
     """Something that cannot be a part of a recipe, or JSON that no recipe was written as; names the place."""
 
 
+class StandInError(ValueFormError):
+    """A stand-in was used; names what it stands for."""
+
+
+class StandIn:
+    """Stands for a function or class that a recipe names and this process has not imported; using it is an error."""
+
+    def __init__(self, encoded: dict[str, Any], where: str):
+        """Keeps the JSON, which `encode` gives back."""
+        self._encoded, self._where = encoded, where
+
+    @property
+    def _name(self) -> str:
+        return self._encoded.get(FUNCTION) or self._encoded[TYPE]
+
+    def _fail(self) -> typing.NoReturn:
+        raise StandInError(
+            f"{self._where}: {self._name!r} is needed here but was not imported when the recipe was read. Import its "
+            "module first, or read the recipe in the program that defines it."
+        )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Fails."""
+        self._fail()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # copying and inspecting ask for such
+            raise AttributeError(name)
+        self._fail()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, StandIn) and self._encoded == other._encoded
+
+    def __hash__(self) -> int:
+        return hash(self._name)
+
+    def __repr__(self) -> str:
+        return f"<{self._name}, not imported>"
+
+
 def encode(value: Any, where: str = "value") -> Any:
     """JSON values of frozen dataclasses, module functions, mappings, sequences and plain values.
 
@@ -29,6 +70,8 @@ def encode(value: Any, where: str = "value") -> Any:
     """
     if value is None or isinstance(value, bool | int | str):
         return value
+    if isinstance(value, StandIn):
+        return value._encoded
     if isinstance(value, float):
         if not math.isfinite(value):
             raise ValueFormError(f"{where}: found {value}, expected a finite number.")
@@ -63,23 +106,31 @@ def _name(item: Any, where: str) -> str:
     return name
 
 
-def decode(value: Any, where: str = "value") -> Any:
+def decode(value: Any, where: str = "value", stand_ins: bool = False) -> Any:
     """The inverse of `encode`.
+
+    Args:
+        value: JSON values.
+        where: what they are, for messages.
+        stand_ins: modules outside lam_jax are not imported: what a module that is not there yet would hold, and what is
+            not found, becomes a `StandIn`. Without it they are imported, and what is not found is an error.
 
     Raises:
         ValueFormError: an unknown class or function, missing or unknown fields, or a field of another type or that the
             class refuses.
     """
     if isinstance(value, list):
-        return tuple(decode(item, f"{where}[{index}]") for index, item in enumerate(value))
+        return tuple(decode(item, f"{where}[{index}]", stand_ins) for index, item in enumerate(value))
     if not isinstance(value, dict):
         return value
     if FUNCTION in value:
-        return _find(value[FUNCTION], where)
-    fields = {key: decode(item, f"{where}.{key}") for key, item in value.items() if key != TYPE}
-    if TYPE not in value:
+        return _named(value, value[FUNCTION], where, stand_ins)
+    kind = _named(value, value[TYPE], where, stand_ins) if TYPE in value else None
+    if isinstance(kind, StandIn):
+        return kind
+    fields = {key: decode(item, f"{where}.{key}", stand_ins) for key, item in value.items() if key != TYPE}
+    if kind is None:
         return fields
-    kind = _find(value[TYPE], where)
     if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
         raise ValueFormError(f"{where}: {value[TYPE]!r} is no dataclass.")
     known = {f.name for f in dataclasses.fields(kind)}
@@ -89,14 +140,55 @@ def decode(value: Any, where: str = "value") -> Any:
     for name, item in fields.items():
         if not _fits(item, hints[name]):
             raise ValueFormError(f"{where}.{name}: found {item!r}, expected {_hint_name(hints[name])}.")
+    if _holds_stand_in(fields):
+        return _unchecked(kind, fields)
     try:
         return kind(**fields)
     except (TypeError, ValueError) as error:
         raise ValueFormError(f"{where}: {error}") from error
 
 
+def _named(encoded: dict[str, Any], name: Any, where: str, stand_ins: bool) -> Any:
+    """The class or function of that name, or its stand-in."""
+    if not stand_ins:
+        return _find(name, where)
+    module = str(name).partition(":")[0]
+    try:
+        # Importing a user's script again could start its training again.
+        if module in sys.modules or f"{module}.".startswith("lam_jax."):
+            return _find(name, where)
+    except ValueFormError:
+        pass
+    return StandIn(encoded, where)
+
+
+def _holds_stand_in(value: Any) -> bool:
+    """Whether a decoded value is a stand-in or has one inside."""
+    if dataclasses.is_dataclass(value):
+        value = vars(value)
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    return isinstance(value, StandIn) or (isinstance(value, tuple) and any(map(_holds_stand_in, value)))
+
+
+def _unchecked(kind: type, fields: dict[str, Any]) -> Any:
+    """A dataclass whose own checks might use a stand-in inside it; they were passed when it was first made."""
+    made = object.__new__(kind)
+    for field in dataclasses.fields(kind):
+        if field.name in fields:
+            item = fields[field.name]
+        elif field.default_factory is not dataclasses.MISSING:
+            item = field.default_factory()
+        else:
+            item = field.default
+        object.__setattr__(made, field.name, item)
+    return made
+
+
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a decoded value is what a field's annotation says; annotations of other kinds take anything."""
+    if isinstance(value, StandIn):
+        return True
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, arg) for arg in args)

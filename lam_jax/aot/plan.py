@@ -22,14 +22,14 @@ from lam_jax.aot.programs import Program, Setting, build, build_stage
 from lam_jax.aot.workload import Workload
 from lam_jax.latent.agent import Agent
 from lam_jax.nn.weight import count, structs
-from lam_jax.pipeline.plan import STAGE_PHASES, rl_phase, scores_phase, sft_phase
+from lam_jax.pipeline.phases import STAGE_PHASES, rl_phase, scores_phase, sft_phases
 from lam_jax.pipeline.resources import Resources
 from lam_jax.recipe import PAIRED, Recipe, StageSettings
 from lam_jax.runs.progress import duration
 from lam_jax.tasks.task import Task
 from lam_jax.train.partition import count_parameters, partition
 from lam_jax.train.spaces import SPACES, Space
-from lam_jax.train.stages import STAGES, Stage
+from lam_jax.train.stages import Stage
 
 # Reached at `mid` on a CPU: share of the matmul rate in training, and decoding's time over reading its bytes once.
 TRAINING_SHARE, DECODE_OVER_FLOOR = 0.75, 1.7
@@ -42,7 +42,7 @@ class PlannedPhase:
     Attributes:
         name: as in the run.
         runs: how often its program runs.
-        size: what a run works on, for people.
+        size: what a run works on: rows x tokens, or prompts x samples x tokens of prompt + answer.
         trained: parameters that train; 0: none.
         flops: operations of a run, on all devices.
         decode_bytes: weights and caches that decoding reads in a run, on one device.
@@ -104,8 +104,8 @@ class _Planner:
     def phases(self) -> Iterator[PlannedPhase]:
         recipe = self.recipe
         paired = len(self.resources.examples(PAIRED, recipe.paired.train))
-        for name, phase in STAGE_PHASES.items():
-            yield self._stage(phase, STAGES[name], getattr(recipe, name), paired, recipe.paired.lengths[-1])
+        for phase, stage in STAGE_PHASES.items():
+            yield self._stage(phase, stage, getattr(recipe, stage.name), paired, recipe.paired.lengths[-1])
         for task in recipe.tasks:
             for space in (SPACES[name] for name in recipe.spaces):
                 yield from self._task(task, space)
@@ -113,8 +113,8 @@ class _Planner:
     def _task(self, task: Task, space: Space) -> Iterator[PlannedPhase]:
         recipe = self.recipe
         rows = len(self.resources.examples(task.name, task.sft))
-        for name, stage in space.sft(recipe.method).items():
-            yield self._stage(sft_phase(name, space, task), stage, recipe.sft, rows, task.chat_lengths[-1])
+        for phase, stage in sft_phases(task.name, space, recipe.method).items():
+            yield self._stage(phase, stage, recipe.sft, rows, task.chat_lengths[-1])
         yield self._scores("sft", task, space)
         yield self._rl(task, space)
         yield self._scores("rl", task, space)
@@ -135,7 +135,7 @@ class _Planner:
             structs(Agent.spec(setting.config, self.recipe.latent)), stage.trains(setting.config, setting.method)
         )
         steps = settings.steps_of(rows)
-        size = f"{settings.rows}{' + ' + str(settings.rows) if stage.mixed else ''} rows x {length}"
+        size = f"{settings.rows}{'+' + str(settings.rows) if stage.mixed else ''} x {length}"
         return PlannedPhase(
             phase,
             steps,
@@ -155,9 +155,9 @@ class _Planner:
             structs(Agent.spec(config, self.recipe.latent)), space.trains(config, self.recipe.method)
         )
         return PlannedPhase(
-            rl_phase(space, task),
+            rl_phase(task.name, space),
             rl.steps,
-            f"{rl.prompts} prompts x {rl.samples} x {task.prompt_lengths[-1]} + {task.answer_length}",
+            f"{rl.prompts} x {rl.samples} x {task.prompt_lengths[-1]}+{task.answer_length}",
             count_parameters(trained),
             _flops(rollout) + rl.epochs * _flops(update),
             self._decode_bytes(rollout, task),
@@ -178,9 +178,9 @@ class _Planner:
         shards = self.resources.mesh.shape["data"]
         program = self._rl_program("rollout", task, space, -(-batch // shards) * shards, samples)
         return PlannedPhase(
-            scores_phase(phase, space, task),
+            scores_phase(phase, task.name, space),
             -(-answers // (batch * samples)),
-            f"{answers} answers, {batch} prompts x {samples} at a time",
+            f"{batch} x {samples} x {task.prompt_lengths[-1]}+{task.answer_length}",
             flops=_flops(program),
             decode_bytes=self._decode_bytes(program, task),
             memory=bytes_per_chip(program.arguments),
@@ -219,8 +219,10 @@ def show_plan(resources: Resources, console: Console) -> None:
         highlight=False,
     )
     table = Table(box=None)
-    for name in ("phase", "size", "steps", "trained, M", "weights, GB", "operations", "about"):
-        table.add_column(name, justify="left" if name in ("phase", "size") else "right", overflow="fold")
+    for name in ("phase", "rows x tokens", "steps", "M trained", "GB", "about"):
+        table.add_column(
+            name, justify="left" if name in ("phase", "rows x tokens") else "right", no_wrap=name == "phase"
+        )
     total = 0.0
     for phase in plan_of(resources):
         seconds = seconds_of(phase, rates, mesh)
@@ -231,15 +233,14 @@ def show_plan(resources: Resources, console: Console) -> None:
             f"{phase.runs:,}",
             f"{phase.trained / 1e6:,.1f}" if phase.trained else "",
             f"{phase.memory / 1e9:,.2f}",
-            f"{phase.runs * phase.flops:.1e}",
             duration(seconds),
         )
     console.print(table)
     console.print(
         f"about {duration(total)} in all, compilation left out: operations at {TRAINING_SHARE:.0%} of the measured "
         f"rate, decoding at {DECODE_OVER_FLOOR} times the reading of its weights, which is what the benchmarks gave on "
-        "a CPU. Weights are those on one device with moments and inputs; activations come on top (`lam-jax compile` "
-        "counts them for TPUs).",
+        "a CPU. M trained: millions of weights. GB: weights, moments and inputs on one device; activations come on top "
+        "(`lam-jax compile` counts them for TPUs).",
         soft_wrap=True,
         highlight=False,
     )

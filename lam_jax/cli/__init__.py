@@ -15,6 +15,8 @@ from lam_jax import __version__
 from lam_jax.cli.compile import Compile
 from lam_jax.cli.convert import Convert
 from lam_jax.cli.demo import Demo
+from lam_jax.cli.export import Export
+from lam_jax.cli.generate import Generate
 from lam_jax.cli.presets import Presets
 from lam_jax.cli.report import Report
 from lam_jax.cli.train import Train, train_command
@@ -28,6 +30,8 @@ COMMANDS = {
     "train": Train,
     "demo": Demo,
     "report": Report,
+    "export": Export,
+    "generate": Generate,
     "convert": Convert,
     "compile": Compile,
     "presets": Presets,
@@ -50,7 +54,9 @@ def is_expected(error: BaseException) -> bool:
 
 
 def _complain(error: BaseException) -> None:
-    text = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
+    text = str(error) or ("interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__)
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
+        text = f"{error.filename}: {error.strerror}. Give this user the right to it, or name another file or folder."
     Console(stderr=True).print(f"lam-jax: {text}", style="red", soft_wrap=True, highlight=False, markup=False)
 
 

@@ -48,6 +48,11 @@ class Demo:
             raise ValueError(f"--seed: found {self.seed}, expected a number that is not negative.")
         if self.validate_every < 0:
             raise ValueError(f"--validate-every: found {self.validate_every}, expected a number that is not negative.")
+        if min(self.mesh) < 1:
+            sizes = " ".join(map(str, self.mesh))
+            raise ValueError(f"--mesh: found {sizes}, expected three sizes of 1 or more: data, fsdp, tensor.")
+        if self.save_every < 0:
+            raise ValueError(f"--save-every: found {self.save_every}, expected a number of updates, or 0.")
 
     def run(self) -> None:
         """Runs the demo."""

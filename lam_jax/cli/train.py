@@ -56,6 +56,9 @@ class RunFlags(WatchingFlags):
             raise ValueError(f"--without: found {list(self.without)}, expected different parts.")
         if self.save_every < 0:
             raise ValueError(f"--save-every: found {self.save_every}, expected a number that is not negative.")
+        if self.mesh != "auto" and min(self.mesh) < 1:
+            sizes = " ".join(map(str, self.mesh))
+            raise ValueError(f"--mesh: found {sizes}, expected 'auto' or three sizes of 1 or more: data, fsdp, tensor.")
         if self.codes is not None and self.codes < 1:
             raise ValueError(f"--codes: found {self.codes}, expected at least 1.")
 
@@ -117,6 +120,9 @@ class TrainCommand:
 
         start_process()
         flags = self.flags
+        if flags.dry_run:
+            _show_plan(self.recipe, flags)
+            return 0
         run_recipe(
             self.recipe,
             flags.out,
@@ -127,6 +133,14 @@ class TrainCommand:
             watching=flags.watching(),
         )
         return 0
+
+
+def _show_plan(recipe: Any, flags: RunFlags) -> None:
+    from lam_jax.aot.plan import show_plan
+    from lam_jax.pipeline import opened_apart
+
+    with opened_apart(recipe, flags.mesh) as resources:
+        show_plan(resources, Console())
 
 
 def train_command(args: Sequence[str]) -> TrainCommand:

@@ -24,6 +24,13 @@ class Watch:
     grace: float = 30.0
     """Seconds in which a process may end by itself."""
 
+    def __post_init__(self):
+        if not self.command:
+            raise ValueError("watch: found no command, expected one after --, for example: -- lam-jax demo.")
+        for name in ("patience", "silence", "grace"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"--{name}: found {getattr(self, name)}, expected seconds above 0.")
+
     def run(self) -> int:
         """Watches; returns the exit code."""
         from lam_jax.hosts.watchdog import Limits, watch

@@ -141,7 +141,7 @@ def require_reference(example: Example) -> Example:
             "messages",
             f"no reference answer: the last message is the {example.messages[-1]['role']}'s",
             "an assistant message last",
-            "Add one, or choose a reward that needs none and leave SFT out.",
+            "Add one; `lam-jax train own --sft` takes rows with answers from a file of their own.",
         )
     return example
 

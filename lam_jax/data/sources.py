@@ -103,6 +103,44 @@ class JsonRows:
         return hash_files([Path(self.file)])
 
 
+@dataclasses.dataclass(frozen=True)
+class SplitRows:
+    """Splits that come from different sources.
+
+    Attributes:
+        sources: name of a split -> the source that it comes from, under the same name.
+    """
+
+    sources: Mapping[str, RowSource]
+
+    def prepare(self, folder: Path) -> None:
+        """Prepares each source."""
+        for source in self._each():
+            source.prepare(folder)
+
+    def read(self, folder: Path, split: str) -> Sequence[Example]:
+        """The examples of a split.
+
+        Raises:
+            DataError: no such split, or what its source raises.
+        """
+        if split not in self.sources:
+            known = f"one of {sorted(self.sources)}"
+            raise DataError(Where("splits"), None, f"no split {split!r}", known, "Correct the name.")
+        return self.sources[split].read(folder, split)
+
+    def content(self) -> str:
+        """A hash of the sources' hashes."""
+        return hashlib.sha256(" ".join(source.content() for source in self._each()).encode()).hexdigest()
+
+    def _each(self) -> list[RowSource]:
+        found: list[RowSource] = []
+        for source in self.sources.values():
+            if source not in found:
+                found.append(source)
+        return found
+
+
 def require_unique(examples: Sequence[Example]) -> None:
     """Raises DataError if two examples have one id: scores are keyed by it."""
     known: dict[str, Example] = {}

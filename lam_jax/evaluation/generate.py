@@ -4,7 +4,7 @@ Legend: N prompts of a batch, G samples of a prompt.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -31,11 +31,15 @@ class Answer:
         text: without special tokens.
         tokens: ids up to and including the end-of-turn token.
         actions: the code (or token) behind each token.
+        logps: log-probability of each action under what it was drawn from, see `SamplingConfig`.
+        finished: whether it ends in the end-of-turn token; else it was cut at the most tokens.
     """
 
     text: str
     tokens: list[int]
     actions: list[int]
+    logps: list[float] = dataclasses.field(default_factory=list)
+    finished: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,23 +63,43 @@ def generate(
 
     The last batch is filled up with masked prompts, and a mesh with samples that are thrown away.
     """
-    out: list[Answered] = []
+    batches = generate_batches(space, examples, collate, tokenizer, config, key, batch_size)
+    return [answered for batch in batches for answered in batch]
+
+
+def generate_batches(
+    space: ActionSpace,
+    examples: Sequence[Example],
+    collate: Callable[[Sequence[Example], int], Collated],
+    tokenizer: Any,
+    config: RolloutConfig,
+    key: jax.Array,
+    batch_size: int,
+    first: int = 0,
+) -> Iterator[list[Answered]]:
+    """As `generate`, batch by batch; `first` is the number of the first example, on which its draws depend."""
     space = prepared(space)
-    samples = config.samples
+    samples, eos = config.samples, space.backbone.config.eos_id
     config = dataclasses.replace(config, samples=fill_samples(samples, space))
     for index, collated in enumerate(in_order(examples, collate, batch_size)):
         prompts = fill_prompts(collated.batch, space)
         count = len(prompts.tokens)
-        ids = np.arange(count * samples, dtype=np.int32).reshape(count, samples) + index * batch_size * samples
+        start = (first + index * batch_size) * samples
+        ids = np.arange(count * samples, dtype=np.int32).reshape(count, samples) + start
         surplus = np.full((count, config.samples - samples), np.iinfo(np.int32).max, np.int32)
         rollout = run_rollout(space, prompts, np.concatenate([ids, surplus], axis=1), key, config)
-        tokens, actions, mask = to_host((rollout.tokens, rollout.actions, rollout.mask))
+        tokens, actions, logps, mask = to_host((rollout.tokens, rollout.actions, rollout.logps, rollout.mask))
+        out: list[Answered] = []
         for row, example in enumerate(collated.examples):
-            kept = [(tokens[row, g][mask[row, g]], actions[row, g][mask[row, g]]) for g in range(samples)]
-            texts = tokenizer.batch_decode([list(t) for t, _ in kept], skip_special_tokens=True)
-            answers = [Answer(text, t.tolist(), a.tolist()) for text, (t, a) in zip(texts, kept)]
+            kept = [[x[row, g][mask[row, g]] for x in (tokens, actions, logps)] for g in range(samples)]
+            texts = tokenizer.batch_decode([list(t) for t, _, _ in kept], skip_special_tokens=True)
+            answers = [
+                # Of log-probabilities the digits of a float32, not those of its float64.
+                Answer(text, t.tolist(), a.tolist(), [float(str(x)) for x in p], bool(t.size and t[-1] == eos))
+                for text, (t, a, p) in zip(texts, kept)
+            ]
             out.append(Answered(example, answers))
-    return out
+        yield out
 
 
 def score_answers(answered: Sequence[Answered], reward: Reward) -> list[Scored]:

@@ -129,9 +129,20 @@ def read_config(folder: str | Path) -> QwenConfig:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: expected the folder of a Hugging Face Qwen2.5-VL checkpoint.")
     try:
-        return from_hf(json.loads(path.read_text()))
+        values = json.loads(path.read_text())
+        if is_run(values):
+            raise CheckpointError(
+                "the configuration of a run, expected that of a model. `lam-jax export RUN FOLDER` makes a folder of a "
+                "run's agent, which can be loaded and converted."
+            )
+        return from_hf(values)
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: {error}") from error
+
+
+def is_run(values: Any) -> bool:
+    """Whether the contents of a config.json are those of a run folder (lam_jax/runs/run.py)."""
+    return isinstance(values, dict) and {"fingerprint", "config"} <= set(values)
 
 
 def to_hf(config: QwenConfig, dtype: str) -> dict[str, Any]:

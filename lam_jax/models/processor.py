@@ -92,20 +92,28 @@ def image_tokens(grid: Grid, merge_size: int = 2) -> int:
 
 
 def read_image_settings(folder: str | Path) -> ImageSettings:
-    """The settings in a Hugging Face folder's `preprocessor_config.json`, under its old or its new key names."""
+    """The settings in a Hugging Face folder's `preprocessor_config.json`, under its old or its new key names.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ImageError: the file is damaged, or holds settings that cannot be.
+    """
     path = Path(folder) / "preprocessor_config.json"
-    values = json.loads(path.read_text())
-    size = values.get("size") or {}
     default = ImageSettings()
-    return ImageSettings(
-        patch_size=values.get("patch_size", default.patch_size),
-        merge_size=values.get("merge_size", default.merge_size),
-        temporal_patch_size=values.get("temporal_patch_size", default.temporal_patch_size),
-        min_pixels=values.get("min_pixels") or size.get("shortest_edge") or default.min_pixels,
-        max_pixels=values.get("max_pixels") or size.get("longest_edge") or default.max_pixels,
-        mean=tuple(values.get("image_mean", default.mean)),
-        std=tuple(values.get("image_std", default.std)),
-    )
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        size = values.get("size") or {}
+        return ImageSettings(
+            patch_size=values.get("patch_size", default.patch_size),
+            merge_size=values.get("merge_size", default.merge_size),
+            temporal_patch_size=values.get("temporal_patch_size", default.temporal_patch_size),
+            min_pixels=values.get("min_pixels") or size.get("shortest_edge") or default.min_pixels,
+            max_pixels=values.get("max_pixels") or size.get("longest_edge") or default.max_pixels,
+            mean=tuple(values.get("image_mean", default.mean)),
+            std=tuple(values.get("image_std", default.std)),
+        )
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ImageError(f"{path}: not the settings of an image processor ({error}). Fetch the file again.") from error
 
 
 def process_image(
@@ -128,14 +136,27 @@ def process_image(
     try:
         height, width = settings.target_size(rgb.height, rgb.width)
     except ValueError as error:
-        raise ImageError(
-            f"{source}: found an image of {rgb.height}x{rgb.width} pixels (height x width), expected an aspect ratio "
-            "of at most 200; crop it, or set ImageSettings.size to stretch every image"
-        ) from error
+        raise _too_long(rgb, source) from error
     if (rgb.height, rgb.width) != (height, width):
         rgb = rgb.resize((width, height), Image.Resampling.BICUBIC)
     patches = cut_patches(np.asarray(rgb), settings)
     return patches, (1, height // settings.patch_size, width // settings.patch_size)
+
+
+def read_grid(image: bytes, settings: ImageSettings, source: str = "image") -> Grid:
+    """(t, h, w) in patches that `process_image` gives an encoded image; raises what that does."""
+    opened = _open(image, source)
+    try:
+        return settings.grid(opened.height, opened.width)
+    except ValueError as error:
+        raise _too_long(opened, source) from error
+
+
+def _too_long(image: Image.Image, source: str) -> ImageError:
+    return ImageError(
+        f"{source}: found an image of {image.height}x{image.width} pixels (height x width), expected an aspect ratio "
+        "of at most 200; crop it, or set ImageSettings.size to stretch every image"
+    )
 
 
 def cut_patches(pixels: UInt8[np.ndarray, "height width 3"], settings: ImageSettings) -> Float32[np.ndarray, "n patch"]:

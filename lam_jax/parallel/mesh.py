@@ -8,6 +8,8 @@ import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
+from lam_jax.errors import BadSettingError
+
 AXES = ("data", "fsdp", "tensor")
 
 
@@ -15,14 +17,14 @@ def make_mesh(shape: tuple[int, int, int] = (1, 1, 1), devices: Sequence[Any] | 
     """A mesh of `shape` = (data, fsdp, tensor) over `devices` (default: the first of `jax.devices()`).
 
     Raises:
-        ValueError: more devices asked for than there are.
+        BadSettingError: not three sizes, or more devices asked for than there are.
     """
+    if len(shape) != len(AXES) or min(shape) < 1:
+        raise BadSettingError(f"A mesh shape is three positive sizes (data, fsdp, tensor), got {shape}.")
     devices = list(jax.devices() if devices is None else devices)
     size = math.prod(shape)
-    if len(shape) != len(AXES) or min(shape) < 1:
-        raise ValueError(f"A mesh shape is three positive sizes (data, fsdp, tensor), got {shape}.")
     if size > len(devices):
-        raise ValueError(
+        raise BadSettingError(
             f"Mesh {dict(zip(AXES, shape))} needs {size} devices, but there are {len(devices)}: choose sizes whose "
             f"product is at most {len(devices)}."
         )

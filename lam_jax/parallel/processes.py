@@ -152,7 +152,7 @@ def whole_mesh(shape: tuple[int, int, int]) -> Mesh:
 
     Raises:
         StartUpError: a process would be left without work.
-        ValueError: there are not so many devices.
+        BadSettingError: not three sizes, or there are not so many devices.
     """
     mesh = make_mesh(shape)
     if jax.process_count() > 1 and mesh.size != jax.device_count():

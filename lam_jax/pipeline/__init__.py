@@ -7,31 +7,47 @@ evaluate        scores, diversity and sample answers
 """
 
 import contextlib
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jax.sharding import Mesh
+
 from lam_jax.hosts.consistency import code_hash, require_consistent, require_consistent_weights, versions
 from lam_jax.hosts.start import start_process
-from lam_jax.parallel.multihost import is_first
+from lam_jax.parallel.mesh import make_mesh
+from lam_jax.parallel.multihost import barrier, from_first, is_first
 from lam_jax.parallel.parked import park
 from lam_jax.parallel.processes import whole_mesh
 from lam_jax.pipeline.choose import MeshShape, mesh_for
+from lam_jax.pipeline.finished import RESULTS, finished_results
 from lam_jax.pipeline.measures import measure_codes, measure_control
-from lam_jax.pipeline.plan import BASE_MODEL, CODES, DATA, REPORT, control_phase, phases_of, schedule_of
+from lam_jax.pipeline.phases import BASE_MODEL, CODES, DATA, control_phase
+from lam_jax.pipeline.plan import phases_of, require_trained_phase, schedule_of
 from lam_jax.pipeline.resources import Resources, content_of, is_of_reward
-from lam_jax.pipeline.results import Scores, collect, write_results
+from lam_jax.pipeline.results import Scores, collect, environment, write_results
 from lam_jax.pipeline.stages import learn_actions
 from lam_jax.pipeline.tasks import evaluate, fine_tune, reinforce
 from lam_jax.recipe import Recipe
-from lam_jax.report.report import write_report
+from lam_jax.report.current import refresh_report
 from lam_jax.report.tables import summary_tables
 from lam_jax.runs.run import Run
 from lam_jax.runs.watching import Watching
 from lam_jax.train.spaces import SPACES
 from lam_jax.values import fingerprint
 
-__all__ = ["Resources", "evaluate", "fine_tune", "learn_actions", "open_run", "phases_of", "reinforce", "run_recipe"]
+__all__ = [
+    "Resources",
+    "evaluate",
+    "fine_tune",
+    "learn_actions",
+    "open_run",
+    "opened_apart",
+    "phases_of",
+    "reinforce",
+    "run_recipe",
+]
 
 
 @contextlib.contextmanager
@@ -54,6 +70,26 @@ def open_run(
         ProcessesDifferError: the processes of the run have other code, recipes, rows or models.
     """
     start_process()
+    _refuse(mesh)
+    with _run(recipe, out, save_every, profile, changed_reward, watching) as run:
+        yield run, _open_resources(run, recipe, _devices(run, recipe, mesh))
+
+
+def _refuse(mesh: MeshShape) -> None:
+    """A mistake in the sizes shows before rows and model are read."""
+    if mesh != "auto":
+        make_mesh(mesh)
+
+
+def _run(
+    recipe: Recipe,
+    out: str | Path,
+    save_every: int,
+    profile: str | None,
+    changed_reward: bool,
+    watching: Watching | None,
+) -> Run:
+    """The folder of a run of the recipe, the same on all processes."""
     content = content_of(recipe)
     require_consistent(
         {
@@ -64,22 +100,52 @@ def open_run(
             "watching": repr(watching or Watching()),
         }
     )
-    chosen = mesh_for(recipe) if mesh == "auto" else None
-    devices = whole_mesh(chosen.shape if chosen else mesh)  # pyright: ignore[reportArgumentType]
-    may_change = is_of_reward if changed_reward else None
-    identity = {"recipe": recipe, "content": content}
-    with Run(out, identity, save_every=save_every, profile=profile, may_change=may_change, watching=watching) as run:
-        if chosen and devices.size > 1:
-            run.progress.say(str(chosen))
-        opened: list[Resources] = []
+    return Run(
+        out,
+        {"recipe": recipe, "content": content},
+        save_every=save_every,
+        profile=profile,
+        may_change=is_of_reward if changed_reward else None,
+        watching=watching,
+        environment=environment,
+    )
 
-        def open_resources() -> tuple[None, dict[str, Any]]:
-            opened.append(Resources.open(recipe, run.folder / "data", devices))
-            opened[0].try_out()
-            return None, {}
 
-        run.phase(DATA, open_resources)
-        yield run, opened[0] if opened else Resources.open(recipe, run.folder / "data", devices)
+def _devices(run: Run, recipe: Recipe, mesh: MeshShape) -> Mesh:
+    if mesh != "auto":
+        return whole_mesh(mesh)
+    chosen = mesh_for(recipe)
+    devices = whole_mesh(chosen.shape)
+    if devices.size > 1:
+        run.progress.say(str(chosen))
+    return devices
+
+
+def _open_resources(run: Run, recipe: Recipe, devices: Mesh) -> Resources:
+    opened: list[Resources] = []
+
+    def open_resources() -> tuple[None, dict[str, Any]]:
+        opened.append(Resources.open(recipe, run.folder / "data", devices))
+        opened[0].try_out()
+        return None, {}
+
+    run.phase(DATA, open_resources)
+    return opened[0] if opened else Resources.open(recipe, run.folder / "data", devices)
+
+
+@contextlib.contextmanager
+def opened_apart(recipe: Recipe, mesh: MeshShape = (1, 1, 1)) -> Iterator[Resources]:
+    """The opened recipe without a run: its rows are read and its rewards tried in a folder that is deleted.
+
+    Raises:
+        DataError: rows that cannot be used.
+    """
+    start_process()
+    devices = whole_mesh(mesh_for(recipe).shape if mesh == "auto" else mesh)
+    with tempfile.TemporaryDirectory() as folder:
+        resources = Resources.open(recipe, Path(folder), devices)
+        resources.try_out()
+        yield resources
 
 
 def run_recipe(
@@ -106,43 +172,63 @@ def run_recipe(
         watching: what is shown and logged while it goes on; default: `Watching()`.
 
     Raises:
+        BadSettingError: an argument that cannot be used.
         LamJaxError: see `lam_jax.errors`.
         DataError: rows that cannot be read.
     """
-    with open_run(recipe, out, mesh, save_every, profile, changed_reward, watching) as (run, resources):
-        run.follow(schedule_of(recipe, lambda source, split: len(resources.examples(source, split))))
-        agent = resources.base_agent()
-        require_consistent_weights(agent)
-        base: dict[str, Any] = {}
-        if (measure := recipe.evaluation.backbone) is not None:
-            base = run.phase(BASE_MODEL, lambda: (None, measure(resources, agent))).record
-        agent = learn_actions(run, resources, agent)
-        latent = run.phase(CODES, lambda: (None, measure_codes(resources, agent))).record
-        learned = park(agent, agent.backbone.config.dtype)
-        scores: Scores = {}
-        speed: list[dict[str, Any]] = []
-        control: list[float] = []
-        for task in recipe.tasks:
-            for space in (SPACES[name] for name in recipe.spaces):
-                tuned = fine_tune(run, resources, task, space, learned())
-                if space.coded:
-                    record = run.phase(
-                        control_phase(task),
-                        lambda task=task, tuned=tuned: (None, measure_control(resources, task, tuned)),
-                    ).record
-                    control.append(record["random_action_kl"])
-                scores[task.name, space.name, "sft"] = evaluate(run, resources, task, space, tuned, "sft")
-                reinforced, times = reinforce(run, resources, task, space, tuned)
-                scores[task.name, space.name, "rl"] = evaluate(run, resources, task, space, reinforced, "rl")
-                speed.append(times)
-        if control:
-            latent = latent | {"random_action_kl_after_sft": min(control)}
-        results: dict[str, Any] = {}
+    start_process()
+    require_trained_phase(recipe, profile)
+    if new := not from_first(int((Path(out) / RESULTS).exists())):
+        _refuse(mesh)
+    with _run(recipe, out, save_every, profile, changed_reward, watching) as run:
+        # Where several processes run, the devices are checked before one of them waits for the others.
+        devices = _devices(run, recipe, mesh) if new else None
+        results = finished_results(run, recipe) if is_first() else None
+        if from_first(int(results is not None)):
+            run.progress.say("All phases are complete.")
+        else:
+            results = _go_through(run, recipe, devices or _devices(run, recipe, mesh))
         if is_first():
-            results = collect(run, resources, base, latent, scores, speed)
-            write_results(run.folder, results)
-        report = run.phase(REPORT, lambda: (None, {"path": write_report(run.folder).name if is_first() else ""}))
-        for table in summary_tables(results) if run.progress.enabled else ():
-            run.progress.console.print(table)
-        run.progress.say(f"report: {run.folder / report.record['path']}")
-        return results
+            path = refresh_report(run.folder)
+            for table in summary_tables(results or {}) if run.progress.enabled else ():
+                run.progress.console.print(table)
+            run.progress.say(f"report: {path}")
+        barrier("report")
+        return results or {}
+
+
+def _go_through(run: Run, recipe: Recipe, devices: Mesh) -> dict[str, Any]:
+    """Runs or restores every phase and collects the results, on the first process."""
+    resources = _open_resources(run, recipe, devices)
+    run.follow(schedule_of(recipe, lambda source, split: len(resources.examples(source, split))))
+    agent = resources.base_agent()
+    require_consistent_weights(agent)
+    base: dict[str, Any] = {}
+    if (measure := recipe.evaluation.backbone) is not None:
+        base = run.phase(BASE_MODEL, lambda: (None, measure(resources, agent))).record
+    agent = learn_actions(run, resources, agent)
+    latent = run.phase(CODES, lambda: (None, measure_codes(resources, agent))).record
+    learned = park(agent, agent.backbone.config.dtype)
+    scores: Scores = {}
+    speed: list[dict[str, Any]] = []
+    control: list[float] = []
+    for task in recipe.tasks:
+        for space in (SPACES[name] for name in recipe.spaces):
+            tuned = fine_tune(run, resources, task, space, learned())
+            if space.coded:
+                record = run.phase(
+                    control_phase(task.name),
+                    lambda task=task, tuned=tuned: (None, measure_control(resources, task, tuned)),
+                ).record
+                control.append(record["random_action_kl"])
+            scores[task.name, space.name, "sft"] = evaluate(run, resources, task, space, tuned, "sft")
+            reinforced, times = reinforce(run, resources, task, space, tuned)
+            scores[task.name, space.name, "rl"] = evaluate(run, resources, task, space, reinforced, "rl")
+            speed.append(times)
+    if control:
+        latent = latent | {"random_action_kl_after_sft": min(control)}
+    if not is_first():
+        return {}
+    results = collect(run, resources, base, latent, scores, speed)
+    write_results(run.folder, results)
+    return results

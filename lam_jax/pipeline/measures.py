@@ -153,12 +153,16 @@ class Evaluator:
     def _sample(self, item: Answered, verdict: Verdict) -> Record:
         """The first answer to a prompt, with its verdict, tokens and codes."""
         answer = item.answers[0]
+        # Special tokens, the end-of-turn token among them, are no part of the text and are left out with their codes.
+        decode = self.resources.tokenizer.decode
+        pieces = [decode([token], skip_special_tokens=True) for token in answer.tokens]
+        kept = [(piece, action) for piece, action in zip(pieces, answer.actions, strict=True) if piece]
         return {
             "id": item.example.id,
             "space": self.space.name,
             "text": answer.text,
-            "tokens": [self.resources.tokenizer.decode([token]) for token in answer.tokens],
-            "actions": answer.actions if self.space.coded else None,
+            "tokens": [piece for piece, _ in kept],
+            "actions": [action for _, action in kept] if self.space.coded else None,
             "score": verdict.reward if verdict.ok else None,
             "dimensions": dict(verdict.named) if verdict.ok else {},
         }

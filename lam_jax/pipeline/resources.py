@@ -16,21 +16,23 @@ from lam_jax.data.collator import Collated, Collator, CollatorConfig
 from lam_jax.data.loader import Loader, LoaderConfig, Placed, in_order
 from lam_jax.data.schemas import DataError, Example, Where, require_reference
 from lam_jax.data.sources import RowSource
-from lam_jax.formats.hf_config import read_config
-from lam_jax.formats.load_backbone import load_backbone
+from lam_jax.errors import NoSpaceError
+from lam_jax.formats.model_folder import load_model, model_files, read_model_config, tokenizer_folder
 from lam_jax.latent.agent import Agent, init_latent
 from lam_jax.models.inputs import Batch
 from lam_jax.models.processor import ImageSettings
 from lam_jax.models.qwen2_5_vl.config import QwenConfig
+from lam_jax.models.qwen2_5_vl.model import QwenVL
 from lam_jax.models.tokenizer import read_tokenizer
 from lam_jax.parallel import TRAIN, place
 from lam_jax.parallel.multihost import barrier, is_first
 from lam_jax.parallel.rows import from_own_rows, own_rows
-from lam_jax.recipe import PAIRED, TEXT_ONLY, Recipe
+from lam_jax.recipe import PAIRED, TEXT_ONLY, Model, Recipe
 from lam_jax.rewards.embedding import load_embedder
 from lam_jax.rewards.reward import WithContent, check_verdicts
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.rollout.sampling import SamplingConfig
+from lam_jax.runs.disk import is_no_space
 from lam_jax.tasks.task import Task
 
 logger = logging.getLogger("lam_jax")
@@ -67,12 +69,11 @@ class Resources:
 
         Raises:
             DataError: rows that cannot be read.
+            NoSpaceError: the disk is full.
             FileNotFoundError, ValueError: the model's folder cannot be used.
         """
-        config = read_config(recipe.model.path)
-        if recipe.model.compute_dtype:
-            config = dataclasses.replace(config, compute_dtype=recipe.model.compute_dtype)
-        tokenizer = read_tokenizer(recipe.model.path)
+        config = model_config(recipe.model)
+        tokenizer = read_tokenizer(tokenizer_folder(recipe.model.path))
         encoder = ChatEncoder(tokenizer, config)
         chats: dict[str, tuple[int, ...]] = {PAIRED: recipe.paired.lengths}
         prompts: dict[str, tuple[int, ...]] = {}
@@ -101,7 +102,7 @@ class Resources:
         )
         if is_first():
             for source in sources_of(recipe):
-                source.prepare(folder)
+                _prepare(source, folder)
         barrier("data")
         return found
 
@@ -180,12 +181,35 @@ class Resources:
 
     def base_agent(self) -> Agent:
         """The backbone with new latent modules."""
-        backbone = load_backbone(self.recipe.model.path, self.mesh, TRAIN, np.float32).replace(config=self.config)
+        backbone = base_backbone(self.recipe.model, self.mesh)
         return init_latent(backbone, self.recipe.latent, jax.random.key(self.recipe.seed), self.mesh)
 
     def rollout_config(self, task: Task, samples: int, sampling: SamplingConfig) -> RolloutConfig:
         """Rollouts of a task."""
         return RolloutConfig(samples=samples, length=task.answer_length, sampling=sampling)
+
+
+def _prepare(source: RowSource, folder: Path) -> None:
+    try:
+        source.prepare(folder)
+    except Exception as error:  # writers of records say it in errors of their own
+        if is_no_space(error):
+            raise NoSpaceError(
+                f"{folder}: no space to build the data set in ({error}). Free space on that disk, then run the same "
+                "command again."
+            ) from error
+        raise
+
+
+def model_config(model: Model) -> QwenConfig:
+    """Sizes of a recipe's backbone, and its compute dtype."""
+    config = read_model_config(model.path)
+    return dataclasses.replace(config, compute_dtype=model.compute_dtype) if model.compute_dtype else config
+
+
+def base_backbone(model: Model, mesh: Mesh) -> QwenVL:
+    """A recipe's backbone before training, float32."""
+    return load_model(model.path, mesh, TRAIN, np.float32).replace(config=model_config(model))
 
 
 def _require_rows(examples: Sequence[Example], source: str, split: str, whole: bool) -> None:
@@ -244,9 +268,8 @@ def model_content(folder: Path) -> dict[str, str]:
     Raises:
         FileNotFoundError, CheckpointError: not the folder of a model.
     """
-    read_config(folder)
-    files = (path for pattern in ("*.json", "*.safetensors", "*.jinja", "*.txt") for path in folder.glob(pattern))
-    return {path.name: _file_content(path) for path in sorted(files)}
+    read_model_config(folder)
+    return {path.relative_to(folder).as_posix(): _file_content(path) for path in model_files(folder)}
 
 
 def _file_content(path: Path) -> str:

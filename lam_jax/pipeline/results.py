@@ -1,43 +1,73 @@
 """Collects what a run measured into results.json, with the pictures that the report shows."""
 
 import importlib.metadata
+import io
 import json
 import os
 import platform
+import re
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import jax
+from PIL import Image, ImageOps
 
+import lam_jax
 from lam_jax.data.schemas import image_bytes
+from lam_jax.pipeline.finished import RESULTS, records_hash
 from lam_jax.pipeline.measures import Record, gain
 from lam_jax.pipeline.resources import Resources
-from lam_jax.runs.run import Run
+from lam_jax.runs.run import PhaseResult, Run
 from lam_jax.values import encode
 
 Scores = dict[tuple[str, str, str], Record]  # by task, space and phase
 SHOWN_SAMPLES = 4  # conversations of each split in the report
+SHOWN_SIDE = 640  # pixels
 CHECKED_SAMPLES = 20
 
 
 def environment() -> Record:
-    """Versions and device of this run."""
+    """Versions, device and, in a checkout, the commit of this process."""
+    commit = source_commit(Path(lam_jax.__file__).parent)
     return {
         "lam_jax": importlib.metadata.version("lam_jax"),
         "jax": jax.__version__,
         "python": platform.python_version(),
         "device": jax.devices()[0].device_kind,
         "cpu_count": os.cpu_count(),
-        "commit": _commit(),
+        **({"commit": commit} if commit else {}),
     }
 
 
-def _commit() -> str:
-    try:
-        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+def source_commit(package: Path) -> str | None:
+    """The commit of a package whose folder stands at the top of a git repository that tracks it; else None.
+
+    An installed package may lie inside somebody's repository, whose commits say nothing about it.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(package), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != package.resolve().parent:
+            return None
+        git("ls-files", "--error-unmatch", "__init__.py")
+        return git("rev-parse", "--short", "HEAD")
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return None
+
+
+def environment_of(phases: Iterable[PhaseResult]) -> Record:
+    """Where the numbers of a run were made: of each entry the value, or all values where the phases have several."""
+    found: dict[str, list[Any]] = {}
+    for phase in phases:
+        for key, value in phase.environment.items():
+            if value not in (values := found.setdefault(key, [])):
+                values.append(value)
+    return {key: values[0] if len(values) == 1 else ", then ".join(map(str, values)) for key, values in found.items()}
 
 
 def collect(
@@ -57,14 +87,20 @@ def collect(
     }
     return {
         "config": encode(recipe, "recipe"),
-        "environment": environment(),
+        "environment": environment_of(run.results.values()),
         "tasks": titles,
         "phases": run.timings(),
+        "records": records_hash(run.phases, run.results),
         "base": base,
         "latent": latent,
         "scores": [row for record in scores.values() for row in record["scores"]],
         "gain": gains,
         "speed": speed,
+        "rl": [
+            {"task": task, "space": space, **run.results[f"rl_{space}_{task}"].record["cost"]}
+            for task, space, phase in scores
+            if phase == "rl" and "cost" in run.results[f"rl_{space}_{task}"].record
+        ],
         "fluency": _fluency(scores),
         "samples": _samples(run.folder, resources, scores),
     }
@@ -88,8 +124,12 @@ def _fluency(scores: Scores) -> Record | None:
 
 
 def _samples(folder: Path, resources: Resources, scores: Scores) -> list[Record]:
-    """Conversations with the answers of each space in its last phase."""
+    """Conversations with the answers of each space after stages 5 and 6."""
     (folder / "samples").mkdir(exist_ok=True)
+
+    def answer(shown: Record) -> Record:
+        return {key: value for key, value in shown.items() if key != "id"}
+
     out = []
     for task in resources.recipe.tasks:
         for name, scored in task.tests.items():
@@ -99,8 +139,8 @@ def _samples(folder: Path, resources: Resources, scores: Scores) -> list[Record]
             for index, example in enumerate(resources.examples(task.name, scored.split)[:shown]):
                 image = None
                 if example.images:
-                    image = f"samples/{task.name}_{name}_{index}.png"
-                    (folder / image).write_bytes(image_bytes(example.images[0], example.where))
+                    image = f"samples/{re.sub(r'[^A-Za-z0-9_.-]', '_', f'{task.name}_{name}_{index}')}.png"
+                    (folder / image).write_bytes(as_png(image_bytes(example.images[0], example.where)))
                 out.append(
                     {
                         "task": task.name,
@@ -110,17 +150,29 @@ def _samples(folder: Path, resources: Resources, scores: Scores) -> list[Record]
                         "prompt": [dict(message) for message in example.prompt],
                         "reference": example.reference,
                         "answers": [
-                            {key: value for key, value in record["answers"][name][index].items() if key != "id"}
+                            {"phase": phase, **answer(record["answers"][name][index])}
                             for (t, _, phase), record in scores.items()
-                            if t == task.name and phase == "rl"
+                            if t == task.name
                         ],
                     }
                 )
     return out
 
 
+def as_png(content: bytes, side: int = SHOWN_SIDE) -> bytes:
+    """A picture for the report: PNG whatever it was, upright, and at most `side` pixels wide and high."""
+    with Image.open(io.BytesIO(content)) as opened:
+        if opened.format == "PNG" and max(opened.size) <= side:
+            return content
+        shown = ImageOps.exif_transpose(opened).convert("RGB")
+    shown.thumbnail((side, side))
+    buffer = io.BytesIO()
+    shown.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def write_results(folder: Path, results: Record) -> None:
     """Writes results.json, whole or not at all."""
-    new = folder / "results.json.new"
+    new = folder / f"{RESULTS}.new"
     new.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    new.replace(folder / "results.json")
+    new.replace(folder / RESULTS)

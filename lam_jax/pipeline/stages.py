@@ -11,7 +11,7 @@ from lam_jax.evaluation.codes import probe_codes
 from lam_jax.latent.agent import Agent
 from lam_jax.models.inputs import Batch
 from lam_jax.parallel.parked import rest
-from lam_jax.pipeline.plan import STAGE_PHASES
+from lam_jax.pipeline.phases import STAGE_PHASES
 from lam_jax.pipeline.resources import Resources
 from lam_jax.recipe import PAIRED, TEXT_ONLY, Recipe, StageSettings, Weights
 from lam_jax.runs.run import Run
@@ -19,7 +19,7 @@ from lam_jax.train.loop import Fitted, Phase, fit
 from lam_jax.train.method import Method
 from lam_jax.train.optimiser import make_optimiser
 from lam_jax.train.partition import merge, partition
-from lam_jax.train.stages import STAGES, MixedBatch, Stage, Step
+from lam_jax.train.stages import MixedBatch, Stage, Step
 from lam_jax.train.state import TrainState
 
 
@@ -46,16 +46,11 @@ def learn_actions(run: Run, resources: Resources, agent: Agent) -> Agent:
         others, _ = resources.batches(TEXT_ONLY, text.train, rows)
         return Placed(Together(own, others), lambda two: MixedBatch(*two)), count
 
-    plans = (
-        ("inverse", recipe.inverse, shown, paired),
-        ("projector", recipe.projector, shown, paired),
-        ("joint", recipe.joint, mixed, held_out),
-        ("cloning", recipe.cloning, mixed, held_out),
-    )
-    for name, settings, make_batches, validation in plans:
-        phase, rows = STAGE_PHASES[name], make_batches(settings.rows)
-        agent = train_stage(run, recipe, phase, STAGES[name], settings, agent, rows, validation)
-        if name in ("inverse", "joint"):
+    for phase, stage in STAGE_PHASES.items():
+        settings: StageSettings = getattr(recipe, stage.name)
+        rows = (mixed if stage.mixed else shown)(settings.rows)
+        agent = train_stage(run, recipe, phase, stage, settings, agent, rows, held_out if stage.mixed else paired)
+        if stage.name in ("inverse", "joint"):
             _require_codes(recipe, agent, paired, method, phase)
     return agent
 
@@ -91,7 +86,8 @@ def train_stage(
     def train() -> tuple[Any, dict[str, Any]]:
         optimiser = make_optimiser(settings.optimiser, steps)
         state = TrainState.create(trainable, optimiser, jax.random.key(recipe.seed))
-        step = Step(stage, resting, optimiser, method, micro_batches=settings.micro_batches)
+        parts = settings.micro_batches, settings.accumulation
+        step = Step(stage, resting, optimiser, method, None, *parts)
 
         def evaluate(state: TrainState) -> dict[str, Any]:
             metrics = step.held_out(state.trainable, validation)

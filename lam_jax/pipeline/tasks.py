@@ -7,9 +7,10 @@ import numpy as np
 
 from lam_jax.latent.agent import Agent
 from lam_jax.parallel.parked import rest
+from lam_jax.pipeline.costs import PromptSize, rl_cost, step_flops
 from lam_jax.pipeline.measures import Evaluator
 from lam_jax.pipeline.observe import observer
-from lam_jax.pipeline.plan import rl_phase, scores_phase, sft_phase
+from lam_jax.pipeline.phases import rl_phase, scores_phase, sft_phases
 from lam_jax.pipeline.resources import Resources
 from lam_jax.pipeline.stages import best_record, chosen_weights, train_stage
 from lam_jax.runs.run import Run
@@ -33,9 +34,8 @@ def fine_tune(run: Run, resources: Resources, task: Task, space: Space, agent: A
     """Stage 5 on the task's rows."""
     recipe = resources.recipe
     held_out = resources.held_out(task.name, task.val)
-    for name, stage in space.sft(recipe.method).items():
+    for phase, stage in sft_phases(task.name, space, recipe.method).items():
         rows = resources.batches(task.name, task.sft, recipe.sft.rows)
-        phase = sft_phase(name, space, task)
         agent = train_stage(run, recipe, phase, stage, recipe.sft, agent, rows, held_out)
     return agent
 
@@ -51,6 +51,7 @@ def rl_config(resources: Resources, task: Task, space: Space) -> RLConfig:
         rollout=resources.rollout_config(task, rl.samples, rl.sampling[space.name]),
         epochs=rl.epochs,
         mini_batches=rl.mini_batches,
+        micro_batches=rl.micro_batches,
         optimiser=rl.optimisers[space.name],
         remat=rl.remat,
         update_lengths=rl.update_lengths,
@@ -65,7 +66,7 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
     recipe, config = resources.recipe, rl_config(resources, task, space)
     trainable, frozen = partition(agent, space.trains(agent.backbone.config, recipe.method))
     resting, wake = rest(frozen, agent.backbone.config.dtype)
-    phase = rl_phase(space, task)
+    phase = rl_phase(task.name, space)
     validation = resources.examples(task.name, task.val)[: config.prompts]
     evaluator = Evaluator(resources, task, space)
 
@@ -89,8 +90,11 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
         fitted = fit(plan, state, step, loader, run.tools(phase))
         warm = fitted.history[len(fitted.history) // 3 :]
         speed: dict[str, float] = {name: float(np.median([r[name] for r in warm if name in r])) for name in SPEED}
+        prompts = PromptSize.of(resources.rl_prompts[task.name](validation).batch)
+        flops = step_flops(agent.backbone.config, recipe.latent, recipe.method, config, prompts)
         return chosen_weights(fitted, recipe.rl.weights), best_record(fitted) | {
-            "speed": speed | {"trainable_parameters": count_parameters(trainable)}
+            "speed": speed | {"trainable_parameters": count_parameters(trainable)},
+            "cost": rl_cost(fitted.history, config, flops),
         }
 
     result = run.phase(phase, train, trainable)
@@ -102,4 +106,4 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
 def evaluate(run: Run, resources: Resources, task: Task, space: Space, agent: Agent, phase: str) -> dict[str, Any]:
     """Scores, diversity and sample answers after `phase` ("sft" or "rl"), as a JSON record."""
     evaluator = Evaluator(resources, task, space)
-    return run.phase(scores_phase(phase, space, task), lambda: (None, evaluator.measure(agent, phase))).record
+    return run.phase(scores_phase(phase, task.name, space), lambda: (None, evaluator.measure(agent, phase))).record

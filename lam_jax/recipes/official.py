@@ -75,6 +75,7 @@ def recipe(
         _released(ANSWERS),
         seed,
         micro_batches=(4, 4),
+        accumulation="mean_of_means",
         image=ImageSettings(size=(420, 280)),
     )
     return dataclasses.replace(found, padding="left")

@@ -10,7 +10,7 @@ most one picture. Files are JSON lists or JSON Lines (.jsonl).
 from typing import Literal
 
 from lam_jax.data.readers import chat_examples
-from lam_jax.data.sources import JsonRows
+from lam_jax.data.sources import JsonRows, RowSource, SplitRows
 from lam_jax.latent.config import LATENT_PRESETS, LatentConfig
 from lam_jax.models.processor import ImageSettings
 from lam_jax.recipe import (
@@ -31,6 +31,8 @@ from lam_jax.train.method import Method
 from lam_jax.train.optimiser import OptimiserConfig
 
 SPLITS = {"sft": (0.0, 0.5), "rl": (0.5, 0.85), "val": (0.85, 0.9), "test": (0.9, 1.0)}
+# Where the rows with answers are a file of their own.
+ANSWERED, ASKED = {"sft": (0.0, 0.9), "val": (0.9, 1.0)}, {"rl": (0.0, 0.85), "test": (0.85, 1.0)}
 HELD_OUT = {"train": (0.0, 0.99), "test": (0.99, 1.0)}
 # Row, prompt and answer, tokens.
 LENGTHS, SHIPPED_LENGTHS = (2048, 1024, 256), (192, 128, 64)
@@ -40,6 +42,7 @@ def recipe(
     task: str,
     paired: str,
     text: str | None = None,
+    sft: str | None = None,
     reward: Rewards = ("similarity",),
     model: str = SHIPPED_MODEL,
     space: tuple[Literal["latent", "token"], ...] = ("latent", "token"),
@@ -59,6 +62,7 @@ def recipe(
     prompts: int = 4,
     samples: int = 8,
     rl_lr: float | None = None,
+    rl_micro_batches: int = 1,
     temperature: float = 1.0,
     seed: int = 0,
 ) -> Recipe:
@@ -68,6 +72,8 @@ def recipe(
         task: File of the task's rows; half are for SFT, 35 % for RL, 5 % for validation, 10 % are scored.
         paired: File of image-text rows, from which the actions are learned.
         text: File of text-only rows; without it stages 3 and 4 go without.
+        sft: File of task rows with reference answers, for SFT and validation; the rows of `task` may then lack theirs,
+            if the reward needs none, and 85 % of them are for RL, 15 % are scored.
         reward: "similarity" to the reference answer, `file.py:function` or `module:function`, where the function takes
             (examples, answers[N][G]) and gives numbers [N][G] or {part: numbers}; several are added up, each may end in
             `=WEIGHT`. From Python also a function, or a `Reward`.
@@ -82,7 +88,7 @@ def recipe(
         prompt_length: Most tokens of a prompt. Default: 1024; 128 with the small model.
         answer_length: Most tokens of an answer. Default: 256; 64 with the small model.
         batch: Rows of an optimiser step in stages 1 to 4; stage 5 takes a quarter.
-        micro_batches: Parts of a batch that run one after the other, to save memory.
+        micro_batches: Parts of a batch that run one after the other, to save memory; no number changes but rounding.
         epochs: Passes over the paired rows in each of stages 1 to 4.
         sft_epochs: Passes over the task's rows in stage 5.
         rl_steps: Rollouts in stage 6.
@@ -90,6 +96,7 @@ def recipe(
         prompts: Of a rollout.
         samples: Of a prompt.
         rl_lr: Learning rate of stage 6. Default: 1e-6; 6e-4 (latent) and 5e-4 (token) with the small model.
+        rl_micro_batches: Parts of a rollout's prompts that an update runs one after the other, to save memory.
         temperature: Of sampling, in training and evaluation.
         seed: Of everything random.
     """
@@ -103,10 +110,14 @@ def recipe(
     def source(file: str, splits: dict[str, tuple[float, float]]) -> JsonRows:
         return JsonRows(file, splits, image_root, parse=chat_examples)
 
+    rows_of_task: RowSource = source(task, SPLITS)
+    if sft is not None:
+        answered, asked = source(sft, ANSWERED), source(task, ASKED)
+        rows_of_task = SplitRows({**dict.fromkeys(ANSWERED, answered), **dict.fromkeys(ASKED, asked)})
     own = Task(
         name,
         name.replace("_", " ").capitalize(),
-        source(task, SPLITS),
+        rows_of_task,
         reward_of(reward),
         chat_lengths=(rows,),
         prompt_lengths=(prompt,),
@@ -132,6 +143,7 @@ def recipe(
             steps=rl_steps,
             prompts=prompts,
             samples=samples,
+            micro_batches=rl_micro_batches,
             remat=not small,
             validate_every=validate_every,
         ),

@@ -15,6 +15,7 @@ from lam_jax.tasks.pcogalign import PCogAlignRows
 from lam_jax.tasks.task import ScoredSplit, Task
 from lam_jax.train.method import Method
 from lam_jax.train.optimiser import OptimiserConfig
+from lam_jax.train.stages.step import Accumulation
 
 SHIPPED_MODEL = "lam_jax:scenes/assets/base_model"
 SHIPPED_IMAGE = ImageSettings(size=(84, 112))  # what the shipped model was trained on
@@ -52,13 +53,22 @@ def stages(
     sft_epochs: float = 3,
     micro_batches: int = 1,
     sft_micro_batches: int = 1,
-) -> dict[str, StageSettings]:
+    accumulation: Accumulation = "exact",
+) -> dict[str, Any]:
     """Stages 1 to 5 by the recipe's field: one epoch of 16 rows a step each, and three epochs of 4 rows."""
     learning = {
-        name: StageSettings(batch, optimisers[name], epochs=epochs, micro_batches=micro_batches)
+        name: StageSettings(
+            batch, optimisers[name], epochs=epochs, micro_batches=micro_batches, accumulation=accumulation
+        )
         for name in ("inverse", "projector", "joint", "cloning")
     }
-    sft = StageSettings(sft_batch, optimisers["sft"], epochs=sft_epochs, micro_batches=sft_micro_batches)
+    sft = StageSettings(
+        sft_batch,
+        optimisers["sft"],
+        epochs=sft_epochs,
+        micro_batches=sft_micro_batches,
+        accumulation=accumulation,
+    )
     return {**learning, "sft": sft}
 
 
@@ -118,6 +128,7 @@ def published(
     answers: dict[str, SamplingConfig],
     seed: int,
     micro_batches: tuple[int, int] = (1, 1),
+    accumulation: Accumulation = "exact",
     **rl: Any,
 ) -> Recipe:
     """A recipe at the published sizes: 128 codes, 4 inverse and 8 policy blocks, recomputed activations."""
@@ -133,5 +144,5 @@ def published(
         method=dataclasses.replace(method, remat=True),
         rl=reinforcement(algorithm, sampling, remat=True, **rl),
         evaluation=evaluation(answers),
-        **stages(micro_batches=micro_batches[0], sft_micro_batches=micro_batches[1]),
+        **stages(micro_batches=micro_batches[0], sft_micro_batches=micro_batches[1], accumulation=accumulation),
     )

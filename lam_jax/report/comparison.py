@@ -82,6 +82,13 @@ def comparisons(results: Row) -> list[Comparison]:
     return [Comparison(*key, grouped[key]) for key in ordered]
 
 
+def spaces_of(results: Row) -> list[str]:
+    """The action spaces that the run has numbers or answers of; both where it has none."""
+    rows = [row for key in ("scores", "gain", "speed", "rl") for row in results.get(key) or []]
+    rows += [answer for sample in results.get("samples") or [] for answer in sample["answers"]]
+    return [space for space in SPACES if any(row["space"] == space for row in rows)] or list(SPACES)
+
+
 def tasks_of(results: Row, *sections: str) -> list[str]:
     """Every task that one of the sections mentions, in order of appearance."""
     return list(dict.fromkeys(row["task"] for key in sections for row in results.get(key) or [] if row.get("task")))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import EngFormatter
 
 from lam_jax.report.figure import SPACE_COLOURS, Plot, Theme, legend, line, plain
 from lam_jax.report.names import SPACES, Titles
@@ -13,13 +14,19 @@ from lam_jax.report.schema import Row
 LINE_COLOURS = ("#3b82d6", "#dd7f2a", "#3f9d6b", "#b45ab0", "#8a8f98", "#c9a227")
 ROW_KINDS = {"": "image-text", "text": "text-only"}  # what a health metric is about, by the prefix of its name
 VALIDATION = "eval_"  # prefix of the names that evaluations on the validation split get in metrics.jsonl
+REWARD = ("reward_mean", "reward")
 RL_CURVES = (
-    ("reward", "Mean reward", ("reward_mean", "reward")),
+    ("reward", "Mean reward", REWARD),
     ("kl", "KL to the SFT policy [nat]", ("kl", "kl_ref", "kl_mean")),
     ("entropy", "Entropy of the actions [nat]", ("entropy", "entropy_mean")),
     ("clip_fraction", "Share of clipped steps", ("clip_fraction", "clip_frac")),
     ("length", "Answer length [tokens]", ("length_mean", "length", "completion_length")),
     ("validation", "Score on the validation split", (f"{VALIDATION}score",)),
+)
+COSTS = (
+    ("samples", "Mean reward by samples", "samples drawn"),
+    ("seconds", "Mean reward by time", "seconds in RL steps"),
+    ("flops", "Mean reward by FLOPs", "useful FLOPs of rollouts and updates"),
 )
 STAGE_CURVES = (("loss", ("loss", "ce", "nll", "cloning", "cycle")), ("accuracy", ("accuracy",)))
 HEALTH_CURVES = (
@@ -79,11 +86,35 @@ def rl_plots(metrics: dict[str, list[Row]]) -> list[Plot]:
     return plots
 
 
-def _draw_spaces(curves: dict[str, tuple[list[float], list[float]]]) -> Callable[[Axes, Theme], None]:
+def cost_plots(results: Row, metrics: dict[str, list[Row]]) -> list[Plot]:
+    """Per task the mean reward against what the steps up to there had cost, a line per action space."""
+    plots = []
+    rows = results.get("rl") or []
+    for task in dict.fromkeys(row["task"] for row in rows):
+        for name, title, label in COSTS:
+            curves = {}
+            for row in rows:
+                if row["task"] == task and row.get(name):
+                    spent = dict(zip(row["steps"], row[name], strict=True))
+                    steps, rewards = _first_curve(metrics.get(f"rl_{row['space']}_{task}", []), REWARD)
+                    points = [(spent[step], reward) for step, reward in zip(steps, rewards) if step in spent]
+                    if points:
+                        curves[row["space"]] = [x for x, _ in points], [y for _, y in points]
+            if curves:
+                draw = _draw_spaces(curves, label)
+                plots.append(Plot(f"rl_{task}_reward_{name}", f"rl_{task}", title, (4.6, 3.0), draw))
+    return plots
+
+
+def _draw_spaces(
+    curves: dict[str, tuple[list[float], list[float]]], label: str = "RL step"
+) -> Callable[[Axes, Theme], None]:
     def draw(axes: Axes, theme: Theme) -> None:
-        for space, (steps, values) in curves.items():
-            line(axes, steps, values, SPACE_COLOURS[space], space)
-        axes.set_xlabel("RL step")
+        for space, (places, values) in curves.items():
+            line(axes, places, values, SPACE_COLOURS[space], space)
+        axes.set_xlabel(label)
+        if max(places[-1] for places, _ in curves.values()) >= 1e4:
+            axes.xaxis.set_major_formatter(EngFormatter())
         legend(axes, theme)
 
     return draw

@@ -34,8 +34,10 @@ def _score_sentences(compared: list[Comparison], titles: Titles) -> list[str]:
         where = f"{titles.task(task)} at temperature {temperature:g}"
         if phase is None:
             spaces = sorted({space for row in rows for space in row.scores})
-            reason = f"only the {spaces[0]} space was scored" if len(spaces) == 1 else "no phase was scored in both"
-            sentences.append(f"{where}: nothing to compare, {reason}.")
+            if len(spaces) == 1:
+                sentences.append(f"{where}, {spaces[0]} space: {_course(rows, spaces[0], titles)}.")
+            else:
+                sentences.append(f"{where}: nothing to compare, no phase was scored in both spaces.")
             continue
         parts = []
         for verdict in (*SPACES, "undecided"):
@@ -50,6 +52,16 @@ def _score_sentences(compared: list[Comparison], titles: Titles) -> list[str]:
                 parts.append(f"{claim} on {' and '.join(found)}")
         sentences.append(f"{where}, after {phase.upper()}: {'; '.join(parts)}.")
     return sentences
+
+
+def _course(rows: list[Comparison], space: str, titles: Titles) -> str:
+    """The scores of a space that was run alone, of each split after SFT and after RL."""
+    parts = []
+    for row in rows:
+        scored = [(phase, row.score(space, phase)) for phase in ("sft", "rl")]
+        means = [f"{number(score['mean'])} after {phase.upper()}" for phase, score in scored if score]
+        parts.append(f"{' and '.join(means)} on {titles.short_split(row.task, row.split)}")
+    return "; ".join(parts)
 
 
 def _gain_sentence(gain: Row, titles: Titles) -> str:

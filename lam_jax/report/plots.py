@@ -11,7 +11,7 @@ from collections.abc import Callable
 from matplotlib.axes import Axes
 
 from lam_jax.report.comparison import comparisons
-from lam_jax.report.curves import health_plots, rl_plots, stage_plots
+from lam_jax.report.curves import cost_plots, health_plots, rl_plots, stage_plots
 from lam_jax.report.figure import SPACE_COLOURS, Plot, Theme, plain
 from lam_jax.report.names import SPACES, Titles
 from lam_jax.report.schema import Row
@@ -52,7 +52,7 @@ def score_plots(results: Row) -> list[Plot]:
             axes.set_yticks(range(len(rows)), [plain(label) for label in labels])
             axes.set_ylim(len(rows) - 0.4, -0.6)
             axes.grid(axis="y", visible=False)
-            axes.set_xlabel("model score / reference score")
+            axes.set_xlabel("score")
             axes.legend(fontsize=7.5, frameon=False, labelcolor=theme.ink, loc="lower center", ncols=4,
                         bbox_to_anchor=(0.55, 0.0), bbox_transform=axes.figure.transFigure,
                         columnspacing=1.0, handletextpad=0.1)  # fmt: skip
@@ -94,6 +94,7 @@ def all_plots(results: Row, metrics: dict[str, list[Row]]) -> list[Plot]:
     return [
         *score_plots(results),
         *rl_plots(metrics),
+        *cost_plots(results, metrics),
         *stage_plots(metrics, Titles.of(results)),
         *health_plots(metrics),
         *usage_plots(results),

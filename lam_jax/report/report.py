@@ -3,7 +3,8 @@
 The page carries its style, figures and pictures inside, runs no script, and forbids the browser to load anything
 (content security policy), so that it can be mailed or archived. Text from the run (answers, prompts, names) is escaped.
 
-To see it as a picture: `chromium --headless --no-sandbox --screenshot=report.png --window-size=1280,4000 report.html`.
+To see it as a picture: `chromium --headless --no-sandbox --screenshot=report.png --window-size=1280,4000 report.html`;
+as it prints: `chromium --headless --no-sandbox --print-to-pdf=report.pdf report.html`.
 """
 
 import base64
@@ -16,11 +17,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from lam_jax.report import comparison, figure, names, plots
+from lam_jax.report.current import MARK, PAGE, sources_hash
 from lam_jax.report.headlines import headlines
 from lam_jax.report.run_files import RunFiles, read_run
 from lam_jax.report.schema import Row, RunFilesError
 
 PNG = b"\x89PNG\r\n\x1a\n"
+TITLES: dict[tuple[str, ...], str] = {("latent",): "Latent actions", ("token",): "Token actions"}
 LATENT_SCALARS = (
     "random_action_kl_after_stage4",
     "random_action_kl_after_sft",
@@ -40,10 +43,11 @@ def write_report(run_dir: Path) -> Path:
     Raises:
         RunFilesError: `results.json` is missing, not JSON, or has a wrong value; the message names file and key.
     """
+    made_of = sources_hash(run_dir)
     run = read_run(run_dir)
-    context = _context(run)
+    context = _context(run) | {"mark": MARK, "made_of": made_of}
     page = _environment().get_template("report.html").render(context | _figures(run))
-    target = run_dir / "report.html"
+    target = run_dir / PAGE
     # A reader may have the old page open, and a full disk must not leave half a page: write beside it, then rename.
     partial = target.with_suffix(".html.partial")
     partial.write_text(page, encoding="utf-8")
@@ -119,7 +123,7 @@ def _samples(run: RunFiles) -> list[Row]:
             tokens, actions = answer.get("tokens"), answer.get("actions")
             coloured = list(zip(tokens, actions, strict=True)) if tokens and actions else None
             answers.append({**answer, "coloured": coloured})
-        answers.sort(key=lambda answer: names.SPACES.index(answer["space"]))
+        answers.sort(key=lambda answer: (names.SPACES.index(answer["space"]), answer.get("phase") != "sft"))
         views.append({**sample, "picture": _picture(run.folder, sample.get("image"), index), "answers": answers})
     return views
 
@@ -166,7 +170,15 @@ def _context(run: RunFiles) -> Row:
     kinds = [(kind, latent[kind]) for kind in ("image_text", "text_only") if latent.get(kind)]
     scored = comparison.tasks_of(results, "scores")
     phases = results.get("phases") or []
+    spaces = comparison.spaces_of(results)
+    config = results.get("config") or {}
+    samples = _samples(run)
     return {
+        "title": TITLES.get(tuple(spaces), "Latent actions against tokens"),
+        "recipe": config.get("name") if isinstance(config.get("name"), str) else None,
+        "spaces": spaces,
+        "counted": bool(results.get("rl")),
+        "coded": any(answer["coloured"] for sample in samples for answer in sample["answers"]),
         "titles": names.Titles.of(results),
         "headlines": headlines(results),
         "compared": {task: [row for row in compared if row.task == task] for task in scored},
@@ -185,8 +197,8 @@ def _context(run: RunFiles) -> Row:
         "compile_seconds": sum(phase.get("compile_seconds") or 0.0 for phase in phases),
         "longest": max((phase["seconds"] for phase in phases), default=0.0) or 1.0,
         "fluency": results.get("fluency"),
-        "samples": _samples(run),
+        "samples": samples,
         "code_colours": _code_colours(results),
-        "config": list(_flat(results.get("config") or {})),
+        "config": list(_flat(config)),
         "environment": list(_flat(results.get("environment") or {})),
     }

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from lam_jax.report.schema import Row, RunFilesError, check_results, is_number, shown
+from lam_jax.report.schema import RUN_AGAIN, Row, RunFilesError, check_results, is_number, shown
 
 
 @dataclass(frozen=True)
@@ -25,17 +25,22 @@ def read_results(path: Path) -> Row:
     """The checked content of a `results.json`; raises `RunFilesError` if it is missing, not JSON or malformed."""
     try:
         text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RunFilesError(
+            f"{path}: byte {error.start}: found {path.read_bytes()[error.start : error.start + 1]!r}, expected UTF-8. "
+            f"The file was damaged or edited: delete it and {RUN_AGAIN}, which writes it again."
+        ) from error
     except FileNotFoundError as error:
         raise RunFilesError(
-            f"{path}: no such file. A report needs the results.json that `lam-jax demo` writes at the end of a run; "
-            "run the demo on this folder again and it goes on where it stopped."
+            f"{path}: no such file. A report needs the results.json that a run writes at its end. If this is a run's "
+            f"folder, {RUN_AGAIN}: it goes on where it stopped."
         ) from error
     try:
         results = json.loads(text)
     except json.JSONDecodeError as error:
         raise RunFilesError(
             f"{path}: line {error.lineno}, column {error.colno}: found {error.msg.lower()}, expected JSON. "
-            "The file was cut off or edited; delete it and run `lam-jax demo` on the same folder to write it again."
+            f"The file was cut off or edited: delete it and {RUN_AGAIN}, which writes it again."
         ) from error
     try:
         return check_results(results)
@@ -51,7 +56,9 @@ def read_metrics(path: Path) -> dict[str, list[Row]]:
     """
     if not path.exists():
         return {}
-    lines = path.read_text(encoding="utf-8").splitlines()
+    # Bytes that are no text become marks that are no JSON either.
+    lines = path.read_text(encoding="utf-8", errors="backslashreplace").split("\n")
+    lines = lines[:-1] if lines[-1] == "" else lines
     phases: dict[str, dict[float, Row]] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Row = dict[str, Any]
+RUN_AGAIN = "run the command or script of the run again"
 
 
 class RunFilesError(ValueError):
@@ -96,6 +97,10 @@ SPEED_KEYS = (
     "trainable_parameters",
 )
 SPEED: Spec = ({"task": TEXT, "space": SPACE}, {key: _optional(NUMBER) for key in SPEED_KEYS})
+COST: Spec = (
+    {"task": TEXT, "space": SPACE, "steps": NUMBERS},
+    {key: NUMBERS for key in ("samples", "seconds", "flops")},
+)
 FLUENCY: Spec = ({"share": NUMBER}, {"checked": _optional(NUMBER), "samples": STRINGS})
 SAMPLE: Spec = (
     {"prompt": LIST, "answers": LIST},
@@ -104,7 +109,13 @@ SAMPLE: Spec = (
 MESSAGE: Spec = ({"role": TEXT, "content": TEXT}, {})
 ANSWER: Spec = (
     {"space": SPACE, "text": TEXT},
-    {"tokens": _optional(STRINGS), "actions": _optional(CODES), "score": _optional(NUMBER), "dimensions": OBJECT},
+    {
+        "phase": _one_of("sft", "rl"),
+        "tokens": _optional(STRINGS),
+        "actions": _optional(CODES),
+        "score": _optional(NUMBER),
+        "dimensions": OBJECT,
+    },
 )
 TITLES: Spec = ({"title": TEXT}, {"splits": OBJECT})
 LATENT: Spec = (
@@ -127,7 +138,7 @@ def shown(value: Any) -> str:
 def _fail(where: str, found: str, expected: str) -> RunFilesError:
     return RunFilesError(
         f"results.json: {where}: found {found}, expected {expected}. "
-        "Correct the file, or delete it and run `lam-jax demo` on the same folder to write it again."
+        f"Correct the file, or delete it and {RUN_AGAIN}, which writes it again."
     )
 
 
@@ -172,6 +183,11 @@ def check_results(results: Any) -> Row:
     _check_rows(results, "scores", SCORE)
     _check_rows(results, "gain", GAIN)
     _check_rows(results, "speed", SPEED)
+    for index, row in enumerate(_check_rows(results, "rl", COST)):
+        for key in COST[1]:
+            if key in row and len(row[key]) != len(row["steps"]):
+                expected = f"one for each of the {len(row['steps'])} steps"
+                raise _fail(f"rl[{index}].{key}", f"{len(row[key])} numbers", expected)
     if results.get("latent") is not None:
         _check_object(results["latent"], LATENT, "latent")
     if results.get("fluency") is not None:

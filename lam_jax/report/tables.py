@@ -1,85 +1,103 @@
-"""The end of `lam-jax demo` in the terminal: the report's main tables for rich."""
+"""The end of a run in the terminal: the report's main tables for rich, each at most 80 columns wide.
 
+A pipe or a log has 80 columns. There rich would squeeze the labels of the rows to nothing, because numbers must not
+break: labels have a width that they keep, and break into lines beyond it.
+"""
+
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from lam_jax.report.comparison import comparisons, speed_tables, standard_errors
-from lam_jax.report.names import SPACES, Titles, number
+from lam_jax.report.comparison import Comparison, comparisons, spaces_of, speed_tables, standard_errors
+from lam_jax.report.names import Titles, number
 from lam_jax.report.schema import Row
+
+
+def _table(title: str, heading: str, labels: list[str], widest: int) -> Table:
+    """A table whose first column holds `labels`, in up to `widest` columns."""
+    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    width = min(max(map(len, [heading, *labels])), widest)
+    table.add_column(heading, min_width=width, max_width=max(width, widest), overflow="fold")
+    return table
+
+
+def _numbers(table: Table, *headings: str) -> None:
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
 
 
 def _interval(row: Row | None) -> str:
     return "–" if row is None else f"{number(row['mean'])}\n[dim]{number(row['low'])}-{number(row['high'])}[/dim]"
 
 
-def _score_table(results: Row) -> Table:
-    table = Table(title="Score: model / reference, below it the confidence interval over prompts", title_justify="left")
-    for heading in ("Task", "Split", "T"):
-        table.add_column(heading)
-    for heading in ("Latent SFT", "Latent RL", "Token SFT", "Token RL"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("Ahead", no_wrap=True)
-    titles = Titles.of(results)
+def _score_tables(results: Row) -> list[Table]:
+    titles, spaces = Titles.of(results), spaces_of(results)
+    tasks: dict[str, list[Comparison]] = {}
     for row in comparisons(results):
-        cells = [_interval(row.score(space, phase)) for space in SPACES for phase in ("sft", "rl")]
-        task, split = escape(titles.task(row.task)), escape(titles.short_split(row.task, row.split))
-        table.add_row(task, split, f"{row.temperature:g}", *cells, row.verdict)
-    return table
+        tasks.setdefault(row.task, []).append(row)
+    tables = []
+    for task, rows in tasks.items():
+        labels = [f"{titles.short_split(task, row.split)}, T {row.temperature:g}" for row in rows]
+        title = f"{titles.task(task)}: mean score, below it the confidence interval over prompts"
+        table = _table(title, "Split", labels, 16)
+        _numbers(table, *(f"{space.capitalize()} {phase.upper()}" for space in spaces for phase in ("sft", "rl")))
+        compared = len(spaces) > 1
+        if compared:
+            table.add_column("Ahead", no_wrap=True)
+        for label, row in zip(labels, rows, strict=True):
+            cells = [_interval(row.score(space, phase)) for space in spaces for phase in ("sft", "rl")]
+            verdict = [row.verdict if row.phase else "–"] if compared else []
+            table.add_row(escape(label), *cells, *verdict)
+        tables.append(table)
+    return tables
 
 
-def _gain_table(results: Row) -> Table:
-    table = Table(title="RL on fixed training prompts", title_justify="left")
-    for heading in ("Task", "Space", "Algorithm"):
-        table.add_column(heading)
-    for heading in ("Prompts", "Before", "After", "Gain", "Paired SE", "Gain / SE"):
-        table.add_column(heading, justify="right")
-    for gain in results["gain"]:
+def _gain_tables(results: Row) -> list[Table]:
+    titles = Titles.of(results)
+    labels = [f"{titles.task(g['task'])}, {g['space']}, {g.get('algorithm', '–')}" for g in results["gain"]]
+    table = _table("RL on fixed training prompts", "Task, space, algorithm", labels, 19)
+    _numbers(table, "Prompts", "Before", "After", "Gain", "Paired SE", "Gain/SE")
+    for label, gain in zip(labels, results["gain"], strict=True):
         table.add_row(
-            escape(Titles.of(results).task(gain["task"])),
-            gain["space"],
-            escape(gain.get("algorithm", "–")),
+            escape(label),
             number(gain.get("prompts"), 0),
             *(number(gain[key]) for key in ("before", "after", "difference", "paired_se")),
             number(standard_errors(gain), 1),
         )
-    return table
+    return [table]
 
 
-def _speed_table(results: Row) -> Table:
-    table = Table(title="One RL step", title_justify="left")
-    for heading in ("Task", ""):
-        table.add_column(heading)
-    for heading in ("Latent", "Token", "Latent / token"):
-        table.add_column(heading, justify="right")
+def _speed_tables(results: Row) -> list[Table]:
+    spaces = spaces_of(results)
+    tables = []
     for task in speed_tables(results):
-        for label, unit, digits, latent, token, ratio in task.rows:
-            name = f"{label} ({unit})" if unit else label
-            table.add_row(
-                escape(Titles.of(results).task(task.task)),
-                name,
-                number(latent, digits),
-                number(token, digits),
-                number(ratio, 2),
-            )
-    return table
+        labels = [f"{label} ({unit})" if unit else label for label, unit, *_ in task.rows]
+        table = _table(f"{Titles.of(results).task(task.task)}: one RL step", "", labels, 32)
+        _numbers(table, *(space.capitalize() for space in spaces))
+        if len(spaces) > 1:
+            _numbers(table, "Latent / token")
+        for name, (_, _, digits, latent, token, ratio) in zip(labels, task.rows, strict=True):
+            values = {"latent": latent, "token": token}
+            cells = [number(values[space], digits) for space in spaces]
+            table.add_row(name, *cells, *([number(ratio, 2)] if len(spaces) > 1 else []))
+        tables.append(table)
+    return tables
 
 
-def _phase_table(results: Row) -> Table:
-    table = Table(title="Time", title_justify="left")
-    table.add_column("Phase")
-    table.add_column("Seconds", justify="right")
-    table.add_column("of which compiling", justify="right")
-    for phase in results["phases"]:
-        name = escape(Titles.of(results).phase(phase["name"]))
-        table.add_row(name, number(phase["seconds"], 1), number(phase.get("compile_seconds"), 1))
+def _phase_tables(results: Row) -> list[Table]:
+    names = [Titles.of(results).phase(phase["name"]) for phase in results["phases"]]
+    table = _table("Time", "Phase", names, 44)
+    _numbers(table, "Seconds", "of which compiling")
+    for name, phase in zip(names, results["phases"], strict=True):
+        table.add_row(escape(name), number(phase["seconds"], 1), number(phase.get("compile_seconds"), 1))
     table.add_section()
     total = sum(phase["seconds"] for phase in results["phases"])
     compiling = sum(phase.get("compile_seconds") or 0.0 for phase in results["phases"])
     table.add_row("Total", number(total, 1), number(compiling, 1))
-    return table
+    return [table]
 
 
 def summary_tables(results: Row) -> list[Table]:
-    """The end of `lam-jax demo` in the terminal: scores, RL gains, speed, time; sections without rows are left out."""
-    makers = {"scores": _score_table, "gain": _gain_table, "speed": _speed_table, "phases": _phase_table}
-    return [make(results) for key, make in makers.items() if results.get(key)]
+    """Scores, RL gains, speed, time, as at the end of a run; sections without rows are left out."""
+    makers = {"scores": _score_tables, "gain": _gain_tables, "speed": _speed_tables, "phases": _phase_tables}
+    return [table for key, make in makers.items() if results.get(key) for table in make(results)]

@@ -221,7 +221,7 @@ def _verdicts(
         part: _numbers(value, name if not isinstance(found, Mapping) else f"{name}, part {part!r}", examples, samples)
         for part, value in parts.items()
     }
-    total = sum(values.values())
+    total = np.sum(list(values.values()), axis=0)
     apart = values if isinstance(found, Mapping) else {}
     return [
         [

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32
 
+from lam_jax.nn.leaf import Leaf
 from lam_jax.rl.algorithm import Algorithm
 from lam_jax.rl.normalisers import loss_numerator
 
@@ -19,13 +20,13 @@ from lam_jax.rl.normalisers import loss_numerator
 class PolicyMetrics(flax.struct.PyTreeNode):
     """Sums over active tokens (`ratio_max` is a maximum), so that micro-batches merge exactly. All scalars, fp32."""
 
-    tokens: Float32[Array, ""]
-    kl: Float32[Array, ""]
-    clip_low: Float32[Array, ""]
-    clip_high: Float32[Array, ""]
-    ratio: Float32[Array, ""]
-    ratio_max: Float32[Array, ""]
-    entropy: Float32[Array, ""]
+    tokens: Float32[Array, ""] | Leaf
+    kl: Float32[Array, ""] | Leaf
+    clip_low: Float32[Array, ""] | Leaf
+    clip_high: Float32[Array, ""] | Leaf
+    ratio: Float32[Array, ""] | Leaf
+    ratio_max: Float32[Array, ""] | Leaf
+    entropy: Float32[Array, ""] | Leaf
 
     def merge(self, other: "PolicyMetrics") -> "PolicyMetrics":
         """Metrics of both micro-batches together."""

@@ -6,11 +6,15 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lam_jax.errors import NoSpaceError
+from lam_jax.errors import LamJaxError, NoSpaceError
 from lam_jax.runs.disk import is_no_space
 
 Record = dict[str, Any]
 BLOCK = 1 << 16  # bytes that are read at a time to find the last line
+
+
+class BrokenLinesError(LamJaxError, ValueError):
+    """A line of a log that is no record; the message names file, line and what to do."""
 
 
 def read_lines(path: Path) -> Iterator[Record]:
@@ -19,7 +23,7 @@ def read_lines(path: Path) -> Iterator[Record]:
     Yields nothing where there is no such file.
 
     Raises:
-        ValueError: a line that is not JSON, by number.
+        BrokenLinesError: a line that is not JSON, by number.
     """
     if not path.exists():
         return
@@ -32,10 +36,14 @@ def read_lines(path: Path) -> Iterator[Record]:
             except ValueError as error:
                 if not line.endswith(b"\n"):
                     return
-                raise ValueError(
-                    f"{path}: line {number}: found {line[:60]!r}, expected JSON. Delete that line."
-                ) from error
+                raise broken(path, number, line, "JSON") from error
             yield record
+
+
+def broken(path: Path, number: int, line: bytes, expected: str) -> BrokenLinesError:
+    """The error for a line of a log."""
+    found = line.rstrip(b"\n")[:60].decode(errors="backslashreplace")
+    return BrokenLinesError(f"{path}: line {number}: found {found!r}, expected {expected}. Delete that line.")
 
 
 class JsonLines:

@@ -5,13 +5,14 @@ for the names of a reward's parts, `reward/NAME`. Without them, two runs with on
 drops them.
 """
 
+import json
 import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lam_jax.runs.jsonl import JsonLines, Record, read_lines
+from lam_jax.runs.jsonl import JsonLines, Record, broken, read_lines
 from lam_jax.runs.sinks import Sink, open_sinks
 
 RESERVED = ("phase", "step", "time")
@@ -32,9 +33,13 @@ def read_metrics(path: Path) -> list[Record]:
     """All complete records of a metrics file, in order; none if there is no such file.
 
     Raises:
-        ValueError: a line that is not JSON, by number.
+        BrokenLinesError: a line that is no record, other than a last one that was cut off.
     """
-    return list(read_lines(path))
+    records = list(read_lines(path))
+    for number, record in enumerate(records, start=1):
+        if not (isinstance(record, dict) and {"phase", "step"} <= set(record)):
+            raise broken(path, number, json.dumps(record).encode(), "an object with the keys 'phase' and 'step'")
+    return records
 
 
 class MetricsWriter:

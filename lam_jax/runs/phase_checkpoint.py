@@ -13,7 +13,6 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 from jax.sharding import Mesh, NamedSharding
 
-from lam_jax.errors import PreemptedError
 from lam_jax.runs.retention import Checkpoints
 from lam_jax.runs.stop import StopRequest
 
@@ -150,7 +149,7 @@ class PhaseSaver:
             before: called before a checkpoint; whatever has to be on disk when it is.
 
         Raises:
-            PreemptedError: the run is asked to stop; the checkpoint is on disk.
+            PreemptedError: the run is asked to stop (InterruptedRunError: by Ctrl-C); the checkpoint is on disk.
             NoSpaceError: the disk is full.
         """
         total = checkpoint.number * self._updates_of_step + checkpoint.updates
@@ -160,10 +159,22 @@ class PhaseSaver:
             self._save(total, checkpoint, data)
         if stopping:
             self.checkpoints.wait()
-            raise PreemptedError(
-                f"Stopped by SIGTERM in phase {self._phase} after update {total}, saved in "
-                f"{self.checkpoints.path(total)}. Run the same command again: it goes on from there."
+            raise self.stop.error(
+                f"in phase {self._phase} after update {total}, saved in {self.checkpoints.path(total)}. Run the same "
+                "command again: it goes on from there."
             )
+
+    def save(self, checkpoint: PhaseCheckpoint, data: Any) -> None:
+        """Saves and waits until it is on disk; nothing where that place is saved already.
+
+        Raises:
+            NoSpaceError: the disk is full.
+        """
+        total = checkpoint.number * self._updates_of_step + checkpoint.updates
+        self.checkpoints.wait()
+        if not self.checkpoints.path(total).exists():
+            self._save(total, checkpoint, data)
+            self.checkpoints.wait()
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:

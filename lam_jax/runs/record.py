@@ -68,6 +68,11 @@ def seal(record: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
+def record_file(path: Path) -> Path:
+    """The file that holds the record of a checkpoint, sealed."""
+    return Path(path) / "record" / "metadata"
+
+
 def read_record(path: Path) -> dict[str, Any]:
     """The record of a checkpoint: "metadata" as saved, and "arrays", each the fields of a `Stored`, by name.
 
@@ -75,7 +80,7 @@ def read_record(path: Path) -> dict[str, Any]:
         DamagedCheckpointError: missing, unreadable or altered.
         CheckpointMismatchError: written in another format.
     """
-    file = Path(path) / "record" / "metadata"
+    file = record_file(path)
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         found = record.pop("sha256")

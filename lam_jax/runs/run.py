@@ -11,6 +11,7 @@ With several processes all open the same folder: the first writes what is writte
 """
 
 import dataclasses
+import errno
 import fcntl
 import json
 import logging
@@ -25,17 +26,20 @@ from typing import Any
 import jax
 
 from lam_jax.errors import (
+    BadSettingError,
     DamagedCheckpointError,
     LamJaxError,
+    NoSpaceError,
     OtherConfigurationError,
-    PreemptedError,
     RunFolderBusyError,
+    UnwritableFolderError,
 )
 from lam_jax.hosts import heartbeat
 from lam_jax.hosts.compilation import CompileClock
 from lam_jax.parallel.multihost import all_agree, barrier, from_first, is_first
 from lam_jax.runs.checkpoint import remove_unfinished, restore_checkpoint, save_checkpoint
-from lam_jax.runs.metrics import MetricsWriter
+from lam_jax.runs.disk import is_no_space
+from lam_jax.runs.metrics import MetricsWriter, read_metrics
 from lam_jax.runs.phase_checkpoint import PhaseSaver
 from lam_jax.runs.profiler import Profiler
 from lam_jax.runs.progress import Progress, duration
@@ -50,6 +54,11 @@ from lam_jax.runs.watching import Watching
 from lam_jax.values import differences, encode, hash_json
 
 logger = logging.getLogger("lam_jax")
+_REMEDIES = {
+    errno.EACCES: "Give this user the right to write there. Or: ",
+    errno.EPERM: "Give this user the right to write there. Or: ",
+    errno.EROFS: "Its file system is mounted read-only: mount it for writing. Or: ",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +72,7 @@ class PhaseResult:
         compile_seconds: of which XLA compiled.
         resumed: restored from its checkpoint instead of run.
         steps: training steps that were done in those seconds; None: it has none.
+        environment: of the process that completed it; empty where none was told.
     """
 
     tree: Any
@@ -71,6 +81,7 @@ class PhaseResult:
     compile_seconds: float
     resumed: bool
     steps: int | None = None
+    environment: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Run:
@@ -97,6 +108,7 @@ class Run:
         profile: str | None = None,
         may_change: Callable[[str], bool] | None = None,
         watching: Watching | None = None,
+        environment: Callable[[], dict[str, Any]] = dict,
     ):
         """Opens or makes the folder.
 
@@ -109,16 +121,25 @@ class Run:
             may_change: entries of the configuration, by their places, that may differ from the folder's; it gets the
                 new ones, and a list of what it had before.
             watching: what is shown and logged while it goes on; the same on every process. Default: `Watching()`.
+            environment: tells versions and devices, JSON values; asked when a phase was run, and kept with it.
 
         Raises:
+            BadSettingError: `save_every` below 0.
             OtherConfigurationError: the folder belongs to another configuration, or holds something else.
             RunFolderBusyError: another process has it open.
             SinkError: a sink of `watching` cannot be opened.
+            UnwritableFolderError, NoSpaceError: it cannot be made or written.
+            BrokenLinesError: its metrics cannot be read.
         """
+        if save_every < 0:
+            raise BadSettingError(
+                f"save_every: found {save_every}, expected a number of updates, or 0 to save only when asked to stop."
+            )
         self.folder = Path(folder).absolute()
         self.progress = progress or Progress(enabled=is_first())
         self.save_every = save_every
         self.watching = watching or Watching()
+        self.environment = environment
         self.results: dict[str, PhaseResult] = {}
         self.phases = self.folder / "phases"
         self._may_change = may_change or (lambda place: False)
@@ -141,11 +162,24 @@ class Run:
         self.profiler = Profiler(self.folder / "profile", profile)
 
     def _open(self, config: Any) -> list[Sink]:
-        self._claim(config)
-        self._lock = self._acquire()
-        self.phases.mkdir(exist_ok=True)
-        remove_unfinished(self.phases)
-        return open_sinks(self.watching.sinks, self.folder, config)
+        try:
+            self._claim(config)
+            self._lock = self._acquire()
+            self.phases.mkdir(exist_ok=True)
+            remove_unfinished(self.phases)
+            # Here, where all processes hear of a damaged file, and not when the first phase begins.
+            read_metrics(self.folder / "metrics.jsonl")
+            return open_sinks(self.watching.sinks, self.folder, config)
+        except OSError as error:
+            if is_no_space(error):
+                raise NoSpaceError(
+                    f"{self.folder}: no space to open the run ({error}). Free space on that disk, then run the same "
+                    "command again."
+                ) from error
+            raise UnwritableFolderError(
+                f"{self.folder}: cannot be used as an output folder: {error.strerror or error} "
+                f"({error.filename or self.folder}). {_REMEDIES.get(error.errno or 0, '')}Choose another one."
+            ) from error
 
     def __enter__(self) -> "Run":
         self.stop.__enter__()
@@ -241,14 +275,14 @@ class Run:
         Raises:
             CheckpointMismatchError: the checkpoint holds other arrays than `like`.
             NoSpaceError: the result could not be saved.
-            PreemptedError: the run was asked to stop.
+            PreemptedError: the run was asked to stop (InterruptedRunError: by Ctrl-C).
         """
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
             raise ValueError(f"Phase name {name!r}: expected letters, digits, '_', '.' and '-' only.")
         if name in self.results:
             raise ValueError(f"Phase {name!r} was already asked for in this run; names must differ.")
         if self.stop.visit():
-            raise PreemptedError(f"Stopped by SIGTERM before phase {name}. Run the same command again to go on there.")
+            raise self.stop.error(f"before phase {name}. Run the same command again to go on there.")
         heartbeat.beat(name)
         path = self.phases / name
         result = self._restored(path, like) or self._run(path, function)
@@ -271,7 +305,15 @@ class Run:
             if is_first():
                 set_aside(path)
             return None
-        return PhaseResult(tree, saved["record"], saved["seconds"], saved["compile_seconds"], True, saved.get("steps"))
+        return PhaseResult(
+            tree,
+            saved["record"],
+            saved["seconds"],
+            saved["compile_seconds"],
+            True,
+            saved.get("steps"),
+            saved.get("environment", {}),
+        )
 
     def _run(self, path: Path, function: Callable[[], tuple[Any, dict[str, Any]]]) -> PhaseResult:
         if self._schedule is not None and (begins := self._schedule.begins(path.name)):
@@ -280,10 +322,11 @@ class Run:
         with CompileClock() as clock:
             tree, record = function()
             jax.block_until_ready(tree)
-        seconds, steps = round(time.monotonic() - began, 3), self.progress.steps.get(path.name)
-        result = PhaseResult(tree, record, seconds, round(clock.seconds, 3), False, steps)
-        times = {"seconds": seconds, "compile_seconds": result.compile_seconds, "steps": steps}
-        save_checkpoint(path, tree, {"record": record, **times})
+        seconds, compile_seconds = round(time.monotonic() - began, 3), round(clock.seconds, 3)
+        steps = self.progress.steps.get(path.name)
+        result = PhaseResult(tree, record, seconds, compile_seconds, False, steps, self.environment())
+        times = {"seconds": seconds, "compile_seconds": compile_seconds, "steps": steps}
+        save_checkpoint(path, tree, {"record": record, **times, "environment": result.environment})
         return result
 
     def timings(self) -> list[dict[str, Any]]:

@@ -1,8 +1,9 @@
-"""Makes the shipped tokenizer: `assets/tokenizer/tokenizer.json` and `tokenizer_config.json` (about 20 seconds).
+"""Makes the shipped tokenizer: `assets/base_model/tokenizer.json` and `tokenizer_config.json` (about 20 seconds).
 
     python -m lam_jax.scenes.make_tokenizer
 
-It is trained on the text of training rows and on names and catchphrases.
+It is trained on the text of training rows and on names and catchphrases. With other tokens the base model beside it has
+to be trained again: `python -m experiments.base_model`.
 """
 
 import argparse

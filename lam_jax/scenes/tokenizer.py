@@ -6,7 +6,8 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-FOLDER = Path(__file__).parent / "assets" / "tokenizer"
+FOLDER = Path(__file__).parent / "assets" / "base_model"  # beside the weights that were trained with it
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 VOCABULARY = 2048
 SPECIAL_TOKENS = (
     "<|endoftext|>",

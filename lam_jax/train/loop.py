@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from lam_jax.errors import RewardError
 from lam_jax.hosts import heartbeat
 from lam_jax.hosts.compilation import warn_of_recompilation
 from lam_jax.runs.phase_checkpoint import Best, PhaseCheckpoint, Work
@@ -77,6 +78,7 @@ def fit(phase: Phase, state: TrainState, step: Step | Work, batches: Iterable[An
     Raises:
         NonFiniteError: a metric became infinite or NaN.
         PreemptedError: the run was asked to stop, and a checkpoint was saved.
+        RewardError: a reward function raised an exception; a checkpoint was saved.
         ValueError: too few batches, or an evaluation without a score.
     """
     work: Work = step if isinstance(step, Work) else _Plain(step)  # pyright: ignore[reportAssignmentType]
@@ -137,9 +139,14 @@ class _Loop:
         work, state = self.work, self.place.state
         buffer, metrics = self.place.buffer, self.place.metrics
         if buffer is None:
+            before = self._position()
             batch = self._next(number)
-            with self._watched(number):
-                buffer, metrics = work.prepare(state, batch)
+            try:
+                with self._watched(number):
+                    buffer, metrics = work.prepare(state, batch)
+            except RewardError:
+                self._keep(before)
+                raise
         applied: Mapping[str, Any] = {}
         for index in range(self.place.updates, work.updates):
             with self._watched(number):
@@ -149,6 +156,16 @@ class _Loop:
                 self._visit(between, functools.partial(self._check, number, applied))
         self.place = PhaseCheckpoint(state, number)
         return work.finish(state, buffer, {**metrics, **applied})
+
+    def _position(self) -> dict[str, Any]:
+        return self.batches.get_state() if self.tools.saver else {}  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _keep(self, position: dict[str, Any]) -> None:
+        """Saves what is done, so that a corrected reward goes on with the batch that it failed on."""
+        if self.tools.saver and self.place.number:
+            self.recorder.flush()
+            self.batches.set_state(position)  # pyright: ignore[reportAttributeAccessIssue]
+            self.tools.saver.save(dataclasses.replace(self.place, best=self.recorder.best), self.batches)
 
     def _next(self, number: int) -> Any:
         try:

@@ -20,6 +20,8 @@ class RLConfig:
         rollout: how they are continued.
         epochs: passes over each rollout.
         mini_batches: optimiser steps of each pass, over equal shares of the prompts.
+        micro_batches: parts of an optimiser step's prompts that are run one after the other; changes no number but
+            rounding.
         optimiser: learning rate and schedule.
         remat: recompute activations in the update's backward pass.
         update_lengths: buckets below the rollout's length; an update runs at the smallest that holds its completions.
@@ -32,6 +34,7 @@ class RLConfig:
     rollout: RolloutConfig = dataclasses.field(default_factory=RolloutConfig)
     epochs: int = 1
     mini_batches: int = 1
+    micro_batches: int = 1
     optimiser: OptimiserConfig = dataclasses.field(default_factory=lambda: OptimiserConfig(lr=1e-6))
     remat: bool = False
     update_lengths: tuple[int, ...] = ()
@@ -43,11 +46,16 @@ class RLConfig:
                 f"RLConfig.update_lengths is {self.update_lengths}, expected increasing numbers from 1 to below the "
                 f"rollout's length {self.rollout.length}."
             )
-        for name in ("steps", "prompts", "epochs", "mini_batches"):
+        for name in ("steps", "prompts", "epochs", "mini_batches", "micro_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"RLConfig.{name} must be at least 1, got {getattr(self, name)}.")
         if self.prompts % self.mini_batches:
             raise ValueError(f"RLConfig.mini_batches {self.mini_batches} must divide prompts {self.prompts}.")
+        if self.prompts // self.mini_batches % self.micro_batches:
+            raise ValueError(
+                f"RLConfig.micro_batches {self.micro_batches} must divide the {self.prompts // self.mini_batches} "
+                "prompts of a mini-batch."
+            )
 
     @property
     def updates(self) -> int:

@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lam_jax.data.schemas import Example
-from lam_jax.parallel.multihost import gather, gather_json
+from lam_jax.errors import RewardError
+from lam_jax.parallel.multihost import all_agree, gather, gather_json
 from lam_jax.rewards.reward import Reward, Verdicts, check_verdicts, rewards_of
 from lam_jax.rewards.verdict import Verdict
 from lam_jax.rl import Algorithm, compute_advantages, informative_groups, overlong_penalty
@@ -97,15 +98,26 @@ def score(
     decode: Decode,
     reward: Reward,
 ) -> Scores:
-    """Scores the samples of the first N = len(examples) of M prompts; the others fill up the mesh."""
+    """Scores the samples of the first N = len(examples) of M prompts; the others fill up the mesh.
+
+    Raises:
+        RewardError: a reward function of the user's own raised an exception, on this process or another.
+    """
     shape = (len(examples), tokens.shape[1])
     scored: list[tuple[slice, slice, np.ndarray, Verdicts]] = []
-    for rows, columns, own_tokens, own_mask in _own_blocks(tokens, mask, shape[0]):
-        answers = decode(own_tokens, own_mask)
-        samples = range(shape[1])[columns]
-        found = reward(examples[rows], answers, samples)
-        verdicts = check_verdicts(found, type(reward).__name__, len(answers), len(samples))
-        scored.append((rows, columns, own_mask.sum(axis=-1), verdicts))
+    failure: Exception | None = None
+    try:
+        for rows, columns, own_tokens, own_mask in _own_blocks(tokens, mask, shape[0]):
+            answers = decode(own_tokens, own_mask)
+            samples = range(shape[1])[columns]
+            found = reward(examples[rows], answers, samples)
+            verdicts = check_verdicts(found, type(reward).__name__, len(answers), len(samples))
+            scored.append((rows, columns, own_mask.sum(axis=-1), verdicts))
+    except Exception as error:
+        failure = error
+    # The other processes would wait for this one's scores.
+    if not all_agree(failure is None):
+        raise failure or RewardError("A reward failed on another process of the run; its message says where.")
     own_names = {name for *_, verdicts in scored for row in verdicts for verdict in row for name in parts_of(verdict)}
     # A process whose calls all failed knows no names.
     names = sorted({name for process in gather_json(sorted(own_names)) for name in process})

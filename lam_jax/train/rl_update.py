@@ -4,6 +4,7 @@ Legend: N prompts, G samples of a prompt, T completion length.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,7 +16,8 @@ from lam_jax.latent.agent import Agent
 from lam_jax.nn.layout import Layout
 from lam_jax.parallel import UPDATE, constrain_weights, use
 from lam_jax.parallel.choose_layout import statics
-from lam_jax.rl import count_batch, loss_denominator, policy_loss
+from lam_jax.parallel.exchange import take_rows
+from lam_jax.rl import PolicyMetrics, count_batch, loss_denominator, policy_loss
 from lam_jax.train.method import Method
 from lam_jax.train.optimiser import Optimiser
 from lam_jax.train.partition import VOCABULARY_TABLES, in_dtype, merge
@@ -47,17 +49,20 @@ class Update:
     ):
         self.frozen, self.reference, self.layout = frozen, reference, layout
 
-        def objective(trainable: Agent, frozen: Agent, reference: Agent, batch: RLBatch):
-            return _objective(config, method, trainable, frozen, reference, batch)
+        def objective(
+            trainable: Agent, frozen: Agent, reference: Agent, batch: RLBatch, denominator: Array
+        ) -> tuple[Array, PolicyMetrics]:
+            return _objective(config, method, trainable, frozen, reference, batch, denominator)
 
         @functools.partial(jax.jit, donate_argnums=0, static_argnames=("mesh", "layout"))
         def update(
             state: TrainState, frozen: Agent, reference: Agent, batch: RLBatch, mesh: Mesh | None, layout: Layout
         ):
             with use(mesh, UPDATE, layout):
-                (_, metrics), gradients = jax.value_and_grad(objective, has_aux=True)(
-                    state.trainable, frozen, reference, batch
+                gradient = functools.partial(
+                    jax.value_and_grad(objective, has_aux=True), state.trainable, frozen, reference
                 )
+                metrics, gradients = _accumulated(config, gradient, batch, mesh)
                 gradients = constrain_weights(gradients, frozen.specs)
                 state, applied = state.apply_gradients(gradients, optimiser)
                 return state, metrics | applied
@@ -80,9 +85,15 @@ class Update:
 
 
 def _objective(
-    config: RLConfig, method: Method, trainable: Agent, frozen: Agent, reference: Agent, batch: RLBatch
-) -> tuple[Array, dict[str, Any]]:
-    """The loss of method.md section 4, and metrics."""
+    config: RLConfig,
+    method: Method,
+    trainable: Agent,
+    frozen: Agent,
+    reference: Agent,
+    batch: RLBatch,
+    denominator: Array,
+) -> tuple[Array, PolicyMetrics]:
+    """The rows' share of the loss of method.md section 4, whose denominator is given, and sums of their metrics."""
     algorithm, sampling = config.algorithm, config.rollout.sampling
     dtype = frozen.backbone.config.dtype
 
@@ -95,12 +106,9 @@ def _objective(
         ref, _ = logps_of(in_dtype(reference, dtype), False)
         ref_logps = _flat(jax.lax.stop_gradient(ref))
     mask = _flat(batch.mask)
-    # Prompts that only fill up a mesh are padding throughout.
-    real = jnp.repeat(jnp.any(batch.prompts.mask, axis=1), config.rollout.samples)
-    denominator = loss_denominator(algorithm.normaliser, count_batch(mask, real), config.rollout.length)
     # With one update a rollout the ratio is 1 by construction; recorded log-probabilities would only add rounding.
     old_logps = None if config.updates == 1 else _flat(batch.rollout.logps)
-    loss, metrics = policy_loss(
+    return policy_loss(
         algorithm,
         _flat(logps),
         old_logps,
@@ -110,7 +118,42 @@ def _objective(
         denominator,
         _flat(entropies),
     )
-    return loss, {"loss": loss, **metrics.means()}
+
+
+def _accumulated(
+    config: RLConfig,
+    gradient: Callable[[RLBatch, Array], tuple[tuple[Array, PolicyMetrics], Agent]],
+    batch: RLBatch,
+    mesh: Mesh | None,
+) -> tuple[dict[str, Array], Agent]:
+    """Metrics and gradients of a batch, in `config.micro_batches` parts of its prompts: sums over the parts."""
+    # Prompts that only fill up a mesh are padding throughout.
+    real = jnp.repeat(jnp.any(batch.prompts.mask, axis=1), config.rollout.samples)
+    denominator = loss_denominator(
+        config.algorithm.normaliser, count_batch(_flat(batch.mask), real), config.rollout.length
+    )
+    prompts, parts = len(batch.mask), config.micro_batches
+    shards = 1 if mesh is None else mesh.shape["data"]
+    if prompts % (parts * shards):
+        raise ValueError(
+            f"RLConfig.micro_batches {parts} must divide the {prompts} prompts of an update into parts that divide "
+            f"over data = {shards}."
+        )
+    if parts == 1:
+        (loss, metrics), gradients = gradient(batch, denominator)
+        return {"loss": loss, **metrics.means()}, gradients
+
+    def add(total: Any, rows: Array) -> tuple[Any, None]:
+        (loss, metrics), gradients = total
+        (more, own), part = gradient(take_rows(batch, rows, mesh), denominator)
+        return ((loss + more, metrics.merge(own)), jax.tree.map(jnp.add, gradients, part)), None
+
+    # Neighbouring prompts lie on one device, so that every part has prompts on each of them.
+    rows = jnp.arange(prompts).reshape(-1, parts).T
+    like = jax.eval_shape(lambda: gradient(take_rows(batch, rows[0], mesh), denominator))
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+    ((loss, metrics), gradients), _ = jax.lax.scan(add, zero, rows)
+    return {"loss": loss, **metrics.means()}, gradients
 
 
 def _flat(x: Array) -> Array:

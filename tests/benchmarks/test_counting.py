@@ -2,12 +2,12 @@
 
 import pytest
 
-from benchmarks import counting
-from benchmarks.counting import Pass
 from benchmarks.floors import Peaks, _bytes
 from benchmarks.stage_counting import STAGE_FLOPS, StageSizes
 from lam_jax.latent.config import LatentConfig
 from lam_jax.models.qwen2_5_vl.config import QwenConfig, TextConfig, VisionConfig
+from lam_jax.train import counting
+from lam_jax.train.counting import Pass
 
 # Width 4, two heads of 2, one kv head: a block has 2*16 + 2*8 + 3*12 = 84 entries in its matrices when F = 3.
 TEXT = TextConfig(10, width=4, hidden=3, layers=3, heads=2, kv_heads=1, mrope_sections=(1, 0, 0))

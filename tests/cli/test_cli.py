@@ -9,7 +9,8 @@ import pytest
 
 from lam_jax import __version__, cli
 from lam_jax.cli import COMMANDS, exit_code, is_expected, main
-from lam_jax.errors import NoSpaceError, OtherConfigurationError
+from lam_jax.errors import InterruptedRunError, NoSpaceError, OtherConfigurationError
+from lam_jax.hosts import start
 from lam_jax.runs.watching import Watching
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +71,10 @@ def test_flags_of_watching_reach_the_run(monkeypatch, capsys):
         (["demo", "--log", "comet"], "comet"),
         (["demo", "--validate-every", "-2"], "--validate-every: found -2, expected a number that is not negative"),
         (["convert", "a", "b", "--preset", "tiny", "--config", "c"], "--preset and --config: found both"),
+        (["demo", "--mesh", "0", "1", "1"], "--mesh: found 0 1 1, expected three sizes of 1 or more"),
+        (["demo", "--save-every", "-3"], "--save-every: found -3, expected a number of updates, or 0"),
+        (["watch"], "watch: found no command, expected one after --, for example: -- lam-jax demo."),
+        (["watch", "--patience", "0", "--", "true"], "--patience: found 0.0, expected seconds above 0"),
         (["dmeo"], "dmeo"),
     ],
 )
@@ -77,6 +82,59 @@ def test_bad_flags_end_with_code_2_and_are_named(args, part, capsys):
     code, out, err = call(args, capsys)
     assert code == 2
     assert part in out + err
+
+
+@pytest.mark.parametrize(
+    ("flags", "part"),
+    [
+        (["--mesh", "4", "4", "4"], "Mesh {'data': 4, 'fsdp': 4, 'tensor': 4} needs 64 devices, but there are "),
+        (["--profile", "nope"], "profile: found 'nope', expected a phase that trains: stage1_inverse, "),
+        (["--profile", "scores_rl_token_help"], "sft_latent_help, rl_latent_help, sft_token_help, rl_token_help."),
+    ],
+)
+def test_flags_that_cannot_be_followed_end_before_any_work(flags, part, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(start, "start_process", lambda: None)
+    code, _, err = call(["demo", "--out", str(tmp_path / "run"), *flags], capsys)
+    assert code == 2
+    assert part in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_a_message_with_a_code_of_its_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(start, "start_process", lambda: None)
+    (tmp_path / "file").write_text("")
+    code, _, err = call(["demo", "--out", str(tmp_path / "file" / "run")], capsys)
+    assert code == 16
+    assert "file/run: cannot be used as an output folder: Not a directory" in err
+    assert "Traceback" not in err
+
+
+def test_a_refused_file_is_named_with_what_to_do(tmp_path, monkeypatch, capsys):
+    def refuse(self, *args, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    (tmp_path / "results.json").write_text("{}")
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    code, _, err = call(["report", str(tmp_path)], capsys)
+    assert code == 1
+    assert err == (
+        f"lam-jax: {tmp_path}/plots: Permission denied. Give this user the right to it, or name another file or folder."
+    )
+
+
+def test_interruptions_say_how_to_go_on_and_end_with_130(monkeypatch, capsys):
+    for error, words in (
+        (KeyboardInterrupt(), "lam-jax: interrupted"),
+        (KeyboardInterrupt("Ended at once. Run again."), "lam-jax: Ended at once. Run again."),
+        (InterruptedRunError("Stopped by Ctrl-C in phase x, saved."), "lam-jax: Stopped by Ctrl-C in phase x, saved."),
+    ):
+
+        def stop(self, error=error):
+            raise error
+
+        monkeypatch.setattr(cli.Presets, "run", stop)
+        assert call(["presets"], capsys)[::2] == (130, words)
 
 
 def test_our_errors_are_one_message_with_their_code(monkeypatch, capsys):

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from lam_jax.pipeline import phases_of
 from lam_jax.runs.jsonl import read_lines
 from lam_jax.runs.metrics import comparable, read_metrics
+from tests.end_to_end.quick_demo import quick_recipe
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "tests.end_to_end.quick_demo"]
@@ -79,6 +81,24 @@ def test_killed_and_resumed_equals_uninterrupted(runs):
     assert (broken / "samples.html").exists()
 
 
-def test_a_finished_run_is_not_run_again(runs):
+def test_phases_are_those_that_the_recipe_announces(runs):
+    whole, _, _ = runs
+    results = json.loads((whole / "results.json").read_text())
+    assert [phase["name"] for phase in results["phases"]] == list(phases_of(quick_recipe(3)))
+
+
+def test_complete_phases_are_not_run_again(runs):
     _, _, log = runs
     assert "restored" in log
+
+
+def test_a_finished_run_is_read(runs, tmp_path):
+    whole, _, _ = runs
+    before = (whole / "results.json").read_bytes()
+    (whole / "report.html").unlink()
+    log = tmp_path / "log"
+    finish(start(whole, tmp_path / "cache", log), log)
+    assert "All phases are complete." in log.read_text()
+    assert "restored" not in log.read_text()
+    assert (whole / "report.html").exists()
+    assert (whole / "results.json").read_bytes() == before

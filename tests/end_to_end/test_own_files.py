@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lam_jax import pipeline
 from lam_jax.cli import main
 from lam_jax.cli.train import parse
+from lam_jax.pipeline import Resources
 from lam_jax.pipeline.plan import phases_of
 from lam_jax.runs.jsonl import read_lines
 from lam_jax.runs.metrics import read_metrics
@@ -62,7 +64,7 @@ def test_all_stages_run_and_are_scored(made):
 def test_the_phases_of_a_run_are_those_of_its_recipe(made):
     folder, args, results = made
     expected = phases_of(parse(args[1], args[2:])[0])
-    assert [phase["name"] for phase in results["phases"]] == list(expected[:-1])
+    assert [phase["name"] for phase in results["phases"]] == list(expected)
     assert {path.name for path in (folder / "run" / "phases").iterdir()} == set(expected)
 
 
@@ -106,12 +108,70 @@ def test_the_metrics_of_a_run_are_those_of_the_documents(made):
     assert {name if name in documented else name.removeprefix("eval_") for name in found} == documented
 
 
-def test_a_finished_run_is_restored(made):
-    folder, args, results = made
+def test_answers_after_sft_stand_beside_those_after_rl_without_special_tokens(made):
+    folder, _, results = made
+    for sample in results["samples"]:
+        kinds = [(answer["space"], answer["phase"]) for answer in sample["answers"]]
+        assert kinds == [(space, phase) for space in ("latent", "token") for phase in ("sft", "rl")]
+        for answer in sample["answers"]:
+            assert (answer["actions"] is not None) == (answer["space"] == "latent")
+            assert answer["actions"] is None or len(answer["tokens"]) == len(answer["actions"])
+            assert "".join(answer["tokens"]) == answer["text"]
+    assert "<|im_end|>" not in json.dumps(results["samples"])
+    assert "im_end" not in (folder / "run" / "report.html").read_text()
+
+
+def test_what_rl_had_cost_is_counted(made):
+    folder, _, results = made
+    logged = [r for r in read_metrics(folder / "run" / "metrics.jsonl") if "rl_step_s" in r]
+    assert [cost["space"] for cost in results["rl"]] == ["latent", "token"]
+    for cost in results["rl"]:
+        steps = [record for record in logged if record["phase"] == f"rl_{cost['space']}_own"]
+        assert cost["steps"] == [record["step"] for record in steps] == [1, 2]
+        assert cost["samples"] == [2 * 4, 2 * 2 * 4]
+        assert cost["seconds"] == pytest.approx([steps[0]["rl_step_s"], steps[0]["rl_step_s"] + steps[1]["rl_step_s"]])
+        assert 0 < cost["flops"][0] < cost["flops"][1]
+    page = (folder / "run" / "report.html").read_text()
+    assert "Mean reward by FLOPs" in page
+    assert "Latent actions against tokens</h1>" in page
+
+
+def test_a_finished_run_is_read_and_neither_model_nor_rows_are_opened(made, monkeypatch):
+    folder, args, _ = made
+    before = {path: path.stat().st_mtime_ns for path in (folder / "run").rglob("*") if path.is_file()}
+    monkeypatch.setattr(Resources, "open", None)
     assert main(args) == 0
-    again = json.loads((folder / "run" / "results.json").read_text())
-    assert again["scores"] == results["scores"]
-    assert [phase["seconds"] for phase in again["phases"][:-1]] == [p["seconds"] for p in results["phases"][:-1]]
+    after = {path: path.stat().st_mtime_ns for path in (folder / "run").rglob("*") if path.is_file()}
+    # The lock is opened, and the metrics are checked for a line that was cut off.
+    assert {path.name for path in after if before.get(path) != after[path]} <= {"metrics.jsonl", ".lock"}
+
+
+def test_a_report_that_is_gone_is_written_again_and_one_of_other_results_too(made, monkeypatch):
+    folder, args, _ = made
+    page, file = folder / "run" / "report.html", folder / "run" / "results.json"
+    monkeypatch.setattr(Resources, "open", None)
+    before, original = page.read_text(), file.read_text()
+    page.unlink()
+    assert main(args) == 0
+    assert page.read_text() == before
+    changed = json.loads(original) | {"base": {"made_up_score": 0.12345}}
+    file.write_text(json.dumps(changed))
+    assert main(args) == 0
+    assert "0.12345" in page.read_text()
+    file.write_text(original)
+    assert main(args) == 0
+    assert page.read_text() == before
+
+
+def test_lost_results_are_collected_again_with_the_environment_that_made_the_numbers(made, monkeypatch):
+    folder, args, results = made
+    file = folder / "run" / "results.json"
+    file.unlink()
+    monkeypatch.setattr(pipeline, "environment", lambda: {"device": "another"})
+    assert main(args) == 0
+    again = json.loads(file.read_text())
+    assert again["environment"] == results["environment"] != {"device": "another"}
+    assert again == results
 
 
 @pytest.mark.parametrize(

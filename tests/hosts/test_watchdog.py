@@ -30,10 +30,11 @@ def watched(name, folder, code, patience=60.0):
 
 
 def test_exit_code_of_the_child_is_passed_on(tmp_path):
-    dogs = [watched("process_0", tmp_path / str(code), f"sys.exit({code})") for code in (0, 10)]
+    dogs = [watched("process_0", tmp_path / str(code), f"sys.exit({code})") for code in (0, 10, 130)]
     found = [(dog.wait(timeout=60), dog.communicate()[1]) for dog in dogs]
     assert found[0] == (0, "")
     assert found[1] == (10, "watchdog: process_0, phase start, step 0: was preempted and saved.\n")
+    assert found[2] == (130, "watchdog: process_0, phase start, step 0: was interrupted from the keyboard.\n")
 
 
 def test_a_step_that_hangs_is_ended_with_its_stack(tmp_path):
@@ -56,12 +57,27 @@ def test_a_process_that_died_is_named_by_the_others(tmp_path):
     assert "(phase sft, step 4) was killed by SIGKILL" in complaints[0]
 
 
-def test_sigterm_reaches_the_child(tmp_path):
-    code = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(10)); beat('sft'); time.sleep(600)"
+def test_a_fault_is_put_down_to_a_dead_peer_only_where_there_is_one(tmp_path):
+    fault = "beat('sft', 3); os.kill(os.getpid(), signal.SIGSEGV)"
+    lonely = watched("process_0", tmp_path / "alone", fault)
+    waiting = f"while not os.path.exists({str(tmp_path / 'gone')!r}): time.sleep(0.01)\n{fault}"
+    dying = f"time.sleep(3); open({str(tmp_path / 'gone')!r}, 'w').close(); os.kill(os.getpid(), signal.SIGKILL)"
+    pair = [watched("process_0", tmp_path, f"beat('sft')\n{waiting}"), watched("process_1", tmp_path, dying)]
+    complaints = [dog.communicate(timeout=60)[1] for dog in (lonely, *pair)]
+    assert (lonely.returncode, *(dog.returncode for dog in pair)) == (139, 13, 137)
+    assert "was killed by SIGSEGV." in complaints[0]
+    assert "was killed by SIGSEGV, because process_1" in complaints[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_reach_the_child_as_sigterm(tmp_path, number):
+    """Ctrl-C too: the terminal has sent the child one of its own, and a second would end it without saving."""
+    ignore = "signal.signal(signal.SIGINT, lambda *_: sys.exit(1)); "
+    code = ignore + "signal.signal(signal.SIGTERM, lambda *_: sys.exit(10)); beat('sft'); time.sleep(600)"
     dog = watched("process_0", tmp_path, code)
     while not (tmp_path / "process_0.child.json").exists():
         time.sleep(0.05)
-    dog.send_signal(signal.SIGTERM)
+    dog.send_signal(number)
     dog.communicate(timeout=60)
     assert dog.returncode == 10
 

@@ -17,6 +17,7 @@ EXAMPLES = [
     Example(f"r{i}", ({"role": "user", "content": "?"}, {"role": "assistant", "content": "!"})) for i in range(3)
 ]
 ASKED = []
+END = 8  # id of the end-of-turn token
 
 
 def length(examples, answers):
@@ -31,7 +32,10 @@ def evaluator(monkeypatch) -> Evaluator:
     def answers(self, agent, examples, config, salt, batch):
         rows = {example.id: i for i, example in enumerate(EXAMPLES)}
         lengths = [(rows[example.id] + 1, rows[example.id] + 10) for example in examples]
-        return [Answered(e, [Answer("x" * n, [7] * n, [3] * n) for n in pair]) for e, pair in zip(examples, lengths)]
+        return [
+            Answered(e, [Answer("x" * n, [7] * n + [END], [3] * n + [4]) for n in pair])
+            for e, pair in zip(examples, lengths)
+        ]
 
     monkeypatch.setattr(Evaluator, "answers", answers)
     recipe = demo.recipe()
@@ -40,7 +44,7 @@ def evaluator(monkeypatch) -> Evaluator:
         recipe=recipe,
         examples=lambda source, split: EXAMPLES,
         rollout_config=lambda task, samples, sampling: None,
-        tokenizer=SimpleNamespace(decode=lambda tokens: "x"),
+        tokenizer=SimpleNamespace(decode=lambda tokens, skip_special_tokens: "" if tokens == [END] else "x"),
     )
     made = object.__new__(Evaluator)
     for name, value in (("resources", resources), ("task", task), ("space", LATENT)):
@@ -57,3 +61,8 @@ def test_shown_answers_have_the_scores_of_their_own_texts_and_are_scored_once(ev
     assert len(ASKED) == sets * 2 * 6 + 6, "each answer of each split once, and those to the fixed prompts"
     assert [row["mean"] for row in found["scores"]] == [(1 + 2 + 3 + 10 + 11 + 12) / 6] * (2 * sets)
     assert found["fixed"] == {"r0": [1.0, 10.0], "r1": [2.0, 11.0], "r2": [3.0, 12.0]}
+
+
+def test_the_end_of_turn_token_is_not_shown_nor_the_code_behind_it(evaluator):
+    (first, *_) = evaluator.measure(tiny.agent(), "sft")["answers"]["id"]
+    assert (first["tokens"], first["actions"]) == (["x"], [3])

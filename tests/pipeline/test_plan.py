@@ -15,7 +15,7 @@ def test_phases_of_the_demo_in_order():
         tasks += [f"sft_latent_{task}", f"control_{task}", f"scores_sft_latent_{task}"]
         tasks += [f"rl_latent_{task}", f"scores_rl_latent_{task}"]
         tasks += [f"sft_token_{task}", f"scores_sft_token_{task}", f"rl_token_{task}", f"scores_rl_token_{task}"]
-    assert phases_of(demo.recipe()) == ("data", "base_model", *STAGES, *tasks, "report")
+    assert phases_of(demo.recipe()) == ("data", "base_model", *STAGES, *tasks)
 
 
 def test_other_methods_and_spaces_have_other_phases():
@@ -24,7 +24,7 @@ def test_other_methods_and_spaces_have_other_phases():
         recipe, spaces=("latent",), evaluation=dataclasses.replace(recipe.evaluation, backbone=None)
     )
     own = ("sft_latent_help", "sft_clone_latent_help", "control_help", "scores_sft_latent_help")
-    assert phases_of(recipe) == ("data", *STAGES, *own, "rl_latent_help", "scores_rl_latent_help", "report")
+    assert phases_of(recipe) == ("data", *STAGES, *own, "rl_latent_help", "scores_rl_latent_help")
 
 
 def test_steps_follow_from_the_recipe_and_the_rows():
@@ -49,4 +49,3 @@ def test_phases_of_one_kind_differ_in_their_task_alone():
         assert kinds[f"{first}_help"] == kinds[f"{first}_role_play"]
     assert len({kinds[f"{first}_help"] for first in ("sft_latent", "sft_token", "rl_latent", "rl_token")}) == 4
     assert kinds["scores_sft_latent_help"] == kinds["scores_rl_latent_role_play"] != kinds["scores_sft_token_help"]
-    assert kinds["report"] is None

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import resource
 import sys
 
 import jax
@@ -10,14 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lam_jax.cli import is_expected
 from lam_jax.data.schemas import DataError
+from lam_jax.errors import NoSpaceError
 from lam_jax.parallel.mesh import make_mesh
 from lam_jax.pipeline.resources import Resources
 from lam_jax.recipe import Recipe
-from lam_jax.recipes import own
+from lam_jax.recipes import demo, own
 from lam_jax.rewards.functions import FunctionReward
 from lam_jax.rewards.reward import RewardShapeError
 from lam_jax.rewards.verdict import Verdict
+from lam_jax.scenes.builder import GENERATORS, SceneSizes
 
 CHAT = [{"role": "user", "content": "What is there?"}, {"role": "assistant", "content": "A red lion."}]
 ROWS = 30
@@ -121,6 +125,20 @@ def test_rows_of_sft_have_a_reference_and_others_may_not(files):
         opened(with_reward(made, FunctionReward(ones)), files).try_out()
 
 
+def test_rows_with_answers_may_be_a_file_of_their_own(files):
+    write(files, "answered", [row("answered", i, True) for i in range(20)])
+    write(files, "task", [row("task", i, True) | {"messages": CHAT[:1]} for i in range(ROWS)])
+    made = with_reward(recipe(files, sft=str(files / "answered.json")), FunctionReward(ones))
+    resources = opened(made, files)
+    resources.try_out()
+    counts = {split: len(resources.examples("own", split)) for split in ("sft", "val", "rl", "test")}
+    assert counts == {"sft": 18, "val": 2, "rl": 25, "test": 5}
+    assert {e.id.rstrip("0123456789") for e in resources.examples("own", "val")} == {"answered"}
+    before = made.tasks[0].rows.content()
+    write(files, "answered", [row("answered", i, True) for i in range(21)])
+    assert made.tasks[0].rows.content() != before
+
+
 def ones(examples, answers):
     return [[1.0] * len(group) for group in answers]
 
@@ -152,3 +170,36 @@ def test_results_show_as_many_conversations_as_were_kept(files, tmp_path):
     shown = _samples(tmp_path, resources, {("own", "latent", "rl"): {"answers": answers}})
     assert [[a["text"] for a in s["answers"]] for s in shown] == [["0"], ["1"]]
     assert np.all([(tmp_path / s["image"]).is_file() for s in shown])
+
+
+@pytest.mark.parametrize("kind", ["records", "files"])
+def test_a_disk_that_fills_up_while_rows_are_built_is_one_message(tmp_path, kind):
+    """array_record says it in an error of its own; other sources as they like."""
+    sizes = SceneSizes(**{config: dict.fromkeys(splits, 3) for config, splits in GENERATORS.items()})
+    made = demo.recipe(task=("help",), sizes=sizes)
+    if kind == "files":
+        made = dataclasses.replace(made, paired=dataclasses.replace(made.paired, rows=Heavy()))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(NoSpaceError, match=r"data: no space to build the data set in .*File too large") as caught:
+            Resources.open(made, tmp_path / "data", make_mesh())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (caught.value.exit_code, is_expected(caught.value)) == (5, True)
+    assert not list(tmp_path.glob("data/*scenes*")), "nothing is left that could be taken for a data set"
+
+
+@dataclasses.dataclass(frozen=True)
+class Heavy:
+    """A source that writes more than there is room for."""
+
+    def prepare(self, folder):
+        folder.mkdir()
+        (folder / "rows").write_bytes(bytes(30_000))
+
+    def read(self, folder, split):
+        return []
+
+    def content(self):
+        return ""

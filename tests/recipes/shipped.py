@@ -20,6 +20,7 @@ SHIPPED: dict[str, Recipe] = {
     "demo_grpo_help": demo.recipe(seed=3, task=("help",), algorithm="grpo"),
     "own": own.recipe(task="task.json", paired="paired.json", text="text.json"),
     "own_model": own.recipe(task="task.json", paired="paired.json", text="text.json", model="models/qwen"),
+    "own_sft": own.recipe(task="task.json", paired="paired.json", sft="answered.json"),
     "own_without_text": own.recipe(task="task.json", paired="paired.json", algorithm="dapo"),
     "paper": paper.recipe(**REAL),
     "paper_pcogalign_dapo": paper.recipe(**REAL, task="pcogalign", algorithm="dapo"),

@@ -76,7 +76,7 @@ def results(seed: int = 0) -> dict[str, Any]:
     rng = random.Random(seed)
     weights = [rng.random() ** 2 for _ in range(CODES)]
     usage = [weight / sum(weights) for weight in weights]
-    tokens = {space: [(" " if n else "") + word for n, word in enumerate(ANSWERS[space].split())] for space in SPACES}
+    tokens = {space: [" " + word for word in ANSWERS[space].split()] for space in SPACES}
     health = {
         "perplexity": 21.37,
         "used_share": 0.9375,
@@ -103,7 +103,12 @@ def results(seed: int = 0) -> dict[str, Any]:
                 }
             )
     return {
-        "config": {"preset": "tiny", "seed": seed, "rl": {"steps": 40, "samples": 8, "algorithm": "dapo"}},
+        "config": {
+            "name": "demo",
+            "preset": "tiny",
+            "seed": seed,
+            "rl": {"steps": 40, "samples": 8, "algorithm": "dapo"},
+        },
         "tasks": {
             "role_play": {
                 "title": "Role play",
@@ -149,6 +154,18 @@ def results(seed: int = 0) -> dict[str, Any]:
             for task in TASKS
             for space in SPACES
         ],
+        "rl": [
+            {
+                "task": task,
+                "space": space,
+                "steps": list(range(40)),
+                "samples": [128.0 * (step + 1) for step in range(40)],
+                "seconds": [(0.723 if space == "latent" else 1.023) * (step + 1) for step in range(40)],
+                "flops": [(2.5e10 if space == "latent" else 6e10) * (step + 1) for step in range(40)],
+            }
+            for task in TASKS
+            for space in SPACES
+        ],
         "fluency": {
             "share": 0.9648,
             "checked": 256,
@@ -169,14 +186,16 @@ def results(seed: int = 0) -> dict[str, Any]:
                 "reference": "Next to the apple stands a tall giraffe. By my beard, it wants a bite!",
                 "answers": [
                     {
+                        "phase": phase,
                         "space": space,
-                        "text": ANSWERS[space],
-                        "tokens": tokens[space],
-                        "actions": [rng.randrange(CODES) for _ in tokens[space]] if space == "latent" else None,
-                        "score": 0.9375 if space == "latent" else 0.8125,
+                        "text": f"{phase.upper()}: {ANSWERS[space]}",
+                        "tokens": [f"{phase.upper()}:", *tokens[space]],
+                        "actions": [rng.randrange(CODES) for _ in ("", *tokens[space])] if space == "latent" else None,
+                        "score": (0.9375 if space == "latent" else 0.8125) - 0.125 * (phase == "sft"),
                         "dimensions": {name: 0.8 + rng.random() / 5 for name in DIMENSIONS[task]},
                     }
                     for space in SPACES
+                    for phase in ("sft", "rl")
                 ],
             }
             for task in TASKS

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lam_jax.report.curves import VALIDATION, rl_plots, stage_plots
+from lam_jax.report.curves import VALIDATION, cost_plots, rl_plots, stage_plots
 from lam_jax.report.figure import LIGHT, draw_figure
 from lam_jax.report.plots import all_plots
 from tests.report import made_up_run
@@ -68,3 +68,21 @@ def test_a_measure_has_one_colour_and_its_validation_is_dashed():
     assert colours["-"] == colours["--"]
     assert len(colours["-"]) == len(MEASURES)
     assert [text.get_text() for text in axes.get_legend().get_texts()] == [*MEASURES, "validation"]
+
+
+def test_rewards_are_drawn_against_what_the_steps_had_cost():
+    """Steps 1 and 3 were logged; of the costs those of 1 to 3 are there."""
+    metrics = {
+        "rl_latent_help": [{"step": step, "reward_mean": reward} for step, reward in ((1, 0.5), (3, 0.75))],
+        "rl_token_help": [{"step": 1, "eval_score": 0.1}],
+    }
+    costs = {"steps": [1, 2, 3], "samples": [128, 384, 512], "seconds": [2.0, 3.0, 4.5], "flops": [1e12, 2e12, 3e12]}
+    results = {"rl": [{"task": "help", "space": space, **costs} for space in ("latent", "token")]}
+    plots = {plot.name: plot for plot in cost_plots(results, metrics)}
+    assert list(plots) == [f"rl_help_reward_{by}" for by in ("samples", "seconds", "flops")]
+    for name, places in (("samples", [128, 512]), ("seconds", [2.0, 4.5]), ("flops", [1e12, 3e12])):
+        (axes,) = draw_figure(plots[f"rl_help_reward_{name}"], LIGHT).axes
+        (curve,) = axes.lines
+        assert (list(curve.get_xdata()), list(curve.get_ydata())) == (places, [0.5, 0.75])
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == ["latent"]
+    assert cost_plots({}, metrics) == []

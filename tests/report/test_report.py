@@ -2,6 +2,8 @@
 
 import base64
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from PIL import Image
 
 from lam_jax.report import report
+from lam_jax.report.current import is_current, refresh_report
 from lam_jax.report.report import write_report
 from tests.report import made_up_run
 
@@ -134,8 +137,9 @@ def test_tokens_carry_their_code_and_the_token_space_has_none(html: str, page: P
     colours = dict(re.findall(r"^\.c(\d+)\{background:(#[0-9a-f]{6})", html, re.MULTILINE))
     assert sorted(map(int, colours)) == list(range(made_up_run.CODES))
     assert len(set(colours.values())) == made_up_run.CODES
-    token_text = next(answer["text"] for answer in samples[0]["answers"] if answer["space"] == "token")
-    assert page.words.count(token_text) == len(samples)
+    token_texts = [answer["text"] for answer in samples[0]["answers"] if answer["space"] == "token"]
+    assert len(set(token_texts)) == 2
+    assert all(page.words.count(text) == len(samples) for text in token_texts)
 
 
 def test_conversations_show_prompt_reference_scores_and_picture(run_dir: Path, html: str, page: Page) -> None:
@@ -147,10 +151,75 @@ def test_conversations_show_prompt_reference_scores_and_picture(run_dir: Path, h
         assert picture in html
 
 
+def test_the_answer_after_sft_stands_beside_the_one_after_rl(html: str) -> None:
+    headings = re.findall(r'<b class="\w+">(\w+ space, after \w+)</b><span>score <data value="([0-9.]+)">', html)
+    expected = [
+        ("Latent space, after SFT", "0.8125"),
+        ("Latent space, after RL", "0.9375"),
+        ("Token space, after SFT", "0.6875"),
+        ("Token space, after RL", "0.8125"),
+    ]
+    assert headings == expected * len(made_up_run.results()["samples"])
+    assert html.count('<div class="answers">') == 2 * len(made_up_run.results()["samples"]), (
+        "a row of two for each space"
+    )
+
+
+def test_boxes_that_scroll_and_codes_are_reached_by_the_keyboard(html: str, page: Page) -> None:
+    boxes = [attrs for tag, attrs in page.tags if tag == "div" and attrs.get("class") == "scroll"]
+    assert len(boxes) == sum(tag == "table" for tag, _ in page.tags)
+    assert all((box["tabindex"], box["role"]) == ("0", "region") and box["aria-label"] for box in boxes)
+    coded = [attrs for _, attrs in page.tags if attrs.get("class") == "answer coded"]
+    latent = [a for s in made_up_run.results()["samples"] for a in s["answers"] if a["space"] == "latent"]
+    assert len(coded) == len(latent)
+    assert all((answer["tabindex"], answer["role"]) == ("0", "group") for answer in coded)
+    assert ".coded:focus .t::after { content: attr(data-code)" in html
+    assert ":focus-visible { outline:" in html
+    assert all(attrs.get("scope") in ("col", "colgroup") for tag, attrs in page.tags if tag == "th")
+
+
+@pytest.mark.skipif(not (shutil.which("chromium") and shutil.which("pdftotext")), reason="no chromium, no pdftotext")
+def test_paper_has_all_columns_and_what_was_closed(run_dir: Path, tmp_path: Path) -> None:
+    page, printed = run_dir / "report.html", tmp_path / "report.pdf"
+    browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer"]
+    subprocess.run([*browser, f"--print-to-pdf={printed}", page.as_uri()], check=True, capture_output=True, timeout=120)
+    text = subprocess.run(["pdftotext", "-layout", printed, "-"], check=True, capture_output=True, text=True).stdout
+    results = made_up_run.results()
+    for row in results["scores"]:
+        assert f"{row['low']:.3f} to {row['high']:.3f}" in text
+        assert f"{row['length']:.1f}" in text, "the last column of the widest table"
+    closed = [row for row in results["scores"] if (row["task"], row["split"], row["phase"]) == ("help", "ood", "rl")]
+    for interval in (i for row in closed for i in row["dimensions"].values()):
+        assert f"{interval['low']:.3f} to {interval['high']:.3f}" in text
+    assert "rl.algorithm" in text, "of the settings, which are closed"
+    assert results["samples"][0]["prompt"][0]["content"][:20] in " ".join(text.split()), "the system prompt, closed too"
+
+
+def test_the_report_is_written_again_only_when_something_changed(tmp_path: Path) -> None:
+    folder = made_up_run.write_run(tmp_path, {"scores": [], "samples": []}, [])
+    path = refresh_report(folder)
+    first = path.read_text()
+    path.write_text(first + "kept")
+    assert refresh_report(folder).read_text() == first + "kept"
+    for change in (
+        lambda: path.unlink(),
+        lambda: (folder / "results.json").write_text('{"base": {"loss": 0.123}}'),
+        lambda: (folder / "metrics.jsonl").write_text('{"phase": "sft_latent_help", "step": 1, "loss": 1.0}\n'),
+        lambda: (folder / "samples" / "help.png").write_bytes((folder / "samples" / "role_play.png").read_bytes()),
+        lambda: path.write_text("<html>"),
+    ):
+        change()
+        assert not is_current(folder)
+        refresh_report(folder)
+        assert is_current(folder)
+    assert "0.123" in path.read_text()
+
+
 def test_plots_are_written_as_pictures(run_dir: Path) -> None:
     names = {path.stem for path in (run_dir / "plots").glob("*.png")}
     for task in made_up_run.TASKS:
         assert f"scores_{task}" in names
+        assert {f"rl_{task}_reward_{by}" for by in ("samples", "seconds", "flops")} <= names
         assert {f"rl_{task}_{curve}" for curve in ("reward", "kl", "entropy", "clip_fraction", "length")} <= names
     assert {f"stage{n}_loss" for n in ("1_inverse", "2_projector", "3_joint", "4_cloning")} <= names
     assert {"stage4_cloning_accuracy", "sft_token_help_loss", "rl_help_validation"} <= names

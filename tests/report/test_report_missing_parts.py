@@ -1,10 +1,13 @@
 """Runs that are short of something, and files that are broken: the report says so and does not fall over."""
 
+import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from lam_jax.report.report import write_report
 from lam_jax.report.run_files import read_metrics
@@ -29,6 +32,13 @@ SECTIONS = {
 
 def _report(folder: Path, results: dict[str, Any], lines: list[dict] | None = None) -> str:
     return Page(write_report(made_up_run.write_run(folder, results, lines or [])).read_text(encoding="utf-8")).text
+
+
+def _terminal(results: dict[str, Any]) -> str:
+    console = Console(file=io.StringIO(), width=80)
+    for table in summary_tables(results):
+        console.print(table)
+    return console.file.getvalue()
 
 
 def _only(results: dict[str, Any], **wanted: str) -> dict[str, Any]:
@@ -63,18 +73,53 @@ def test_null_sections_read_like_missing_ones(tmp_path: Path) -> None:
     assert all(f"Not in this run: {absent}" in text for absent in SECTIONS.values())
 
 
-def test_one_space_alone_is_shown_but_not_compared(tmp_path: Path) -> None:
-    results = _only(made_up_run.results(), space="latent")
+def test_a_run_of_one_space_one_task_and_one_split_shows_no_other(tmp_path: Path) -> None:
+    """An own task: no measure of the backbone, no check of fluency, no text-only rows."""
+    results = _only(made_up_run.results(), space="latent", task="help")
+    results["scores"] = [row for row in results["scores"] if row["split"] == "id"]
+    results["rl"] = [row for row in results["rl"] if (row["space"], row["task"]) == ("latent", "help")]
+    results["tasks"] = {"help": {"title": "Colours", "splits": {"id": "Held out"}}}
+    results["samples"] = [s for s in results["samples"] if (s["task"], s["split"]) == ("help", "id")]
     for sample in results["samples"]:
-        sample["answers"] = sample["answers"][:1]
-    lines = [line for line in made_up_run.metrics() if "rl_latent_role" in line["phase"]]
+        sample["answers"] = [answer for answer in sample["answers"] if answer["space"] == "latent"]
+    results |= {"base": None, "fluency": None, "phases": [{"name": "rl_latent_help", "seconds": 2.0}]}
+    results["latent"] = {key: value for key, value in results["latent"].items() if "text_only" not in key}
+    results["config"]["name"] = "own"
+    lines = [line for line in made_up_run.metrics() if line["phase"] == "rl_latent_help"]
     text = _report(tmp_path, results, lines)
-    assert "nothing to compare, only the latent space was scored" in text
-    assert "is ahead" not in text
+    after = {row["phase"]: f"{row['mean']:.3f}" for row in results["scores"] if row["temperature"] == 1.0}
+    assert (
+        f"Colours at temperature 1, latent space: {after['sft']} after SFT and {after['rl']} after RL on Held out."
+        in text
+    )
+    assert "recipe own" in text
+    for other in ("Token", "token space", "ahead", "Ahead", "not compared", "Text-only", "OOD", "Role play"):
+        assert other not in text, other
+    absent = {"scores of the base model", "the fluency check", "logged losses", "logged codebook health"}
+    assert set(re.findall(r"Not in this run: ([^.]*)\.", text)) == absent
+    printed = _terminal(results)
+    assert "Held out, T 1" in printed
+    assert "Token" not in printed
+    assert (tmp_path / "plots" / "rl_help_reward.png").is_file()
+
+
+def test_an_answer_that_only_some_conversations_have_is_named_absent(tmp_path: Path) -> None:
+    results = made_up_run.results()
+    results["samples"][1]["answers"] = [a for a in results["samples"][1]["answers"] if a["space"] == "latent"]
+    text = _report(tmp_path, results, made_up_run.metrics())
+    assert text.count("Not in this run: an answer from the token space") == 1
+    assert "an answer from the latent space" not in text
+
+
+def test_spaces_without_a_common_phase_are_not_compared(tmp_path: Path) -> None:
+    results = made_up_run.results()
+    results["scores"] = [
+        r for r in results["scores"] if (r["space"], r["phase"]) in (("latent", "sft"), ("token", "rl"))
+    ]
+    text = _report(tmp_path, results)
+    assert "nothing to compare, no phase was scored in both spaces" in text
     assert "not compared" in text
-    assert "Not in this run: an answer from the token space" in text
-    assert "Not in this run: an answer from the latent space" not in text
-    assert (tmp_path / "plots" / "rl_role_play_reward.png").is_file()
+    assert "is ahead" not in text
 
 
 def test_one_task_alone_leaves_the_other_out(tmp_path: Path) -> None:
@@ -135,7 +180,14 @@ def test_values_that_are_null_or_not_finite_are_dashes(tmp_path: Path) -> None:
         (lambda r: r["latent"].update(usage=[0.5, "x"]), "latent.usage", "[0.5, 'x']", "a list of numbers"),
         (lambda r: r["base"].update(loss=[]), "base", "{", "an object of numbers"),
         (lambda r: r["fluency"].update(samples="text"), "fluency.samples", "'text' (str)", "a list of strings"),
-        (lambda r: r["samples"][0]["answers"][0]["actions"].pop(), "samples[0].answers[0].actions", "20", "21 tokens"),
+        (lambda r: r["samples"][0]["answers"][0]["actions"].pop(), "samples[0].answers[0].actions", "21", "22 tokens"),
+        (lambda r: r["rl"][1]["flops"].pop(), "rl[1].flops", "39 numbers", "one for each of the 40 steps"),
+        (
+            lambda r: r["samples"][2]["answers"][0].update(phase="ppo"),
+            "samples[2].answers[0].phase",
+            "'ppo'",
+            "'sft', 'rl'",
+        ),
         (lambda r: r["samples"][1]["prompt"][0].pop("role"), "samples[1].prompt[0].role", "no such key", "a string"),
         (lambda r: r["samples"][0].update(image="../x.png"), "samples[0].image", "'../x.png'", "inside the run folder"),
     ],
@@ -155,17 +207,23 @@ def test_a_wrong_value_names_file_key_found_and_expected(tmp_path, change, where
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [("", "line 1"), ('{"scores": [', "line 1"), ("[]", "expected an object")]
+    ("content", "words"),
+    [
+        (b"", "line 1"),
+        (b'{"scores": [', "line 1"),
+        (b"[]", "expected an object"),
+        (b'{"a": "\xff"}', r"byte 7: found b'\\xff', expected UTF-8"),
+    ],
 )
-def test_a_results_file_that_is_cut_off_is_named(tmp_path: Path, content: str, words: str) -> None:
-    (tmp_path / "results.json").write_text(content)
+def test_a_results_file_that_is_cut_off_or_damaged_is_named(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "results.json").write_bytes(content)
     with pytest.raises(RunFilesError, match=words) as caught:
         write_report(tmp_path)
     assert str(tmp_path / "results.json") in str(caught.value)
 
 
 def test_a_folder_without_results_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(RunFilesError, match=r"results\.json: no such file.*run the demo"):
+    with pytest.raises(RunFilesError, match=r"results\.json: no such file.*run the command or script"):
         write_report(tmp_path)
 
 
@@ -192,6 +250,9 @@ def test_a_last_line_cut_off_by_a_kill_is_dropped_but_a_broken_middle_is_an_erro
     assert [row["loss"] for row in read_metrics(path)["stage1_inverse"]] == [1.0]
     path.write_text(f'{good}\n{{"phase": "stage1_in\n{good}\n')
     with pytest.raises(RunFilesError, match=r"metrics\.jsonl: line 2"):
+        read_metrics(path)
+    path.write_bytes(f"{good}\n".encode() + b"\xff\x00\n" + f"{good}\n".encode())
+    with pytest.raises(RunFilesError, match=r"metrics\.jsonl: line 2: found .*xff.*Delete that line"):
         read_metrics(path)
     path.write_text(f'{good}\n{{"phase": "stage1_inverse"}}\n{good}\n')
     with pytest.raises(RunFilesError, match=r"line 2.*'step'"):

@@ -141,3 +141,42 @@ def test_the_terminal_summary_holds_scores_gains_speed_and_total_time() -> None:
 def test_terminal_markup_in_names_is_printed_as_it_stands() -> None:
     text = _printed({"phases": [{"name": "[red]x[/red]", "seconds": 1.0}]})
     assert "[red]x[/red]" in text
+
+
+@pytest.mark.parametrize("spaces", [("latent", "token"), ("token",)])
+def test_a_pipe_of_80_columns_has_the_label_of_every_row_and_all_numbers(spaces) -> None:
+    results = made_up_run.results()
+    for key in ("scores", "gain", "speed"):
+        results[key] = [row for row in results[key] if row["space"] in spaces]
+    for sample in results["samples"]:
+        sample["answers"] = [answer for answer in sample["answers"] if answer["space"] in spaces]
+    console = Console(file=io.StringIO(), width=80)
+    for table in summary_tables(results):
+        console.print(table)
+    lines = console.file.getvalue().splitlines()
+    assert not [line for line in lines if "…" in line]
+    for row in results["scores"]:
+        label = {"role_play": ("ID", "OOD"), "help": ("LS1", "LS2")}[row["task"]][row["split"] == "ood"]
+        label = f"{label}, T {row['temperature']:g} "
+        assert [line for line in lines if line.strip().startswith(label) and f" {row['mean']:.3f}" in line], label
+    for heading in (f"{space.capitalize()} {phase}" for space in spaces for phase in ("SFT", "RL")):
+        assert sum(heading in line for line in lines) == 2
+    for gain in results["gain"]:
+        errors = f"{gain['difference'] / gain['paired_se']:.1f}"
+        assert [line for line in lines if f"{gain['difference']:.3f}" in line and line.rstrip().endswith(errors)]
+    text = " ".join(" ".join(lines).split())
+    assert "Personalised help," in text
+    assert [line for line in lines if "Whole step (s)" in line and "1.023" in line]
+    assert [line for line in lines if "RL, token: personalised help" in line and "98.0" in line]
+
+
+def test_long_names_break_and_hide_no_number() -> None:
+    name = "an own task whose name is rather long and goes on and on"
+    results = {"scores": [_score("latent", 0.5, 0.75) | {"task": name, "split": "a split with a long name"}]}
+    console = Console(file=io.StringIO(), width=80)
+    for table in summary_tables(results):
+        console.print(table)
+    text = console.file.getvalue()
+    assert "0.625" in text
+    assert "0.500-0.750" in text
+    assert "A SPLIT" in text

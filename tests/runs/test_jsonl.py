@@ -68,7 +68,7 @@ def test_keep_drops_the_others_and_appending_goes_on(lines):
 
 def test_a_broken_line_is_named_by_number(tmp_path):
     (tmp_path / "a").write_text('{"n": 1}\n\n{"n\n{"n": 4}\n')
-    with pytest.raises(ValueError, match=r"a: line 3: found b'\{\"n\\n', expected JSON\. Delete that line"):
+    with pytest.raises(ValueError, match=r"a: line 3: found '\{\"n', expected JSON\. Delete that line"):
         list(read_lines(tmp_path / "a"))
 
 

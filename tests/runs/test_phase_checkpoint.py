@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from lam_jax.errors import NonFiniteError, NoSpaceError, PreemptedError
+from lam_jax.errors import InterruptedRunError, NonFiniteError, NoSpaceError, PreemptedError
 from lam_jax.runs.metrics import comparable, read_metrics
 from lam_jax.runs.stop import StopRequest
 from tests.runs.test_checkpoint import assert_same, flip_bit
@@ -112,25 +112,76 @@ def test_damaged_checkpoint_is_passed_over_and_the_result_is_the_same(tmp_path, 
     assert_equal_runs(fitted, tmp_path, whole["plain"])
 
 
-def test_sigterm_is_answered_at_the_next_update(tmp_path, whole):
+@pytest.mark.parametrize(
+    ("number", "error", "words"),
+    [
+        (signal.SIGTERM, PreemptedError, "Stopped by SIGTERM in phase phase after update 6, saved in"),
+        (signal.SIGINT, InterruptedRunError, "Stopped by Ctrl-C in phase phase after update 6, saved in"),
+    ],
+)
+def test_a_signal_is_answered_at_the_next_update(tmp_path, whole, capfd, number, error, words):
     signalled = []
 
     def step(state, batch):
         if int(state.step) == 5 and not signalled:
             signalled.append(True)
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return gradient_step(state, batch)
 
-    before = signal.getsignal(signal.SIGTERM)
-    with StopRequest() as stop, pytest.raises(PreemptedError, match="after update 6,"):
+    before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    with StopRequest() as stop, pytest.raises(error, match=words) as caught:
         train(tmp_path, every=0, step=step, stop=stop)
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert type(caught.value) is error
+    assert "Run the same command again: it goes on from there" in str(caught.value)
+    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before
+    assert ("Press Ctrl-C again to end it at once" in capfd.readouterr().err) == (number == signal.SIGINT)
     assert_equal_runs(train(tmp_path, every=0), tmp_path, whole["plain"])
 
 
-def test_sigterm_outside_a_phase_ends_the_run_at_once():
-    with StopRequest(), pytest.raises(PreemptedError, match="between two checkpoints"):
-        os.kill(os.getpid(), signal.SIGTERM)
+def test_a_second_ctrl_c_ends_the_run_at_once(tmp_path, whole):
+    """In the middle of a step, before anything is saved; the run goes on from the last regular checkpoint."""
+
+    def step(state, batch):
+        if int(state.step) == 5:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+            raise AssertionError("the second signal was not answered")
+        return gradient_step(state, batch)
+
+    with StopRequest() as stop, pytest.raises(KeyboardInterrupt, match=r"second Ctrl-C\. Run the same command again"):
+        train(tmp_path, every=3, step=step, stop=stop)
+    assert [path.name for path in (tmp_path / "phase_checkpoints").iterdir()] == ["step_00000003"]
+    assert_equal_runs(train(tmp_path, every=3), tmp_path, whole["plain"])
+
+
+def test_sigterm_before_ctrl_c_does_not_make_it_the_second(tmp_path):
+    """A watchdog passes Ctrl-C on as SIGTERM, which may come first."""
+
+    def step(state, batch):
+        if int(state.step) == 5:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+                os.kill(os.getpid(), number)
+        return gradient_step(state, batch)
+
+    with StopRequest() as stop, pytest.raises(InterruptedRunError, match="after update 6, saved in"):
+        train(tmp_path, every=0, step=step, stop=stop)
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, PreemptedError), (signal.SIGINT, InterruptedRunError)])
+def test_a_signal_outside_a_phase_ends_the_run_at_once(number, error):
+    with StopRequest(), pytest.raises(error, match=r"between two checkpoints\. Run the same command again"):
+        os.kill(os.getpid(), number)
+
+
+def test_ctrl_c_stays_ignored_where_it_was():
+    """As in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not stop.visit()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_disk_full_ends_the_phase_and_leaves_the_checkpoint_before(tmp_path, whole, monkeypatch):

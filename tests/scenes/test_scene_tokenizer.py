@@ -81,3 +81,10 @@ def test_script_writes_a_loadable_folder(tmp_path, monkeypatch):
 def test_too_little_text_is_refused():
     with pytest.raises(ValueError, match="expected 2041"):
         train(corpus(2))
+
+
+def test_no_asset_ships_twice():
+    files = [path for path in FOLDER.parent.rglob("*") if path.is_file() and path.suffix not in (".md", "")]
+    assert sum(path.name == "tokenizer.json" for path in files) == 1
+    contents = [path.read_bytes() for path in files]
+    assert len(set(contents)) == len(contents)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lam_jax.data.loader import Loader, LoaderConfig
-from lam_jax.errors import PreemptedError
+from lam_jax.errors import PreemptedError, RewardError
 from lam_jax.runs.jsonl import read_lines
 from lam_jax.runs.metrics import MetricsWriter, comparable
 from lam_jax.runs.phase_checkpoint import PhaseSaver
@@ -164,6 +164,35 @@ def test_stopped_between_two_updates_of_a_rollout_it_goes_on_bit_for_bit(tmp_pat
     for name in ("whole", "run"):
         shown = [record["step"] for record in read_lines(tmp_path / name / "samples.jsonl")]
         assert shown == [1, 2], "those of a rollout stay where the run goes on after it was drawn"
+
+
+def test_a_reward_that_raises_loses_no_step(tmp_path):
+    """With no regular checkpoints: the third rollout fails, is drawn again, and all is as if it had not failed."""
+    settings = dataclasses.replace(config("latent"), steps=4)
+
+    def run(folder, fails):
+        calls = []
+
+        def reward(examples, answers, samples):
+            calls.append(answers)
+            if fails and len(calls) == 3:
+                raise RewardError("the reward's own mistake")
+            return share_of_even_tokens(examples, answers, samples)
+
+        data = Loader(list(range(8)), lambda seeds: prompts(2 * seeds[0]), LoaderConfig(1, prefetch=0))
+        step, create = make_with(settings, reward, data)
+        with MetricsWriter(folder) as writer:
+            tools = Tools(writer, Progress(enabled=False), PhaseSaver(folder / "phase_checkpoints"))
+            return fit(Phase("rl", settings.steps), create(), step, data, tools), calls
+
+    whole, answers = run(tmp_path / "whole", False)
+    with pytest.raises(RewardError, match="own mistake"):
+        run(tmp_path / "run", True)
+    resumed, again = run(tmp_path / "run", False)
+    assert again == answers[2:]
+    for one, other in zip(weights(resumed.state), weights(whole.state), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert [comparable(r) for r in resumed.history] == [comparable(r) for r in whole.history]
 
 
 def test_each_rollout_is_observed_once_with_its_step_and_changes_nothing():

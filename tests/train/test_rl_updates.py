@@ -203,6 +203,19 @@ def test_several_updates_of_a_rollout_are_against_its_recorded_log_probabilities
     assert metrics["ratio_max"] == pytest.approx(np.exp(-0.6), rel=1e-4)
 
 
+@pytest.mark.parametrize(("name", "space"), [("grpo", "latent"), ("dr_grpo", "token"), ("dapo", "latent")])
+def test_parts_of_an_update_add_up_to_the_whole(name, space):
+    """The prompts have different numbers of tokens; a prompt a part, and two parts of which one is filling."""
+    config = settings(space, name, SamplingConfig(**TOP) if space == "latent" else SamplingConfig(temperature=0.9))
+    expected, gradients = Case(config).run()
+    case = Case(dataclasses.replace(config, micro_batches=2))
+    for filling in ((), (Row(()), Row(()))):
+        metrics, found = case.run(filling=filling)
+        for metric in ("loss", "kl", "clip_fraction_low", "clip_fraction_high", "ratio_mean", "ratio_max", "entropy"):
+            assert metrics[metric] == pytest.approx(expected[metric], rel=1e-4, abs=1e-6), metric
+        same_gradient(found, gradients)
+
+
 @pytest.mark.parametrize("name", ["grpo", "dr_grpo"])
 def test_prompts_that_fill_up_a_mesh_count_nowhere(name):
     """Loss and gradient are those of the real prompts: the filling is none of the sequences that are divided by."""

@@ -199,7 +199,7 @@ def test_stages_are_declared_with_their_losses():
     assert list(STAGES) == [name for name in CASES if " " not in name]
     for name, stage in STAGES.items():
         loss, batch, _, _ = CASES[name]
-        assert (stage.name, stage.loss, stage.mixed) == (name, loss, batch is MIXED)
+        assert (stage.name, stage.objective, stage.mixed) == (name, loss.__wrapped__, batch is MIXED)
         assert (stage.noise is not None) == (name in ("inverse", "joint"))
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from lam_jax.models.qwen2_5_vl.config import QwenConfig, TextConfig, VisionConfig
 
-# Special tokens of the scenes tokenizer: the last seven of its 2048 ids (scenes/assets/tokenizer).
+# Special tokens of the scenes tokenizer: the last seven of its 2048 ids (scenes/assets/base_model).
 _SCENES_IDS: dict[str, Any] = {
     "pad_id": 2041,
     "eos_id": 2043,

@@ -2,13 +2,14 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from lam_jax.latent.agent import Agent
 from lam_jax.losses import Mean, cloning
 from lam_jax.models.inputs import Batch
 from lam_jax.train.method import Method
 from lam_jax.train.stages.inverse_pass import frozen_states, inverse_logits
+from lam_jax.train.stages.objective import Objective, as_loss
 from lam_jax.train.stages.stage import MixedBatch, Stage, whole
 
 
@@ -20,17 +21,16 @@ def clone(agent: Agent, batch: Batch, method: Method) -> tuple[Mean, Mean]:
     return cloning(logits, target, batch.valid)
 
 
-def cloning_loss(
-    agent: Agent, batch: MixedBatch, noise: Array | None, method: Method
-) -> tuple[Float[Array, ""], dict[str, Array]]:
+def cloning_objective(agent: Agent, batch: MixedBatch, noise: Array | None, method: Method) -> Objective:
     """Mean over paired rows plus mean over text-only rows; no randomness."""
     loss, accuracy = clone(agent, batch.paired, method)
-    total, metrics = loss.value, {"cloning_paired": loss.value, "accuracy_paired": accuracy.value}
+    terms, metrics = {"cloning_paired": loss}, {"accuracy_paired": accuracy}
     if batch.text is not None:
         loss, accuracy = clone(agent, batch.text, method)
-        total = total + loss.value
-        metrics |= {"cloning_text": loss.value, "accuracy_text": accuracy.value}
-    return total, {"loss": total, **metrics}
+        terms |= {"cloning_text": loss}
+        metrics |= {"accuracy_text": accuracy}
+    return Objective.of(terms, {}, terms | metrics)
 
 
-CLONING = Stage("cloning", cloning_loss, whole("latent.policy"), mixed=True)
+cloning_loss = as_loss(cloning_objective)
+CLONING = Stage("cloning", cloning_objective, whole("latent.policy"), mixed=True)

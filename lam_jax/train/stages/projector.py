@@ -1,12 +1,13 @@
 """Stage 2, projector warm-up: NLL(P(e^T); e^{VT}) + NLL(P'(e^{VT}); e^T) on paired rows (method.md section 3)."""
 
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from lam_jax.latent.agent import Agent
 from lam_jax.losses import Mean, gaussian_nll
 from lam_jax.models.inputs import Batch
 from lam_jax.train.method import Method
 from lam_jax.train.stages.inverse_pass import frozen_states
+from lam_jax.train.stages.objective import Objective, as_loss
 from lam_jax.train.stages.stage import Stage, whole
 
 TRAINS = ("latent.projector", "latent.back_projector")
@@ -20,14 +21,13 @@ def projection_losses(agent: Agent, seen: Array, withheld: Array, batch: Batch) 
     return to_image, to_text
 
 
-def projector_loss(
-    agent: Agent, batch: Batch, noise: Array | None, method: Method
-) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """Loss and metrics; no randomness."""
+def projector_objective(agent: Agent, batch: Batch, noise: Array | None, method: Method) -> Objective:
+    """What is minimised; no randomness."""
     seen, withheld = frozen_states(agent, batch), frozen_states(agent, batch.without_images())
     to_image, to_text = projection_losses(agent, seen, withheld, batch)
-    loss = to_image.value + to_text.value
-    return loss, {"loss": loss, "nll_text_to_image": to_image.value, "nll_image_to_text": to_text.value}
+    terms = {"nll_text_to_image": to_image, "nll_image_to_text": to_text}
+    return Objective.of(terms, {}, dict(terms))
 
 
-PROJECTOR = Stage("projector", projector_loss, whole(*TRAINS))
+projector_loss = as_loss(projector_objective)
+PROJECTOR = Stage("projector", projector_objective, whole(*TRAINS))

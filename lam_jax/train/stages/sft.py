@@ -9,7 +9,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from lam_jax.latent.agent import Agent
 from lam_jax.losses import cloning, next_token, target_mask
@@ -18,15 +18,16 @@ from lam_jax.models.qwen2_5_vl.config import QwenConfig
 from lam_jax.train.method import Method
 from lam_jax.train.partition import Choice
 from lam_jax.train.stages.inverse_pass import inverse_logits
+from lam_jax.train.stages.objective import Objective, as_loss
 from lam_jax.train.stages.stage import Stage, backbone_top, whole
 
 Pass = Literal["released", "predict", "clone", "joint"]
 
 
-def latent_sft_loss(
+def latent_sft_objective(
     agent: Agent, batch: Batch, noise: Array | None, method: Method, part: Pass | None = None
-) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """Loss and metrics of one latent recipe; no randomness.
+) -> Objective:
+    """What one latent recipe minimises; no randomness.
 
     Args:
         agent: the merge reads e with gradient; inverse and policy read `stop_grad(e)`; codes are constants.
@@ -50,40 +51,31 @@ def latent_sft_loss(
     policy_logits = agent.latent.policy(fixed, rotary, batch.mask, method.remat)
     codes = policy_logits if part == "released" else jax.lax.stop_gradient(inverse_logits(agent, fixed, batch))
     action = jnp.argmax(codes, axis=-1)
-    loss, metrics = jnp.float32(0.0), {}
+    terms, metrics = {}, {}
     if part != "clone":
         out = agent.read(x, jax.lax.stop_gradient(agent.latent.look_up(action)), method.acting)
-        ce = next_token(out, agent.table, batch.tokens, keep)
-        loss, metrics = ce.value, {"ce": ce.value}
+        terms["ce"] = next_token(out, agent.table, batch.tokens, keep)
     if part in ("clone", "joint"):
-        clone, accuracy = cloning(policy_logits, action, keep)
-        loss = loss + clone.value
-        metrics |= {"cloning": clone.value, "accuracy": accuracy.value}
-    return loss, {"loss": loss, **metrics}
+        terms["cloning"], metrics["accuracy"] = cloning(policy_logits, action, keep)
+    return Objective.of(terms, {}, terms | metrics)
 
 
-def token_sft_loss(
-    agent: Agent, batch: Batch, noise: Array | None, method: Method
-) -> tuple[Float[Array, ""], dict[str, Array]]:
+def token_sft_objective(agent: Agent, batch: Batch, noise: Array | None, method: Method) -> Objective:
     """Plain next-token loss of the token baseline on the same rows and the same targets as the latent recipe."""
     response = batch.response if method.sft != "released" or method.response_only else None
     keep = target_mask(batch.valid, batch.mask, response, method.after_padding)
     ce = next_token(agent.backbone.states(batch, method.remat), agent.table, batch.tokens, keep)
-    return ce.value, {"loss": ce.value, "ce": ce.value}
+    return Objective.of({"ce": ce}, {}, {"ce": ce})
 
 
-def predict_loss(
-    agent: Agent, batch: Batch, noise: Array | None, method: Method
-) -> tuple[Float[Array, ""], dict[str, Array]]:
+def predict_objective(agent: Agent, batch: Batch, noise: Array | None, method: Method) -> Objective:
     """Pass A of the guided recipe."""
-    return latent_sft_loss(agent, batch, noise, method, part="predict")
+    return latent_sft_objective(agent, batch, noise, method, part="predict")
 
 
-def clone_loss(
-    agent: Agent, batch: Batch, noise: Array | None, method: Method
-) -> tuple[Float[Array, ""], dict[str, Array]]:
+def clone_objective(agent: Agent, batch: Batch, noise: Array | None, method: Method) -> Objective:
     """Pass B of the guided recipe."""
-    return latent_sft_loss(agent, batch, noise, method, part="clone")
+    return latent_sft_objective(agent, batch, noise, method, part="clone")
 
 
 def backbone_trains(config: QwenConfig, method: Method) -> Mapping[str, Choice]:
@@ -97,7 +89,8 @@ def latent_trains(config: QwenConfig, method: Method) -> Mapping[str, Choice]:
     return {**backbone_trains(config, method), **policy}
 
 
-SFT_LATENT = Stage("sft_latent", latent_sft_loss, latent_trains)
-SFT_TOKEN = Stage("sft_token", token_sft_loss, backbone_trains)
-SFT_PREDICT = Stage("sft_predict", predict_loss, backbone_trains)
-SFT_CLONE = Stage("sft_clone", clone_loss, whole("latent.policy"))
+latent_sft_loss, token_sft_loss = as_loss(latent_sft_objective), as_loss(token_sft_objective)
+SFT_LATENT = Stage("sft_latent", latent_sft_objective, latent_trains)
+SFT_TOKEN = Stage("sft_token", token_sft_objective, backbone_trains)
+SFT_PREDICT = Stage("sft_predict", predict_objective, backbone_trains)
+SFT_CLONE = Stage("sft_clone", clone_objective, whole("latent.policy"))

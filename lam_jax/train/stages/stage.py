@@ -12,8 +12,10 @@ from lam_jax.models.inputs import Batch
 from lam_jax.models.qwen2_5_vl.config import QwenConfig
 from lam_jax.train.method import Method
 from lam_jax.train.partition import Choice, Last
+from lam_jax.train.stages.objective import Objective, as_loss
 
 Loss = Callable[[Agent, Any, Any, Method], tuple[Array, dict[str, Array]]]
+MakeObjective = Callable[[Agent, Any, Any, Method], Objective]
 Trains = Callable[[QwenConfig, Method], Mapping[str, Choice]]
 Noise = Callable[[Any, Array, int], Any]
 
@@ -24,17 +26,22 @@ class Stage:
 
     Attributes:
         name: as method.md section 3 calls it.
-        loss: (agent, batch, noise, method) -> (loss, metrics).
+        objective: (agent, batch, noise, method) -> what is minimised and logged.
         trains: (config of the backbone, method) -> what trains, for `partition`.
         noise: (batch, key, codes) -> the Gumbel noise that the loss takes; None: it takes none.
         mixed: its batches are `MixedBatch`, else `Batch` of paired rows.
     """
 
     name: str
-    loss: Loss
+    objective: MakeObjective
     trains: Trains
     noise: Noise | None = None
     mixed: bool = False
+
+    @property
+    def loss(self) -> Loss:
+        """(agent, batch, noise, method) -> (loss, metrics)."""
+        return as_loss(self.objective)
 
 
 class MixedBatch(struct.PyTreeNode):

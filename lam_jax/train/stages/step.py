@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +10,18 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from lam_jax.latent.agent import Agent
+from lam_jax.losses import Mean
 from lam_jax.nn.layout import Layout
 from lam_jax.parallel import TRAIN, constrain_weights, place, use
 from lam_jax.parallel.choose_layout import statics
 from lam_jax.train.method import Method
 from lam_jax.train.optimiser import Optimiser
 from lam_jax.train.partition import VOCABULARY_TABLES, in_dtype, merge
+from lam_jax.train.stages.objective import Objective
 from lam_jax.train.stages.stage import Stage
 from lam_jax.train.state import TrainState
+
+Accumulation = Literal["exact", "mean_of_means"]
 
 
 class Step:
@@ -31,7 +35,9 @@ class Step:
         optimiser: of what it trains.
         method: switches.
         layout: of the program; default: what suits the mesh.
-        micro_batches: parts of a batch that are run one after the other; loss and gradients are means over the parts.
+        micro_batches: parts of a batch that are run one after the other.
+        accumulation: of the parts: "exact" gives the loss and gradients of the whole batch, "mean_of_means" the mean
+            of those of the parts, which weighs rows in short parts more, as released.
     """
 
     def __init__(
@@ -42,9 +48,10 @@ class Step:
         method: Method,
         layout: Layout | None = None,
         micro_batches: int = 1,
+        accumulation: Accumulation = "exact",
     ):
         self.frozen, self.layout = frozen, layout
-        dtype, loss, draw = frozen.backbone.config.dtype, stage.loss, stage.noise
+        dtype, draw = frozen.backbone.config.dtype, stage.noise
 
         @functools.partial(jax.jit, donate_argnums=0, static_argnames=("mesh", "layout"))
         def step(state: TrainState, frozen: Agent, batch: Any, mesh: Mesh | None, layout: Layout):
@@ -53,9 +60,10 @@ class Step:
 
                 def objective(trainable, batch, noise):
                     agent = merge(in_dtype(trainable, dtype, VOCABULARY_TABLES), frozen)
-                    return loss(agent, batch, noise, method)
+                    return stage.objective(agent, batch, noise, method)
 
-                metrics, gradients = _accumulated(objective, state.trainable, batch, noise, micro_batches)
+                parts = state.trainable, batch, noise, micro_batches, accumulation
+                metrics, gradients = _accumulated(objective, *parts)
                 gradients = constrain_weights(gradients, frozen.specs)
                 state, applied = state.apply_gradients(gradients, optimiser)
                 return state, metrics | applied
@@ -63,7 +71,8 @@ class Step:
         @functools.partial(jax.jit, static_argnames=("mesh", "layout"))
         def held_out(trainable: Agent, frozen: Agent, batch: Any, mesh: Mesh | None, layout: Layout):
             with use(mesh, TRAIN, layout):
-                return loss(merge(in_dtype(trainable, dtype, VOCABULARY_TABLES), frozen), batch, None, method)[1]
+                agent = merge(in_dtype(trainable, dtype, VOCABULARY_TABLES), frozen)
+                return stage.objective(agent, batch, None, method).scalars()
 
         self._step, self._held_out = step, held_out
 
@@ -87,23 +96,36 @@ class Step:
 
 
 def _accumulated(
-    objective: Callable[..., Any], trainable: Agent, batch: Any, noise: Any, parts: int
+    objective: Callable[..., Objective], trainable: Agent, batch: Any, noise: Any, parts: int, how: Accumulation
 ) -> tuple[dict[str, Array], Agent]:
-    """Metrics and gradients, means over `parts` shares of the rows; row i belongs to share i modulo `parts`.
+    """Metrics and gradients, from `parts` shares of the rows; row i belongs to share i modulo `parts`.
 
-    Neighbouring rows lie on one device, so that every share has rows on each of them.
+    Neighbouring rows lie on one device, so that every share has rows on each of them. Metrics that are no means, such
+    as the share of codes in use, are averaged over the shares.
     """
-    gradient = jax.value_and_grad(objective, has_aux=True)
-    if parts == 1:
-        (_, metrics), gradients = gradient(trainable, batch, noise)
-        return metrics, gradients
+    # Only the counts are used, which depend on the rows alone: the compiler leaves out all else of the whole batch.
+    counts = objective(trainable, batch, noise).counts if parts > 1 and how == "exact" else None
 
-    def add(total: Any, share: tuple[Any, Any]) -> tuple[Any, None]:
-        (_, metrics), gradients = gradient(trainable, *share)
-        return jax.tree.map(jnp.add, total, (metrics, gradients)), None
+    def share_of_loss(trainable: Agent, batch: Any, noise: Any) -> tuple[Array, Objective]:
+        found = objective(trainable, batch, noise)
+        return found.loss(counts), jax.lax.stop_gradient(found)
+
+    gradient = jax.value_and_grad(share_of_loss, has_aux=True)
+    if parts == 1:
+        (_, found), gradients = gradient(trainable, batch, noise)
+        return found.scalars(), gradients
+
+    def one(share: tuple[Any, Any]) -> tuple[Any, Agent]:
+        (_, found), gradients = gradient(trainable, *share)
+        return found.scalars() if counts is None else found, gradients
 
     shares = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), (batch, noise))
-    like = jax.eval_shape(gradient, trainable, *jax.tree.map(lambda x: x[0], shares))
-    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (like[0][1], like[1]))
-    total, _ = jax.lax.scan(add, zero, shares)
-    return jax.tree.map(lambda x: x / parts, total)
+    like = jax.eval_shape(one, jax.tree.map(lambda x: x[0], shares))
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+    (found, gradients), _ = jax.lax.scan(
+        lambda sums, share: (jax.tree.map(jnp.add, sums, one(share)), None), zero, shares
+    )
+    if counts is None:
+        return jax.tree.map(lambda x: x / parts, (found, gradients))
+    averaged = {name: m if isinstance(m, Mean) else m / parts for name, m in found.metrics.items()}
+    return found.replace(metrics=averaged).scalars(), gradients

@@ -9,6 +9,8 @@ import dataclasses
 from lam_jax.latent.config import LatentConfig
 from lam_jax.models.qwen2_5_vl.config import QwenConfig, TextConfig, VisionConfig
 
+Grid = tuple[int, int]
+
 
 @dataclasses.dataclass(frozen=True)
 class Pass:
@@ -34,12 +36,12 @@ class Pass:
         return self.forward + self.backward(trained)
 
 
-def causal_pairs(rows: int, length: int) -> int:
-    """(query, key) pairs of causal self-attention."""
-    return rows * length * (length + 1) // 2
+def causal_pairs(rows: float, length: float) -> float:
+    """(query, key) pairs of causal self-attention; lengths may be means."""
+    return rows * length * (length + 1) / 2
 
 
-def continuation_pairs(samples: int, prompt: int, length: int) -> int:
+def continuation_pairs(samples: int, prompt: float, length: float) -> float:
     """Pairs of `samples` continuations, whose queries see the prompt and their own past."""
     return samples * length * prompt + causal_pairs(samples, length)
 
@@ -85,8 +87,10 @@ def projectors(text: TextConfig, tokens: float, networks: int) -> Pass:
     return Pass(networks * 2.0 * tokens * 2 * text.width * (text.width // 2))
 
 
-def vision(config: VisionConfig, grid: tuple[int, int], images: int) -> Pass:
-    """The vision tower over `images` images of `grid` = (h, w) patches."""
+def vision(config: VisionConfig, grid: Grid | None, images: float) -> Pass:
+    """The vision tower over `images` images of `grid` = (h, w) patches; nothing without a grid."""
+    if grid is None:
+        return Pass()
     h, w = grid
     patches, side = h * w, config.window // config.patch
     sides = [[min(side, total - start) for start in range(0, total, side)] for total in (h, w)]
@@ -101,19 +105,33 @@ def vision(config: VisionConfig, grid: tuple[int, int], images: int) -> Pass:
 
 
 def latent_update(
-    config: QwenConfig, latent: LatentConfig, prompts: int, samples: int, prompt: int, length: int
+    config: QwenConfig,
+    latent: LatentConfig,
+    prompts: int,
+    samples: int,
+    prompt: float,
+    length: float,
+    reference: bool = True,
 ) -> float:
-    """FLOPs of a latent update: policy forward and backward, reference forward, each prompt once."""
+    """FLOPs of a latent update: policy forward and backward, `reference` forward, each prompt once."""
     text = config.text
     tokens = prompts * (prompt + samples * length)
     pairs = prompts * (causal_pairs(1, prompt) + continuation_pairs(samples, prompt, length))
     policy = decoder(text, latent.policy_layers, tokens, pairs)
     policy += linear(prompts * samples * length, text.width, latent.codes)
-    return policy.both(trained=True) + policy.forward
+    return policy.both(trained=True) + (policy.forward if reference else 0.0)
 
 
 def token_update(
-    config: QwenConfig, trained: int, tables: bool, grid, prompts: int, samples: int, prompt: int, length: int
+    config: QwenConfig,
+    trained: int,
+    tables: bool,
+    grid: Grid | None,
+    prompts: int,
+    samples: int,
+    prompt: float,
+    length: float,
+    reference: bool = True,
 ) -> float:
     """FLOPs of a token update with `trained` top blocks and, if `tables`, embedding and head in training.
 
@@ -124,17 +142,17 @@ def token_update(
     pairs = prompts * (causal_pairs(1, prompt) + continuation_pairs(samples, prompt, length))
     lower, upper = decoder(text, text.layers - trained, tokens, pairs), decoder(text, trained, tokens, pairs)
     table = head(text, prompts * samples * length)
-    seen = vision(config.vision, grid, prompts) if grid else Pass()
+    seen = vision(config.vision, grid, prompts)
     # The reference shares the frozen part below what trains: vision always, the lower blocks unless embeddings train.
     shared = seen.forward + (0.0 if tables else lower.forward)
-    reference = upper.forward + table.forward + (lower.forward if tables else 0.0)
+    again = upper.forward + table.forward + (lower.forward if tables else 0.0)
     policy = upper.both(trained=True) + table.both(trained=tables)
     policy += lower.both(trained=False) if tables else 0.0
-    return shared + reference + policy
+    return shared + (again if reference else 0.0) + policy
 
 
 def plain_token_update(
-    config: QwenConfig, trained: int, grid, prompts: int, samples: int, prompt: int, length: int
+    config: QwenConfig, trained: int, grid: Grid, prompts: int, samples: int, prompt: int, length: int
 ) -> float:
     """FLOPs of the token update as released: each sample runs its whole row again, picture and prompt included."""
     text, rows = config.text, prompts * samples
@@ -146,7 +164,13 @@ def plain_token_update(
 
 
 def rollout_flops(
-    config: QwenConfig, latent: LatentConfig | None, grid, prompts: int, samples: int, prompt: int, length: int
+    config: QwenConfig,
+    latent: LatentConfig | None,
+    grid: Grid | None,
+    prompts: int,
+    samples: int,
+    prompt: float,
+    length: float,
 ) -> float:
     """FLOPs of a rollout, each prompt once: of tokens, or of codes if `latent` is given."""
     text = config.text

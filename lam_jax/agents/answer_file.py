@@ -1,0 +1,227 @@
+"""A file of rows answered into a JSON Lines file, one line a row, which goes on where it was interrupted.
+
+Beside the output lies OUTPUT.settings.json: which agent, rows and settings it belongs to.
+"""
+
+import dataclasses
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import lam_jax
+from lam_jax.agents.load import load_folder
+from lam_jax.agents.settings import AgentError, AgentFolder
+from lam_jax.data.readers import chat_examples, read_examples, read_rows
+from lam_jax.data.schemas import DataError, Example, Where
+from lam_jax.data.sources import hash_files, require_unique
+from lam_jax.errors import LamJaxError, OtherConfigurationError, RunFolderBusyError
+from lam_jax.evaluation.generate import Answer, Answered
+from lam_jax.parallel.multihost import all_agree, from_first, is_first
+from lam_jax.rollout.sampling import SamplingConfig
+from lam_jax.runs.progress import Progress
+from lam_jax.values import differences, encode
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is asked of an agent for every row; it belongs to the output.
+
+    Attributes:
+        samples: answers to each row.
+        sampling: how actions are drawn.
+        length: most tokens of an answer.
+        seed: of the draws.
+        codes, logps: whether each answer's codes and log-probabilities are written.
+    """
+
+    samples: int
+    sampling: SamplingConfig
+    length: int
+    seed: int = 0
+    codes: bool = False
+    logps: bool = False
+
+
+def read_prompts(file: Path) -> list[Example]:
+    """The rows of a .json or .jsonl file in the chat format; a reference answer is optional, ids must differ.
+
+    Raises:
+        DataError: the file or a row cannot be used.
+    """
+
+    def parse(row: Any, where: Where) -> list[Example]:
+        return chat_examples(row, where, file.parent)
+
+    examples = read_examples(read_rows(file), str(file), parse)
+    if not examples:
+        raise DataError(Where(str(file)), None, "no rows", "one row or more", "Add rows.")
+    require_unique(examples)
+    return examples
+
+
+def answer_file(
+    folder: AgentFolder,
+    rows: Path,
+    output: Path,
+    request: Request,
+    *,
+    batch: int | None = None,
+    mesh: tuple[int, int, int] = (1, 1, 1),
+    progress: Progress | None = None,
+) -> int:
+    """Answers all rows that `output` does not hold yet; returns how many that were. Every process has to call it.
+
+    Args:
+        folder: the agent, see `lam_jax.agents.load.find`.
+        rows: .json or .jsonl file.
+        output: gets a line a row, in order: `{"id", "answers": [{"text", "finished", "codes", "logps"}, ..]}`.
+        request: what is asked.
+        batch: rows that are answered at a time; default: the agent's own. It may change when the command goes on.
+        mesh: data, fsdp and tensor sizes of the devices.
+        progress: where progress is shown.
+
+    Raises:
+        AgentError: codes are asked of an agent that has none.
+        DataError: rows that cannot be used.
+        OtherConfigurationError: `output` belongs to another agent, other rows or another request.
+        RunFolderBusyError: another process writes to `output`.
+    """
+    progress = progress or Progress(enabled=is_first())
+    batch = batch or folder.settings.batch
+    if request.codes and not folder.settings.action_space.coded:
+        raise AgentError(f"{folder.path} acts in the token space and has no codes: leave --codes out.")
+    examples = read_prompts(rows)
+    owner = {
+        "lam_jax": lam_jax.__version__,
+        "agent": folder.content() | {"settings": encode(dataclasses.replace(folder.settings, batch=1), "settings")},
+        "rows": {"sha256": hash_files([rows]), "count": len(examples)},
+        "request": encode(request, "request"),
+    }
+    file: IO[bytes] | None = None
+    done, failure = 0, None
+    if is_first():
+        try:
+            file, done = _claim(output, owner, examples)
+        except (LamJaxError, OSError) as error:
+            failure = error
+    if not all_agree(failure is None):
+        raise failure or LamJaxError(f"{output}: process 0 could not open it; its message says why.")
+    done = from_first(done)
+    try:
+        if done == len(examples):
+            progress.say(f"{output} has all {done} answers already.")
+            return 0
+        agent = load_folder(folder, mesh)
+        if done:
+            progress.say(f"{output} goes on after row {done} of {len(examples)}.")
+        first = done - done % batch  # whole batches, so that numbers are those of an uninterrupted run
+        options = {"samples": request.samples, "sampling": request.sampling, "length": request.length}
+        found = agent.batches(examples[first:], seed=request.seed, batch=batch, first=first, **options)
+        with progress.bar("answers", len(examples), done) as bar:
+            for number, answered in _after(found, first, done):
+                if file is not None:
+                    file.write((json.dumps(line(answered, request), ensure_ascii=False) + "\n").encode())
+                    if number % batch == 0 or number == len(examples):
+                        file.flush()
+                        os.fsync(file.fileno())
+                bar.update(number)
+        return len(examples) - done
+    finally:
+        if file is not None:
+            file.close()
+
+
+def _after(batches: Iterator[list[Answered]], first: int, done: int) -> Iterator[tuple[int, Answered]]:
+    """The rows after row number `done` of batches that begin at `first`, each with its number, from 1."""
+    number = first
+    for batch in batches:
+        for answered in batch:
+            number += 1
+            if number > done:
+                yield number, answered
+
+
+def line(answered: Answered, request: Request) -> dict[str, Any]:
+    """A line of the output, as JSON values."""
+
+    def values(answer: Answer) -> dict[str, Any]:
+        found: dict[str, Any] = {"text": answer.text, "finished": answer.finished}
+        if request.codes:
+            found["codes"] = answer.actions
+        if request.logps:
+            found["logps"] = answer.logps
+        return found
+
+    return {"id": answered.example.id, "answers": [values(answer) for answer in answered.answers]}
+
+
+def settings_file(output: Path) -> Path:
+    """The file beside an output that says what it belongs to."""
+    return output.with_name(output.name + ".settings.json")
+
+
+def _claim(output: Path, owner: dict[str, Any], examples: Sequence[Example]) -> tuple[IO[bytes], int]:
+    """The output, opened at the end of its last whole line and locked, and the number of its lines."""
+    beside = settings_file(output)
+    owner = json.loads(json.dumps(owner))
+    if output.exists() and output.stat().st_size and not beside.exists():
+        raise OtherConfigurationError(
+            f"{output} is there without {beside.name}, so what it belongs to is not known. Choose another output or "
+            "remove the file."
+        )
+    if beside.exists():
+        _require_owner(output, beside, owner)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    file = output.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise RunFolderBusyError(f"{output} is being written by another process. Wait, or choose another.") from error
+    if not beside.exists():
+        new = beside.with_name(beside.name + ".new")
+        new.write_text(json.dumps(owner, indent=1) + "\n", encoding="utf-8")
+        new.replace(beside)
+    try:
+        whole, ids = _whole_lines(output)
+        if ids != [example.id for example in examples[: len(ids)]]:
+            raise OtherConfigurationError(f"{output}: its lines are not the answers to these rows. Remove it.")
+    except BaseException:
+        file.close()
+        raise
+    if whole < output.stat().st_size:
+        file.truncate(whole)
+    return file, len(ids)
+
+
+def _require_owner(output: Path, beside: Path, owner: dict[str, Any]) -> None:
+    try:
+        known = json.loads(beside.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OtherConfigurationError(f"{beside}: damaged ({error}). Remove it and {output.name}.") from error
+    if lines := differences(known, owner):
+        more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
+        raise OtherConfigurationError(
+            f"{output} holds the answers of another agent, to other rows or to another request: "
+            f"{'; '.join(lines[:5])}{more}. Choose another output, or remove it and {beside.name}."
+        )
+
+
+def _whole_lines(output: Path) -> tuple[int, list[str]]:
+    """Bytes of the lines that are whole, and their ids; only the last line can be cut."""
+    whole, ids = 0, []
+    with output.open("rb") as file:
+        for text in file:
+            if not text.endswith(b"\n"):
+                break
+            try:
+                ids.append(json.loads(text)["id"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise OtherConfigurationError(
+                    f"{output}, line {len(ids) + 1}: damaged ({error!r}). Correct it, or remove the file."
+                ) from error
+            whole += len(text)
+    return whole, ids

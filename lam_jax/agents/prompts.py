@@ -1,0 +1,104 @@
+"""Prompts for an agent: questions and messages as examples, and batches of them whatever the sizes of their pictures.
+
+N prompts of a batch.
+"""
+
+import functools
+import io
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from lam_jax.agents.settings import AgentSettings
+from lam_jax.data.chat import ChatEncoder
+from lam_jax.data.collator import Collated, Collator, CollatorConfig
+from lam_jax.data.schemas import DataError, Example, ImageSource, Message, Where, describe, image_bytes
+from lam_jax.models.positions import image_layout
+from lam_jax.models.processor import read_grid
+
+logger = logging.getLogger("lam_jax")
+Picture = str | Path | bytes | Image.Image
+_PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
+
+
+class PromptCollator:
+    """Makes a `Collated` of examples; a prompt that had to be cut is warned of."""
+
+    def __init__(self, encoder: ChatEncoder, settings: AgentSettings):
+        self.encoder, self.settings = encoder, settings
+        self._collator = functools.cache(self._make)
+
+    def __call__(self, examples: Sequence[Example], rows: int | None = None) -> Collated:
+        """The batch of the prompts of `examples`, filled up to `rows`.
+
+        Raises:
+            DataError: a picture cannot be read, or the pictures alone are longer than the longest prompt.
+        """
+        made = self._collator(*self._room(examples))(examples, rows)
+        if made.cuts.rows:
+            logger.warning(
+                "%d of the prompts %s to %s were cut on the left, by %d tokens in all: the longest may have %d.",
+                *(made.cuts.rows, examples[0].id, examples[-1].id, made.cuts.tokens, self.settings.prompt_lengths[-1]),
+            )
+        return made
+
+    def _make(self, pictures: int, patches: int | None, windows: int | None) -> Collator:
+        settings = self.settings
+        config = CollatorConfig(
+            settings.prompt_lengths, "prompt", "left", settings.image, pictures, patches=patches, windows=windows
+        )
+        return Collator(self.encoder, config)
+
+    def _room(self, examples: Sequence[Example]) -> tuple[int, int | None, int | None]:
+        """Pictures of a row, and patches and windows where pictures differ in size; each one of a few numbers."""
+        pictures = max(1, *(len(example.images) for example in examples))
+        image = self.settings.image
+        if image.size is not None:
+            return pictures, None, None
+        grids = [
+            [read_grid(image_bytes(source, e.where), image, str(e.where)) for source in e.images] for e in examples
+        ]
+        patch_hw, _, windows = image_layout(grids, self.encoder.config.vision)
+        return pictures, _rounded(patch_hw.shape[1]), _rounded(windows.shape[1])
+
+
+def _rounded(count: int) -> int:
+    """The least of 4, 6, 8, 12, 16, 24.. that is not below `count`: few shapes, few programs to compile."""
+    size = 4
+    while size < count:
+        size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
+    return size
+
+
+def prompt_of(question: str | Sequence[Message], image: Picture | Sequence[Picture] | None, name: str) -> Example:
+    """An example of a question, or of a chat that ends in a user's message, with pictures.
+
+    Raises:
+        DataError: the chat ends otherwise, a message is malformed, or a picture cannot be read.
+    """
+    where = Where(name)
+    messages = ({"role": "user", "content": question},) if isinstance(question, str) else tuple(question)
+    pictures = () if image is None else (image,) if isinstance(image, str | Path | bytes | Image.Image) else image
+    sources = tuple(_source(picture, where, index) for index, picture in enumerate(pictures))
+    example = Example(name, tuple(messages), sources, where=where)  # pyright: ignore[reportArgumentType]
+    if example.messages[-1]["role"] != "user":
+        found = f"a last message of the {example.messages[-1]['role']}"
+        raise DataError(where, "messages", found, "the user's, which is to be answered", "Leave it out.")
+    return example
+
+
+def _source(picture: Any, where: Where, index: int) -> ImageSource:
+    if isinstance(picture, bytes):
+        return picture
+    if isinstance(picture, str | Path):
+        return image_bytes(Path(picture), where)
+    if isinstance(picture, Image.Image):
+        upright = ImageOps.exif_transpose(picture)
+        out = io.BytesIO()
+        (upright if upright.mode in _PNG_MODES else upright.convert("RGB")).save(out, "PNG")
+        return out.getvalue()
+    fix = "Pass a path, the bytes of a picture file or a PIL image, or a list of such."
+    raise DataError(where, f"image[{index}]", describe(picture), "a picture", fix)

@@ -1,0 +1,43 @@
+"""The phases of a run: their names, which nothing else makes up, and what those that train train."""
+
+from collections.abc import Mapping
+
+from lam_jax.train.method import Method
+from lam_jax.train.spaces import Space
+from lam_jax.train.stages import STAGES
+from lam_jax.train.stages.stage import Stage, Trains
+
+DATA, BASE_MODEL, CODES = "data", "base_model", "codes"
+# Stages 1 to 4, by the names of their phases; a stage's name is also that of its settings in a recipe.
+STAGE_PHASES: Mapping[str, Stage] = {
+    "stage1_inverse": STAGES["inverse"],
+    "stage2_projector": STAGES["projector"],
+    "stage3_joint": STAGES["joint"],
+    "stage4_cloning": STAGES["cloning"],
+}
+
+
+def sft_phases(task: str, space: Space, method: Method) -> dict[str, Stage]:
+    """The passes of stage 5 of a task, by the names of their phases."""
+    return {f"{name}_{space.name}_{task}": stage for name, stage in space.sft(method).items()}
+
+
+def rl_phase(task: str, space: Space) -> str:
+    """Stage 6 of a task."""
+    return f"rl_{space.name}_{task}"
+
+
+def scores_phase(after: str, task: str, space: Space) -> str:
+    """Scores and answers after stage 5 ("sft") or 6 ("rl")."""
+    return f"scores_{after}_{space.name}_{task}"
+
+
+def control_phase(task: str) -> str:
+    """The causal test after stage 5."""
+    return f"control_{task}"
+
+
+def trained_by(task: str, space: Space, method: Method) -> dict[str, Trains]:
+    """What each phase on the way to the agent of a task in an action space trains, by name, in order."""
+    stages = {**STAGE_PHASES, **sft_phases(task, space, method)}
+    return {name: stage.trains for name, stage in stages.items()} | {rl_phase(task, space): space.trains}
