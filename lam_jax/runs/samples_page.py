@@ -128,7 +128,12 @@ def _small(folder: Path, name: str) -> str | None:
             image = ImageOps.exif_transpose(opened)
             image = image.convert("RGBA" if image.has_transparency_data else "RGB")
             image.thumbnail((PICTURE, PICTURE))
-    except (OSError, SyntaxError, ValueError):  # Pillow's ways to say that it cannot be decoded
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+    ):  # Pillow's ways to say that it cannot be decoded
         return None
     buffer = io.BytesIO()
     # A drawing or a chart has few colours, which JPEG would smear; a photograph would be large as PNG.

@@ -123,7 +123,7 @@ def test_a_resumed_phase_has_no_step_twice_and_others_stay(opened, tmp_path):
     with (tmp_path / "samples.jsonl").open("a") as file:
         file.write('{"phase": "rl_b", "step": 30, "pro')  # killed there
     again = opened(tmp_path)
-    again.begin("rl_b", 12)
+    again.begin("rl_b", 10)
     write(again, "rl_b", 20)
     found = [(r["phase"], r["step"]) for r in lines(tmp_path / "samples.jsonl")]
     assert found == [("rl_a", 1), ("rl_a", 2), ("rl_b", 1), ("rl_b", 10), ("rl_b", 20)]

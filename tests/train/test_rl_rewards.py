@@ -109,6 +109,18 @@ def test_named_parts_are_kept_apart():
     assert found.errors == {(2, g): f"no reply for {g}" for g in range(G)}
 
 
+def test_failed_calls_are_told_by_their_places_on_the_process_that_made_them(monkeypatch):
+    """The halves of the mesh cut the samples of the prompt whose calls fail."""
+    mesh = make_mesh((2, 2, 2))
+    tokens, mask = (place(x, mesh, ROLLOUT, "prompts", "samples") for x in (TOKENS, MASK))
+    told = []
+    for i in range(2):
+        own = {d.id for d in mesh.devices[:, i].ravel()}
+        monkeypatch.setattr(module, "_held", lambda x, own=own: [s for s in x.addressable_shards if s.device.id in own])
+        told.append(dict(score(tokens, mask, EXAMPLES, decode, Parts()).errors))
+    assert told == [{(2, g): f"no reply for {g}" for g in half} for half in ((0, 1), (2, 3))]
+
+
 def test_without_a_successful_call_no_part_is_named():
     found = score(jax.numpy.asarray(TOKENS[2:3]), jax.numpy.asarray(MASK[2:3]), EXAMPLES[2:], decode, Parts())
     assert not [name for name in found.metrics(T) if name.startswith("reward/")]
