@@ -35,6 +35,10 @@ MASTER_BYTES = 4
 TRAINED_BYTES = 12
 
 
+class NotDivisibleError(ValueError):
+    """No mesh of so many devices divides all sizes."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Load:
     """What a mesh has to carry.
@@ -137,7 +141,8 @@ def choose_mesh(load: Load, devices: Sequence[Any] | int, memory: int | None = N
         memory: bytes of one device; default: what the devices report, or no limit (CPU).
 
     Raises:
-        ValueError: no mesh of that many devices divides everything, or the memory does not suffice.
+        NotDivisibleError: no mesh of that many devices divides everything.
+        ValueError: the memory does not suffice.
     """
     count = devices if isinstance(devices, int) else len(devices)
     if memory is None and not isinstance(devices, int):
@@ -145,7 +150,7 @@ def choose_mesh(load: Load, devices: Sequence[Any] | int, memory: int | None = N
     fitting = [shape for shape in _shapes(count) if not list(_problems(shape, load))]
     if not fitting:
         text = next(_problems((count, 1, 1), load), "")
-        raise ValueError(f"No mesh of {count} devices divides everything; with data = {count}: {text}")
+        raise NotDivisibleError(f"No mesh of {count} devices divides everything; with data = {count}: {text}")
     wanted = {axis: _smallest(axis, fitting, load, memory) for axis in ("tensor", "fsdp")}
     enough = [s for s in fitting if s[2] >= wanted["tensor"] and s[1] * s[2] >= wanted["fsdp"]]
     if not enough:

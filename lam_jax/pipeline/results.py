@@ -148,7 +148,7 @@ def _samples(folder: Path, resources: Resources, scores: Scores) -> list[Record]
                         "id": example.id,
                         "image": image,
                         "prompt": [dict(message) for message in example.prompt],
-                        "reference": example.reference,
+                        "reference": example.reference if example.has_reference else None,
                         "answers": [
                             {"phase": phase, **answer(record["answers"][name][index])}
                             for (t, _, phase), record in scores.items()
