@@ -23,7 +23,7 @@ from lam_jax.report.run_files import RunFiles, read_run
 from lam_jax.report.schema import Row, RunFilesError
 
 PNG = b"\x89PNG\r\n\x1a\n"
-TITLES = {("latent",): "Latent actions", ("token",): "Token actions"}
+TITLES: dict[tuple[str, ...], str] = {("latent",): "Latent actions", ("token",): "Token actions"}
 LATENT_SCALARS = (
     "random_action_kl_after_stage4",
     "random_action_kl_after_sft",
@@ -108,6 +108,8 @@ def _setting(value: Any) -> str:
 
 def _flat(settings: Row, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in settings.items():
+        if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            value = {str(index): item for index, item in enumerate(value)}
         if isinstance(value, dict) and value:
             yield from _flat(value, f"{prefix}{key}.")
         else:
