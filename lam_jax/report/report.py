@@ -108,6 +108,8 @@ def _setting(value: Any) -> str:
 
 def _flat(settings: Row, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in settings.items():
+        if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            value = {str(index): item for index, item in enumerate(value)}
         if isinstance(value, dict) and value:
             yield from _flat(value, f"{prefix}{key}.")
         else:

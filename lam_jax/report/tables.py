@@ -26,8 +26,13 @@ def _numbers(table: Table, *headings: str) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
 
 
+def _score(value: float) -> str:
+    """With three decimals below 10 and fewer above, so that a reward of any size fits."""
+    return number(value, 3 if abs(value) < 10 else 2 if abs(value) < 100 else 1 if abs(value) < 1000 else 0)
+
+
 def _interval(row: Row | None) -> str:
-    return "–" if row is None else f"{number(row['mean'])}\n[dim]{number(row['low'])}-{number(row['high'])}[/dim]"
+    return "–" if row is None else f"{_score(row['mean'])}\n[dim]{_score(row['low'])}-{_score(row['high'])}[/dim]"
 
 
 def _score_tables(results: Row) -> list[Table]:
@@ -61,7 +66,7 @@ def _gain_tables(results: Row) -> list[Table]:
         table.add_row(
             escape(label),
             number(gain.get("prompts"), 0),
-            *(number(gain[key]) for key in ("before", "after", "difference", "paired_se")),
+            *(_score(gain[key]) for key in ("before", "after", "difference", "paired_se")),
             number(standard_errors(gain), 1),
         )
     return [table]

@@ -192,6 +192,10 @@ def test_paper_has_all_columns_and_what_was_closed(run_dir: Path, tmp_path: Path
     for interval in (i for row in closed for i in row["dimensions"].values()):
         assert f"{interval['low']:.3f} to {interval['high']:.3f}" in text
     assert "rl.algorithm" in text, "of the settings, which are closed"
+    places = subprocess.run(["pdftotext", "-bbox", printed, "-"], check=True, capture_output=True, text=True).stdout
+    (paper,) = set(re.findall(r'<page width="([0-9.]+)"', places))
+    furthest = max(map(float, re.findall(r'<word .* xMax="([0-9.]+)"', places)))
+    assert furthest < float(paper) - 30, "within the margins of 12 mm, 34 points"
     assert results["samples"][0]["prompt"][0]["content"][:20] in " ".join(text.split()), "the system prompt, closed too"
 
 

@@ -170,13 +170,35 @@ def test_a_pipe_of_80_columns_has_the_label_of_every_row_and_all_numbers(spaces)
     assert [line for line in lines if "RL, token: personalised help" in line and "98.0" in line]
 
 
-def test_long_names_break_and_hide_no_number() -> None:
-    name = "an own task whose name is rather long and goes on and on"
-    results = {"scores": [_score("latent", 0.5, 0.75) | {"task": name, "split": "a split with a long name"}]}
-    console = Console(file=io.StringIO(), width=80)
+def _printed_at(width: int, results: dict[str, Any]) -> str:
+    console = Console(file=io.StringIO(), width=width)
     for table in summary_tables(results):
         console.print(table)
-    text = console.file.getvalue()
+    return console.file.getvalue()
+
+
+def test_long_names_break_and_hide_no_number() -> None:
+    name = "an own task whose name is rather long and goes on and on"
+    text = _printed_at(
+        80, {"scores": [_score("latent", 0.5, 0.75) | {"task": name, "split": "a split with a long name"}]}
+    )
     assert "0.625" in text
     assert "0.500-0.750" in text
     assert "A SPLIT" in text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [(-0.25, 0.5, "−0.250-0.500"), (120.25, 130.75, "120.2-130.8"), (-41000.0, 2000.0, "−41,000-2,000")],
+)
+def test_rewards_of_any_size_fit(low, high, shown) -> None:
+    scores = [_score(space, low, high, phase) for space in ("latent", "token") for phase in ("sft", "rl")]
+    text = _printed_at(80, {"scores": scores})
+    assert text.count(shown) == 4
+    assert "…" not in text
+
+
+def test_labels_stay_where_numbers_have_no_room() -> None:
+    text = _printed_at(50, made_up_run.results())
+    for label in ("OOD, T 0.1 ", "LS2, T 1 ", "Whole step (s) ", "RL, token: personalised help "):
+        assert label in text
