@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard
 
 import lam_jax
 from lam_jax.agents.export import export
+from lam_jax.agents.load import find
 from lam_jax.agents.push import push
 from lam_jax.agents.settings import AgentError
 from lam_jax.cli import main
@@ -129,6 +130,15 @@ def test_a_new_process_answers_the_same_without_the_files_of_the_run(run, tmp_pa
     example = lam_jax.Example("q", ({"role": "user", "content": "What colour is it?"},), (picture,))
     here = lam_jax.load(run, space="latent").generate([example], seed=3)[0].answers[0]
     assert json.loads(done.stdout) == here.tokens
+
+
+@pytest.mark.parametrize("space", SPACE_NAMES)
+def test_every_weight_is_that_of_the_run(run, answered, space):
+    """Of a token agent the latent modules are left out: nothing asks for them."""
+    found, expected = find(run, space=space).masters(make_mesh()), answered[space][2]
+    if space == "token":
+        found, expected = found.backbone, expected.backbone
+    chex.assert_trees_all_equal(found, expected)
 
 
 def test_an_exported_token_agent_is_the_backbone_of_the_run(answered, exported):
