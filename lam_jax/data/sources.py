@@ -38,6 +38,15 @@ class RowSource(Protocol):
         ...
 
 
+@runtime_checkable
+class ShrinkableRows(Protocol):
+    """A source that can do with fewer rows, for smoke runs."""
+
+    def shrunk(self, rows: int) -> RowSource:
+        """The source with about so many rows, the same ones each time."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class JsonRows:
     """Rows of one JSON file (a list of objects), cut into splits after a shuffle.
@@ -98,6 +107,10 @@ class JsonRows:
         require_unique(examples)
         return examples
 
+    def shrunk(self, rows: int) -> "JsonRows":
+        """The first rows of the shuffled ones; all splits together."""
+        return dataclasses.replace(self, limit=min(rows, self.limit or rows))
+
     def content(self) -> str:
         """SHA-256 of the file; pictures count by their paths."""
         return hash_files([Path(self.file)])
@@ -129,6 +142,10 @@ class SplitRows:
             raise DataError(Where("splits"), None, f"no split {split!r}", known, "Correct the name.")
         return self.sources[split].read(folder, split)
 
+    def shrunk(self, rows: int) -> "SplitRows":
+        """Each source with so many rows, where it can."""
+        return SplitRows({name: shrunk(source, rows) for name, source in self.sources.items()})
+
     def content(self) -> str:
         """A hash of the sources' hashes."""
         return hashlib.sha256(" ".join(source.content() for source in self._each()).encode()).hexdigest()
@@ -139,6 +156,11 @@ class SplitRows:
             if source not in found:
                 found.append(source)
         return found
+
+
+def shrunk(source: RowSource, rows: int) -> RowSource:
+    """A source with about so many rows, or as it is where it cannot do with fewer."""
+    return source.shrunk(rows) if isinstance(source, ShrinkableRows) else source
 
 
 def require_unique(examples: Sequence[Example]) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from lam_jax.data.sources import shrunk
 from lam_jax.models.processor import ImageSettings, image_tokens
 from lam_jax.recipe import Corpus, Recipe, StageSettings
 from lam_jax.tasks.task import Task
@@ -11,6 +12,7 @@ ROWS = 4  # of a batch
 PROMPTS, SAMPLES = 2, 4  # of a rollout
 TEXT, ANSWER = 106, 32  # tokens of text in a row beside its picture, and of an answer
 SCORED = 8  # prompts of a split
+READ = 128  # rows of a source
 
 
 def quick(recipe: Recipe) -> Recipe:
@@ -61,12 +63,14 @@ def _stage(settings: StageSettings) -> StageSettings:
 
 def _corpus(corpus: Corpus, room: int) -> Corpus:
     prompts = None if corpus.prompt_lengths is None else (min(corpus.prompt_lengths[-1], room),)
-    return dataclasses.replace(corpus, lengths=(min(corpus.lengths[-1], room),), prompt_lengths=prompts)
+    rows = shrunk(corpus.rows, READ)
+    return dataclasses.replace(corpus, rows=rows, lengths=(min(corpus.lengths[-1], room),), prompt_lengths=prompts)
 
 
 def _task(task: Task, room: int) -> Task:
     return dataclasses.replace(
         task,
+        rows=shrunk(task.rows, READ),
         chat_lengths=(min(task.chat_lengths[-1], room + ANSWER),),
         prompt_lengths=(min(task.prompt_lengths[-1], room),),
         answer_length=min(task.answer_length, ANSWER),

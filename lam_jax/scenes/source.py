@@ -48,6 +48,14 @@ class SceneRows:
         """
         return read_split(prepare(folder, self.sizes), self.rows, split)
 
+    def shrunk(self, rows: int) -> "SceneRows":
+        """At most so many rows a split, the first ones."""
+        smaller = {
+            field.name: {split: min(size, rows) for split, size in getattr(self.sizes, field.name).items()}
+            for field in dataclasses.fields(self.sizes)
+        }
+        return SceneRows(self.rows, SceneSizes(**smaller))
+
     def content(self) -> str:
         """Hash of everything that the rows depend on: sizes, the generator's code and its assets."""
         return fingerprint(self.sizes)

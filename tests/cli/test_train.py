@@ -63,6 +63,10 @@ def test_every_recipe_can_be_ablated_resized_and_made_quick():
     assert (recipe.inverse.steps, recipe.sft.steps, recipe.rl.steps) == (3, 3, 2)
     assert recipe.tasks[0].answer_length == 32
     assert "quick" in recipe.name
+    assert recipe.paired.rows.sizes.paired == {"train": 128, "test": 128, "caption_test": 128}
+    assert recipe.tasks[0].rows.sizes == recipe.paired.rows.sizes
+    own_rows, _ = parse("own", [*OWN, "--quick", "--sft", "s.json"])
+    assert own_rows.tasks[0].rows.sources["rl"].limit == own_rows.paired.rows.limit == 128
 
 
 def test_a_file_of_ones_own_is_a_recipe(recipe_file):
