@@ -18,10 +18,6 @@ class Mean(struct.PyTreeNode):
         """The mean."""
         return self.total / jnp.maximum(self.count, 1.0)
 
-    def scaled(self, factor: float) -> "Mean":
-        """`factor` times the mean."""
-        return Mean(factor * self.total, self.count)
-
     def __add__(self, other: "Mean") -> "Mean":
         return Mean(self.total + other.total, self.count + other.count)
 

@@ -9,7 +9,7 @@ from lam_jax.losses import Mean, cloning
 from lam_jax.models.inputs import Batch
 from lam_jax.train.method import Method
 from lam_jax.train.stages.inverse_pass import frozen_states, inverse_logits
-from lam_jax.train.stages.objective import Objective, as_loss
+from lam_jax.train.stages.objective import Objective, as_loss, plain
 from lam_jax.train.stages.stage import MixedBatch, Stage, whole
 
 
@@ -24,12 +24,12 @@ def clone(agent: Agent, batch: Batch, method: Method) -> tuple[Mean, Mean]:
 def cloning_objective(agent: Agent, batch: MixedBatch, noise: Array | None, method: Method) -> Objective:
     """Mean over paired rows plus mean over text-only rows; no randomness."""
     loss, accuracy = clone(agent, batch.paired, method)
-    terms, metrics = {"cloning_paired": loss}, {"accuracy_paired": accuracy}
+    means, metrics = {"cloning_paired": loss}, {"accuracy_paired": accuracy}
     if batch.text is not None:
         loss, accuracy = clone(agent, batch.text, method)
-        terms |= {"cloning_text": loss}
+        means |= {"cloning_text": loss}
         metrics |= {"accuracy_text": accuracy}
-    return Objective.of(terms, {}, terms | metrics)
+    return Objective(means, plain(*means), tuple((name, (1.0, name)) for name in means), metrics)
 
 
 cloning_loss = as_loss(cloning_objective)

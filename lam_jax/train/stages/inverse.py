@@ -16,10 +16,11 @@ def inverse_objective(agent: Agent, batch: Batch, noise: Array | None, method: M
     """What is minimised. `noise` is Gumbel noise [B, L, K], or None for a deterministic pass."""
     inferred = inverse_pass(agent, frozen_states(agent, batch), batch, noise, method.learning, method.remat)
     ce, entropy = prediction_losses(agent, inferred, batch, method)
-    return Objective.of(
+    return Objective(
         {"ce": ce, "entropy": entropy},
-        {"entropy": method.entropy_weight},
-        {"ce": ce, "entropy": entropy.scaled(-1.0), **code_metrics(inferred, batch)},
+        ((1.0, "ce"), (method.entropy_weight, "entropy")),
+        (("ce", (1.0, "ce")), ("entropy", (-1.0, "entropy"))),
+        code_metrics(inferred, batch),
     )
 
 

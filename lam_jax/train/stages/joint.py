@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from lam_jax.latent.agent import Agent
-from lam_jax.losses import Mean, gaussian_nll
+from lam_jax.losses import gaussian_nll
 from lam_jax.models.inputs import Batch
 from lam_jax.train.method import Method
 from lam_jax.train.stages import inverse, projector
 from lam_jax.train.stages.inverse_pass import code_metrics, frozen_states, gumbel, inverse_pass, prediction_losses
-from lam_jax.train.stages.objective import Objective, as_loss
+from lam_jax.train.stages.objective import Objective, Term, as_loss, plain
 from lam_jax.train.stages.stage import MixedBatch, Stage, whole
 
 
@@ -24,16 +24,16 @@ def joint_objective(agent: Agent, batch: MixedBatch, noise: tuple[Array, Array] 
     inferred = inverse_pass(agent, seen, batch.paired, paired_noise, method.learning, method.remat)
     ce, entropy = prediction_losses(agent, inferred, batch.paired, method)
     to_image, to_text = projector.projection_losses(agent, seen, withheld, batch.paired)
-    # Both are means over the same positions.
-    nll = Mean(method.nll_weight * (to_image.total + to_text.total), to_image.count)
-    terms = {"ce_paired": ce, "entropy_paired": entropy, "nll": nll}
-    weights = {"entropy_paired": method.entropy_weight}
-    metrics = {"ce_paired": ce, "nll": nll, "entropy_paired": entropy.scaled(-1.0)}
-    metrics |= code_metrics(inferred, batch.paired)
+    nll = (method.nll_weight, plain("to_image", "to_text"))
+    means = {"ce_paired": ce, "entropy_paired": entropy, "to_image": to_image, "to_text": to_text}
+    formula: tuple[Term, ...] = (nll, (1.0, "ce_paired"), (method.entropy_weight, "entropy_paired"))
+    derived = (("ce_paired", (1.0, "ce_paired")), ("nll", nll), ("entropy_paired", (-1.0, "entropy_paired")))
+    metrics = code_metrics(inferred, batch.paired)
     if batch.text is not None:
         text = text_only_objective(agent, batch.text, text_noise, method)
-        terms, weights, metrics = terms | text.terms, weights | dict(text.weights), metrics | text.metrics
-    return Objective.of(terms, weights, metrics)
+        means, formula, derived = means | text.means, (*formula, (1.0, text.formula)), (*derived, *text.derived)
+        metrics |= text.metrics
+    return Objective(means, formula, derived, metrics)
 
 
 def text_only_objective(agent: Agent, batch: Batch, noise: Array | None, method: Method) -> Objective:
@@ -43,15 +43,18 @@ def text_only_objective(agent: Agent, batch: Batch, noise: Array | None, method:
     # The projector learns from the likelihoods and the cycle alone: codes and merge read its output as a constant.
     inferred = inverse_pass(agent, jax.lax.stop_gradient(x), batch, noise, method.learning, method.remat)
     ce, entropy = prediction_losses(agent, inferred, batch, method)
-    terms = {"ce_text": ce, "entropy_text": entropy}
-    weights = {"entropy_text": method.entropy_weight}
-    cycle: Any = jnp.float32(0.0)
+    means = {"ce_text": ce, "entropy_text": entropy}
+    formula: tuple[Term, ...] = ((1.0, "ce_text"), (method.entropy_weight, "entropy_text"))
+    derived = (("ce_text", (1.0, "ce_text")), ("entropy_text", (-1.0, "entropy_text")))
+    metrics: dict[str, Any] = code_metrics(inferred, batch, "text_")
     if method.cycle and method.learning.project:
         back = agent.latent.back_projector
-        cycle = gaussian_nll(back.mean(x), back.log_variance(x), states, batch.valid).scaled(method.nll_weight)
-        terms |= {"cycle": cycle}
-    metrics = {"ce_text": ce, "entropy_text": entropy.scaled(-1.0), "cycle": cycle}
-    return Objective.of(terms, weights, metrics | code_metrics(inferred, batch, "text_"))
+        cycle = (method.nll_weight, "cycle")
+        means["cycle"] = gaussian_nll(back.mean(x), back.log_variance(x), states, batch.valid)
+        formula, derived = (*formula, cycle), (*derived, ("cycle", cycle))
+    else:
+        metrics["cycle"] = jnp.float32(0.0)
+    return Objective(means, formula, derived, metrics)
 
 
 def joint_noise(batch: MixedBatch, key: Array, codes: int) -> tuple[Array, Array | None]:

@@ -7,7 +7,7 @@ from lam_jax.losses import Mean, gaussian_nll
 from lam_jax.models.inputs import Batch
 from lam_jax.train.method import Method
 from lam_jax.train.stages.inverse_pass import frozen_states
-from lam_jax.train.stages.objective import Objective, as_loss
+from lam_jax.train.stages.objective import Objective, as_loss, plain
 from lam_jax.train.stages.stage import Stage, whole
 
 TRAINS = ("latent.projector", "latent.back_projector")
@@ -25,8 +25,8 @@ def projector_objective(agent: Agent, batch: Batch, noise: Array | None, method:
     """What is minimised; no randomness."""
     seen, withheld = frozen_states(agent, batch), frozen_states(agent, batch.without_images())
     to_image, to_text = projection_losses(agent, seen, withheld, batch)
-    terms = {"nll_text_to_image": to_image, "nll_image_to_text": to_text}
-    return Objective.of(terms, {}, dict(terms))
+    means = {"nll_text_to_image": to_image, "nll_image_to_text": to_text}
+    return Objective(means, plain(*means), tuple((name, (1.0, name)) for name in means))
 
 
 projector_loss = as_loss(projector_objective)

@@ -18,7 +18,7 @@ from lam_jax.models.qwen2_5_vl.config import QwenConfig
 from lam_jax.train.method import Method
 from lam_jax.train.partition import Choice
 from lam_jax.train.stages.inverse_pass import inverse_logits
-from lam_jax.train.stages.objective import Objective, as_loss
+from lam_jax.train.stages.objective import Objective, as_loss, plain
 from lam_jax.train.stages.stage import Stage, backbone_top, whole
 
 Pass = Literal["released", "predict", "clone", "joint"]
@@ -51,13 +51,13 @@ def latent_sft_objective(
     policy_logits = agent.latent.policy(fixed, rotary, batch.mask, method.remat)
     codes = policy_logits if part == "released" else jax.lax.stop_gradient(inverse_logits(agent, fixed, batch))
     action = jnp.argmax(codes, axis=-1)
-    terms, metrics = {}, {}
+    means, metrics = {}, {}
     if part != "clone":
         out = agent.read(x, jax.lax.stop_gradient(agent.latent.look_up(action)), method.acting)
-        terms["ce"] = next_token(out, agent.table, batch.tokens, keep)
+        means["ce"] = next_token(out, agent.table, batch.tokens, keep)
     if part in ("clone", "joint"):
-        terms["cloning"], metrics["accuracy"] = cloning(policy_logits, action, keep)
-    return Objective.of(terms, {}, terms | metrics)
+        means["cloning"], metrics["accuracy"] = cloning(policy_logits, action, keep)
+    return Objective(means, plain(*means), tuple((name, (1.0, name)) for name in means), metrics)
 
 
 def token_sft_objective(agent: Agent, batch: Batch, noise: Array | None, method: Method) -> Objective:
@@ -65,7 +65,7 @@ def token_sft_objective(agent: Agent, batch: Batch, noise: Array | None, method:
     response = batch.response if method.sft != "released" or method.response_only else None
     keep = target_mask(batch.valid, batch.mask, response, method.after_padding)
     ce = next_token(agent.backbone.states(batch, method.remat), agent.table, batch.tokens, keep)
-    return Objective.of({"ce": ce}, {}, {"ce": ce})
+    return Objective({"ce": ce}, plain("ce"), (("ce", (1.0, "ce")),))
 
 
 def predict_objective(agent: Agent, batch: Batch, noise: Array | None, method: Method) -> Objective:
