@@ -16,10 +16,8 @@ SHELL := /bin/bash
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
     $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 VENV ?= .venv
-# The newest one, for `make test-newest`: another jax than that of 3.11. A shim of pyenv that starts nothing is none, but
-# the Python behind it may be there.
-PYENVS := $${PYENV_ROOT:-$$HOME/.pyenv}/versions
-NEWEST ?= $(shell for p in python3.13 python3.12 $(PYENVS)/3.13*/bin/python3.13 $(PYENVS)/3.12*/bin/python3.12; do \
+# The newest one, for `make test-newest`: another jax than that of 3.11. A shim of pyenv that starts nothing is none.
+NEWEST ?= $(shell for p in python3.13 python3.12; do \
     $$p -c 'import sys, venv, ensurepip' 2>/dev/null && { echo $$p; break; }; done)
 NEWEST_VENV ?= .venv-newest
 # What `.ci/run` takes of it: the C kernel, decoding, every training step.
