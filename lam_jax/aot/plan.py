@@ -123,8 +123,7 @@ class _Planner:
         recipe, resources = self.recipe, self.resources
         image = recipe.image.size or (280, 420)
         work = Workload(**{"rows": 1, "prompts": 1, "image": image} | sizes)
-        method = dataclasses.replace(recipe.method, remat=recipe.method.remat)
-        return Setting(recipe.name, resources.mesh, work, method, resources.config, recipe.latent)
+        return Setting(recipe.name, resources.mesh, work, recipe.method, resources.config, recipe.latent)
 
     def _stage(self, phase: str, stage: Stage, settings: StageSettings, rows: int, length: int) -> PlannedPhase:
         setting = self._setting(

@@ -259,7 +259,7 @@ def _call(function: ScoreFunction, name: str, examples: Sequence[Example], answe
         return _settled(function(examples, answers))
     except Exception as error:
         guilty, raised = _guilty(function, examples, answers)
-        where = f"row {guilty.id!r} ({guilty.where})" if guilty else f"rows {examples[0].id!r} to {examples[-1].id!r}"
+        where = f"row {guilty.id!r} ({guilty.where})" if guilty else f"{len(examples)} rows together"
         source = Path(getattr(inspect.unwrap(function), "__code__", _call.__code__).co_filename).name
         raise RewardError(
             f"Reward {name} raised {_what(raised or error, source)} for {where}. Correct the function and run the "
