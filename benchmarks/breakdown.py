@@ -15,7 +15,7 @@ from lam_jax.latent.agent import Agent
 from lam_jax.nn import attention as attn
 from lam_jax.nn import kv_cache
 from lam_jax.nn.kv_cache import KVCache, append, decoding_layers
-from lam_jax.nn.stack import fold_layers, is_unrolled
+from lam_jax.nn.stack import fold_layers, is_apart
 from lam_jax.nn.vocabulary import arg_max
 from lam_jax.parallel import ROLLOUT, use
 from lam_jax.parallel.choose_layout import choose_layout
@@ -61,7 +61,7 @@ def _parts(session: Session, agent: Agent) -> dict[str, Callable[[], Any]]:
     def stack(blocks):
         """A stack of blocks on caches of one position: its weights and little else."""
         text = work.config.text
-        layers, split = blocks.mlp.down.kernel.shape[0], is_unrolled(blocks)
+        layers, split = blocks.mlp.down.kernel.shape[0], is_apart(blocks)
         empty = jnp.zeros((layers, work.prompts, 1, text.kv_heads, text.head_dim), x.dtype)
         cache = KVCache.create((empty, empty), jnp.ones((work.prompts, 1), bool), work.samples, 1, split)
         blocks = jax.jit(decoding_layers)(blocks)

@@ -11,12 +11,12 @@ from typing import Any
 import jax
 import tyro
 
-from benchmarks.programs import UPDATES, UpdateProgram
+from benchmarks.programs import UPDATES, StageProgram, UpdateProgram, stage_parts
 from benchmarks.session import Options, Session
-from benchmarks.stages import StageProgram
 from benchmarks.workload import make_agent, prompts, rl_config, sample_ids, spaces
 from lam_jax.parallel.choose_layout import choose_layout
 from lam_jax.rollout.run import jitted
+from lam_jax.train.partition import partition
 from lam_jax.train.stages import STAGES
 
 
@@ -35,7 +35,7 @@ def run(options: Options) -> list:
     for kind in UPDATES:
         programs[f"update.{kind}"] = UpdateProgram(agent, work, kind).lower
     for name, stage in STAGES.items():
-        programs[f"stage.{name}"] = StageProgram(agent, work, stage).lower
+        programs[f"stage.{name}"] = StageProgram(partition(agent, stage_parts(work, stage)), work, stage).lower
     with tempfile.TemporaryDirectory() as folder:
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -6,7 +6,6 @@
 Everything here is counted: bytes from XLA's own plan of the compiled program, FLOPs from the sizes.
 """
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ import tyro
 
 from benchmarks.programs import UPDATES, UpdateKind, update_parts
 from benchmarks.session import Options, Session
-from benchmarks.update import plain_update_flops, update_flops
+from benchmarks.update_counting import plain_update_flops, update_flops
 from benchmarks.workload import METHOD, Workload, prompts, rl_config, sample_ids
 from lam_jax.latent.agent import Agent
 from lam_jax.nn.weight import structs
@@ -28,10 +27,10 @@ from lam_jax.train.rl_update import Update
 from lam_jax.train.state import TrainState
 
 
-def compiled_update(work: Workload, kind: UpdateKind, remat: bool) -> Any:
+def compiled_update(work: Workload, kind: UpdateKind) -> Any:
     """The compiled update, from shapes alone."""
     space, parts = update_parts(work, kind)
-    config = dataclasses.replace(rl_config(work, space.name), remat=remat)
+    config = rl_config(work, space.name)
     agent = structs(Agent.spec(work.config, work.latent))
     batch = jax.eval_shape(lambda: prompts(work))
     ids = jax.eval_shape(lambda: sample_ids(work.prompts, work.samples))
@@ -55,12 +54,10 @@ def run(options: Options) -> list:
     """Compiles the updates and returns the records."""
     session = Session(options)
     work = session.work
-    # Beyond a few hundred MB of activations, training keeps a block's input only.
-    remat = work.preset.startswith("qwen")
     peaks = {}
     for kind in UPDATES:
         session.say(f"compiling update.{kind}")
-        memory = compiled_update(work, kind, remat).memory_analysis()
+        memory = compiled_update(work, kind).memory_analysis()
         temporary, arguments = memory.temp_size_in_bytes, memory.argument_size_in_bytes
         peaks[kind] = temporary + arguments + memory.output_size_in_bytes - memory.alias_size_in_bytes
         session.add_counted(f"memory.update.{kind}.temporary", temporary, "bytes")

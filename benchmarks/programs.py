@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.workload import METHOD, Workload, endless_prompts, prompts, rl_config, sample_ids, spaces
+from benchmarks.workload import METHOD, Workload, endless_prompts, make_batch, prompts, rl_config, sample_ids, spaces
 from lam_jax.latent.agent import Agent
 from lam_jax.models.inputs import Batch
 from lam_jax.nn.layout import Layout
@@ -21,14 +21,15 @@ from lam_jax.rewards.verdict import Verdict
 from lam_jax.rollout.actions import ActionSpace
 from lam_jax.rollout.engine import Rollout, RolloutConfig
 from lam_jax.rollout.run import run_rollout
-from lam_jax.train.optimiser import make_optimiser
+from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
 from lam_jax.train.partition import Choice, Last, count_parameters, partition
 from lam_jax.train.rl import RLStep
 from lam_jax.train.rl_batch import RLBatch
 from lam_jax.train.rl_collect import Collector
 from lam_jax.train.rl_rewards import Decoder
 from lam_jax.train.rl_update import Update
-from lam_jax.train.spaces import LATENT, TOKEN, Space
+from lam_jax.train.spaces import LATENT, SPACES, TOKEN, Space
+from lam_jax.train.stages import MixedBatch, Stage, Step
 from lam_jax.train.state import TrainState
 
 UpdateKind = Literal["latent", "token", "token_matched"]
@@ -78,9 +79,9 @@ def update_parts(work: Workload, kind: UpdateKind) -> tuple[Space, dict[str, Cho
 class UpdateProgram:
     """A policy update on one recorded rollout with made-up advantages; the state moves on."""
 
-    def __init__(self, agent: Agent, work: Workload, kind: UpdateKind, remat: bool = False):
+    def __init__(self, agent: Agent, work: Workload, kind: UpdateKind):
         space, parts = update_parts(work, kind)
-        config = dataclasses.replace(rl_config(work, space.name), remat=remat)
+        config = rl_config(work, space.name)
         batch = prompts(work)
         out = RolloutProgram(space.actions(agent, METHOD), batch, config.rollout)()
         advantages = np.random.default_rng(0).standard_normal((work.prompts, work.samples)).astype(np.float32)
@@ -109,11 +110,19 @@ class Words:
 
 
 class StepProgram:
-    """A whole RL step, reward and host work included: rollout of new prompts, reward, update."""
+    """A whole RL step, reward and host work included: rollout of new prompts, reward, update; the state moves on.
 
-    def __init__(self, agent: Agent, work: Workload, space: str, stop: bool):
-        config = rl_config(work, space, stop)
-        trainable, frozen = partition(agent, config.space.trains(work.config, METHOD))
+    Args:
+        halves: what trains and what is frozen, see `rl_parts`.
+        work: sizes.
+        space: "latent" or "token".
+        stop: completions end at the end-of-turn token.
+    """
+
+    def __init__(self, halves: tuple[Agent, Agent], work: Workload, space: str, stop: bool = False):
+        trainable, frozen = halves
+        self.config = config = rl_config(work, space, stop)
+        self.parameters = count_parameters(trainable)
         optimiser = make_optimiser(config.optimiser, config.steps)
         self.state = TrainState.create(trainable, optimiser, jax.random.key(0))
         rng = np.random.default_rng(0)
@@ -121,13 +130,51 @@ class StepProgram:
         def reward(examples, answers, samples):
             return [[Verdict({"reward": (rng.random(), 1.0)}) for _ in samples] for _ in answers]
 
-        collect = Collector(config, METHOD, frozen, reward, Decoder(Words()), iter(()))
-        self.step = RLStep(collect, Update(config, METHOD, optimiser, frozen, trainable))
+        self.collect = Collector(config, METHOD, frozen, reward, Decoder(Words()), iter(()))
+        self.step = RLStep(self.collect, Update(config, METHOD, optimiser, frozen, trainable))
         self.batches = endless_prompts(work)
 
     def __call__(self) -> dict[str, Any]:
         self.state, metrics = self.step(self.state, next(self.batches))
         return metrics
+
+
+def rl_parts(work: Workload, space: str) -> dict[str, Choice]:
+    """What RL trains, for `partition`."""
+    return dict(SPACES[space].trains(work.config, METHOD))
+
+
+class StageProgram:
+    """An optimiser step of one of stages 1 to 5 on one batch; the state moves on.
+
+    Args:
+        halves: what trains and what is frozen, see `stage_parts`.
+        work: sizes.
+        stage: which one.
+    """
+
+    def __init__(self, halves: tuple[Agent, Agent], work: Workload, stage: Stage):
+        trainable, frozen = halves
+        optimiser = make_optimiser(OptimiserConfig(lr=1e-4), 1000)
+        self.state = TrainState.create(trainable, optimiser, jax.random.key(0))
+        self.step = Step(stage, frozen, optimiser, dataclasses.replace(METHOD, remat=work.remat))
+        paired = make_batch(work, work.rows, work.prompt)
+        self.batch: Any = paired
+        if stage.mixed:
+            self.batch = MixedBatch(paired, make_batch(work, work.rows, work.prompt, pictures=False, seed=1))
+
+    def __call__(self) -> dict[str, jax.Array]:
+        self.state, metrics = self.step(self.state, self.batch)
+        return metrics
+
+    def lower(self) -> jax.stages.Lowered:
+        """The lowered program."""
+        return self.step.lower(self.state, self.batch)
+
+
+def stage_parts(work: Workload, stage: Stage) -> dict[str, Choice]:
+    """What a stage trains, for `partition`."""
+    return dict(stage.trains(work.config, METHOD))
 
 
 def with_natural_ends(agent: Agent, work: Workload, space: str) -> Agent:

@@ -7,10 +7,11 @@ The reward is a random number, so a step is rollout, host work and update.
 
 import tyro
 
-from benchmarks.programs import StepProgram, with_natural_ends
+from benchmarks.programs import StepProgram, rl_parts, with_natural_ends
 from benchmarks.session import Options, RecompiledError, Session
 from benchmarks.workload import make_agent
 from lam_jax.hosts.compilation import CompileClock
+from lam_jax.train.partition import partition
 
 STEPS = 50
 
@@ -24,13 +25,15 @@ def run(options: Options) -> list:
     session = Session(options)
     work = session.work
     agent = make_agent(work)
-    times = session.compare({name: StepProgram(agent, work, name, stop=False) for name in ("latent", "token")}).seconds
+    programs = {name: StepProgram(partition(agent, rl_parts(work, name)), work, name) for name in ("latent", "token")}
+    times = session.compare(dict(programs)).seconds
     for name, seconds in times.items():
         session.add(f"step.{name}.s", seconds, "s", note="every completion of full length")
     session.add_ratio("step.latent_over_token", times["latent"], times["token"])
     recompiled = 0
     for name in ("latent", "token"):
-        natural = StepProgram(with_natural_ends(agent, work, name), work, name, stop=True)
+        ending = with_natural_ends(agent, work, name)
+        natural = StepProgram(partition(ending, rl_parts(work, name)), work, name, stop=True)
         session.say(f"{STEPS} {name} steps with natural lengths")
         for _ in range(2):
             natural()

@@ -4,7 +4,7 @@ N prompts, G samples of a prompt, P prompt length, T completion length.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from lam_jax.rollout.actions import ActionSpace
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.train.method import METHODS
+from lam_jax.train.partition import Choice, in_dtype, partition
 from lam_jax.train.rl_config import RLConfig
 from lam_jax.train.spaces import SPACES
 
@@ -70,6 +71,11 @@ class Workload:
         return self.image[0] // self.config.vision.patch, self.image[1] // self.config.vision.patch
 
     @property
+    def remat(self) -> bool:
+        """Activations are recomputed: beyond a few hundred MB of them training keeps a block's input only."""
+        return self.preset.startswith("qwen")
+
+    @property
     def tokens(self) -> int:
         """Completion tokens of a rollout."""
         return self.prompts * self.samples * self.completion
@@ -89,6 +95,18 @@ def make_agent(work: Workload, seed: int = 0) -> Agent:
     """Random weights, made on the device. The frozen part of presets that compute in bfloat16 rests in it."""
     specs = Agent.spec(work.config, work.latent)
     return jax.jit(lambda key: materialize(specs, key))(jax.random.key(seed))
+
+
+def make_halves(work: Workload, parts: Mapping[str, Choice], seed: int = 0) -> tuple[Agent, Agent]:
+    """`make_agent` as training holds it: float32 masters of the trained `parts`, the rest in the compute dtype."""
+    specs = Agent.spec(work.config, work.latent)
+
+    @jax.jit
+    def make(key: jax.Array) -> tuple[Agent, Agent]:
+        trainable, frozen = partition(materialize(specs, key), parts)
+        return trainable, in_dtype(frozen, work.config.dtype)
+
+    return make(jax.random.key(seed))
 
 
 def make_batch(work: Workload, rows: int, length: int, pictures: bool = True, seed: int = 0) -> Batch:
@@ -136,7 +154,7 @@ def sample_ids(count: int, samples: int) -> jax.Array:
 def rl_config(work: Workload, space: str, stop: bool = False) -> RLConfig:
     """GRPO with its reference, as released; every completion of full length unless `stop`."""
     rollout = RolloutConfig(work.samples, work.completion, SAMPLING[space], stop=stop)
-    return RLConfig(ALGORITHMS["grpo"], SPACES[space], prompts=work.prompts, rollout=rollout)
+    return RLConfig(ALGORITHMS["grpo"], SPACES[space], prompts=work.prompts, rollout=rollout, remat=work.remat)
 
 
 def spaces(agent: Agent) -> dict[str, ActionSpace]:

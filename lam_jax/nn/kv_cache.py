@@ -14,7 +14,7 @@ from lam_jax.nn.block import DecoderBlock, KeyValue
 from lam_jax.nn.layers import packed
 from lam_jax.nn.layout import layout
 from lam_jax.nn.rope import Rotary
-from lam_jax.nn.stack import Layers, fold_layers, is_unrolled, split_layers
+from lam_jax.nn.stack import Layers, fold_layers, is_apart, split_layers
 
 
 class KVCache(struct.PyTreeNode):
@@ -60,8 +60,8 @@ class KVCache(struct.PyTreeNode):
 
 
 def decoding_layers(blocks: DecoderBlock) -> Layers:
-    """A stack laid out for decode steps: where the layout unrolls it its layers are apart, their maps packed."""
-    if not is_unrolled(blocks):
+    """A stack laid out for decode steps: where the layout takes it apart, so are the layers, their maps packed."""
+    if not is_apart(blocks):
         return blocks
     layers = split_layers(blocks)
     if layout().joined:  # small products cost more to start than to read: one in the place of three

@@ -18,13 +18,14 @@ class Layout:
     Attributes:
         joined: leading dimensions are joined, so that a weight takes part in one product: that of prompts and samples,
             of query, key and value in decoding. Impossible where the dimensions lie on different mesh axes.
-        unrolled: stacks of fewer weights are unrolled where gradients are wanted, and in decoding their layers lie
-            apart; 0: every stack is scanned.
+        unrolled: stacks of fewer weights are unrolled where gradients are wanted; 0: every stack is scanned.
+        apart: stacks of fewer weights have their layers apart in decoding; None: those that are unrolled.
         pack: a linear map laid out for the few rows of a decode step, or None where it stays as it is; None: all stay.
     """
 
     joined: bool = False
     unrolled: int = 0
+    apart: int | None = None
     pack: Callable[[Any], Any] | None = None
 
 

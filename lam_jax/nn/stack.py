@@ -71,5 +71,15 @@ def split_last(stacked: Any) -> tuple[Any, Any]:
 
 
 def is_unrolled(stacked: Any) -> bool:
-    """Whether the layout unrolls a stack."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(stacked)) < layout().unrolled
+    """Whether the layout unrolls a stack where gradients are wanted."""
+    return _weights(stacked) < layout().unrolled
+
+
+def is_apart(stacked: Any) -> bool:
+    """Whether the layout takes the layers of a stack apart in decoding."""
+    apart = layout().apart
+    return _weights(stacked) < (layout().unrolled if apart is None else apart)
+
+
+def _weights(stacked: Any) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(stacked))

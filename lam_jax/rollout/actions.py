@@ -19,7 +19,7 @@ from lam_jax.models.qwen2_5_vl.model import QwenVL
 from lam_jax.nn.axes import ANY, constrain
 from lam_jax.nn.kv_cache import KVCache
 from lam_jax.nn.rope import Rotary
-from lam_jax.nn.stack import is_unrolled
+from lam_jax.nn.stack import is_apart
 from lam_jax.nn.vocabulary import arg_max
 from lam_jax.rollout.sampling import Sample, SamplingConfig, entropy, sample
 
@@ -150,7 +150,7 @@ class LatentActions(struct.PyTreeNode):
         """Logits of the first action, and the policy's own cache."""
         x = self._input(hidden, prompts.has_image)
         logits, kv = self.agent.latent.policy.prefill(x, self.backbone.rotary(prompts.positions), prompts.mask)
-        split = is_unrolled(self.agent.latent.policy.blocks)
+        split = is_apart(self.agent.latent.policy.blocks)
         return logits, KVCache.create(kv, prompts.mask, samples, length, split)
 
     def decoding(self) -> "LatentActions":

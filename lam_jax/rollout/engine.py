@@ -20,7 +20,7 @@ from lam_jax.nn.axes import constrain_rows, constrain_samples
 from lam_jax.nn.kv_cache import KVCache
 from lam_jax.nn.leaf import Leaf
 from lam_jax.nn.rope import Rotary
-from lam_jax.nn.stack import is_unrolled
+from lam_jax.nn.stack import is_apart
 from lam_jax.nn.vocabulary import occurring
 from lam_jax.rollout.actions import Act, ActionSpace, Penalty, next_positions, shared_prompt
 from lam_jax.rollout.sampling import SamplingConfig, Support, penalise_repeats, sample_keys
@@ -167,7 +167,7 @@ def rollout(
         logits=logits,
         rotary=rotary_at(jnp.int32(0)),
         seen=_seen(prompts, config, model.text.vocab_size),
-        cache=KVCache.create(kv, prompts.mask, config.samples, room, is_unrolled(backbone.blocks)),
+        cache=KVCache.create(kv, prompts.mask, config.samples, room, is_apart(backbone.blocks)),
         space=space_state,
         out=_pinned(buffers),
     )

@@ -101,7 +101,7 @@ class Collector:
 
     def roll_out(self, state: TrainState, batch: Batch, key: Array, attempt: int = 0) -> tuple[Batch, Rollout]:
         """Prompts on the mesh, filled up to its shards, and their continuations; attempt 1 and up are refills."""
-        space = self._space(state)
+        space = self.actions(state)
         count, samples = len(batch.tokens), self.config.rollout.samples
         # Placed here, so that an update after a refill is the same program.
         prompts = place(fill_prompts(batch, space), self.mesh, UPDATE)
@@ -116,10 +116,11 @@ class Collector:
             out = rollout(space, prompts, ids, key, self.config.rollout)
             return RLBatch(prompts, out, jnp.zeros(ids.shape, jnp.float32), out.mask)
 
-        space = self._space(state)
+        space = self.actions(state)
         return jax.eval_shape(roll, space, fill_prompts(prompts.batch, space), state.key)
 
-    def _space(self, state: TrainState) -> ActionSpace:
+    def actions(self, state: TrainState) -> ActionSpace:
+        """The action space of the present policy, its weights as rollouts want them."""
         agent = merge(self._for_rollouts(state.trainable), self.frozen)
         return self.config.space.actions(agent, self.method)
 
