@@ -136,7 +136,7 @@ def power_of_two(x: int) -> int:
     return 1 << (x - 1).bit_length()
 
 
-@functools.partial(jax.named_call, name="decode_attention")
+@functools.partial(jax.jit, static_argnames=("interpret", "tiles"))  # or every layer would be traced on its own
 def decode_attention(
     qkv: Float[Array, "N G 1 W"],
     rotary: Rotary,
