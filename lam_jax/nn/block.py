@@ -62,9 +62,21 @@ class DecoderBlock(struct.PyTreeNode):
         h = self.attention_norm(x)
         q, k, v = (self._split(y) for y in self._projections(h))
         q, k = rotary(q), rotary(k)
-        y = attend(q, k, v)
+        return self._rest(x, attend(q, k, v)), (k, v)
+
+    def fused(self, x: Float[Array, "*B T D"], attend: Callable[[Array], Array]) -> Float[Array, "*B T D"]:
+        """The block's output where `attend` does everything between the first maps and the last.
+
+        It is given queries, keys and values side by side, [*B, T, (H + 2 K) head_dim], not rotated: each on its own
+        they would have to be copied out of the product.
+        """
+        h = self.attention_norm(x)
+        joined = jnp.concatenate(self._projections(h), axis=-1) if self.joined is None else self.joined(h)
+        return self._rest(x, attend(joined))
+
+    def _rest(self, x: Array, y: Array) -> Array:
         x = x + self.output(y.reshape(*x.shape[:-1], -1))
-        return x + self.mlp(self.mlp_norm(x)), (k, v)
+        return x + self.mlp(self.mlp_norm(x))
 
     def key_value(self, x: Float[Array, "*B T D"], rotary: Rotary) -> KeyValue:
         """The keys and values that `__call__` returns, and nothing else."""

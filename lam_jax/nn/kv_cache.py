@@ -3,6 +3,9 @@
 Legend: Y layers, N prompts, G samples, P prompt length, T completion length, K kv heads, D head dimension.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -21,7 +24,8 @@ class KVCache(struct.PyTreeNode):
     """Keys and values of one stack of blocks during decoding.
 
     All lie as the products with queries and weights read them, so that no step transposes them; the layers are apart
-    where their weights are (`stack.split_layers`), so that no step copies them either.
+    where their weights are (`stack.split_layers`), so that no step copies them either. For a fused attention
+    (`Layout.decode_attention`) keys lie as values do.
     """
 
     prompt_key: Layers  # [Y, N, K, D, P], or a tuple of Y
@@ -41,6 +45,8 @@ class KVCache(struct.PyTreeNode):
             length: T.
             split: for a stack whose layers are apart, see `decoding_layers`.
         """
+        if layout().decode_attention is not None:
+            return cls._fused(prompt, prompt_mask, samples, length, split)
         layers, prompts, _, kv_heads, dim = prompt[0].shape
         lead = (layers, prompts, samples, kv_heads)
         empty = (jnp.zeros((*lead, *shape), prompt[0].dtype) for shape in ((dim, length), (length, dim)))
@@ -53,10 +59,19 @@ class KVCache(struct.PyTreeNode):
             key, value = (tuple(x.reshape(-1, *x.shape[-2:]) for x in layers) for layers in (key, value))
         return cls(prompt_key, prompt_value, prompt_mask, key, value)
 
+    @classmethod
+    def _fused(cls, prompt: KeyValue, prompt_mask: Array, samples: int, length: int, split: bool) -> "KVCache":
+        """As `create`: prompt keys and values [Y, N, K, P, D], own ones [Y, N * G * K, T, D]."""
+        layers, prompts, _, kv_heads, dim = prompt[0].shape
+        empty = jnp.zeros((layers, prompts * samples * kv_heads, length, dim), prompt[0].dtype)
+        parts = (*(jnp.swapaxes(x, 2, 3) for x in prompt), empty, empty)
+        prompt_key, prompt_value, key, value = map(split_layers, parts) if split else parts
+        return cls(prompt_key, prompt_value, prompt_mask, key, value)
+
     @property
     def length(self) -> int:
         """T, room for a continuation."""
-        return jax.tree.leaves(self.key)[0].shape[-1]
+        return jax.tree.leaves(self.value)[0].shape[-2]
 
 
 def decoding_layers(blocks: DecoderBlock) -> Layers:
@@ -81,6 +96,12 @@ def decode(
     blocks: Layers, cache: KVCache, x: Float[Array, "N G 1 D"], rotary: Rotary, step: Int[Array, ""]
 ) -> tuple[Float[Array, "N G 1 D"], KVCache]:
     """One token for every sample. `step` counts the tokens already in the suffix; all samples are at the same step."""
+    caches = (cache.prompt_key, cache.prompt_value, cache.key, cache.value)
+    fused = layout().decode_attention
+    if fused is not None:
+        x, (key, value) = fold_layers(_fused_layer(fused, cache, rotary, step), x, blocks, *caches, frozen=True)
+        return x, cache.replace(key=key, value=value)
+
     seen = jnp.arange(cache.length) <= step
     keep = jnp.broadcast_to(seen[None, None, None, :], (*x.shape[:3], seen.shape[0]))
 
@@ -99,7 +120,23 @@ def decode(
             key, value = (constrain_samples(y, "kv_heads", None, None) for y in (key, value))
         return constrain_samples(x), (key, value)
 
-    caches = (cache.prompt_key, cache.prompt_value, cache.key, cache.value)
     # Stacked layers are scanned: unrolled, stacking the caches again would copy them at every token.
     x, (key, value) = fold_layers(layer, x, blocks, *caches, frozen=True)
     return x, cache.replace(key=key, value=value)
+
+
+def _fused_layer(fused: Callable[..., Any], cache: KVCache, rotary: Rotary, step: Array) -> Callable[..., Any]:
+    """One layer of `decode` around a fused attention."""
+
+    def layer(x: Array, block: DecoderBlock, prompt_key: Array, prompt_value: Array, key: Array, value: Array):
+        written = {}
+
+        def attend(qkv: Array) -> Array:
+            caches = (prompt_key, prompt_value, cache.prompt_mask, key, value)
+            y, written["key"], written["value"] = fused(qkv, rotary, *caches, step)
+            return y
+
+        x = block.fused(x, attend)
+        return x, (written["key"], written["value"])
+
+    return layer

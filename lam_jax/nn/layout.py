@@ -21,12 +21,20 @@ class Layout:
         unrolled: stacks of fewer weights are unrolled where gradients are wanted; 0: every stack is scanned.
         apart: stacks of fewer weights have their layers apart in decoding; None: those that are unrolled.
         pack: a linear map laid out for the few rows of a decode step, or None where it stays as it is; None: all stay.
+        decode_attention: attention of a decode step, rotation and append included, called as
+            `lam_jax.gpu.decode_attention`, over caches laid out for it; None: in parts (`lam_jax.nn.attention`). It
+            joins prompts and samples, too.
     """
 
     joined: bool = False
     unrolled: int = 0
     apart: int | None = None
     pack: Callable[[Any], Any] | None = None
+    decode_attention: Callable[..., Any] | None = None
+
+    def __post_init__(self):
+        if self.decode_attention is not None and not self.joined:
+            raise ValueError("Layout.decode_attention joins prompts and samples: expected joined=True, got False.")
 
 
 # The reference that all others equal, and what functions get that are traced outside `lam_jax.parallel.use`.

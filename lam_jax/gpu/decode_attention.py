@@ -1,0 +1,184 @@
+"""Attention of a decode step on an NVIDIA GPU in two kernels, from the projections' product to the finished sum.
+
+What `kv_cache.decode` else does in about 14 kernels a layer: rotary, append, attention over the prompt's and the own
+keys, merge. Flash decoding: the first kernel splits the positions over programs, of which each leaves a softmax sum
+that is not normalised; the second adds these up with the new token's own score and appends its key and value. So the
+caches are only read by the one and only written by the other, in place.
+
+Keys lie as values do, [.., T, D]: a tile of positions is one piece of memory, and an append writes one row of 2 D bytes
+where [.., D, T] would touch D lines. The plain path (`lam_jax.nn.attention`) is the reference.
+Legend: N prompts, G samples, H heads, K kv heads, R = H / K, D head dimension, P prompt length, T room.
+"""
+
+import dataclasses
+import functools
+
+import jax
+from jaxtyping import Array, Bool, Float, Int
+
+from lam_jax.nn.rope import Rotary
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiles:
+    """How the kernels cut their work. Blocks, rows and warps are powers of two.
+
+    Attributes:
+        prompt_block: positions of a prompt that a program reads at a time.
+        prompt_splits: programs that share a prompt's positions.
+        own_block: positions of a sample's own cache that a program reads at a time.
+        own_splits: programs that share the positions written so far, so that all have work at any step.
+        rows: most queries of a prompt (samples times R) in one program.
+        num_warps: of the first kernel.
+        num_stages: loads in flight in its loops.
+        merge_warps: of the second kernel.
+    """
+
+    prompt_block: int = 64
+    prompt_splits: int = 8
+    own_block: int = 64
+    own_splits: int = 4
+    rows: int = 64
+    num_warps: int = 4
+    num_stages: int = 3
+    merge_warps: int = 2
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value < 1:
+                raise ValueError(f"Tiles.{field.name} must be at least 1, got {value}.")
+            if not field.name.endswith(("splits", "stages")) and value & (value - 1):
+                raise ValueError(f"Tiles.{field.name} must be a power of two, got {value}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """The legend's letters, and what follows from them and `tiles`; static in the kernels."""
+
+    prompts: int
+    samples: int
+    heads: int
+    kv_heads: int
+    dim: int
+    prompt: int
+    room: int
+    tiles: Tiles
+
+    @property
+    def repeat(self) -> int:
+        """R."""
+        return self.heads // self.kv_heads
+
+    @property
+    def fields(self) -> int:
+        """Vectors that the projections make of a sample: queries, then keys, then values."""
+        return self.heads + 2 * self.kv_heads
+
+    @property
+    def rows(self) -> int:
+        """Queries of all heads, N * G * H."""
+        return self.prompts * self.samples * self.heads
+
+    @property
+    def own_rows(self) -> int:
+        """Queries in a program over a sample's own positions: R, filled up to what tensor cores take."""
+        return max(16, power_of_two(self.repeat))
+
+    @property
+    def own_splits(self) -> int:
+        """No more than there are blocks."""
+        return min(self.tiles.own_splits, -(-self.room // self.tiles.own_block))
+
+    @property
+    def shared_rows(self) -> int:
+        """Queries in a program over a prompt's positions."""
+        return min(self.tiles.rows, max(16, power_of_two(self.samples * self.repeat)))
+
+    @property
+    def shared_tiles(self) -> int:
+        """Programs that share the queries of a prompt and kv head."""
+        return -(-self.samples * self.repeat // self.shared_rows)
+
+    @property
+    def prompt_blocks(self) -> int:
+        """Blocks of a prompt."""
+        return -(-self.prompt // self.tiles.prompt_block)
+
+    @property
+    def prompt_share(self) -> int:
+        """Blocks of a prompt for one program."""
+        return -(-self.prompt_blocks // self.tiles.prompt_splits)
+
+    @property
+    def prompt_splits(self) -> int:
+        """Programs that share a prompt's positions; every one has some."""
+        return -(-self.prompt_blocks // self.prompt_share)
+
+    @property
+    def splits(self) -> int:
+        """Sums of a query."""
+        return self.prompt_splits + self.own_splits
+
+    @property
+    def own_programs(self) -> int:
+        """Programs over own positions."""
+        return self.prompts * self.samples * self.kv_heads * self.own_splits
+
+    @property
+    def shared_programs(self) -> int:
+        """Programs over prompts."""
+        return self.prompts * self.kv_heads * self.shared_tiles * self.prompt_splits
+
+
+def power_of_two(x: int) -> int:
+    """The least that is no smaller than `x`."""
+    return 1 << (x - 1).bit_length()
+
+
+@functools.partial(jax.jit, static_argnames=("interpret", "tiles"))  # or every layer would be traced on its own
+def decode_attention(
+    qkv: Float[Array, "N G 1 W"],
+    rotary: Rotary,
+    prompt_key: Float[Array, "N K P D"],
+    prompt_value: Float[Array, "N K P D"],
+    prompt_mask: Bool[Array, "N P"],
+    key: Float[Array, "NGK T D"],
+    value: Float[Array, "NGK T D"],
+    step: Int[Array, ""],
+    *,
+    interpret: bool = False,
+    tiles: Tiles | None = None,
+) -> tuple[Float[Array, "N G 1 HD"], Float[Array, "NGK T D"], Float[Array, "NGK T D"]]:
+    """One layer's attention for the newest token of every sample.
+
+    On a GPU D is a power of two, at least 32.
+
+    Args:
+        qkv: queries, keys and values side by side, W = (H + 2 K) D, not rotated.
+        rotary: cosines and sines [N, G, 1, D] of the token's place, whose halves are equal.
+        prompt_key: rotated keys of the prompts.
+        prompt_value: their values.
+        prompt_mask: True at real tokens.
+        key: rotated keys of the samples' `step` tokens before this one; donate it, or it is copied.
+        value: their values; likewise.
+        step: where the new token is appended.
+        interpret: on a CPU, for tests.
+        tiles: how the work is cut; default: what suits the sizes.
+
+    Returns:
+        The weighted values, and `key` and `value` with those of the new token at `step`.
+    """
+    from lam_jax.gpu import decode_kernels  # it imports Pallas, which costs CPU users half a second
+
+    prompts, samples = qkv.shape[:2]
+    kv_heads, prompt, dim = prompt_key.shape[1:]
+    heads = qkv.shape[-1] // dim - 2 * kv_heads
+    sizes = Sizes(prompts, samples, heads, kv_heads, dim, prompt, key.shape[-2], tiles or Tiles())
+    # In the activations' dtype, as `Rotary` applies them; the compiler makes these once for all layers.
+    cos, sin = (x[..., : dim // 2].astype(qkv.dtype).reshape(-1) for x in (rotary.cos, rotary.sin))
+    new = (qkv.reshape(-1), cos, sin)
+    y, key, value = decode_kernels.attend(
+        new, (prompt_key, prompt_value, prompt_mask), (key, value), step.reshape(1), sizes, interpret
+    )
+    return y.reshape(*qkv.shape[:-1], -1), key, value
