@@ -32,7 +32,7 @@ class DecoderBlock(struct.PyTreeNode):
     value: Map
     output: Map
     mlp_norm: RMSNorm
-    mlp: GatedMLP
+    mlp: Map
     head_dim: int = struct.field(pytree_node=False)
     joined: Map = None  # query, key and value in one map, in their place; see `join`
 

@@ -20,7 +20,8 @@ class Layout:
             of query, key and value in decoding. Impossible where the dimensions lie on different mesh axes.
         unrolled: stacks of fewer weights are unrolled where gradients are wanted, and in decoding their layers lie
             apart; 0: every stack is scanned.
-        pack: a linear map laid out for the few rows of a decode step, or None where it stays as it is; None: all stay.
+        pack: a `Linear`, `Head` or `GatedMLP` laid out for the few rows of a decode step, or None where it stays as it
+            is (of a `GatedMLP`: as a whole, its maps are offered next); None: all stay.
     """
 
     joined: bool = False

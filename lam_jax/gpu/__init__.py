@@ -1,0 +1,1 @@
+"""What only a GPU wants: kernels for decode steps."""
