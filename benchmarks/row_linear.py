@@ -73,8 +73,9 @@ def tilings(name: str, rows: int) -> Iterator[Tiles]:
         shapes = [(64, 64, 8, 4), (128, 64, 8, 3), (128, 32, 8, 4), (64, 64, 4, 4)]
     else:
         shapes = [(64, 64, 4, 5), (64, 128, 4, 4), (128, 64, 4, 4), (32, 128, 4, 4), (64, 64, 4, 8), (128, 128, 8, 3)]
-    for split, swapped, (columns, depth, warps, stages) in itertools.product(splits, (False, True), shapes):
-        yield Tiles(columns, depth, split, warps, stages, swapped)
+    for split, swapped in itertools.product(splits, (False, True)):
+        for columns, depth, warps, stages in shapes:
+            yield Tiles(columns, depth, split, warps, stages, swapped)
 
 
 def made(kind: Map, rows: int, key: jax.Array) -> tuple[jax.Array, list[tuple[jax.Array, ...]]]:

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 ENOUGH = {"jax", "flax", "optax", "orbax-checkpoint", "numpy", "transformers", "jaxtyping", "pillow"}
 BROUGHT_ALONG = {"rich", "scipy", "tokenizers"}
 PACKAGES = (
-    *("errors", "nn", "cpu", "losses", "rl", "parallel", "models", "latent", "formats", "data", "rewards"),
+    *("errors", "nn", "cpu", "gpu", "losses", "rl", "parallel", "models", "latent", "formats", "data", "rewards"),
     *("rollout", "hosts", "runs", "train", "evaluation"),
 )
 PROGRAM = """

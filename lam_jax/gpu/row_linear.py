@@ -3,7 +3,7 @@
 XLA's own products are the reference, and what other devices compute. Legend: R rows, D in, O out, V vocabulary.
 """
 
-import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,10 @@ from jaxtyping import Array, Float
 
 from lam_jax.gpu.row_products import row_products
 from lam_jax.gpu.tiles import MOST_ROWS, Tiles, choose_tiles
-from lam_jax.nn.layers import GatedMLP, Head, Linear, swiglu
+from lam_jax.nn.layers import GatedMLP, Head, Linear, Map, swiglu
 from lam_jax.nn.weight import Param
 
+Product = Callable[..., Array]
 LEAST = 2**20  # weights; smaller kernels take less time to read than to start
 
 
@@ -27,7 +28,8 @@ def row_linear(
     interpret: bool = False,
 ) -> Float[Array, "R O"]:
     """`x @ kernel (+ bias)` in the dtype of x, summed in float32 and rounded once."""
-    tiles = tiles or choose_tiles(x.shape[0], *kernel.shape, x.dtype.itemsize)
+    inputs, outputs = kernel.shape
+    tiles = tiles or choose_tiles(x.shape[0], inputs, outputs, x.dtype.itemsize)
     (parts,) = row_products(x, (kernel,), tiles, interpret=interpret)
     return _finished(jnp.sum(parts, axis=0), bias).astype(x.dtype)
 
@@ -52,10 +54,17 @@ def gated(
     interpret: bool = False,
 ) -> Float[Array, "R O"]:
     """`silu(x @ gate) * (x @ up)`, the products rounded to the dtype of x as `GatedMLP` does."""
-    tiles = tiles or choose_tiles(x.shape[0], *gate.shape, x.dtype.itemsize, kernels=2)
-    finish = functools.partial(_swiglu_of, dtype=x.dtype)
+    inputs, outputs = gate.shape
+    tiles = tiles or choose_tiles(x.shape[0], inputs, outputs, x.dtype.itemsize, kernels=2)
+
+    def finish(*products: Array) -> Array:
+        # In float32, of rounded products: what XLA's fusion of `swiglu` computes on a GPU.
+        gate, up = (product.astype(x.dtype).astype(jnp.float32) for product in products)
+        return gate * jax.nn.sigmoid(gate) * up
+
     if tiles.splits == 1:
-        return row_products(x, (gate, up), tiles, finish=finish, interpret=interpret)
+        (y,) = row_products(x, (gate, up), tiles, finish=finish, interpret=interpret)
+        return y
     parts = row_products(x, (gate, up), tiles, interpret=interpret)
     return finish(*(jnp.sum(part, axis=0) for part in parts)).astype(x.dtype)
 
@@ -63,12 +72,6 @@ def gated(
 def gated_by_xla(x: Float[Array, "R D"], gate: Float[Array, "D O"], up: Float[Array, "D O"]) -> Float[Array, "R O"]:
     """`gated` as XLA computes it."""
     return swiglu(x @ gate, x @ up)
-
-
-def _swiglu_of(gate: Array, up: Array, dtype: jnp.dtype) -> Array:
-    """In float32, of rounded products: what XLA's fusion of `swiglu` computes on a GPU."""
-    gate, up = (product.astype(dtype).astype(jnp.float32) for product in (gate, up))
-    return gate * jax.nn.sigmoid(gate) * up
 
 
 def row_logits(
@@ -79,7 +82,8 @@ def row_logits(
     interpret: bool = False,
 ) -> Float[Array, "R V"]:
     """`x @ table.T` in float32, the table read as it lies."""
-    tiles = tiles or choose_tiles(x.shape[0], *table.shape[::-1], x.dtype.itemsize)
+    outputs, inputs = table.shape
+    tiles = tiles or choose_tiles(x.shape[0], inputs, outputs, x.dtype.itemsize)
     (parts,) = row_products(x, (table,), tiles, along_inputs=True, interpret=interpret)
     return jnp.sum(parts, axis=0)
 
@@ -89,7 +93,9 @@ def logits_by_xla(x: Float[Array, "R D"], table: Float[Array, "V D"]) -> Float[A
     return jnp.einsum("rd,vd->rv", x, table, preferred_element_type=jnp.float32)
 
 
-def _on_gpu(kernel, by_xla, x: Float[Array, "... D"], *weights: Array | None, interpret: bool) -> Array:
+def _on_gpu(
+    kernel: Product, by_xla: Product, x: Float[Array, "... D"], *weights: Array | None, interpret: bool
+) -> Array:
     """By the kernel where there are few rows and a GPU, or where it is to be interpreted."""
     rows = x.reshape(-1, x.shape[-1])
     weights = tuple(None if weight is None else weight.astype(x.dtype) for weight in weights)
@@ -124,7 +130,7 @@ class RowGatedMLP(struct.PyTreeNode):
 
     gate: Param  # [D, F]
     up: Param  # [D, F]
-    down: Linear | RowLinear
+    down: Map
     interpret: bool = struct.field(pytree_node=False, default=False)
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:

@@ -24,7 +24,7 @@ def row_products(
     finish: Finish | None = None,
     along_inputs: bool = False,
     interpret: bool = False,
-) -> Array | tuple[Float[Array, "S R O"], ...]:
+) -> tuple[Array, ...]:
     """`x @ kernel` for each kernel, read once and side by side.
 
     Args:
@@ -36,7 +36,11 @@ def row_products(
         interpret: on any device, slowly.
 
     Returns:
-        `finish(*products)` in the dtype of x [R, O]; without `finish` the float32 partial sums of every product.
+        `finish(*products)` in the dtype of x [R, O], alone; without `finish` the float32 partial sums of every product
+        [S, R, O].
+
+    Raises:
+        ValueError: `finish` with splits.
     """
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import triton
@@ -49,7 +53,7 @@ def row_products(
     if finish is None:
         out = (jax.ShapeDtypeStruct((tiles.splits, rows, outputs), jnp.float32),) * len(kernels)
     else:
-        out = jax.ShapeDtypeStruct((rows, outputs), x.dtype)
+        out = (jax.ShapeDtypeStruct((rows, outputs), x.dtype),)
 
     def program(x_ref: Any, *refs: Any) -> None:
         weights, results = refs[: len(kernels)], refs[len(kernels) :]
@@ -57,13 +61,13 @@ def row_products(
 
         def step(index: Array, sums: tuple[Array, ...]) -> tuple[Array, ...]:
             at = index * tiles.depth
-            few = _load(x_ref, (row, at), (height, tiles.depth), "evict_last")
+            few = _load(x_ref, (row, at), (height, tiles.depth))
             found = []
             for weight, total in zip(weights, sums, strict=True):
-                start, size = (at, column), (tiles.depth, tiles.columns)
                 if along_inputs:
-                    start, size = start[::-1], size[::-1]
-                many = _load(weight, start, size, "evict_first")
+                    many = _load(weight, (column, at), (tiles.columns, tiles.depth))
+                else:
+                    many = _load(weight, (at, column), (tiles.depth, tiles.columns))
                 found.append(total + _product(few, many, along_inputs, tiles.swapped))
             return tuple(found)
 
@@ -118,16 +122,16 @@ def _inside(
     return block, mask
 
 
-def _load(ref: Any, start: tuple[Array, Array], size: tuple[int, int], eviction: str) -> Array:
+def _load(ref: Any, start: tuple[Array, Array], size: tuple[int, int]) -> Array:
     from jax.experimental.pallas import triton
 
     block, mask = _inside(ref, start, size)
     other = None if mask is None else 0.0
-    return triton.load(block, mask=mask, other=other, eviction_policy=eviction)
+    return triton.load(block, mask=mask, other=other)
 
 
 def _store(ref: Any, start: tuple[Array, Array], value: Array, *lead: Array) -> None:
     from jax.experimental.pallas import triton
 
-    block, mask = _inside(ref, start, value.shape, lead)
+    block, mask = _inside(ref, start, (value.shape[0], value.shape[1]), lead)
     triton.store(block, value, mask=mask)

@@ -4,19 +4,23 @@ import dataclasses
 
 MOST_ROWS = 256  # more rows are no longer bound by the weights' bytes
 
+# An H100: its multiprocessors, and the shared memory of each that two programs beside each other may take.
+PROCESSORS = 132
+SHARED = 227 * 2**10
+
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-    """The part of a kernel [D, O] that one program multiplies, and how. All but `splits` are powers of two.
+    """The part of a kernel [D, O] that one program multiplies, and how. All but `splits` and `stages`: powers of two.
 
     Attributes:
         columns: of O in a program.
         depth: of D in one step of a program's loop.
         splits: of D over programs, whose partial sums are added afterwards.
         warps: of 32 threads in a program.
-        stages: steps whose weights are on their way at once.
-        swapped: a step computes the transposed product, so that the columns are its long side: tensor cores of Hopper
-            take 64 at once.
+        stages: steps whose weights are on their way or at work at once.
+        swapped: a step computes the transposed product, so that the columns are its long side: the instruction that
+            takes weights from shared memory (wgmma) wants 64 there, else they pass through registers.
     """
 
     columns: int = 64
@@ -32,32 +36,34 @@ def block_of_rows(rows: int) -> int:
     return min(max(16, 1 << (rows - 1).bit_length()), MOST_ROWS)
 
 
-def shared_bytes(tiles: Tiles, rows: int, itemsize: int, kernels: int) -> int:
-    """Shared memory that the steps on their way take."""
-    block = block_of_rows(rows) + kernels * tiles.columns
-    return tiles.stages * tiles.depth * block * itemsize
+def step_bytes(tiles: Tiles, rows: int, itemsize: int, kernels: int) -> int:
+    """Shared memory that one step's rows and weights take."""
+    return tiles.depth * (block_of_rows(rows) + kernels * tiles.columns) * itemsize
 
 
 def choose_tiles(rows: int, inputs: int, outputs: int, itemsize: int = 2, kernels: int = 1) -> Tiles:
-    """Tiles for R=rows, D=inputs, O=outputs and `kernels` kernels read side by side."""
-    columns = 64 if rows <= 64 else 128
-    tiles = Tiles(columns=columns, warps=4 if rows <= 64 else 8)
-    if kernels == 1:
-        tiles = dataclasses.replace(tiles, splits=_splits(inputs, outputs, tiles))
-    while tiles.stages > 2 and shared_bytes(tiles, rows, itemsize, kernels) > SHARED:
-        tiles = dataclasses.replace(tiles, stages=tiles.stages - 1)
-    while tiles.depth > 16 and shared_bytes(tiles, rows, itemsize, kernels) > SHARED:
-        tiles = dataclasses.replace(tiles, depth=tiles.depth // 2)
-    return tiles
+    """Tiles for R=rows, D=inputs, O=outputs and `kernels` kernels read side by side.
 
-
-SHARED = 100 * 2**10  # bytes a program: two of them on each of an H100's multiprocessors, which have 227 KiB
-PROGRAMS = 264  # two on each of an H100's 132 multiprocessors
-
-
-def _splits(inputs: int, outputs: int, tiles: Tiles) -> int:
-    """The largest power of two that fills the multiprocessors without leaving a program too short a loop."""
-    blocks, steps, splits = -(-outputs // tiles.columns), -(-inputs // tiles.depth), 1
-    while blocks * splits * 2 <= PROGRAMS and steps // (splits * 2) >= 4:
-        splits *= 2
-    return splits
+    Of those that leave no multiprocessor idle the ones that move the fewest bytes besides the weights: every program
+    reads its share of the rows from the L2 cache, and splits write and read float32 partial sums.
+    """
+    height = block_of_rows(rows)
+    best, least = Tiles(columns=16), float("inf")
+    for columns in (16, 32, 64, 128):
+        # More accumulators than this do not fit the registers.
+        if columns > 16 and height * columns * kernels * itemsize > 2**16:
+            break
+        blocks = -(-outputs // columns)
+        for splits in range(1, 17 if kernels == 1 else 2):
+            if splits > 1 and inputs < splits * 4 * Tiles.depth:
+                break  # loops too short to keep loads on their way
+            weights = kernels * inputs * outputs * itemsize
+            again = blocks * height * inputs * itemsize + (3 * splits * height * outputs * 4 if splits > 1 else 0)
+            cost = (weights + again) / min(1.0, blocks * splits / PROCESSORS)
+            if cost < least:
+                best, least = Tiles(columns=columns, splits=splits), cost
+    wide = height * best.columns * kernels > 2**13
+    best = dataclasses.replace(best, warps=8 if wide else 4, depth=Tiles.depth if itemsize == 2 else 32)
+    # Wide programs take all registers of a multiprocessor; of others two lie on it, so that one loads while one ends.
+    shared = SHARED if wide else SHARED // 2
+    return dataclasses.replace(best, stages=max(2, min(6, shared // step_bytes(best, rows, itemsize, kernels))))
