@@ -1,1 +1,1 @@
-"""What only an NVIDIA GPU wants: a fused attention for decode steps."""
+"""What only an NVIDIA GPU wants: attention by cuDNN, and kernels for decode steps."""

@@ -117,7 +117,41 @@ def attention(
     q: Float[Array, "*B T H D"], k: Float[Array, "*B S K D"], v: Float[Array, "*B S K D"], keep: Bool[Array, "*B T S"]
 ) -> Float[Array, "*B T H D"]:
     """Grouped-query attention, softmax in float32. `keep` is True where a query may look at a key."""
+    fused = layout().attend
+    y = None if fused is None else fused(q, k, v, keep)
+    if y is not None:
+        return y
     return by_query_blocks(lambda q, keep: finish(part(q, k, v, keep), q.dtype), q, keep)
+
+
+def attention_over_shared(
+    q: Float[Array, "N G T H D"],
+    k: Float[Array, "N G T K D"],
+    v: Float[Array, "N G T K D"],
+    keep: Bool[Array, "N G T T"],
+    prompt_key: Float[Array, "N P K D"],
+    prompt_value: Float[Array, "N P K D"],
+    prompt_mask: Bool[Array, "N P"],
+) -> Float[Array, "N G T H D"]:
+    """Attention of the G samples of each prompt over the prompt's keys, which they share, and their own."""
+    fused = layout().attend
+    if fused is not None:
+        # Few kv heads: a copy for every sample is small beside what the fused attention saves.
+        def over_all(shared: Array, own: Array, axis: int) -> Array:
+            shared = jnp.broadcast_to(shared, (*own.shape[:2], *shared.shape[2:]))
+            return jnp.concatenate([shared, own], axis=axis)
+
+        keys, values = (over_all(x[:, None], y, 2) for x, y in ((prompt_key, k), (prompt_value, v)))
+        shape = (*keep.shape[:3], prompt_mask.shape[-1])
+        keeps = jnp.concatenate([jnp.broadcast_to(prompt_mask[:, None, None], shape), keep], axis=-1)
+        y = fused(q, keys, values, keeps)
+        if y is not None:
+            return y
+
+    def over_both(q: Array, keep: Array) -> Array:
+        return finish(merge(shared_part(q, prompt_key, prompt_value, prompt_mask), part(q, k, v, keep)), q.dtype)
+
+    return by_query_blocks(over_both, q, keep)
 
 
 def by_query_blocks(

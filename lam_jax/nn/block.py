@@ -32,7 +32,7 @@ class DecoderBlock(struct.PyTreeNode):
     value: Map
     output: Map
     mlp_norm: RMSNorm
-    mlp: GatedMLP
+    mlp: Map
     head_dim: int = struct.field(pytree_node=False)
     joined: Map = None  # query, key and value in one map, in their place; see `join`
 
@@ -156,11 +156,7 @@ def run_shared(
         return attn.attention(q, k, v, prompt_keep)
 
     def attend_sample(q, k, v, key, value):
-        def over_both(q, keep):
-            shared = attn.shared_part(q, key, value, prompt_mask)
-            return attn.finish(attn.merge(shared, attn.part(q, k, v, keep)), q.dtype)
-
-        return attn.by_query_blocks(over_both, q, sample_keep)
+        return attn.attention_over_shared(q, k, v, sample_keep, key, value, prompt_mask)
 
     def step(carry, block):
         prompt, sample = carry

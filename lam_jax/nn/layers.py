@@ -1,4 +1,4 @@
-"""Linear maps, RMSNorm and the gated MLP. Dimension legend: D in, O out, F feed-forward."""
+"""Linear maps, RMSNorm and the gated MLP. Dimension legend: D in, O out, F feed-forward, V vocabulary."""
 
 from typing import Any, TypeVar
 
@@ -11,7 +11,7 @@ from lam_jax.nn.layout import layout
 from lam_jax.nn.weight import Param, Weight
 
 T = TypeVar("T")
-# A `Linear`, or what a layout packs it to: the same call, and `inputs`.
+# A `Linear` or `GatedMLP`, or what a layout packs it to: the same call, and `inputs` where a `Linear` has it.
 Map = Any
 
 
@@ -57,17 +57,14 @@ class Linear(struct.PyTreeNode):
         return y if self.bias is None else y + last(self.bias, y)
 
 
-def packed(module: T) -> T:
-    """A module whose linear maps lie as decode steps want them, where the layout packs them."""
-    pack = layout().pack
-    if pack is None:
-        return module
+class Head(struct.PyTreeNode):
+    """`x @ table.T` in float32: the logits of a vocabulary of V."""
 
-    def convert(part: Any) -> Any:
-        found = pack(part) if isinstance(part, Linear) else None
-        return part if found is None else found
+    table: Param  # [V, D]
 
-    return jax.tree.map(convert, module, is_leaf=lambda part: isinstance(part, Linear))
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... V"]:
+        """float32 logits of the last dimension."""
+        return jnp.einsum("...d,vd->...v", x, self.table.astype(x.dtype), preferred_element_type=jnp.float32)
 
 
 class RMSNorm(struct.PyTreeNode):
@@ -133,3 +130,21 @@ class GatedMLP(struct.PyTreeNode):
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         """The MLP of the last dimension; same width out."""
         return self.down(swiglu(self.gate(x), self.up(x)))
+
+
+def packed(module: T) -> T:
+    """A module whose maps lie as decode steps want them, where the layout packs them; see `Layout.pack`."""
+    pack = layout().pack
+    if pack is None:
+        return module
+
+    def is_map(part: Any) -> bool:
+        return isinstance(part, Linear | GatedMLP | Head)
+
+    def convert(part: Any) -> Any:
+        found = pack(part) if is_map(part) else None
+        if found is None and isinstance(part, GatedMLP):
+            return part.replace(gate=convert(part.gate), up=convert(part.up), down=convert(part.down))
+        return part if found is None else found
+
+    return jax.tree.map(convert, module, is_leaf=is_map)
