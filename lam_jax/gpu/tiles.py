@@ -21,6 +21,8 @@ class Tiles:
         stages: steps whose weights are on their way or at work at once.
         swapped: a step computes the transposed product, so that the columns are its long side: the instruction that
             takes weights from shared memory (wgmma) wants 64 there, else they pass through registers.
+        early: the next kernel on the stream may be started at once (from Hopper on); it waits for this one before it
+            reads anything, as XLA makes all kernels do that are started so.
     """
 
     columns: int = 64
@@ -29,6 +31,7 @@ class Tiles:
     warps: int = 4
     stages: int = 4
     swapped: bool = False
+    early: bool = False
 
 
 def block_of_rows(rows: int) -> int:
