@@ -43,6 +43,15 @@ class Tiles:
     num_stages: int = 3
     merge_warps: int = 2
 
+    @classmethod
+    def suited(cls, prompts: int, samples: int, kv_heads: int) -> "Tiles":
+        """Splits that give about 320 programs, two or three for each of an H100's 132 multiprocessors.
+
+        More would write more sums than they save: with many prompts there are programs enough.
+        """
+        own, shared = 256 // (prompts * samples * kv_heads), 64 // (prompts * kv_heads)
+        return cls(own_splits=min(max(own, 1), 16), prompt_splits=min(max(shared, 1), 16))
+
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -174,7 +183,8 @@ def decode_attention(
     prompts, samples = qkv.shape[:2]
     kv_heads, prompt, dim = prompt_key.shape[1:]
     heads = qkv.shape[-1] // dim - 2 * kv_heads
-    sizes = Sizes(prompts, samples, heads, kv_heads, dim, prompt, key.shape[-2], tiles or Tiles())
+    tiles = tiles or Tiles.suited(prompts, samples, kv_heads)
+    sizes = Sizes(prompts, samples, heads, kv_heads, dim, prompt, key.shape[-2], tiles)
     # In the activations' dtype, as `Rotary` applies them; the compiler makes these once for all layers.
     cos, sin = (x[..., : dim // 2].astype(qkv.dtype).reshape(-1) for x in (rotary.cos, rotary.sin))
     new = (qkv.reshape(-1), cos, sin)
