@@ -1,9 +1,9 @@
 """Attention of a decode step on an NVIDIA GPU in two kernels, from the projections' product to the finished sum.
 
-What `kv_cache.decode` else does in about 14 kernels a layer: rotary, append, attention over the prompt's and the own
-keys, merge. Flash decoding: the first kernel splits the positions over programs, of which each leaves a softmax sum
-that is not normalised; the second adds these up with the new token's own score and appends its key and value. So the
-caches are only read by the one and only written by the other, in place.
+What `kv_cache.decode` else does in 12 kernels a layer (Qwen2.5-VL 3B compiled for an H100 by jax 0.11.2): rotary,
+append, attention over the prompt's and the own keys, merge. Flash decoding: the first kernel splits the positions over
+programs, of which each leaves a softmax sum that is not normalised; the second adds these up with the new token's own
+score and appends its key and value. So the caches are only read by the one and only written by the other, in place.
 
 Keys lie as values do, [.., T, D]: a tile of positions is one piece of memory, and an append writes one row of 2 D bytes
 where [.., D, T] would touch D lines. The plain path (`lam_jax.nn.attention`) is the reference.
@@ -178,7 +178,7 @@ def decode_attention(
     Returns:
         The weighted values, and `key` and `value` with those of the new token at `step`.
     """
-    from lam_jax.gpu import decode_kernels  # it imports Pallas, which costs CPU users half a second
+    from lam_jax.gpu import decode_kernels  # here, because it imports Pallas, which CPU users have no use for
 
     prompts, samples = qkv.shape[:2]
     kv_heads, prompt, dim = prompt_key.shape[1:]
