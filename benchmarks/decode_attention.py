@@ -28,22 +28,21 @@ from lam_jax.nn.layout import Layout, laid_out_by
 from lam_jax.nn.rope import Rotary, inverse_frequencies
 
 TILES = (
+    None,  # what is chosen by the sizes
     Tiles(),
     Tiles(num_stages=2),
     Tiles(num_stages=4),
     Tiles(num_warps=8),
     Tiles(own_splits=2, prompt_splits=4),
     Tiles(own_splits=8),
-    Tiles(own_splits=8, prompt_splits=16),
     Tiles(own_splits=8, own_block=32, prompt_block=32, prompt_splits=16, num_stages=4),
     Tiles(own_splits=4, own_block=128, prompt_block=128, num_stages=2),
     Tiles(own_splits=1, prompt_splits=1),
     Tiles(own_splits=1, prompt_splits=2, own_block=128, prompt_block=128, num_stages=2, num_warps=8),
-    Tiles(own_splits=2, prompt_splits=4, num_warps=8),
-    Tiles(merge_warps=4),
-    Tiles(rows=32),
+    Tiles(own_splits=2, prompt_splits=4, num_stages=2),
+    Tiles(own_splits=1, prompt_splits=2, num_stages=2),
 )
-TOKENS = 8  # of a timed run, so that starting it does not count
+CHAINED = 2  # programs in a timed run: while one computes the next is started
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -83,7 +82,7 @@ def compare(prompts: int, options: argparse.Namespace) -> None:
         concurrent.futures.wait(compiled.values())
     item = caches[0][0].dtype.itemsize
     read = 2 * item * options.kv_heads * options.dim * prompts
-    read *= options.prompt + options.samples * (options.step + TOKENS // 2)
+    read *= options.prompt + options.samples * (options.step + tokens_of(prompts) // 2)
     print(f"\nN={prompts}: {read / 1e6:.1f} MB a layer; compiled in {time.perf_counter() - start:.1f} s")
     print(f"{'us a layer':>10} {'GB/s':>7} {'largest difference':>18}  tiles")
     expected = None
@@ -94,25 +93,35 @@ def compare(prompts: int, options: argparse.Namespace) -> None:
         program = future.result()
         own = caches if name != "plain" else turned(caches)
         given = fixed if name != "plain" else (*fixed[:2], [x.swapaxes(-1, -2) for x in fixed[2]], *fixed[3:])
-        outputs, own = jax.block_until_ready(program(given, own, jnp.int32(options.step)))
+        step = jnp.int32(options.step)
+        outputs, own = jax.block_until_ready(program(given, own, step))
         outputs = [np.asarray(y.astype(jnp.float32)) for y in outputs]
         expected = outputs if expected is None else expected
         difference = max(float(abs(y - z).max()) for y, z in zip(outputs, expected, strict=True))
         seconds = []
         for _ in range(options.runs):
             start = time.perf_counter()
-            _, own = jax.block_until_ready(program(given, own, jnp.int32(options.step)))
-            seconds.append((time.perf_counter() - start) / TOKENS / options.layers)
+            for _ in range(CHAINED):
+                _, own = program(given, own, step)
+            jax.block_until_ready(own)
+            seconds.append((time.perf_counter() - start) / CHAINED / tokens_of(prompts) / options.layers)
         if name != "plain":
             caches = own
         median = statistics.median(seconds)
         print(f"{median * 1e6:10.2f} {read / median / 1e9:7.0f} {difference:18.5f}  {name}", flush=True)
 
 
-def described(tiles: Tiles) -> str:
-    """What differs from the default."""
+def tokens_of(prompts: int) -> int:
+    """Tokens of a program: milliseconds of work, so that starting it does not count."""
+    return max(32 // prompts, 1)
+
+
+def described(tiles: Tiles | None) -> str:
+    """What differs from `Tiles()`."""
+    if tiles is None:
+        return "chosen"
     changed = {name: value for name, value in vars(tiles).items() if value != getattr(Tiles(), name)}
-    return ", ".join(f"{name}={value}" for name, value in changed.items()) or "default"
+    return ", ".join(f"{name}={value}" for name, value in changed.items()) or "Tiles()"
 
 
 def made(prompts: int, options: argparse.Namespace) -> tuple[tuple, tuple]:
@@ -166,7 +175,7 @@ def plain(
 
 
 def compile_way(way: Callable[..., Any], fixed: tuple, caches: tuple) -> Callable[..., Any]:
-    """`TOKENS` tokens in all layers: (fixed, caches, step) to each layer's last outputs and the caches."""
+    """Some tokens in all layers: (fixed, caches, step) to each layer's last outputs and the caches."""
     is_plain = getattr(way, "func", None) is plain
     if is_plain:
         fixed, caches = jax.eval_shape(
@@ -186,7 +195,7 @@ def compile_way(way: Callable[..., Any], fixed: tuple, caches: tuple) -> Callabl
 
         width = qkv[0].shape[-1] - 2 * prompt_values[0].shape[1] * prompt_values[0].shape[-1]
         outputs = [jnp.zeros((*x.shape[:-1], width), x.dtype) for x in qkv]
-        outputs, keys, values = jax.lax.fori_loop(0, TOKENS, token, (outputs, *caches))
+        outputs, keys, values = jax.lax.fori_loop(0, tokens_of(qkv[0].shape[0]), token, (outputs, *caches))
         return outputs, (keys, values)
 
     with laid_out_by(Layout(joined=True)):
