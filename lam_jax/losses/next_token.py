@@ -9,9 +9,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lam_jax.losses.mean import Mean, masked_mean
 from lam_jax.nn.axes import active, leading
+from lam_jax.nn.layout import layout
 from lam_jax.nn.vocabulary import Names, expectation, log_sum_exp, own_pick, whole_width
-
-CHUNK_BYTES = 256 * 2**20  # float32 logits held at a time; smaller chunks of 152k tokens read the table too often
 
 
 def target_mask(
@@ -68,7 +67,7 @@ def _in_chunks(
     """`token_logps` on one shard: rows `numbers` of the table, whose other shards lie on the mesh axes `across`."""
     lead, length, width = targets.shape[:-1], targets.shape[-1], states.shape[-1]
     rows = targets.size // length
-    chunk = max(1, min(length, CHUNK_BYTES // (4 * table.shape[0] * max(rows, 1))))
+    chunk = max(1, min(length, layout().logits_bytes // (4 * table.shape[0] * max(rows, 1))))
     chunks = -(-length // chunk)
     padding = chunks * chunk - length
     x = jnp.pad(states.reshape(rows, length, width), ((0, 0), (0, padding), (0, 0)))

@@ -33,6 +33,7 @@ class KVCache(struct.PyTreeNode):
     prompt_mask: Array  # bool [N, P]
     key: Layers  # [Y, N, G, K, D, T], or a tuple of Y; joined [N * G * K, D, T]
     value: Layers  # [Y, N, G, K, T, D], or a tuple of Y; joined [N * G * K, T, D]
+    fused: bool = struct.field(pytree_node=False, default=False)
 
     @classmethod
     def create(cls, prompt: KeyValue, prompt_mask: Array, samples: int, length: int, split: bool) -> "KVCache":
@@ -45,7 +46,7 @@ class KVCache(struct.PyTreeNode):
             length: T.
             split: for a stack whose layers are apart, see `decoding_layers`.
         """
-        if layout().decode_attention is not None:
+        if layout().decode_attention is not None and _fits(prompt[0].shape[-1]):
             return cls._fused(prompt, prompt_mask, samples, length, split)
         layers, prompts, _, kv_heads, dim = prompt[0].shape
         lead = (layers, prompts, samples, kv_heads)
@@ -66,12 +67,17 @@ class KVCache(struct.PyTreeNode):
         empty = jnp.zeros((layers, prompts * samples * kv_heads, length, dim), prompt[0].dtype)
         parts = (*(jnp.swapaxes(x, 2, 3) for x in prompt), empty, empty)
         prompt_key, prompt_value, key, value = map(split_layers, parts) if split else parts
-        return cls(prompt_key, prompt_value, prompt_mask, key, value)
+        return cls(prompt_key, prompt_value, prompt_mask, key, value, fused=True)
 
     @property
     def length(self) -> int:
         """T, room for a continuation."""
         return jax.tree.leaves(self.value)[0].shape[-2]
+
+
+def _fits(dim: int) -> bool:
+    """Whether a fused attention takes heads of this size: powers of two, as wide as a warp at least."""
+    return dim >= 32 and not dim & (dim - 1)
 
 
 def decoding_layers(blocks: DecoderBlock) -> Layers:
@@ -98,7 +104,7 @@ def decode(
     """One token for every sample. `step` counts the tokens already in the suffix; all samples are at the same step."""
     caches = (cache.prompt_key, cache.prompt_value, cache.key, cache.value)
     fused = layout().decode_attention
-    if fused is not None:
+    if cache.fused and fused is not None:
         x, (key, value) = fold_layers(_fused_layer(fused, cache, rotary, step), x, blocks, *caches, frozen=True)
         return x, cache.replace(key=key, value=value)
 

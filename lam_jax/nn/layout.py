@@ -27,6 +27,7 @@ class Layout:
         decode_attention: attention of a decode step, rotation and append included, called as
             `lam_jax.gpu.decode_attention`, over caches laid out for it; None: in parts (`lam_jax.nn.attention`). It
             joins prompts and samples, too.
+        logits_bytes: float32 logits over the vocabulary that a loss holds at a time. Fewer read the table more often.
     """
 
     joined: bool = False
@@ -35,6 +36,7 @@ class Layout:
     pack: Callable[[Any], Any] | None = None
     attend: Callable[..., Any] | None = None
     decode_attention: Callable[..., Any] | None = None
+    logits_bytes: int = 256 * 2**20
 
     def __post_init__(self):
         if self.decode_attention is not None and not self.joined:

@@ -21,12 +21,35 @@ GPUS = ("gpu", "cuda", "rocm")
 
 def choose_layout(mesh: Mesh | None) -> Layout:
     """The layout of programs that run on `mesh` (None: the default device)."""
+    device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+    gpu = device.platform in GPUS
     if mesh is not None and mesh.size > 1:
-        return Layout(unrolled=UNROLLED_WEIGHTS)
-    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
-    if platform in GPUS:
-        return Layout(joined=True, unrolled=UNROLLED_WEIGHTS, apart=EVERY)
-    return Layout(joined=True, unrolled=UNROLLED_WEIGHTS, pack=pack if platform == "cpu" and has_kernel() else None)
+        return Layout(unrolled=UNROLLED_WEIGHTS, apart=EVERY if gpu else None)
+    if has_tensor_cores(device):
+        from lam_jax.gpu.attention import fused_attention
+        from lam_jax.gpu.decode_attention import decode_attention
+
+        return Layout(
+            joined=True,
+            unrolled=UNROLLED_WEIGHTS,
+            apart=EVERY,
+            attend=fused_attention,
+            decode_attention=decode_attention,
+            logits_bytes=2**30,
+        )
+    kernel = pack if device.platform == "cpu" and has_kernel() else None
+    return Layout(joined=True, unrolled=UNROLLED_WEIGHTS, apart=EVERY if gpu else None, pack=kernel)
+
+
+def has_tensor_cores(device: Any) -> bool:
+    """Whether a device that is here is an NVIDIA GPU of the Ampere generation or a later one.
+
+    For a described one, which `lam-jax compile` uses, cuDNN cannot be asked.
+    """
+    if device.platform not in GPUS or device.client is not jax.devices()[0].client:
+        return False
+    capability = getattr(device, "compute_capability", "")  # "9.0"; of AMD's "gfx942"
+    return capability.replace(".", "").isdigit() and float(capability) >= 8
 
 
 def statics(weights: Any, layout: Layout | None = None) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def test_a_rollout_from_packed_weights_is_the_plain_one(name, monkeypatch):
     config = RolloutConfig(samples=2, length=5, segment=5, sampling=SamplingConfig(top_k=4), stop=False)
     given = (space, prompts, jnp.arange(4, dtype=jnp.int32).reshape(2, 2), jax.random.key(3))
     # A function of its own: no program is found that was made when little was packed.
-    layouts = PLAIN, Layout(True, 2**40, lambda linear: pack(linear))
+    layouts = PLAIN, Layout(True, 2**40, pack=lambda linear: pack(linear))
     programs = [jitted.lower(*given, config=config, mesh=None, layout=layout) for layout in layouts]
     assert ["packed_product" in program.as_text() for program in programs] == [False, True]
     plain, ours = (program.compile()(*given) for program in programs)

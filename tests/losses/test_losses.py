@@ -1,7 +1,5 @@
 """Losses of stages 1 to 5 against hand-computed numbers and their plain formulas. B rows, L length, V vocabulary."""
 
-import importlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +15,7 @@ from lam_jax.losses import (
     target_mask,
     token_logps,
 )
+from lam_jax.nn.layout import Layout, laid_out_by
 
 NO, YES = False, True
 
@@ -93,10 +92,10 @@ def plain_logps(states, table, targets, temperature):
 
 
 @pytest.fixture
-def two_positions_a_chunk(monkeypatch):
+def two_positions_a_chunk():
     """Room for the float32 logits of two positions of six rows: seven positions need four chunks, one half empty."""
-    module = importlib.import_module("lam_jax.losses.next_token")
-    monkeypatch.setattr(module, "CHUNK_BYTES", 2 * 6 * V * 4)
+    with laid_out_by(Layout(logits_bytes=2 * 6 * V * 4)):
+        yield
 
 
 @pytest.mark.usefixtures("two_positions_a_chunk")

@@ -17,7 +17,7 @@ from lam_jax.nn.kv_cache import KVCache, decoding_layers
 from lam_jax.nn.layers import Linear
 from lam_jax.nn.layout import PLAIN, Layout, laid_out_by
 from lam_jax.nn.rope import Rotary
-from lam_jax.nn.stack import is_unrolled
+from lam_jax.nn.stack import is_apart
 from tests import tiny
 
 N, G, P, T, WIDTH = 2, 3, 5, 4, 32
@@ -101,7 +101,7 @@ LAYOUTS = {
     "joined": Layout(joined=True),
     "joined and unrolled": Layout(joined=True, unrolled=ALL),
 }
-PACKED = Layout(True, ALL, in_columns)
+PACKED = Layout(True, ALL, pack=in_columns)
 by_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 
 
@@ -139,7 +139,7 @@ def test_cached_decode_equals_the_full_forward(layout, blocks, prompts, samples)
     def decoded(blocks, prompt, sample):
         with laid_out_by(layout):
             _, kv = block.prefill(blocks, prompt, rotary(PROMPT_POSITIONS, N, P), prompts[1])
-            cache = KVCache.create(kv, prompts[1], G, T, is_unrolled(blocks))
+            cache = KVCache.create(kv, prompts[1], G, T, is_apart(blocks))
             blocks = decoding_layers(blocks)
             out = []
             for t in range(T):
