@@ -31,16 +31,18 @@ TILES = (
     None,  # what is chosen by the sizes
     Tiles(),
     Tiles(num_stages=2),
-    Tiles(num_stages=4),
     Tiles(num_warps=8),
     Tiles(own_splits=2, prompt_splits=4),
-    Tiles(own_splits=8),
-    Tiles(own_splits=8, own_block=32, prompt_block=32, prompt_splits=16, num_stages=4),
-    Tiles(own_splits=4, own_block=128, prompt_block=128, num_stages=2),
-    Tiles(own_splits=1, prompt_splits=1),
-    Tiles(own_splits=1, prompt_splits=2, own_block=128, prompt_block=128, num_stages=2, num_warps=8),
     Tiles(own_splits=2, prompt_splits=4, num_stages=2),
+    Tiles(own_splits=3, prompt_splits=4, num_stages=2),
+    Tiles(own_splits=3, prompt_splits=8, num_stages=2),
+    Tiles(own_splits=2, prompt_splits=8, num_stages=2),
+    Tiles(own_splits=1, prompt_splits=4, num_stages=2),
     Tiles(own_splits=1, prompt_splits=2, num_stages=2),
+    Tiles(own_splits=2, prompt_splits=4, num_warps=2),
+    Tiles(own_splits=4, prompt_splits=8, own_block=32, prompt_block=32, num_stages=3),
+    Tiles(own_splits=2, prompt_splits=4, own_block=128, num_stages=2),
+    Tiles(own_splits=8, prompt_splits=16, own_block=32, prompt_block=32, num_stages=2),
 )
 CHAINED = 2  # programs in a timed run: while one computes the next is started
 
