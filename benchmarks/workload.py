@@ -154,7 +154,9 @@ def sample_ids(count: int, samples: int) -> jax.Array:
 def rl_config(work: Workload, space: str, stop: bool = False) -> RLConfig:
     """GRPO with its reference, as released; every completion of full length unless `stop`."""
     rollout = RolloutConfig(work.samples, work.completion, SAMPLING[space], stop=stop)
-    return RLConfig(ALGORITHMS["grpo"], SPACES[space], prompts=work.prompts, rollout=rollout, remat=work.remat)
+    # The policy of codes is a quarter of the backbone: its activations fit a large card as they are.
+    remat = work.remat and space == "token"
+    return RLConfig(ALGORITHMS["grpo"], SPACES[space], prompts=work.prompts, rollout=rollout, remat=remat)
 
 
 def spaces(agent: Agent) -> dict[str, ActionSpace]:

@@ -61,6 +61,37 @@ def token_logps(
     return placement.on_shards(own, (states, table, numbers, targets), inputs, (rows, rows))
 
 
+def _logits(x: Float[Array, "R C D"], table: Float[Array, "V D"]) -> Float[Array, "R C V"]:
+    """float32 logits of a chunk."""
+    if x.dtype == jnp.float32 or active() is not None:
+        return jnp.einsum("rcd,vd->rcv", x, table.astype(x.dtype), preferred_element_type=jnp.float32)
+    return _rounded_logits(x, table)
+
+
+@jax.custom_vjp
+def _rounded_logits(x: Float[Array, "R C D"], table: Float[Array, "V D"]) -> Float[Array, "R C V"]:
+    """Logits whose gradients are products in the dtype of x, summed up in float32.
+
+    Left to itself autodiff multiplies in float32, which takes an H100 twice as long (5 % of a token update at 3B).
+    """
+    return jnp.einsum("rcd,vd->rcv", x, table.astype(x.dtype), preferred_element_type=jnp.float32)
+
+
+def _logits_forward(x: Array, table: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _rounded_logits(x, table), (x, table)
+
+
+def _logits_backward(kept: tuple[Array, Array], slope: Array) -> tuple[Array, Array]:
+    x, table = kept
+    slope = slope.astype(x.dtype)
+    to_x = jnp.einsum("rcv,vd->rcd", slope, table.astype(x.dtype), preferred_element_type=jnp.float32)
+    to_table = jnp.einsum("rcv,rcd->vd", slope, x, preferred_element_type=jnp.float32)
+    return to_x.astype(x.dtype), to_table.astype(table.dtype)
+
+
+_rounded_logits.defvjp(_logits_forward, _logits_backward)
+
+
 def _in_chunks(
     states: Array, table: Array, numbers: Array, targets: Array, across: Names, temperature: float, want_entropy: bool
 ) -> tuple[Array, Array]:
@@ -77,7 +108,7 @@ def _in_chunks(
 
     def step(_, inputs):
         x, y = inputs
-        logits = jnp.einsum("rcd,vd->rcv", x, table.astype(x.dtype), preferred_element_type=jnp.float32) / temperature
+        logits = _logits(x, table) / temperature
         total = log_sum_exp(logits, across)
         logps = own_pick(logits, y, numbers, across) - total
         if not want_entropy:

@@ -119,6 +119,25 @@ def test_chunked_log_probabilities_equal_the_plain_formula_with_gradients():
 
 
 @pytest.mark.usefixtures("two_positions_a_chunk")
+def test_gradients_of_bfloat16_states_are_those_of_the_formula_in_float64():
+    """Products in bfloat16, sums and the table's gradient in float32."""
+    states = normal(0, 2, 3, 7, WIDTH).astype(jnp.bfloat16)
+    table = normal(1, V, WIDTH).astype(jnp.bfloat16).astype(jnp.float32)  # numbers that both types hold
+    targets = np.random.default_rng(2).integers(0, V, (2, 3, 7))
+    weight = np.asarray(normal(3, 2, 3, 7))
+    loss = lambda s, t: jnp.sum(weight * token_logps(s, t, jnp.asarray(targets), 0.7)[0])  # noqa: E731
+    to_states, to_table = jax.jit(jax.grad(loss, (0, 1)))(states, table)
+    s, t = np.asarray(states, np.float64), np.asarray(table, np.float64)
+    logits = s @ t.T / 0.7
+    chances = np.exp(logits - logits.max(-1, keepdims=True))
+    chances /= chances.sum(-1, keepdims=True)
+    slope = weight[..., None] * (np.eye(V)[targets] - chances) / 0.7
+    assert (to_states.dtype, to_table.dtype) == (jnp.bfloat16, jnp.float32)
+    np.testing.assert_allclose(np.asarray(to_states, np.float64), slope @ t, atol=0.05)
+    np.testing.assert_allclose(to_table, np.einsum("abcv,abcd->vd", slope, s), atol=0.05)
+
+
+@pytest.mark.usefixtures("two_positions_a_chunk")
 def test_next_token_is_the_mean_cross_entropy_of_the_following_token():
     states, table = normal(4, 6, 7, WIDTH), normal(5, V, WIDTH)
     tokens = jnp.asarray(np.random.default_rng(6).integers(0, V, (6, 7)))
