@@ -7,6 +7,7 @@
 #   make aot      compiles training steps for TPUs that are not attached (installs libtpu in .venv)
 #   make processes  every stage and RL in two processes against one
 #   make soak     small runs that are killed at random steps and resumed
+#   make bench    the benchmark suite;   make bench-accelerator   what a GPU or TPU that is at hand can do
 #   make docs     the site in site/, and every code block of the pages
 #   make lint     ruff and pyright only;   make format  rewrites the sources
 #   make setup    only the environment that `make test` uses
@@ -31,7 +32,7 @@ PYTEST_ARGS ?=
 SOAK_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: demo test test-newest test-newest-in-brief newest-venv newest parity sharding aot processes soak bench docs lint format setup clean
+.PHONY: demo test test-newest test-newest-in-brief newest-venv newest parity sharding aot processes soak bench bench-accelerator docs lint format setup clean
 .DEFAULT_GOAL := setup
 
 $(VENV)/.stamp-venv:
@@ -116,6 +117,11 @@ soak: $(VENV)/.stamp-test
 # Alone on the machine: other work is noticed and waited for. The README's table comes out at the end.
 bench: $(VENV)/.stamp-bench
 	$(BIN)/python -m benchmarks.all $(BENCH_ARGS)
+
+# On the accelerator that is at hand; `BENCH_ARGS='--minutes 20 --out folder'` for more time, or to go on.
+bench-accelerator: $(VENV)/.stamp-venv
+	$(PIP) install --quiet --editable .
+	$(BIN)/python -m benchmarks.accelerator --out benchmarks/results/accelerator $(BENCH_ARGS)
 
 docs: $(VENV)/.stamp-docs
 	$(BIN)/python -m experiments.command_reference docs/commands.md

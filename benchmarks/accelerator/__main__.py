@@ -71,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         done = read(chosen.out)["items"]
     except ValueError as error:
         parser.error(str(error))
+    chosen.out.mkdir(parents=True, exist_ok=True)
     return _run_all(chosen, done, time.time() + 60 * chosen.minutes)
 
 
