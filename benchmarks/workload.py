@@ -18,6 +18,7 @@ from lam_jax.models.inputs import Batch, Images
 from lam_jax.models.positions import image_layout, mrope_positions
 from lam_jax.models.qwen2_5_vl.config import QwenConfig
 from lam_jax.models.qwen2_5_vl.presets import PRESETS
+from lam_jax.nn.stack import Remat
 from lam_jax.nn.weight import materialize
 from lam_jax.rl import ALGORITHMS
 from lam_jax.rollout.actions import ActionSpace
@@ -71,9 +72,14 @@ class Workload:
         return self.image[0] // self.config.vision.patch, self.image[1] // self.config.vision.patch
 
     @property
-    def remat(self) -> bool:
-        """Activations are recomputed: beyond a few hundred MB of them training keeps a block's input only."""
+    def large(self) -> bool:
+        """Activations of a whole batch fit no card: a few hundred MB of them do."""
         return self.preset.startswith("qwen")
+
+    @property
+    def remat(self) -> Remat:
+        """What stages 1 to 5 recompute."""
+        return "products" if self.large else False
 
     @property
     def tokens(self) -> int:
@@ -154,9 +160,12 @@ def sample_ids(count: int, samples: int) -> jax.Array:
 def rl_config(work: Workload, space: str, stop: bool = False) -> RLConfig:
     """GRPO with its reference, as released; every completion of full length unless `stop`."""
     rollout = RolloutConfig(work.samples, work.completion, SAMPLING[space], stop=stop)
-    # The policy of codes is a quarter of the backbone: its activations fit a large card as they are.
-    remat = work.remat and space == "token"
-    return RLConfig(ALGORITHMS["grpo"], SPACES[space], prompts=work.prompts, rollout=rollout, remat=remat)
+    config = RLConfig(ALGORITHMS["grpo"], SPACES[space], prompts=work.prompts, rollout=rollout)
+    # The policy of codes is a quarter of the backbone: its activations fit a large card as they are. Those of tokens
+    # fit prompt by prompt, which costs nothing else than adding the gradients up.
+    if work.large and space == "token":
+        config = dataclasses.replace(config, remat="products", micro_batches=work.prompts)
+    return config
 
 
 def spaces(agent: Agent) -> dict[str, ActionSpace]:

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 from lam_jax.data.sources import RowSource
 from lam_jax.latent.config import LatentConfig
 from lam_jax.models.processor import ImageSettings
+from lam_jax.nn.stack import Remat
 from lam_jax.rl import ALGORITHMS, Algorithm
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.tasks.task import Task, require_lengths
@@ -147,7 +148,7 @@ class RLSettings:
         micro_batches: parts of an optimiser step's prompts that are run one after the other, to save memory; changes no
             number but rounding.
         update_lengths: buckets below the answer's length at which updates run.
-        remat: recompute activations in the update's backward pass.
+        remat: recompute activations in the update's backward pass; "products": all but those of products with weights.
         image: how pictures of stage 6 become patches; None: as everywhere else.
         weights: which are evaluated, as in `StageSettings`.
         validate_every: steps between two validations, by which the best weights are chosen; there is one before the
@@ -165,7 +166,7 @@ class RLSettings:
     mini_batches: int = 1
     micro_batches: int = 1
     update_lengths: tuple[int, ...] = ()
-    remat: bool = False
+    remat: Remat = False
     image: ImageSettings | None = None
     weights: Weights = "last"
     validate_every: int = 0

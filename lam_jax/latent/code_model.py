@@ -14,7 +14,7 @@ from lam_jax.nn.block import DecoderBlock, KeyValue
 from lam_jax.nn.kv_cache import KVCache, decoding_layers
 from lam_jax.nn.layers import Linear, Map, RMSNorm, packed
 from lam_jax.nn.rope import Rotary
-from lam_jax.nn.stack import Layers
+from lam_jax.nn.stack import Layers, Remat
 
 
 class CodeModel(struct.PyTreeNode):
@@ -37,7 +37,7 @@ class CodeModel(struct.PyTreeNode):
         return self.head(self.norm(x)).astype(jnp.float32)
 
     def __call__(
-        self, states: Float[Array, "B L D"], rotary: Rotary, mask: Bool[Array, "B L"], remat: bool = False
+        self, states: Float[Array, "B L D"], rotary: Rotary, mask: Bool[Array, "B L"], remat: Remat = False
     ) -> Float[Array, "B L K"]:
         """float32 code logits at every position, from the positions up to it."""
         x = block.run(self.blocks, states, rotary, mask, remat=remat)
@@ -49,7 +49,7 @@ class CodeModel(struct.PyTreeNode):
         sample: Float[Array, "N G T D"],
         rotaries: tuple[Rotary, Rotary],
         masks: tuple[Bool[Array, "N P"], Bool[Array, "N G T"]],
-        remat: bool = False,
+        remat: Remat = False,
     ) -> tuple[Float[Array, "N K"], Float[Array, "N G T K"]]:
         """Logits at the prompt's last position and at every completion position, the prompt computed once."""
         prompt, sample = block.run_shared(self.blocks, prompt, sample, *rotaries, *masks, remat=remat)

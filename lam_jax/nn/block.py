@@ -16,7 +16,7 @@ from lam_jax.nn.axes import constrain_rows, constrain_samples
 from lam_jax.nn.layers import GatedMLP, Linear, Map, RMSNorm
 from lam_jax.nn.layout import layout
 from lam_jax.nn.rope import Rotary
-from lam_jax.nn.stack import fold_layers, is_unrolled, split_last
+from lam_jax.nn.stack import Remat, fold_layers, is_unrolled, split_last
 from lam_jax.nn.weight import stack
 
 KeyValue = tuple[Array, Array]
@@ -108,7 +108,7 @@ def run(
     rotary: Rotary,
     mask: Bool[Array, "*B L"],
     *,
-    remat: bool = False,
+    remat: Remat = False,
     frozen: bool = False,
 ) -> Float[Array, "*B L D"]:
     """Causal forward through a stack; `frozen`: no gradient will be asked for."""
@@ -144,7 +144,7 @@ def run_shared(
     prompt_mask: Bool[Array, "N P"],
     sample_mask: Bool[Array, "N G T"],
     *,
-    remat: bool = False,
+    remat: Remat = False,
 ) -> tuple[Float[Array, "N D"], Float[Array, "N G T D"]]:
     """Causal forward of G continuations of each prompt; the prompt part is computed once per prompt.
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -10,6 +10,14 @@ from lam_jax.nn.layout import layout
 
 # A stack of equal modules or arrays: one tree whose leaves have a leading layers dimension, or a tuple of a tree each.
 Layers = Any
+# What the backward pass recomputes: nothing, all but a layer's input, or all but its products with weights.
+Remat = bool | Literal["products"]
+
+
+def require_remat(name: str, value: Any) -> None:
+    """Raises ValueError where `value` of the setting `name` is no `Remat`."""
+    if not isinstance(value, bool) and value != "products":
+        raise ValueError(f"{name} is {value!r}, expected False, True or 'products'.")
 
 
 def fold_layers(
@@ -17,7 +25,7 @@ def fold_layers(
     carry: Any,
     layers: Layers,
     *inputs: Layers,
-    remat: bool = False,
+    remat: Remat = False,
     frozen: bool = False,
 ) -> tuple[Any, Any]:
     """`carry, out[i] = step(carry, layers[i], *inputs[i])` for each layer, the outputs stacked.
@@ -27,7 +35,8 @@ def fold_layers(
         carry: what goes from layer to layer.
         layers: weights, stacked on a leading dimension, or a tuple.
         inputs: further arrays alike.
-        remat: recompute each layer's activations in the backward pass.
+        remat: recompute each layer's activations in the backward pass; "products": all but those of its products with
+            weights, which take most of the time.
         frozen: there is no backward pass, so nothing is gained by unrolling.
 
     Returns:
@@ -39,7 +48,9 @@ def fold_layers(
         return step(carry, *xs)
 
     # Inside a loop the compiler cannot merge the recomputation with the first pass; unrolled it could.
-    body = jax.checkpoint(body, prevent_cse=unroll) if remat else body
+    if remat:
+        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "products" else None
+        body = jax.checkpoint(body, prevent_cse=unroll, policy=policy)
     if not isinstance(layers, tuple):
         return jax.lax.scan(body, carry, (layers, *inputs), unroll=unroll)
     outputs = []

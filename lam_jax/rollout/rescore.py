@@ -13,6 +13,7 @@ from lam_jax.losses import token_logps
 from lam_jax.models.inputs import Batch
 from lam_jax.models.qwen2_5_vl.model import QwenVL
 from lam_jax.nn import block
+from lam_jax.nn.stack import Remat
 from lam_jax.rollout.actions import LatentActions
 from lam_jax.rollout.engine import Rollout
 from lam_jax.rollout.sampling import SamplingConfig, action_logps, entropy
@@ -32,7 +33,7 @@ def _shift(first: Array, later: Array) -> Array:
 
 
 def latent_logits(
-    space: LatentActions, prompts: Batch, rollout: Rollout, remat: bool = False
+    space: LatentActions, prompts: Batch, rollout: Rollout, remat: Remat = False
 ) -> Float[Array, "N G T K"]:
     """The policy's code logits for every recorded action."""
     backbone = space.backbone
@@ -48,7 +49,7 @@ def latent_logits(
 
 
 def latent_logps(
-    space: LatentActions, prompts: Batch, rollout: Rollout, sampling: SamplingConfig, remat: bool = False
+    space: LatentActions, prompts: Batch, rollout: Rollout, sampling: SamplingConfig, remat: Remat = False
 ) -> tuple[Float[Array, "N G T"], Float[Array, "N G T"]]:
     """Log-probabilities of the recorded codes over the recorded supports, and entropies."""
     logits = latent_logits(space, prompts, rollout, remat)
@@ -57,7 +58,7 @@ def latent_logps(
 
 
 def token_hidden(
-    backbone: QwenVL, prompts: Batch, tokens: Int[Array, "N G T"], mask: Array, remat: bool = False
+    backbone: QwenVL, prompts: Batch, tokens: Int[Array, "N G T"], mask: Array, remat: Remat = False
 ) -> Float[Array, "N G T D"]:
     """Pre-norm states from which each completion token was chosen; the vision tower is not differentiated."""
     frozen = backbone.replace(vision=jax.lax.stop_gradient(backbone.vision))
@@ -78,7 +79,7 @@ def token_hidden(
 
 
 def token_space_logps(
-    backbone: QwenVL, prompts: Batch, rollout: Rollout, sampling: SamplingConfig, remat: bool = False
+    backbone: QwenVL, prompts: Batch, rollout: Rollout, sampling: SamplingConfig, remat: Remat = False
 ) -> tuple[Float[Array, "N G T"], Float[Array, "N G T"]]:
     """Log-probabilities of the recorded tokens and entropies.
 

@@ -5,6 +5,7 @@ import math
 from typing import Literal, get_args
 
 from lam_jax.latent.agent import Reading
+from lam_jax.nn.stack import Remat, require_remat
 
 SFTRecipe = Literal["released", "guided", "joint"]
 
@@ -27,7 +28,8 @@ class Method:
         sft: recipe of stage 5, see method.md section 3.
         sft_blocks: backbone blocks that stage 5 and token RL train, from the top; None: 8/36 of the depth.
         train_norm: latent RL trains the backbone's final norm too.
-        remat: stages recompute activations in the backward pass: the same numbers in less memory, for large models.
+        remat: stages recompute activations in the backward pass: the same numbers in less memory, for large models;
+            "products": all but those of products with weights.
     """
 
     learning: Reading = dataclasses.field(default_factory=Reading)
@@ -43,11 +45,12 @@ class Method:
     sft: SFTRecipe = "joint"
     sft_blocks: int | None = None
     train_norm: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     def __post_init__(self):
         if self.sft not in get_args(SFTRecipe):
             raise ValueError(f"Method.sft is {self.sft!r}, expected one of {get_args(SFTRecipe)}.")
+        require_remat("Method.remat", self.remat)
         if not self.project:
             for name in ("learning", "acting", "generating"):
                 object.__setattr__(self, name, dataclasses.replace(getattr(self, name), project=False))

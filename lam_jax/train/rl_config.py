@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from lam_jax.nn.stack import Remat, require_remat
 from lam_jax.rl import Algorithm
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.train.optimiser import OptimiserConfig
@@ -23,7 +24,7 @@ class RLConfig:
         micro_batches: parts of an optimiser step's prompts that are run one after the other; changes no number but
             rounding.
         optimiser: learning rate and schedule.
-        remat: recompute activations in the update's backward pass.
+        remat: recompute activations in the update's backward pass; "products": all but those of products with weights.
         update_lengths: buckets below the rollout's length; an update runs at the smallest that holds its completions.
     """
 
@@ -36,7 +37,7 @@ class RLConfig:
     mini_batches: int = 1
     micro_batches: int = 1
     optimiser: OptimiserConfig = dataclasses.field(default_factory=lambda: OptimiserConfig(lr=1e-6))
-    remat: bool = False
+    remat: Remat = False
     update_lengths: tuple[int, ...] = ()
 
     def __post_init__(self):
@@ -49,6 +50,7 @@ class RLConfig:
         for name in ("steps", "prompts", "epochs", "mini_batches", "micro_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"RLConfig.{name} must be at least 1, got {getattr(self, name)}.")
+        require_remat("RLConfig.remat", self.remat)
         if self.prompts % self.mini_batches:
             raise ValueError(f"RLConfig.mini_batches {self.mini_batches} must divide prompts {self.prompts}.")
         if self.prompts // self.mini_batches % self.micro_batches:

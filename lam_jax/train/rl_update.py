@@ -14,6 +14,7 @@ from jaxtyping import Array
 
 from lam_jax.latent.agent import Agent
 from lam_jax.nn.layout import Layout
+from lam_jax.nn.stack import Remat
 from lam_jax.parallel import UPDATE, constrain_weights, use
 from lam_jax.parallel.choose_layout import statics
 from lam_jax.parallel.exchange import take_rows
@@ -97,7 +98,7 @@ def _objective(
     algorithm, sampling = config.algorithm, config.rollout.sampling
     dtype = frozen.backbone.config.dtype
 
-    def logps_of(part: Agent, remat: bool) -> tuple[Array, Array]:
+    def logps_of(part: Agent, remat: Remat) -> tuple[Array, Array]:
         return config.space.logps(merge(part, frozen), method, batch.prompts, batch.rollout, sampling, remat)
 
     logps, entropies = logps_of(in_dtype(trainable, dtype, VOCABULARY_TABLES), config.remat)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from lam_jax.latent.agent import Agent
 from lam_jax.models.inputs import Batch
 from lam_jax.models.qwen2_5_vl.config import QwenConfig
+from lam_jax.nn.stack import Remat
 from lam_jax.rollout.actions import ActionSpace, LatentActions, TokenActions
 from lam_jax.rollout.engine import Rollout
 from lam_jax.rollout.rescore import latent_logps, token_space_logps
@@ -39,7 +40,7 @@ class Space:
 
     name: str
     actions: Callable[[Agent, Method], ActionSpace]
-    logps: Callable[[Agent, Method, Batch, Rollout, SamplingConfig, bool], Logps]
+    logps: Callable[[Agent, Method, Batch, Rollout, SamplingConfig, Remat], Logps]
     trains: Trains
     sft: Callable[[Method], Mapping[str, Stage]]
     coded: bool
@@ -50,7 +51,7 @@ def _latent_actions(agent: Agent, method: Method) -> ActionSpace:
 
 
 def _latent_logps(
-    agent: Agent, method: Method, prompts: Batch, rollout: Rollout, sampling: SamplingConfig, remat: bool
+    agent: Agent, method: Method, prompts: Batch, rollout: Rollout, sampling: SamplingConfig, remat: Remat
 ) -> Logps:
     return latent_logps(LatentActions(agent, method.acting), prompts, rollout, sampling, remat)
 
@@ -68,7 +69,7 @@ def _token_actions(agent: Agent, method: Method) -> ActionSpace:
 
 
 def _token_logps(
-    agent: Agent, method: Method, prompts: Batch, rollout: Rollout, sampling: SamplingConfig, remat: bool
+    agent: Agent, method: Method, prompts: Batch, rollout: Rollout, sampling: SamplingConfig, remat: Remat
 ) -> Logps:
     return token_space_logps(agent.backbone, prompts, rollout, sampling, remat)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from flax import struct
 
+from lam_jax.aot.flops import count_flops
 from lam_jax.nn import block, kv_cache
 from lam_jax.nn.kv_cache import KVCache, decoding_layers
 from lam_jax.nn.layers import Linear
@@ -117,12 +118,13 @@ def test_run_shared_equals_concatenated_rows(layout, blocks, prompts, samples):
 
 
 @by_layout
-def test_gradients_of_run_shared_equal_those_of_concatenated_rows(layout, blocks, prompts, samples):
+@pytest.mark.parametrize("remat", [True, "products"])
+def test_gradients_of_run_shared_equal_those_of_concatenated_rows(layout, remat, blocks, prompts, samples):
     """Of the weights and of the prompt, with recomputation; the loss reads what `run_shared` returns."""
     weight = jnp.where(samples[1][..., None], samples[0][::-1], 0.0)
 
     def loss_shared(blocks, prompt):
-        end, sample = shared(layout, blocks, prompt, samples[0], prompts[1], samples[1], remat=True)
+        end, sample = shared(layout, blocks, prompt, samples[0], prompts[1], samples[1], remat)
         return jnp.sum(weight * sample) + jnp.sum(jnp.sin(end))
 
     def loss_rows(blocks, prompt):
@@ -132,6 +134,23 @@ def test_gradients_of_run_shared_equal_those_of_concatenated_rows(layout, blocks
     ours, expected = (jax.jit(jax.grad(loss, (0, 1)))(blocks, prompts[0]) for loss in (loss_shared, loss_rows))
     for got, want in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(got, want, atol=2e-5 * max(1.0, float(abs(want).max())))
+
+
+def test_recomputing_all_but_products_multiplies_no_weight_again(blocks, prompts, samples):
+    """In FLOPs of a gradient: attention is repeated, at these sizes a small part."""
+
+    def flops(remat):
+        def loss(blocks):
+            return jnp.sum(shared(PLAIN, blocks, prompts[0], samples[0], prompts[1], samples[1], remat)[1])
+
+        return count_flops(jax.make_jaxpr(jax.grad(loss))(blocks))
+
+    weights = sum(leaf.size for leaf in jax.tree.leaves(blocks) if leaf.ndim == 3)
+    whole = 2 * weights * N * (P + G * T)
+    assert flops(False) < flops("products") < flops(True)
+    # Of a whole repetition the two last products of a layer are left out, whose results nothing asks for.
+    assert flops(True) - flops("products") <= whole
+    assert flops("products") - flops(False) < 0.2 * whole
 
 
 @pytest.mark.parametrize("layout", [*LAYOUTS.values(), PACKED], ids=[*LAYOUTS, "packed"])

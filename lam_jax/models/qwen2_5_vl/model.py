@@ -18,7 +18,7 @@ from lam_jax.nn.kv_cache import KVCache, decoding_layers
 from lam_jax.nn.layers import Head, Map, RMSNorm
 from lam_jax.nn.layout import layout
 from lam_jax.nn.rope import Rotary, multimodal_rotary
-from lam_jax.nn.stack import Layers
+from lam_jax.nn.stack import Layers, Remat
 from lam_jax.nn.vocabulary import look_up
 from lam_jax.nn.weight import Param, Weight
 
@@ -63,7 +63,7 @@ class QwenVL(struct.PyTreeNode):
         x = look_up(self.embedding, tokens, self.config.dtype)
         return jnp.where((tokens == self.config.pad_id)[..., None], jax.lax.stop_gradient(x), x)
 
-    def embed_batch(self, batch: Batch, remat: bool = False, frozen: bool = False) -> Float[Array, "B L D"]:
+    def embed_batch(self, batch: Batch, remat: Remat = False, frozen: bool = False) -> Float[Array, "B L D"]:
         """Token embeddings with the image embeddings in the place of the image tokens."""
         x = constrain_rows(self.embed(batch.tokens))
         if batch.images is None:
@@ -75,12 +75,12 @@ class QwenVL(struct.PyTreeNode):
         filled = jnp.take_along_axis(seen, group[:, :, None], axis=1)
         return constrain_rows(jnp.where(is_image[:, :, None], filled, x))
 
-    def hidden(self, batch: Batch, remat: bool = False, frozen: bool = False) -> Float[Array, "B L D"]:
+    def hidden(self, batch: Batch, remat: Remat = False, frozen: bool = False) -> Float[Array, "B L D"]:
         """States after the last block, before the final norm."""
         x = self.embed_batch(batch, remat, frozen)
         return block.run(self.blocks, x, self.rotary(batch.positions), batch.mask, remat=remat, frozen=frozen)
 
-    def states(self, batch: Batch, remat: bool = False, frozen: bool = False) -> Float[Array, "B L D"]:
+    def states(self, batch: Batch, remat: Remat = False, frozen: bool = False) -> Float[Array, "B L D"]:
         """e_t of method.md section 2: states after the final norm. `frozen`: no gradient will be asked for."""
         return self.norm(self.hidden(batch, remat, frozen))
 

@@ -15,7 +15,7 @@ from lam_jax.nn.attention import attention
 from lam_jax.nn.axes import constrain_rows
 from lam_jax.nn.layers import GatedMLP, Linear, RMSNorm
 from lam_jax.nn.rope import Rotary, grid_rotary
-from lam_jax.nn.stack import fold_layers
+from lam_jax.nn.stack import Remat, fold_layers
 from lam_jax.nn.weight import stack
 
 
@@ -109,7 +109,7 @@ class VisionTower(struct.PyTreeNode):
         )
 
     def __call__(
-        self, images: Images, dtype: jnp.dtype, remat: bool = False, frozen: bool = False
+        self, images: Images, dtype: jnp.dtype, remat: Remat = False, frozen: bool = False
     ) -> Float[Array, "B M O"]:
         """Embeddings of all merge groups in patch order; those of padding patches are meaningless, but finite."""
         config = self.config

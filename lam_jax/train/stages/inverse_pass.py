@@ -13,6 +13,7 @@ from lam_jax.latent.code_model import inverse_shift, straight_through
 from lam_jax.latent.health import health
 from lam_jax.losses import Mean, negative_entropy, next_token, target_mask
 from lam_jax.models.inputs import Batch
+from lam_jax.nn.stack import Remat
 from lam_jax.train.method import Method
 
 
@@ -29,7 +30,7 @@ def frozen_states(agent: Agent, batch: Batch) -> Float[Array, "B L D"]:
     return jax.lax.stop_gradient(jax.lax.stop_gradient(agent.backbone).states(batch, frozen=True))
 
 
-def inverse_logits(agent: Agent, x: Float[Array, "B L D"], batch: Batch, remat: bool = False) -> Float[Array, "B L K"]:
+def inverse_logits(agent: Agent, x: Float[Array, "B L D"], batch: Batch, remat: Remat = False) -> Float[Array, "B L K"]:
     """Code logits of inverse dynamics, aligned with actions."""
     return inverse_shift(agent.latent.inverse(x, agent.backbone.rotary(batch.positions), batch.mask, remat))
 
@@ -40,7 +41,7 @@ def inverse_pass(
     batch: Batch,
     noise: Float[Array, "B L K"] | None,
     reading: Reading,
-    remat: bool = False,
+    remat: Remat = False,
 ) -> InversePass:
     """Runs merge input `x` through inverse dynamics, straight-through choice, world model and readout."""
     logits = inverse_logits(agent, x, batch, remat)
