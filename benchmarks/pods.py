@@ -1,14 +1,16 @@
-"""Compiles every program of the 3B and 7B presets for four pods: the results behind docs/pods_memory.md.
+"""Compiles every program of the 3B and 7B presets for pods and cards: the results behind docs/pods_memory.md.
 
-    pip install 'lam_jax[aot]'
-    python -m benchmarks.pods          # cells that have a result are skipped; one process a cell, one at a time
+    pip install 'lam_jax[aot,aot-gpu]'
+    python -m benchmarks.pods                # cells that have a result are skipped; one process a cell, one at a time
+    python -m benchmarks.pods h100:1 h100:8  # these topologies only
 
-The cells that issue 4 names come first, so that an interrupted run has them.
+Latent RL comes first, so that an interrupted run has it.
 """
 
 import itertools
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from lam_jax.aot.programs import STAGES
@@ -18,6 +20,9 @@ ROOT = Path(__file__).parent.parent
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "aot", ROOT / "docs" / "pods_memory.md"
 PRESETS = ("qwen2_5_vl_3b", "qwen2_5_vl_7b")
 PODS = ("v5e:4x4", "v5e:16x16", "v6e:16x16", "v5p:8x8x16")
+CARDS = ("h100:1", "rtx4090:1", "h100:8")
+# On cards as many samples everywhere, 4 prompts x 8: what changes is where they run.
+PROMPTS = 4
 # Chosen by hand where the automatic choice refuses: 7B's training state takes more than its share of 16 small chips.
 MESHES = {("qwen2_5_vl_7b", "v5e:4x4"): "data=1,fsdp=4,tensor=4"}
 LATENT_RL = ("rollout_latent", "update_latent")
@@ -26,11 +31,9 @@ Cell = tuple[str, str, str]  # preset, topology, stage
 
 def cells() -> list[Cell]:
     """All cells in the order of their weight."""
-    first = [(PRESETS[0], PODS[0], stage) for stage in LATENT_RL] + [
-        (PRESETS[1], PODS[1], stage) for stage in LATENT_RL
-    ]
-    rl = list(itertools.product(PRESETS, PODS, LATENT_RL))
-    return list(dict.fromkeys([*first, *rl, *itertools.product(PRESETS, PODS, STAGES)]))
+    topologies = (*PODS, *CARDS)
+    rl = itertools.product(PRESETS, topologies, LATENT_RL)
+    return list(dict.fromkeys([*rl, *itertools.product(PRESETS, topologies, STAGES)]))
 
 
 def is_done(cell: Cell) -> bool:
@@ -39,15 +42,17 @@ def is_done(cell: Cell) -> bool:
     return any(report["stage"] == stage for report in load(result_file(RESULTS, preset, topology)))
 
 
-def main() -> int:
+def main(topologies: Sequence[str] = ()) -> int:
     """Returns 1 if a cell could not be compiled; one that does not fit is a result."""
     failed = []
     for preset, topology, stage in cells():
-        if is_done((preset, topology, stage)):
+        if is_done((preset, topology, stage)) or (topologies and topology not in topologies):
             continue
         command = ["compile", "--preset", preset, "--topology", topology, "--stage", stage]
         if mesh := MESHES.get((preset, topology)):
             command += ["--mesh", mesh]
+        if topology in CARDS:
+            command += ["--prompts", str(PROMPTS)]
         files = ["--out", str(RESULTS), "--markdown", str(PAGE)]
         subprocess.run([sys.executable, "-m", "lam_jax", *command, *files], cwd=ROOT, check=False)
         if not is_done((preset, topology, stage)):
@@ -58,4 +63,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -55,7 +55,7 @@ def test_a_step_that_does_not_fit_ends_with_code_1(pod, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("args", "part"),
     [
-        (["--preset", "tiny", "--topology", "v5x:4x4", "--stage", "joint"], "found 'v5x:4x4', expected a chip of"),
+        (["--preset", "tiny", "--topology", "v5x:4x4", "--stage", "joint"], "found 'v5x:4x4', expected a TPU chip of"),
         ([*TINY, "--stage", "joint", "--mesh", "2,2,1"], "a mesh of 4 chips, but the topology has 8"),
         ([*TINY, "--stage", "joint", "--mesh", "data=2,model=4"], "expected three positive sizes data,fsdp,tensor"),
         ([*TINY, "--stage", "joint", "--rows", "12", "--mesh", "8,1,1"], "rows of a batch) of size 12 does not divide"),
