@@ -15,6 +15,7 @@ from lam_jax.aot.results import save, write_markdown
 from lam_jax.aot.topology import TopologyError, chip_of, topology_devices, topology_mesh
 from lam_jax.aot.workload import Workload
 from lam_jax.errors import LamJaxError
+from lam_jax.models.qwen2_5_vl.presets import PRESETS
 from lam_jax.parallel.choose_mesh import check_mesh, choose_mesh, parse_shape
 from lam_jax.parallel.mesh import AXES
 
@@ -33,6 +34,7 @@ def run_compile(
     sizes: dict[str, int],
     out: Path | None,
     markdown: Path | None,
+    dtype: str | None = None,
 ) -> None:
     """Compiles `stages` one after the other and prints a report of each.
 
@@ -44,6 +46,7 @@ def run_compile(
         sizes: of the `Workload`, where they are not the default ones.
         out: folder for the results as JSON; None keeps none.
         markdown: file for the tables of all results in `out`.
+        dtype: that programs compute in, "bfloat16" or "float32"; None: that of the preset.
 
     Raises:
         TopologyError: unknown topology, or a mesh or sizes that do not fit it.
@@ -55,7 +58,8 @@ def run_compile(
     console = Console()
     chip, devices = chip_of(topology), topology_devices(topology)
     work = Workload.of(len(devices), **sizes)
-    load = load_of(preset, work)
+    config = PRESETS[preset] if dtype is None else dataclasses.replace(PRESETS[preset], compute_dtype=dtype)
+    load = load_of(preset, work, config)
     try:
         if mesh is None and len(devices) == 1:
             shape = (1, 1, 1)  # whether it fits is for the compiler to say
@@ -66,7 +70,7 @@ def run_compile(
         else:
             shape = parse_shape(mesh)
             check_mesh(shape, load)
-        setting = Setting(preset, topology_mesh(devices, shape), work)
+        setting = Setting(preset, topology_mesh(devices, shape), work, backbone=config)
     except ValueError as error:
         raise TopologyError(f"{preset} on {topology}: {error}") from error
     short = []
@@ -90,7 +94,11 @@ def run_compile(
 def show(report: Report, console: Console, unit: str = "chip") -> None:
     """Prints one report; `unit` is what the topology is made of."""
     mesh = ", ".join(f"{axis}={size}" for axis, size in report.mesh.items())
-    table = Table(title=f"{report.preset} {report.stage} on {report.topology} ({mesh})", box=None, show_header=False)
+    table = Table(
+        title=f"{report.preset} {report.stage} in {report.dtype} on {report.topology} ({mesh})",
+        box=None,
+        show_header=False,
+    )
     table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
     for name, value in _rows(report, unit):

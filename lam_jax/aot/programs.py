@@ -125,9 +125,9 @@ class Setting:
         return RLConfig(self.algorithm, space, prompts=self.work.prompts, rollout=rollout, remat=self.method.remat)
 
 
-def load_of(preset: str, work: Workload) -> Load:
+def load_of(preset: str, work: Workload, config: QwenConfig | None = None) -> Load:
     """What a mesh for all stages has to carry; of the stages, latent SFT trains most."""
-    config = PRESETS[preset]
+    config = config or PRESETS[preset]
     specs = Agent.spec(config, LATENT_PRESETS[preset])
     trained, _ = partition(structs(specs), SFT_LATENT.trains(config, LEAN))
     sizes = {"rows": work.rows, "prompts": work.prompts, "samples": work.samples}

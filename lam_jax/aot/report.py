@@ -1,6 +1,7 @@
 """Compiles one program and says what it needs: memory, operations, collectives, and an estimate of its time."""
 
 import dataclasses
+import math
 import re
 import resource
 from collections.abc import Sequence
@@ -99,6 +100,7 @@ class Report:
     cpu_seconds: float
     versions: dict[str, str]
     decode: DecodeStep | None = None
+    dtype: str = "bfloat16"  # of computing and of what does not train; what trains is held in float32
 
 
 def check(stage: str, setting: Setting, topology: str, chip: Chip) -> Report:
@@ -124,7 +126,8 @@ def check(stage: str, setting: Setting, topology: str, chip: Chip) -> Report:
         "estimate": None,
         "decode": None,
     }
-    hosts = hosts_of(setting.mesh)
+    # The links of TPUs lead to chips of other hosts as well.
+    hosts = hosts_of(setting.mesh) if math.isfinite(chip.network_bandwidth) else ()
     try:
         compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
@@ -159,6 +162,7 @@ def check(stage: str, setting: Setting, topology: str, chip: Chip) -> Report:
         tokens=program.tokens,
         cpu_seconds=round(_cpu_seconds() - began, 1),
         versions=_versions(),
+        dtype=setting.config.compute_dtype,
         **found,
     )
 

@@ -35,7 +35,11 @@ def test_a_step_that_fits_ends_with_code_0_and_is_written_down(pod, capsys, tmp_
     args = [*TINY, *SIZES, "--stage", "projector", "--mesh", "2,2,2", "--out", str(tmp_path)]
     code, out, err = call(args, capsys)
     assert (code, err) == (0, "")
-    for part in ("tiny projector on v5e:2x4 (data=2, fsdp=2, tensor=2)", "memory per chip, of", "all-reduce per chip"):
+    for part in (
+        "tiny projector in float32 on v5e:2x4 (data=2, fsdp=2, tensor=2)",
+        "memory per chip, of",
+        "all-reduce per chip",
+    ):
         assert part in out
     assert "estimate at peak figures: MFU" in out
     [report] = json.loads((tmp_path / "tiny_v5e_2x4.json").read_text())["reports"]
