@@ -75,17 +75,18 @@ def decode_table(reports: list[Report]) -> list[str]:
         "*products* (fusions with a matrix product, calls of cuBLAS), other *fusions*, *copies* (of slices and whole "
         "arrays), collectives and other calls; in all loops, such as that over the layers, as often as they run. *GB "
         "read* are the operands of all these on one card, of a slice the slice alone; the floor is every weight once "
-        "and the live part of the caches (`lam_jax.train.counting.decode_bytes`). Programs that do not fit recompute "
-        "and copy more.",
+        "and the live part of the caches (`lam_jax.train.counting.decode_bytes`). *Sums* are all collectives. Programs "
+        "that do not fit recompute and copy more, and another jax fuses otherwise.",
         "",
-        "| rollout | precision | topology | kernels | products | fusions | copies | GB read | / floor | collectives |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| rollout | precision | topology | jax | kernels | products | fusions | copies | GB read | / floor | sums |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for report in reports:
         step, card = report["decode"], unit_of(report) == "card"
         launches = step["launches"]
         counts = [sum(launches.values()), *(launches.get(kind, 0) for kind in ("products", "fusions", "copies"))]
         cells = [f"{report['preset']} {report['stage']}", report["dtype"], report["topology"]]
+        cells.append(report["versions"].get("jax", "-"))
         cells += [f"{count:,.0f}" if card else "-" for count in counts]
         cells += [f"{step['bytes_read'] / 1e9:.2f}", f"{step['bytes_read'] / step['floor']:.2f}"]
         lines.append(f"| {' | '.join(cells)} | {step['collectives']:,.0f} |")

@@ -39,8 +39,8 @@ How to read the tables:
   chips compute over that: above 1 they repeat each other's work.
 - *step* and *MFU* are **estimates, not measurements**: the larger of matrix products at peak bf16 rate and their memory
   traffic at peak bandwidth, plus all collectives at the full bandwidth of a chip's links, none overlapped. The peak
-  figures and their sources are in `lam_jax/aot/chips.py` and `cards.py`. Collectives that leave a host of cards go at
-  the rate of its network adapters. Latencies are not in it, which decoding with many small sums
+  figures and their sources are in `lam_jax/aot/chips.py` and `lam_jax/aot/cards.py`. Collectives that leave a host of
+  cards go at the rate of its network adapters. Latencies are not in it, which decoding with many small sums
   over `tensor` will feel. Rollouts are taken to run to their last token.
 - *CPU s* is the time that tracing and compiling took on one machine, summed over its cores.
 - Of a card's memory 5 % are left to CUDA. jax takes 75 % unless told otherwise: `XLA_PYTHON_CLIENT_MEM_FRACTION=.95`.
