@@ -4,7 +4,7 @@
 #   make test-newest  the test-suite on the newest Python found (3.13 or 3.12), in .venv-newest
 #   make parity   comparison with the torch reference implementations (installs torch in .venv)
 #   make sharding every stage, update and rollout on every mesh of 8 host devices
-#   make aot      compiles training steps for TPUs that are not attached (installs libtpu in .venv)
+#   make aot      compiles training steps for TPUs and NVIDIA cards that are not attached (installs the compilers in .venv)
 #   make processes  every stage and RL in two processes against one
 #   make soak     small runs that are killed at random steps and resumed
 #   make bench    the benchmark suite;   make bench-accelerator   what a GPU or TPU that is at hand can do
@@ -55,7 +55,7 @@ $(VENV)/.stamp-parity: $(VENV)/.stamp-test
 	@touch $@
 
 $(VENV)/.stamp-aot: $(VENV)/.stamp-test
-	$(PIP) install --quiet --editable '.[test,aot]'
+	$(PIP) install --quiet --editable '.[test,aot,aot-gpu]'
 	@touch $@
 
 $(VENV)/.stamp-bench: $(VENV)/.stamp-venv pyproject.toml

@@ -1,1 +1,1 @@
-"""Ahead-of-time check of a pod: the real training programs, compiled for a TPU topology that is not attached."""
+"""Ahead-of-time check: the real training programs, compiled for TPUs or NVIDIA cards that are not attached."""

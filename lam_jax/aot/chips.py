@@ -1,4 +1,4 @@
-"""Peak figures of the accelerators, from Google's public documentation of each chip.
+"""Peak figures of TPU chips, from Google's public documentation of each; those of NVIDIA's cards are in `cards.py`.
 
 Sources, all under https://cloud.google.com/tpu/docs/: the tables "Key chip specifications" of the pages v5e, v5p and
 v6e (peak bf16 compute, HBM bandwidth, and the bidirectional bandwidth of the inter-chip links per chip, of which one
@@ -7,6 +7,8 @@ libtpu's compiler names when it refuses a larger one; it is a little less than t
 """
 
 import dataclasses
+import math
+from typing import ClassVar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,14 +20,17 @@ class Chip:
         flops: bf16 operations a second.
         hbm: bytes of memory that a program may use.
         hbm_bandwidth: bytes a second.
-        ici_bandwidth: bytes a second over all inter-chip links, one direction.
+        link_bandwidth: bytes a second over all links between chips, one direction; of cards, within a host.
+        network_bandwidth: bytes a second between hosts, one direction, a chip's share; inf: there are only links.
     """
 
     name: str
     flops: float
     hbm: float
     hbm_bandwidth: float
-    ici_bandwidth: float
+    link_bandwidth: float
+    network_bandwidth: float = math.inf
+    unit: ClassVar[str] = "chip"
 
 
 GB, GIB = 1e9, 2**30

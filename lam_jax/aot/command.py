@@ -8,12 +8,15 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
+from lam_jax.aot.cards import Card
+from lam_jax.aot.decode import DecodeStep
 from lam_jax.aot.programs import Setting, load_of
 from lam_jax.aot.report import Report, check
 from lam_jax.aot.results import save, write_markdown
 from lam_jax.aot.topology import TopologyError, chip_of, topology_devices, topology_mesh
 from lam_jax.aot.workload import Workload
 from lam_jax.errors import LamJaxError
+from lam_jax.models.qwen2_5_vl.presets import PRESETS
 from lam_jax.parallel.choose_mesh import check_mesh, choose_mesh, parse_shape
 from lam_jax.parallel.mesh import AXES
 
@@ -32,38 +35,47 @@ def run_compile(
     sizes: dict[str, int],
     out: Path | None,
     markdown: Path | None,
+    dtype: str | None = None,
 ) -> None:
     """Compiles `stages` one after the other and prints a report of each.
 
     Args:
         preset: of the model.
         stages: some of `STAGES`.
-        topology: e.g. "v5e:4x4".
+        topology: e.g. "v5e:4x4" or "h100:8".
         mesh: e.g. "data=2,fsdp=4,tensor=2"; None chooses one.
         sizes: of the `Workload`, where they are not the default ones.
         out: folder for the results as JSON; None keeps none.
         markdown: file for the tables of all results in `out`.
+        dtype: that programs compute in, "bfloat16" or "float32"; None: that of the preset.
 
     Raises:
         TopologyError: unknown topology, or a mesh or sizes that do not fit it.
-        MissingExtraError: libtpu is not installed.
+        MissingExtraError: the compiler for the topology is not installed.
         DoesNotFitError: after all stages are done, if one does not fit.
     """
     # Nothing runs: the host's CPU traces, whatever accelerator it may have.
     jax.config.update("jax_platforms", "cpu")
     console = Console()
-    chip, devices = chip_of(topology), topology_devices(topology)
+    chip = chip_of(topology)
+    if isinstance(chip, Card):
+        # A program for a card that is not there can be written to jax's cache, but not read back.
+        jax.config.update("jax_enable_compilation_cache", False)
+    devices = topology_devices(topology)
     work = Workload.of(len(devices), **sizes)
-    load = load_of(preset, work)
+    config = PRESETS[preset] if dtype is None else dataclasses.replace(PRESETS[preset], compute_dtype=dtype)
+    load = load_of(preset, work, config)
     try:
-        if mesh is None:
+        if mesh is None and len(devices) == 1:
+            shape = (1, 1, 1)  # whether it fits is for the compiler to say
+        elif mesh is None:
             choice = choose_mesh(load, len(devices), int(chip.hbm))
             console.print(str(choice), soft_wrap=True, highlight=False)
             shape = choice.shape
         else:
             shape = parse_shape(mesh)
             check_mesh(shape, load)
-        setting = Setting(preset, topology_mesh(devices, shape), work)
+        setting = Setting(preset, topology_mesh(devices, shape), work, backbone=config)
     except ValueError as error:
         raise TopologyError(f"{preset} on {topology}: {error}") from error
     short = []
@@ -72,7 +84,7 @@ def run_compile(
             report = check(stage, setting, topology, chip)
         except ValueError as error:
             raise TopologyError(f"{stage} on {topology} with mesh {dict(zip(AXES, shape))}: {error}") from error
-        show(report, console)
+        show(report, console, chip.unit)
         if out is not None:
             save(report, out)
         if not report.fits:
@@ -84,33 +96,52 @@ def run_compile(
         raise DoesNotFitError(f"{preset} does not fit {topology}: {'; '.join(short)}.")
 
 
-def show(report: Report, console: Console) -> None:
-    """Prints one report."""
+def show(report: Report, console: Console, unit: str = "chip") -> None:
+    """Prints one report; `unit` is what the topology is made of."""
     mesh = ", ".join(f"{axis}={size}" for axis, size in report.mesh.items())
-    table = Table(title=f"{report.preset} {report.stage} on {report.topology} ({mesh})", box=None, show_header=False)
+    table = Table(
+        title=f"{report.preset} {report.stage} in {report.dtype} on {report.topology} ({mesh})",
+        box=None,
+        show_header=False,
+    )
     table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
-    for name, value in _rows(report):
+    for name, value in _rows(report, unit):
         table.add_row(name, value)
     console.print(table)
     console.print("fits" if report.fits else f"DOES NOT FIT: {report.reason}", style="green" if report.fits else "red")
 
 
-def _rows(report: Report) -> list[tuple[str, str]]:
+def _rows(report: Report, unit: str) -> list[tuple[str, str]]:
     rows = []
     if report.memory is not None:
         rows += [
-            (f"{name} per chip", f"{size / GIB:.2f} GiB") for name, size in dataclasses.asdict(report.memory).items()
+            (f"{name} per {unit}", f"{size / GIB:.2f} GiB") for name, size in dataclasses.asdict(report.memory).items()
         ]
-        rows.append(("memory per chip, of", f"{report.memory.total / GIB:.2f} of {report.hbm / GIB:.2f} GiB"))
-    rows.append(("operations, all chips", f"{report.flops:.3e}"))
+        rows.append((f"memory per {unit}, of", f"{report.memory.total / GIB:.2f} of {report.hbm / GIB:.2f} GiB"))
+    rows.append((f"operations, all {unit}s", f"{report.flops:.3e}"))
     if report.chip_flops is not None:
-        rows.append(("operations per chip, times chips", f"{report.chip_flops * report.chips:.3e}"))
+        rows.append((f"operations per {unit}, times {unit}s", f"{report.chip_flops * report.chips:.3e}"))
     for kind, traffic in report.collectives.items():
-        rows.append((f"{kind} per chip", f"{traffic.runs:,} x, {traffic.bytes / 1e9:.3f} GB"))
+        rows.append((f"{kind} per {unit}", f"{traffic.runs:,} x, {traffic.bytes / 1e9:.3f} GB"))
+        if traffic.between_hosts:
+            rows.append(("of these between hosts", f"{traffic.between_hosts / 1e9:.3f} GB"))
+    if report.decode is not None:
+        rows += _decode_rows(report.decode, unit)
     if report.estimate is not None:
         for name in ("compute", "memory", "communication", "step"):
             rows.append((f"estimate at peak figures: {name}", f"{getattr(report.estimate, name):.4f} s"))
         rows.append(("estimate at peak figures: MFU", f"{report.estimate.mfu:.1%}"))
     rows.append(("CPU time of compilation", f"{report.cpu_seconds:.0f} s"))
+    return rows
+
+
+def _decode_rows(step: DecodeStep, unit: str) -> list[tuple[str, str]]:
+    rows = []
+    if unit == "card":  # a TPU runs the program as a whole
+        rows.append(("kernels a decode step", f"{step.kernels:,.0f}"))
+        rows += [(f"of these {kind}", f"{count:,.0f}") for kind, count in step.launches.items()]
+    rows.append((f"bytes read a decode step, per {unit}", f"{step.bytes_read / 1e9:.3f} GB"))
+    rows.append(("over the floor", f"{step.bytes_read / step.floor:.2f} x {step.floor / 1e9:.3f} GB"))
+    rows.append(("collectives a decode step", f"{step.collectives:,.0f}"))
     return rows

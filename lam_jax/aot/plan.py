@@ -239,7 +239,7 @@ def show_plan(resources: Resources, console: Console) -> None:
         f"about {duration(total)} in all, compilation left out: operations at {TRAINING_SHARE:.0%} of the measured "
         f"rate, decoding at {DECODE_OVER_FLOOR} times the reading of its weights, which is what the benchmarks gave on "
         "a CPU. M trained: millions of weights. GB: weights, moments and inputs on one device; activations come on top "
-        "(`lam-jax compile` counts them for TPUs).",
+        "(`lam-jax compile` counts them for TPUs and NVIDIA cards).",
         soft_wrap=True,
         highlight=False,
     )

@@ -23,6 +23,7 @@ from lam_jax.rl import ALGORITHMS, Algorithm
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.rollout.run import jitted
 from lam_jax.rollout.sampling import SamplingConfig
+from lam_jax.train.counting import decode_bytes
 from lam_jax.train.method import METHODS, Method
 from lam_jax.train.optimiser import Optimiser, OptimiserConfig, make_optimiser, replicated_beside
 from lam_jax.train.partition import count_parameters, in_dtype, partition
@@ -52,6 +53,7 @@ class Program:
         resident: everything that the phase keeps on the devices while the program runs, its arguments included.
         while_trips: trips of its data-dependent loop if nothing ends early.
         tokens: that one run of it trains on or produces, padding included.
+        decode: what its data-dependent loop decodes; None: it does not.
     """
 
     trace: Callable[[], jax.stages.Traced]
@@ -59,6 +61,20 @@ class Program:
     resident: Any
     while_trips: int
     tokens: int
+    decode: "Decoding | None" = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """The decode loop of a rollout.
+
+    Attributes:
+        steps: of all its trips; each step makes one token of every sample.
+        floor: bytes that a chip has to read at least in a step.
+    """
+
+    steps: int
+    floor: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,9 +125,9 @@ class Setting:
         return RLConfig(self.algorithm, space, prompts=self.work.prompts, rollout=rollout, remat=self.method.remat)
 
 
-def load_of(preset: str, work: Workload) -> Load:
+def load_of(preset: str, work: Workload, config: QwenConfig | None = None) -> Load:
     """What a mesh for all stages has to carry; of the stages, latent SFT trains most."""
-    config = PRESETS[preset]
+    config = config or PRESETS[preset]
     specs = Agent.spec(config, LATENT_PRESETS[preset])
     trained, _ = partition(structs(specs), SFT_LATENT.trains(config, LEAN))
     sizes = {"rows": work.rows, "prompts": work.prompts, "samples": work.samples}
@@ -184,13 +200,24 @@ def _rollout(space: Space, setting: Setting) -> Program:
     )
     # Weights with trained rows are put together anew for each rollout, beside the frozen rows; the others are shared.
     fresh = with_holes(held.rollout_agent, held.reference)
+    trips = -(-config.length // config.segment)
     return Program(
         trace=lambda: jitted.trace(*arguments, config=config, mesh=mesh, layout=choose_layout(mesh)),
         arguments=arguments,
         resident=(held.state, held.frozen, held.reference, held.rollout_frozen, fresh, arguments[1:]),
-        while_trips=-(-config.length // config.segment),
+        while_trips=trips,
         tokens=work.prompts * work.samples * config.length,
+        decode=Decoding(trips * config.segment, _decode_floor(space, setting)),
     )
+
+
+def _decode_floor(space: Space, setting: Setting) -> float:
+    """Bytes that a step reads at least on one chip: weights and caches lie on `tensor`, samples on the other axes."""
+    work, shape = setting.work, setting.mesh.shape
+    latent = setting.latent or LATENT_PRESETS[setting.preset]
+    prompts, samples = (-(-count // shape[axis]) for count, axis in ((work.prompts, "data"), (work.samples, "fsdp")))
+    sizes = (prompts, samples, work.prompt, work.completion, setting.config.dtype.itemsize)
+    return decode_bytes(setting.config, latent if space.coded else None, *sizes).total / shape["tensor"]
 
 
 def _update(space: Space, setting: Setting) -> Program:

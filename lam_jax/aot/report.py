@@ -1,8 +1,10 @@
 """Compiles one program and says what it needs: memory, operations, collectives, and an estimate of its time."""
 
 import dataclasses
+import math
 import re
 import resource
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
@@ -11,8 +13,10 @@ from jax.interpreters import partial_eval
 
 from lam_jax.aot.abstract import bytes_per_chip
 from lam_jax.aot.chips import Chip
+from lam_jax.aot.decode import DecodeStep, decode_step
 from lam_jax.aot.flops import count_flops
 from lam_jax.aot.programs import Program, Setting, build
+from lam_jax.aot.topology import hosts_of
 from lam_jax.aot.work import ChipWork, chip_work
 from lam_jax.parallel.collectives import Collective, collectives
 
@@ -49,7 +53,8 @@ class Estimate:
     Attributes:
         compute: products of one chip at peak bf16 rate.
         memory: operands and results of its products, arguments and outputs at peak HBM bandwidth.
-        communication: collectives at the bandwidth of all links of a chip, one direction.
+        communication: collectives at the bandwidth of all links of a chip, one direction; where they leave a host, at
+            that of the network if it is less.
         step: the estimate.
         mfu: operations of the traced program (recomputation included) over what the chips could do in that time.
     """
@@ -63,10 +68,14 @@ class Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-    """Collectives of one kind: how often they run, and bytes (the larger of operand and result) on one chip."""
+    """Collectives of one kind: how often they run, and bytes (the larger of operand and result) on one chip.
+
+    Of these bytes `between_hosts` belong to collectives whose devices are in several hosts.
+    """
 
     runs: int
     bytes: int
+    between_hosts: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +99,8 @@ class Report:
     tokens: int
     cpu_seconds: float
     versions: dict[str, str]
+    decode: DecodeStep | None = None
+    dtype: str = "bfloat16"  # of computing and of what does not train; what trains is held in float32
 
 
 def check(stage: str, setting: Setting, topology: str, chip: Chip) -> Report:
@@ -113,7 +124,10 @@ def check(stage: str, setting: Setting, topology: str, chip: Chip) -> Report:
         "chip_flops": None,
         "collectives": {},
         "estimate": None,
+        "decode": None,
     }
+    # The links of TPUs lead to chips of other hosts as well.
+    hosts = hosts_of(setting.mesh) if math.isfinite(chip.network_bandwidth) else ()
     try:
         compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
@@ -126,12 +140,13 @@ def check(stage: str, setting: Setting, topology: str, chip: Chip) -> Report:
         sent = collectives(text, program.while_trips)
         work = chip_work(text, program.while_trips)
         fits = memory.total <= chip.hbm
-        reason = "" if fits else f"needs {memory.total / 2**30:.2f} GiB, a chip has {chip.hbm / 2**30:.2f} GiB"
+        reason = "" if fits else f"needs {memory.total / 2**30:.2f} GiB, a {chip.unit} has {chip.hbm / 2**30:.2f} GiB"
         found = {
             "memory": memory,
             "chip_flops": work.flops,
-            "collectives": by_kind(sent),
-            "estimate": estimate(flops, work, memory, sent, chip, setting.mesh.size),
+            "collectives": by_kind(sent, hosts),
+            "estimate": estimate(flops, work, memory, sent, chip, setting.mesh.size, hosts),
+            "decode": decode_of(program, text, sent),
         }
     return Report(
         preset=setting.preset,
@@ -147,6 +162,7 @@ def check(stage: str, setting: Setting, topology: str, chip: Chip) -> Report:
         tokens=program.tokens,
         cpu_seconds=round(_cpu_seconds() - began, 1),
         versions=_versions(),
+        dtype=setting.config.compute_dtype,
         **found,
     )
 
@@ -168,13 +184,41 @@ def measure(program: Program, traced: Any, compiled: Any) -> Memory:
     )
 
 
-def by_kind(sent: list[Collective]) -> dict[str, Traffic]:
+def decode_of(program: Program, hlo_text: str, sent: list[Collective]) -> DecodeStep | None:
+    """What a decode step of a rollout costs; None for other programs."""
+    if program.decode is None:
+        return None
+    inside = sum(collective.trips for collective in sent if collective.unbounded)
+    return decode_step(hlo_text, program.while_trips, program.decode.steps, program.decode.floor, inside)
+
+
+def by_kind(sent: list[Collective], hosts: Sequence[int] = ()) -> dict[str, Traffic]:
     """Executions and bytes of each kind of collective."""
-    kinds = sorted({collective.kind for collective in sent})
-    groups = {kind: [c for c in sent if c.kind == kind] for kind in kinds}
-    return {
-        kind: Traffic(sum(c.trips for c in all_), sum(c.total_bytes for c in all_)) for kind, all_ in groups.items()
-    }
+    kinds: dict[str, Traffic] = {}
+    for collective in sorted(sent, key=lambda c: c.kind):
+        before, size = kinds.get(collective.kind, Traffic(0, 0)), collective.total_bytes
+        outside = size if hosts_spanned(collective, hosts) > 1 else 0
+        kinds[collective.kind] = Traffic(
+            before.runs + collective.trips, before.bytes + size, before.between_hosts + outside
+        )
+    return kinds
+
+
+def hosts_spanned(collective: Collective, hosts: Sequence[int]) -> int:
+    """Hosts that one group of a collective lies in, at most; `hosts` are those of the devices, none: all in one."""
+    return max((len({hosts[device] for device in group}) for group in collective.groups if hosts), default=1)
+
+
+def bandwidth(collective: Collective, chip: Chip, hosts: Sequence[int]) -> float:
+    """Bytes a second that a chip sends in a collective: that of its links, or of the network between hosts.
+
+    A ring through several hosts leaves each of them once for every member of the group there, so the adapters of all
+    these share what goes out.
+    """
+    spanned = hosts_spanned(collective, hosts)
+    if spanned == 1:
+        return chip.link_bandwidth
+    return min(chip.link_bandwidth, collective.group // spanned * chip.network_bandwidth)
 
 
 def wire_bytes(collective: Collective) -> float:
@@ -185,11 +229,19 @@ def wire_bytes(collective: Collective) -> float:
     return (2 if collective.kind == "all-reduce" else 1) * share * collective.total_bytes
 
 
-def estimate(flops: int, work: ChipWork, memory: Memory, sent: list[Collective], chip: Chip, chips: int) -> Estimate:
+def estimate(
+    flops: int,
+    work: ChipWork,
+    memory: Memory,
+    sent: list[Collective],
+    chip: Chip,
+    chips: int,
+    hosts: Sequence[int] = (),
+) -> Estimate:
     """Time of one run at peak figures."""
     compute = work.flops / chip.flops
     traffic = (work.bytes + memory.arguments + memory.outputs) / chip.hbm_bandwidth
-    communication = sum(map(wire_bytes, sent)) / chip.ici_bandwidth
+    communication = sum(wire_bytes(one) / bandwidth(one, chip, hosts) for one in sent)
     step = max(compute, traffic) + communication
     return Estimate(compute, traffic, communication, step, flops / (step * chip.flops * chips))
 
@@ -206,4 +258,4 @@ def _cpu_seconds() -> float:
 
 def _versions() -> dict[str, str]:
     installed = {distribution.name for distribution in metadata.distributions()}
-    return {name: metadata.version(name) for name in ("jax", "libtpu") if name in installed}
+    return {name: metadata.version(name) for name in ("jax", "libtpu", "jax-cuda13-plugin") if name in installed}

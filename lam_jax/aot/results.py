@@ -1,22 +1,31 @@
-"""Results of `lam-jax compile` as JSON files, one a preset and topology, and as markdown tables of all of them."""
+"""Results of `lam-jax compile` as JSON files, one a preset, topology and dtype, and as markdown tables of them all."""
 
 import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+from lam_jax.aot.fits import decode_table, fits_table, unit_of
 from lam_jax.aot.programs import STAGES
 from lam_jax.aot.report import Report
+from lam_jax.models.qwen2_5_vl.presets import PRESETS
 
 GIB = 2**30
 NOTE = """
-`lam-jax compile` compiles the programs of training themselves for a TPU slice that is not attached, on any CPU machine:
+`lam-jax compile` compiles the programs of training themselves for TPUs or NVIDIA cards that are not attached, on any
+CPU machine; a GPU that the machine has is left alone:
 
-    pip install 'lam_jax[aot]'
+    pip install 'lam_jax[aot]'      # for TPUs: libtpu
     lam-jax compile --preset qwen2_5_vl_3b --topology v5e:4x4 --stage rollout_latent update_latent
 
+    pip install 'lam_jax[aot-gpu]'  # for NVIDIA cards, Linux: jax's plugin for CUDA, no driver and no CUDA
+    lam-jax compile --preset qwen2_5_vl_3b --topology h100:8 --stage rollout_latent update_latent
+
+Cards are h100, h200, a100 (80 GB), a100-40gb, l40s and rtx4090; h100:2x8 is two hosts of eight.
+
 It ends with code 1 if a program does not fit. `--mesh data=2,fsdp=4,tensor=2` tries a mesh of yours, `--rows`,
-`--prompts`, `--samples`, `--prompt` and `--completion` other sizes, `--all --out FOLDER` makes a page like this one.
+`--prompts`, `--samples`, `--prompt` and `--completion` other sizes, `--dtype float32` another precision,
+`--all --out FOLDER` makes a page like this one. This page: `python -m benchmarks.pods`.
 
 If a step does not fit: in stages 1 to 5 raise `fsdp` (weights, gradients and optimiser state are divided by fsdp x
 tensor) or lower the rows; in rollouts raise `tensor` (their copy of the weights is divided by `tensor` alone) or lower
@@ -24,26 +33,31 @@ prompts x samples; in updates lower prompts x samples, or split them by `RLSetti
 
 How to read the tables:
 
-- Memory and collectives are what the TPU compiler reports for one chip. *beside* is what the phase keeps on the chip
+- Memory and collectives are what the compiler reports for one chip or card. *beside* is what the phase keeps there
   although the program does not read it, such as the optimiser state during a rollout.
 - *TFLOP* is what the traced program asks of all chips together, recomputed activations included; *work* is what the
   chips compute over that: above 1 they repeat each other's work.
 - *step* and *MFU* are **estimates, not measurements**: the larger of matrix products at peak bf16 rate and their memory
   traffic at peak bandwidth, plus all collectives at the full bandwidth of a chip's links, none overlapped. The peak
-  figures and their sources are in `lam_jax/aot/chips.py`. Latencies are not in it, which decoding with many small sums
+  figures and their sources are in `lam_jax/aot/chips.py` and `lam_jax/aot/cards.py`. Collectives that leave a host of
+  cards go at the rate of its network adapters. Latencies are not in it, which decoding with many small sums
   over `tensor` will feel. Rollouts are taken to run to their last token.
 - *CPU s* is the time that tracing and compiling took on one machine, summed over its cores.
+- Of a card's memory 5 % are left to CUDA. jax takes 75 % unless told otherwise: `XLA_PYTHON_CLIENT_MEM_FRACTION=.95`.
+- Code for a card that is not there is compiled without trying variants of its products (autotuning), so a card may run
+  others of the same size. Nothing on this page was measured on a card.
 """
 
 
-def result_file(folder: Path, preset: str, topology: str) -> Path:
-    """Where the reports of a preset on a topology are kept."""
-    return folder / f"{preset}_{topology.replace(':', '_')}.json"
+def result_file(folder: Path, preset: str, topology: str, dtype: str | None = None) -> Path:
+    """Where the reports of a preset on a topology are kept; `dtype` is named where it is not that of the preset."""
+    usual = dtype in (None, PRESETS[preset].compute_dtype)
+    return folder / f"{preset}_{topology.replace(':', '_')}{'' if usual else f'_{dtype}'}.json"
 
 
 def save(report: Report, folder: Path) -> Path:
     """Writes a report into the file of its preset and topology, in the place of an older one of the same stage."""
-    path = result_file(folder, report.preset, report.topology)
+    path = result_file(folder, report.preset, report.topology, report.dtype)
     reports = {found["stage"]: found for found in load(path)}
     reports[report.stage] = dataclasses.asdict(report)
     ordered = [reports[stage] for stage in STAGES if stage in reports]
@@ -60,10 +74,15 @@ def load(path: Path) -> list[dict[str, Any]]:
 def write_markdown(folder: Path, path: Path) -> None:
     """Writes the tables of all results in `folder`."""
     groups = [reports for file in folder.glob("*.json") if (reports := load(file))]
-    groups.sort(key=lambda reports: (reports[0]["preset"], reports[0]["chips"], reports[0]["topology"]))
-    parts = ["# Will it fit a pod?", NOTE]
+    for reports in groups:
+        for report in reports:
+            report.setdefault("dtype", "bfloat16")  # of results from before it was a choice
+    groups.sort(key=lambda found: tuple(found[0][key] for key in ("preset", "dtype", "chips", "topology")))
+    parts = ["# Will it fit?", NOTE]
+    every = [report for reports in groups for report in reports]
+    parts += [*fits_table(every), *decode_table(every)]
     parts += [_table(reports) for reports in groups]
-    scaling = _scaling([report for reports in groups for report in reports])
+    scaling = _scaling(every)
     text = "\n".join([*parts, *scaling])
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text.rstrip() + "\n", encoding="utf-8")
@@ -74,13 +93,15 @@ def _table(reports: list[dict[str, Any]]) -> str:
     work = first["workload"]
     lengths = f"{work['prompt']} + {work['completion']}"
     mesh = ", ".join(f"{axis} {size}" for axis, size in first["mesh"].items())
+    count = f"{first['chips']} {unit_of(first)}{'s' if first['chips'] > 1 else ''}"
     lines = [
-        f"## {first['preset']} on {first['topology']}: {first['chips']} chips",
+        f"## {first['preset']} in {first['dtype']} on {first['topology']}: {count}",
         "",
         f"Mesh {mesh}. Stages 1 to 5: {work['rows']} rows of {lengths} tokens. Rollouts and updates: {work['prompts']} "
-        f"prompts x {work['samples']} samples of {lengths} tokens. A chip has {first['hbm'] / GIB:.2f} GiB.",
+        f"prompts x {work['samples']} samples of {lengths} tokens. A {unit_of(first)} has {first['hbm'] / GIB:.2f} "
+        "GiB.",
         "",
-        "| stage | memory, GiB | of it beside | fits | TFLOP | work | collectives a chip, GB | step, s | MFU | CPU s |",
+        "| stage | memory, GiB | of it beside | fits | TFLOP | work | collectives, GB each | step, s | MFU | CPU s |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     return "\n".join([*lines, *map(_line, reports), ""])
@@ -103,7 +124,7 @@ def _scaling(reports: list[dict[str, Any]]) -> list[str]:
     found = {
         (r["preset"], r["topology"].split(":")[0], r["stage"], r["chips"]): r
         for r in reports
-        if r["estimate"] is not None
+        if r["estimate"] is not None and unit_of(r) == "chip"
     }
     lines = []
     for (preset, chip, stage, chips), report in found.items():

@@ -1,30 +1,15 @@
-"""Devices of a TPU topology that is not attached, and meshes over them."""
+"""Names of topologies that are not attached, the devices that programs are compiled for, and meshes over them."""
 
-import contextlib
-import importlib.util
-import logging
 import math
-import os
 import re
-import sys
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 
+from lam_jax.aot.cards import CARDS, Card
 from lam_jax.aot.chips import CHIPS, Chip
 from lam_jax.errors import LamJaxError
 from lam_jax.parallel import make_mesh
-
-# libtpu asks a metadata server and the PCI bus for a chip; told that there is none, it says so at once.
-_SETTINGS = {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_STDERR_LOG_LEVEL": "3",
-    "TPU_MIN_LOG_LEVEL": "3",
-}
 
 
 class TopologyError(LamJaxError):
@@ -34,74 +19,63 @@ class TopologyError(LamJaxError):
 
 
 class MissingExtraError(LamJaxError):
-    """The compiler for TPUs is not installed."""
+    """The compiler for these devices is not installed, or not the one of this jax."""
 
     exit_code = 2
 
 
 def chip_of(topology: str) -> Chip:
-    """The chip that a topology such as "v5e:4x4" is made of.
+    """The chip that a topology such as "v5e:4x4" is made of, or the card of one such as "h100:8".
 
     Raises:
-        TopologyError: not of that form, or an unknown chip.
+        TopologyError: not of that form, or an unknown chip or card.
     """
-    form = re.fullmatch(r"(\w+):(\d+x\d+(?:x\d+)?)", topology)
-    if form is None or form[1] not in CHIPS:
+    name, _, shape = topology.partition(":")
+    if name in CARDS and re.fullmatch(r"([1-9]\d*x)?[1-9]\d*", shape):
+        return CARDS[name]
+    if name in CHIPS and re.fullmatch(r"\d+x\d+(x\d+)?", shape):
+        return CHIPS[name]
+    if name in CARDS:
         raise TopologyError(
-            f"--topology: found {topology!r}, expected a chip of {sorted(CHIPS)} and the shape of its slice, "
-            "for example v5e:4x4 or v5p:8x8x16."
+            f"--topology: found {topology!r}, expected {name} and a number of cards, for example {name}:8 for one host "
+            f"of 8, or hosts x cards: {name}:2x8 for two hosts of 8."
         )
-    return CHIPS[form[1]]
+    if name in CHIPS:
+        raise TopologyError(
+            f"--topology: found {topology!r}, expected {name} and the shape of a slice, for example v5e:4x4 or "
+            "v5p:8x8x16."
+        )
+    raise TopologyError(
+        f"--topology: found {topology!r}, expected a TPU chip of {sorted(CHIPS)} and the shape of its slice, for "
+        f"example v5e:4x4 or v5p:8x8x16, or an NVIDIA card of {sorted(CARDS)} and how many, for example h100:8 or, "
+        "with two hosts, h100:2x8."
+    )
 
 
 def topology_devices(topology: str) -> list[Any]:
-    """Device descriptions of a whole slice, for which programs can be compiled but not run.
+    """Device descriptions of a whole topology, for which programs can be compiled but not run.
 
     Raises:
         TopologyError: no such topology.
-        MissingExtraError: libtpu is not installed.
+        MissingExtraError: its compiler is not installed.
     """
-    chip_of(topology)
-    if importlib.util.find_spec("libtpu") is None:
-        raise MissingExtraError(
-            "Compiling for a TPU that is not attached needs the package libtpu, which is not installed: "
-            "pip install 'lam_jax[aot]'."
-        )
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
-    from jax.experimental import topologies
+    # Here and not above: these import the errors of this module.
+    from lam_jax.aot.compilers import gpu_devices, tpu_devices
 
-    try:
-        with _quiet_stderr():
-            description = topologies.get_topology_desc(platform="tpu", topology_name=topology)
-    except jax.errors.JaxRuntimeError as error:
-        raise TopologyError(
-            f"--topology: the TPU compiler does not know {topology!r} ({str(error).splitlines()[0]}). Check the shape: "
-            "v5e and v6e slices are like 4x4 or 16x16, v4 and v5p slices like 4x4x8."
-        ) from error
-    return list(description.devices)
+    chip = chip_of(topology)
+    if not isinstance(chip, Card):
+        return tpu_devices(topology)
+    *hosts, cards = (int(size) for size in topology.partition(":")[2].split("x"))
+    return gpu_devices(chip, hosts[0] if hosts else 1, cards)
 
 
-@contextlib.contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """Holds back what libtpu writes on file descriptor 2 before its log level is set; shown when debugging."""
-    if logging.getLogger("lam_jax").isEnabledFor(logging.DEBUG):
-        yield
-        return
-    sys.stderr.flush()
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+def hosts_of(mesh: jax.sharding.Mesh) -> tuple[int, ...]:
+    """The host of each device, in the order in which a compiled program numbers them."""
+    return tuple(device.process_index for device in mesh.devices.flat)
 
 
 def topology_mesh(devices: list[Any], shape: tuple[int, int, int]) -> jax.sharding.Mesh:
-    """A mesh of (data, fsdp, tensor) over all of a slice.
+    """A mesh of (data, fsdp, tensor) over all of a topology.
 
     Raises:
         TopologyError: the product is not the number of chips.

@@ -10,6 +10,9 @@ import re
 
 from lam_jax.parallel.collectives import Instruction, array_bytes, arrays_of, executions, parse_hlo
 
+# Plain and fused with what follows ("__cublas$gemm", "__cublas$lt$matmul", the same with "$f8").
+_CUBLAS = re.compile(r'custom_call_target="__cublas\$(gemm|lt\$matmul)')
+
 
 @dataclasses.dataclass(frozen=True)
 class ChipWork:
@@ -37,13 +40,21 @@ def chip_work(hlo_text: str, unknown_trips: int = 1) -> ChipWork:
     flops = moved = 0
     for name, instructions in computations.items():
         for instruction in instructions.values():
-            if instruction.opcode not in ("dot", "convolution") or not trips.get(name):
+            if not is_product(instruction) or not trips.get(name):
                 continue
-            arrays = [arrays_of(instructions[operand].type)[0] for operand in instruction.operands]
+            # Of a library call a third operand is added to the product, and a second result is scratch memory.
+            arrays = [arrays_of(instructions[operand].type)[0] for operand in instruction.operands[:2]]
             arrays.append(arrays_of(instruction.type)[0])
             moved += trips[name] * sum(array_bytes(*array) for array in arrays)
             flops += trips[name] * 2 * math.prod(arrays[-1][1]) * _contracted(instruction, arrays)
     return ChipWork(flops, moved)
+
+
+def is_product(instruction: Instruction) -> bool:
+    """A matrix product: HLO's own, inside of a fusion or not, or a call of cuBLAS (never inside of one)."""
+    if instruction.opcode in ("dot", "convolution"):
+        return True
+    return instruction.opcode == "custom-call" and _CUBLAS.search(instruction.attributes) is not None
 
 
 def _contracted(product: Instruction, arrays: list[tuple[str, tuple[int, ...]]]) -> int:
@@ -51,6 +62,9 @@ def _contracted(product: Instruction, arrays: list[tuple[str, tuple[int, ...]]])
     if product.opcode == "dot":
         found = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", product.attributes)
         return math.prod(arrays[0][1][int(axis)] for axis in found[1].split(",") if axis) if found else 1
+    if product.opcode == "custom-call":
+        found = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', product.attributes)
+        return math.prod(arrays[0][1][int(axis)] for axis in re.findall(r"\d+", found[1])) if found else 1
     labels = re.search(r"dim_labels=\w+_(\w+)->", product.attributes)
     terms = arrays[1][1][labels[1].index("i")] if labels else 1
     return terms * math.prod(_window(product.attributes))

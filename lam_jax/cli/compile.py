@@ -24,20 +24,24 @@ Stage = Literal[
 
 @dataclasses.dataclass(frozen=True)
 class Compile:
-    """Checks whether training steps fit a TPU pod, by compiling them for it; no TPU is needed, and nothing is run.
+    """Checks whether training steps fit a TPU pod or NVIDIA cards, by compiling them; none is needed, nothing is run.
 
-    Prints memory per chip, operations, collectives and an estimate of the time at the chip's peak figures.
-    Ends with code 1 if a step does not fit. Needs the extra `aot`: pip install 'lam_jax[aot]'.
+    Prints memory per chip, operations, collectives, an estimate of the time at the chip's peak figures, and of rollouts
+    what a decode step costs. Ends with code 1 if a step does not fit.
+    Needs an extra: pip install 'lam_jax[aot]' for TPUs, 'lam_jax[aot-gpu]' for NVIDIA cards.
     """
 
     preset: Preset
     """Size of the model."""
     topology: str
-    """Chip and shape of the slice, e.g. v5e:4x4, v6e:16x16 or v5p:8x8x16."""
+    """Chip and shape of the slice, e.g. v5e:4x4, v6e:16x16 or v5p:8x8x16; or card and number of cards, e.g. h100:8,
+    with several hosts h100:2x8 (h100, h200, a100, a100-40gb, l40s, rtx4090)."""
     stage: tuple[Stage, ...] = ()
     """Stages to compile."""
     all: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Compile every stage, the rollouts and the updates of both action spaces."""
+    dtype: Literal["bfloat16", "float32"] | None = None
+    """What programs compute in, and weights that do not train are held in. Default: that of the preset."""
     mesh: str | None = None
     """Sizes of the mesh, e.g. data=2,fsdp=4,tensor=2. Default: chosen from preset and topology."""
     rows: int | None = None
@@ -77,4 +81,5 @@ class Compile:
             {name: size for name, size in sizes.items() if size is not None},
             self.out,
             self.markdown or (self.out and self.out / "README.md"),
+            self.dtype,
         )

@@ -4,7 +4,7 @@ import functools
 
 from lam_jax.cpu.host_memory import keep_host_memory
 from lam_jax.hosts.compilation import keep_compiled_programs
-from lam_jax.hosts.platforms import leave_absent_tpu_out
+from lam_jax.hosts.platforms import leave_absent_devices_out
 from lam_jax.parallel.processes import Place, start
 
 
@@ -17,7 +17,7 @@ def start_process() -> Place | None:
     Raises:
         StartUpError: see `lam_jax.parallel.processes.start`.
     """
-    leave_absent_tpu_out()
+    leave_absent_devices_out()
     place = start()
     keep_compiled_programs()
     keep_host_memory()

@@ -10,6 +10,8 @@ import math
 import re
 from collections.abc import Iterator
 
+import numpy as np
+
 KINDS = (
     "all-gather",
     "all-reduce",
@@ -44,6 +46,7 @@ class Collective:
         group: devices that take part together.
         unbounded: inside a loop whose trip count is not known; `trips` then takes the caller's `unknown_trips`.
         source: where in the traced Python program it comes from ("" if the compiler made it up).
+        groups: numbers of the devices that take part together, as the program counts them; of permutations, each pair.
     """
 
     kind: str
@@ -56,6 +59,7 @@ class Collective:
     group: int
     unbounded: bool
     source: str
+    groups: tuple[tuple[int, ...], ...] = ()
 
     @property
     def total_bytes(self) -> int:
@@ -104,6 +108,7 @@ def collectives(hlo_text: str, unknown_trips: int = 1) -> list[Collective]:
             # An operand of a fused or wrapped computation is a parameter, which is an instruction as well.
             operands = [arrays_of(instructions[name].type) for name in start.operands if name in instructions]
             sizes = [array for arrays in operands for array in arrays]
+            groups = _groups(start.attributes)
             for index, (dtype, shape) in enumerate(arrays_of(instruction.type)):
                 operand = array_bytes(*sizes[index]) if index < len(sizes) else 0
                 found.append(
@@ -115,9 +120,10 @@ def collectives(hlo_text: str, unknown_trips: int = 1) -> list[Collective]:
                         trips=trips[computation],
                         name=instruction.name,
                         computation=computation,
-                        group=_group(start.attributes),
+                        group=len(groups[0]) if groups else 1,
                         unbounded=computation in unbounded,
                         source=_source(start.attributes),
+                        groups=groups,
                     )
                 )
     return found
@@ -175,18 +181,22 @@ def _source(attributes: str) -> str:
     return found[1] if found else ""
 
 
-def _group(attributes: str) -> int:
-    """Devices of one replica group; the three notations are {{0,1},{2,3}}, [2,2]<=[4] and mesh['a'=2,'b'=2] {'b'}."""
-    if found := re.search(r"replica_groups=\{\{([\d,]*)\}", attributes):
-        return len(found[1].split(","))
-    if found := re.search(r"replica_groups=\[\d+,(\d+)\]", attributes):
-        return int(found[1])
+def _groups(attributes: str) -> tuple[tuple[int, ...], ...]:
+    """Devices that take part together; the notations are {{0,1},{2,3}}, [2,2]<=[4] and mesh['a'=2,'b'=2] {'b'}."""
+    if found := re.search(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]*\})\}", attributes):
+        return tuple(tuple(int(n) for n in group.split(",")) for group in re.findall(r"\{([\d,]+)\}", found[1]))
+    if found := re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes):
+        count, size = int(found[1]), int(found[2])
+        ids = np.arange(count * size).reshape([int(n) for n in found[3].split(",")])
+        ids = ids.transpose([int(n) for n in found[4].split(",")]) if found[4] else ids
+        return tuple(map(tuple, ids.reshape(count, size).tolist()))
     if found := re.search(r"replica_groups=\w+\[([^\]]*)\] \{([^}]*)\}", attributes):
-        sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
-        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", found[2]))
-    if "source_target_pairs" in attributes:
-        return 2
-    return 1
+        sizes = {axis: int(size) for axis, size in re.findall(r"'(\w+)'=(\d+)", found[1])}
+        inside = re.findall(r"'(\w+)'", found[2])
+        order = [list(sizes).index(axis) for axis in [*(axis for axis in sizes if axis not in inside), *inside]]
+        ids = np.arange(math.prod(sizes.values())).reshape(list(sizes.values())).transpose(order)
+        return tuple(map(tuple, ids.reshape(-1, math.prod(sizes[axis] for axis in inside)).tolist()))
+    return ()
 
 
 def executions(
@@ -197,22 +207,23 @@ def executions(
     for name in reversed(computations):  # callers before callees
         if name not in trips:
             continue
-        for instruction, callee in _calls(computations[name]):
-            known = _trip_count(instruction, computations, computations[name]) if instruction.opcode == "while" else 1
+        for instruction, callee in called(computations[name]):
+            known = trip_count(instruction, computations, computations[name]) if instruction.opcode == "while" else 1
             trips[callee] = trips.get(callee, 0) + trips[name] * (unknown if known is None else known)
             if known is None or name in unbounded:
                 unbounded.add(callee)
     return trips, unbounded
 
 
-def _calls(instructions: dict[str, Instruction]) -> Iterator[tuple[Instruction, str]]:
+def called(instructions: dict[str, Instruction]) -> Iterator[tuple[Instruction, str]]:
+    """Each computation that one of the instructions calls, beside it."""
     for instruction in instructions.values():
         for _, names in _CALLED.findall(instruction.attributes):
             for callee in _NAMES.findall(names):
                 yield instruction, callee
 
 
-def _trip_count(
+def trip_count(
     loop: Instruction, computations: dict[str, dict[str, Instruction]], caller: dict[str, Instruction]
 ) -> int | None:
     """Trip count of a loop that counts up by one, as `scan` and `fori_loop` do; None if it is anything else."""

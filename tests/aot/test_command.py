@@ -35,7 +35,11 @@ def test_a_step_that_fits_ends_with_code_0_and_is_written_down(pod, capsys, tmp_
     args = [*TINY, *SIZES, "--stage", "projector", "--mesh", "2,2,2", "--out", str(tmp_path)]
     code, out, err = call(args, capsys)
     assert (code, err) == (0, "")
-    for part in ("tiny projector on v5e:2x4 (data=2, fsdp=2, tensor=2)", "memory per chip, of", "all-reduce per chip"):
+    for part in (
+        "tiny projector in float32 on v5e:2x4 (data=2, fsdp=2, tensor=2)",
+        "memory per chip, of",
+        "all-reduce per chip",
+    ):
         assert part in out
     assert "estimate at peak figures: MFU" in out
     [report] = json.loads((tmp_path / "tiny_v5e_2x4.json").read_text())["reports"]
@@ -55,7 +59,7 @@ def test_a_step_that_does_not_fit_ends_with_code_1(pod, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("args", "part"),
     [
-        (["--preset", "tiny", "--topology", "v5x:4x4", "--stage", "joint"], "found 'v5x:4x4', expected a chip of"),
+        (["--preset", "tiny", "--topology", "v5x:4x4", "--stage", "joint"], "found 'v5x:4x4', expected a TPU chip of"),
         ([*TINY, "--stage", "joint", "--mesh", "2,2,1"], "a mesh of 4 chips, but the topology has 8"),
         ([*TINY, "--stage", "joint", "--mesh", "data=2,model=4"], "expected three positive sizes data,fsdp,tensor"),
         ([*TINY, "--stage", "joint", "--rows", "12", "--mesh", "8,1,1"], "rows of a batch) of size 12 does not divide"),

@@ -7,7 +7,7 @@ import pytest
 from lam_jax.aot.abstract import bytes_per_chip
 from lam_jax.aot.chips import Chip
 from lam_jax.aot.programs import Setting, build
-from lam_jax.aot.report import Memory, Traffic, by_kind, check, estimate, refusal, wire_bytes
+from lam_jax.aot.report import Memory, Traffic, bandwidth, by_kind, check, estimate, hosts_spanned, refusal, wire_bytes
 from lam_jax.aot.work import ChipWork
 from lam_jax.aot.workload import Workload
 from lam_jax.parallel import make_mesh
@@ -15,11 +15,14 @@ from lam_jax.parallel.collectives import Collective
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 WORK = Workload(rows=8, prompts=4, samples=2, prompt=24, completion=8, image=(56, 84))
-CHIP = Chip("made up", flops=1e12, hbm=2**30, hbm_bandwidth=1e11, ici_bandwidth=1e10)
+CHIP = Chip("made up", flops=1e12, hbm=2**30, hbm_bandwidth=1e11, link_bandwidth=1e10)
 
 
-def collective(kind, size, trips, group):
-    return Collective(kind, "f32", (size // 4,), size, trips, "name", "main", group, False, "")
+HOSTS = (0, 0, 0, 0, 1, 1, 1, 1)
+
+
+def collective(kind, size, trips, group, groups=()):
+    return Collective(kind, "f32", (size // 4,), size, trips, "name", "main", group, False, "", groups)
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +56,13 @@ def test_weights_that_the_program_does_not_read_count_beside_it(report, setting)
     assert report.memory.beside >= bytes_per_chip(unread) > 0
 
 
+def test_only_rollouts_have_a_decode_step(report, setting):
+    assert report.decode is None
+    step = check("rollout_token", setting, "host:8", CHIP).decode
+    assert step.bytes_read / step.floor >= 1
+    assert step.collectives >= 2 * setting.config.text.layers  # two sums over `tensor` a block
+
+
 def test_a_smaller_chip_does_not_hold_it(setting, report):
     small = check("cloning", setting, "host:8", dataclasses.replace(CHIP, hbm=report.memory.total - 1))
     assert not small.fits
@@ -71,6 +81,25 @@ def test_collectives_are_added_up_by_kind():
 )
 def test_bytes_on_the_wire(kind, expected):
     assert wire_bytes(collective(kind, 400, 3, 4)) == expected
+
+
+@pytest.mark.parametrize(
+    ("groups", "spanned", "expected"),
+    [
+        (((0, 1, 2, 3), (4, 5, 6, 7)), 1, 1e10),
+        (((0, 4), (1, 5), (2, 6), (3, 7)), 2, 1e9),
+        (((0, 2, 4, 6), (1, 3, 5, 7)), 2, 2e9),
+        ((tuple(range(8)),), 2, 4e9),
+    ],
+)
+def test_a_collective_that_leaves_its_host_goes_at_the_network_s_rate(groups, spanned, expected):
+    """Two hosts of four cards: members of the ring in one host each bring an adapter of 1e9 bytes a second."""
+    card = dataclasses.replace(CHIP, network_bandwidth=1e9)
+    sent = collective("all-gather", 400, 3, len(groups[0]), groups)
+    assert hosts_spanned(sent, HOSTS) == spanned
+    assert bandwidth(sent, card, HOSTS) == expected
+    assert by_kind([sent], HOSTS) == {"all-gather": Traffic(3, 1200, 1200 if spanned > 1 else 0)}
+    assert bandwidth(sent, card, ()) == bandwidth(sent, CHIP, HOSTS) == 1e10  # one host; a TPU's links go everywhere
 
 
 def test_estimate_by_hand():

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from lam_jax.aot.decode import DecodeStep
 from lam_jax.aot.report import Estimate, Memory, Report, Traffic
 from lam_jax.aot.results import load, save, write_markdown
 
@@ -29,6 +30,7 @@ def report(stage="update_latent", chips=16, step=2.0, **changes) -> Report:
         tokens=1000,
         cpu_seconds=60.0,
         versions={},
+        dtype="float32",
     )
     return dataclasses.replace(made, **changes)
 
@@ -51,7 +53,7 @@ def test_tables_hold_memory_work_and_estimates(tmp_path):
     assert row == "| update_latent | 3.50 | 1.00 | yes | 16,000 | 1.50 | all-gather 5.00 | 2.000 | 25.0% | 60 |"
     [row] = [line for line in lines if line.startswith("| inverse |")]
     assert row == "| inverse | - | - | no: the compiler refuses it | 16,000 | - | - | - | - | 60 |"
-    assert "## tiny on v5e:4x4: 16 chips" in lines
+    assert "## tiny in float32 on v5e:4x4: 16 chips" in lines
     assert not any("Weak scaling" in line for line in lines)
 
 
@@ -71,3 +73,40 @@ def test_the_workload_is_in_the_heading(tmp_path, chips):
     save(report(chips=chips), tmp_path)
     write_markdown(tmp_path, tmp_path / "table.md")
     assert f"{chips // 4} prompts x 8 samples of 1024 + 1024 tokens" in (tmp_path / "table.md").read_text()
+
+
+def lines_of(tmp_path, *reports):
+    for one in reports:
+        save(one, tmp_path)
+    write_markdown(tmp_path, tmp_path / "table.md")
+    return (tmp_path / "table.md").read_text().splitlines()
+
+
+def test_another_dtype_than_the_preset_s_has_a_file_of_its_own(tmp_path):
+    save(report(), tmp_path)
+    path = save(report(dtype="bfloat16"), tmp_path)
+    assert path == tmp_path / "tiny_v5e_4x4_bfloat16.json"
+    assert len(load(path)) == 1
+
+
+def test_a_method_fits_a_card_if_all_its_programs_do(tmp_path):
+    """3.5 GiB each program; of token RL one does not fit on one card, and none was compiled for eight."""
+    one = {"topology": "rtx4090:1", "chips": 1, "hbm": 23 * GIB}
+    eight = {"topology": "h100:8", "chips": 8, "hbm": 75 * GIB}
+    short = {"fits": False, "reason": "needs 24.00 GiB, a card has 23.00 GiB", "memory": Memory(24 * GIB, 0, 0, 0, 0)}
+    latent = [report(stage, **where) for stage in ("rollout_latent", "update_latent") for where in (one, eight)]
+    token = [report("rollout_token", **one), report("update_token", **one | short)]
+    lines = lines_of(tmp_path, *latent, *token, report("inverse"))
+    assert "| method | size | precision | rtx4090:1, 23.0 GiB each | h100:8, 75.0 GiB each |" in lines
+    assert "| latent RL | tiny | float32 | yes, 3.5 | yes, 3.5 |" in lines
+    assert "| token RL | tiny | float32 | **no**, 24.0 | - |" in lines
+    assert not any(line.startswith("| stage 1") for line in lines)  # compiled for a TPU only
+    assert "## tiny in float32 on rtx4090:1: 1 card" in lines
+
+
+def test_decode_steps_have_a_table(tmp_path):
+    step = DecodeStep({"copies": 2.0, "fusions": 30.5, "products": 8.0}, 3e9, 2e9, 4.0)
+    card = report("rollout_token", topology="h100:8", chips=8, decode=step)
+    lines = lines_of(tmp_path, card, report("rollout_token", decode=step))
+    assert "| tiny rollout_token | float32 | h100:8 | - | 40 | 8 | 30 | 2 | 3.00 | 1.50 | 4 |" in lines
+    assert "| tiny rollout_token | float32 | v5e:4x4 | - | - | - | - | - | 3.00 | 1.50 | 4 |" in lines

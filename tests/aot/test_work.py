@@ -66,3 +66,38 @@ def test_products_that_the_tpu_compiler_wrote_as_convolutions():
     assert line("plain") == 2 * (2 * 600 * 192) * 128
     assert line("batched") == 2 * (2 * 2 * 600 * 600) * 32
     assert line("summed") == 2 * (128 * 192) * (2 * 600)
+
+
+# What jax 0.10.2 made of products for an H100: in a fusion that Triton compiles, its sum split in 8, and by cuBLAS.
+GPU_LINES = """HloModule jit_f, is_scheduled=true
+
+%gemm_fusion_dot_computation (parameter_0: bf16[32,8,256], parameter_1: bf16[8,256,512]) -> f32[8,32,512] {
+  %parameter_0 = bf16[32,8,256]{2,1,0} parameter(0)
+  %parameter_1 = bf16[8,256,512]{2,1,0} parameter(1)
+  ROOT %dot.5 = f32[8,32,512]{2,1,0} dot(%parameter_0, %parameter_1), lhs_batch_dims={1}, lhs_contracting_dims={2}, rhs_batch_dims={0}, rhs_contracting_dims={1}, backend_config={"sizes":["16"]}
+}
+
+ENTRY %main (x: bf16[32,2048], w: bf16[2048,512], a: f32[8,256,32], b: f32[8,256,64]) -> f32[8,32,64] {
+  %x = bf16[32,2048]{1,0} parameter(0)
+  %w = bf16[2048,512]{1,0} parameter(1)
+  %a = f32[8,256,32]{2,1,0} parameter(2)
+  %b = f32[8,256,64]{2,1,0} parameter(3)
+  %parts = bf16[32,8,256]{2,1,0} bitcast(%x)
+  %rows = bf16[8,256,512]{2,1,0} bitcast(%w)
+  %gemm_fusion_dot = f32[8,32,512]{2,1,0} fusion(%parts, %rows), kind=kCustom, calls=%gemm_fusion_dot_computation, backend_config={"fusion_backend_config":{"kind":"__triton_nested_gemm_fusion"}}
+  %custom-call.1 = (f32[8,32,64]{2,1,0}, s8[4194304]{0}) custom-call(%a, %b), custom_call_target="__cublas$lt$matmul", backend_config={"gemm_backend_config":{"beta":0,"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"],"rhs_contracting_dimensions":["1"],"lhs_batch_dimensions":["0"],"rhs_batch_dimensions":["0"]}}}
+  ROOT %out = f32[8,32,64]{2,1,0} get-tuple-element(%custom-call.1), index=0
+}
+"""  # noqa: E501
+
+
+def test_products_that_the_gpu_compiler_wrote_as_fusions_and_library_calls():
+    found = chip_work(GPU_LINES)
+    triton, cublas = 2 * 32 * 512 * 2048, 8 * 2 * 32 * 64 * 256
+    assert found.flops == triton + cublas
+    # The scratch memory of the library is no result.
+    read = 2 * (32 * 2048 + 2048 * 512) + 4 * 8 * 256 * (32 + 64)
+    assert found.bytes == read + 4 * 8 * 32 * (512 + 64)
+    plain = GPU_LINES.replace("__cublas$lt$matmul", "__cublas$gemm")
+    assert chip_work(plain) == found
+    assert chip_work(GPU_LINES.replace("__cublas$lt$matmul", "topk")).flops == triton

@@ -1,5 +1,6 @@
-"""Without a TPU jax does not start the TPU runtime; with an accelerator, or a choice, nothing is changed."""
+"""Without a TPU and a GPU jax does not start their runtimes; with an accelerator, or a choice, nothing is changed."""
 
+import importlib.metadata
 import importlib.util
 import subprocess
 import sys
@@ -29,24 +30,50 @@ def machine(monkeypatch):
 
 
 def test_a_machine_with_a_cpu_alone_uses_it(machine):
-    platforms.leave_absent_tpu_out()
+    platforms.leave_absent_devices_out()
     assert machine == [("jax_platforms", "cpu")]
 
 
 @pytest.mark.parametrize("found", ["has_tpu", "has_gpu", "has_plugins"])
 def test_with_an_accelerator_jax_looks_for_itself(machine, monkeypatch, found):
     monkeypatch.setattr(platforms, found, lambda: True)
-    platforms.leave_absent_tpu_out()
+    platforms.leave_absent_devices_out()
     assert machine == []
 
 
-def test_a_choice_and_a_machine_without_libtpu_are_left_alone(machine, monkeypatch):
+def test_a_choice_and_a_machine_without_compilers_are_left_alone(machine, monkeypatch):
     platforms.jax.config.jax_platforms = "cuda"
-    platforms.leave_absent_tpu_out()
+    platforms.leave_absent_devices_out()
     platforms.jax.config.jax_platforms = None
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    platforms.leave_absent_tpu_out()
+    monkeypatch.setattr(platforms, "has_compilers", lambda: False)
+    platforms.leave_absent_devices_out()
     assert machine == []
+
+
+@pytest.mark.parametrize(
+    ("names", "compilers", "others"),
+    [
+        ((), False, False),
+        (("xla_cuda13",), True, False),
+        (("xla_cuda12", "xla_rocm7"), True, True),
+        (("m",), False, True),
+    ],
+)
+def test_the_plugin_for_cuda_may_be_there_for_compiling_only(monkeypatch, names, compilers, others):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    points = [importlib.metadata.EntryPoint(name, "", "jax_plugins") for name in names]
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points)
+    assert (platforms.has_compilers(), platforms.has_plugins()) == (compilers, others)
+
+
+def test_plugins_are_found_where_jax_looks_for_them(tmp_path):
+    (tmp_path / "jax_plugins" / "xla_cuda13").mkdir(parents=True)
+    (tmp_path / "jax_plugins" / "xla_cuda13" / "__init__.py").touch()
+    program = f"""import sys; sys.path.insert(0, {str(tmp_path)!r})
+from lam_jax.hosts.platforms import _plugins
+assert "xla_cuda13" in _plugins()"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_tpu_is_known_by_its_vendor(tmp_path):

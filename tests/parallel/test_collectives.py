@@ -63,6 +63,23 @@ def test_asynchronous_pairs_and_wrapped_computations_count_once():
     assert not found
 
 
+def test_who_takes_part_together_in_each_notation():
+    found = {c.kind: c.groups for c in collectives(TPU)}
+    # Eight rows of two devices, read column by column: four of every second device.
+    assert found["all-gather"] == ((0, 2, 4, 6), (8, 10, 12, 14), (1, 3, 5, 7), (9, 11, 13, 15))
+    assert found["reduce-scatter"] == tuple((n, n + 1) for n in range(0, 16, 2))
+    assert found["all-reduce"] == (tuple(range(16)),)
+
+    def groups(notation):
+        return collectives(TPU.replace("replica_groups=mesh['a'=8,'b'=2] {'a','b'}", notation))[-1].groups
+
+    assert groups("replica_groups=mesh['a'=8,'b'=2] {'a'}") == (tuple(range(0, 16, 2)), tuple(range(1, 16, 2)))
+    assert groups("replica_groups=mesh['a'=8,'b'=2] {'b'}") == tuple((n, n + 1) for n in range(0, 16, 2))
+    assert groups("replica_groups={{0,1},{2,3}}") == ((0, 1), (2, 3))
+    assert groups("source_target_pairs={{0,1},{1,0}}") == ((0, 1), (1, 0))
+    assert groups("replica_groups={}") == ()
+
+
 def test_a_real_program():
     """A scan gathers one layer at a time; what a loop on data sends is marked."""
     mesh = make_mesh((2, 2, 2))

@@ -1,0 +1,93 @@
+"""Tables over all results of `lam-jax compile`: what fits which NVIDIA cards, and what decode steps cost."""
+
+from typing import Any
+
+from lam_jax.aot.cards import CARDS
+
+GIB = 2**30
+# What somebody wants to run, and the programs that all have to fit for it.
+METHODS = {
+    "latent RL": ("rollout_latent", "update_latent"),
+    "token RL": ("rollout_token", "update_token"),
+    "stage 5, latent": ("sft_latent",),
+    "stage 5, token": ("sft_token",),
+    "stage 1, inverse": ("inverse",),
+    "stage 2, projector": ("projector",),
+    "stage 3, joint": ("joint",),
+    "stage 4, cloning": ("cloning",),
+}
+Report = dict[str, Any]
+
+
+def unit_of(report: Report) -> str:
+    """What the topology of a report is made of."""
+    return "card" if report["topology"].partition(":")[0] in CARDS else "chip"
+
+
+def fits_table(reports: list[Report]) -> list[str]:
+    """Method, size and precision against cards; nothing if there are no results for cards."""
+    reports = [report for report in reports if unit_of(report) == "card"]
+    if not reports:
+        return []
+    found = {(r["preset"], r["dtype"], r["topology"], r["stage"]): r for r in reports}
+    topologies = list(dict.fromkeys(r["topology"] for r in sorted(reports, key=lambda r: (r["hbm"], r["chips"]))))
+    memory = {r["topology"]: r["hbm"] for r in reports}
+    head = " | ".join(f"{name}, {memory[name] / GIB:.1f} GiB each" for name in topologies)
+    lines = [
+        "## NVIDIA cards: what fits where",
+        "",
+        "GiB on each card of the program of the method that needs most, by the compiler's count, and whether that "
+        "fits: **counted, not measured**. Rows and prompts are those of the tables below. Precision: what programs "
+        "compute in, and weights that do not train are held in; weights that train, their gradients and moments are "
+        "float32.",
+        "",
+        f"| method | size | precision | {head} |",
+        f"|---|---|---|{'---|' * len(topologies)}",
+    ]
+    for method, stages in METHODS.items():
+        for preset, dtype in sorted({(r["preset"], r["dtype"]) for r in reports}):
+            cells = [_cell([found.get((preset, dtype, name, stage)) for stage in stages]) for name in topologies]
+            if any(cells):
+                lines.append(f"| {method} | {preset} | {dtype} | {' | '.join(cell or '-' for cell in cells)} |")
+    return [*lines, ""]
+
+
+def _cell(programs: list[Report | None]) -> str:
+    """Of one method on one topology; "" if one of its programs was not compiled."""
+    compiled = [program for program in programs if program is not None]
+    if len(compiled) < len(programs):
+        return ""
+    if refused := [program["reason"] for program in compiled if program["memory"] is None]:
+        return f"no: {refused[0]}"
+    most = max(sum(program["memory"].values()) for program in compiled) / GIB
+    return f"yes, {most:.1f}" if all(program["fits"] for program in compiled) else f"**no**, {most:.1f}"
+
+
+def decode_table(reports: list[Report]) -> list[str]:
+    """Kernels, bytes and collectives of decode steps; nothing if no result has one."""
+    reports = [report for report in reports if report.get("decode")]
+    if not reports:
+        return []
+    lines = [
+        "## A decode step",
+        "",
+        "Counted in the compiled rollouts, a mean over the steps. *Kernels* is everything that a card launches: "
+        "*products* (fusions with a matrix product, calls of cuBLAS), other *fusions*, *copies* (of slices and whole "
+        "arrays), collectives and other calls; in all loops, such as that over the layers, as often as they run. *GB "
+        "read* are the operands of all these on one card, of a slice the slice alone; the floor is every weight once "
+        "and the live part of the caches (`lam_jax.train.counting.decode_bytes`). *Sums* are all collectives. Programs "
+        "that do not fit recompute and copy more, and another jax fuses otherwise.",
+        "",
+        "| rollout | precision | topology | jax | kernels | products | fusions | copies | GB read | / floor | sums |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for report in reports:
+        step, card = report["decode"], unit_of(report) == "card"
+        launches = step["launches"]
+        counts = [sum(launches.values()), *(launches.get(kind, 0) for kind in ("products", "fusions", "copies"))]
+        cells = [f"{report['preset']} {report['stage']}", report["dtype"], report["topology"]]
+        cells.append(report["versions"].get("jax", "-"))
+        cells += [f"{count:,.0f}" if card else "-" for count in counts]
+        cells += [f"{step['bytes_read'] / 1e9:.2f}", f"{step['bytes_read'] / step['floor']:.2f}"]
+        lines.append(f"| {' | '.join(cells)} | {step['collectives']:,.0f} |")
+    return [*lines, ""]

@@ -1,0 +1,130 @@
+"""The real thing: jax's compiler for NVIDIA cards, without a card. `make aot` installs it and runs these."""
+
+import json
+
+import pytest
+
+from lam_jax.aot.cards import CARDS
+from lam_jax.aot.compilers import check_plugin
+from lam_jax.aot.flops import count_flops
+from lam_jax.aot.programs import Setting, build
+from lam_jax.aot.report import check
+from lam_jax.aot.topology import MissingExtraError, hosts_of, topology_devices, topology_mesh
+from lam_jax.aot.work import chip_work
+from lam_jax.aot.workload import Workload
+from lam_jax.cli import main
+from lam_jax.latent.config import LATENT_PRESETS
+from lam_jax.models.qwen2_5_vl.presets import PRESETS
+from lam_jax.parallel import make_mesh
+from lam_jax.train.counting import rollout_flops
+
+
+def plugin() -> str:
+    """Why nothing can be compiled; "" if it can."""
+    try:
+        check_plugin()
+    except MissingExtraError as error:
+        return str(error)
+    return ""
+
+
+# Only Linux has wheels of the plugin.
+pytestmark = [pytest.mark.aot, pytest.mark.skipif(bool(plugin()), reason=plugin() or "can be compiled")]
+PRESET = "qwen2_5_vl_3b"
+
+
+def compiled(tmp_path, *args):
+    """(exit code, reports by stage)"""
+    code = main(["compile", "--out", str(tmp_path), *args])
+    [file] = tmp_path.glob("*.json")
+    return code, {report["stage"]: report for report in json.loads(file.read_text())["reports"]}
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_every_card_is_understood_and_compiled_for(name):
+    devices = topology_devices(f"{name}:1")
+    assert [device.device_kind for device in devices] == [CARDS[name].title]
+    work = Workload(rows=1, prompts=2, samples=2, prompt=64, completion=8, image=(56, 84))
+    report = check("projector", Setting("tiny", topology_mesh(devices, (1, 1, 1)), work), f"{name}:1", CARDS[name])
+    assert report.fits
+    assert report.chip_flops == pytest.approx(report.flops, rel=0.03)
+
+
+def test_hosts_are_numbered():
+    mesh = topology_mesh(topology_devices("h100:2x8"), (2, 4, 2))
+    assert hosts_of(mesh) == (0,) * 8 + (1,) * 8
+
+
+def test_programs_of_the_tiny_preset_compile_for_two_hosts(tmp_path):
+    stages = ("--stage", "projector", "cloning", "rollout_latent", "update_latent")
+    sizes = ("--prompt", "256", "--completion", "64", "--mesh", "4,2,2")
+    code, reports = compiled(tmp_path, "--preset", "tiny", "--topology", "h100:2x8", *stages, *sizes)
+    assert code == 0
+    assert len(reports) == 4
+    for stage, report in reports.items():
+        assert report["fits"], stage
+        # What XLA finds twice in a program it computes once; several cards may have to repeat some of it.
+        assert 0.8 * report["flops"] <= report["chip_flops"] * 16 <= 3 * report["flops"], stage
+        # `data` is the outer axis, so gradients are summed between the hosts and nothing of a layer is.
+        if not stage.startswith("rollout"):
+            assert (
+                0 < report["collectives"]["all-reduce"]["between_hosts"] < report["collectives"]["all-reduce"]["bytes"]
+            )
+
+
+@pytest.mark.parametrize("stage", ["rollout_token", "rollout_latent", "inverse"])
+def test_products_are_those_that_the_program_asks_for(stage):
+    """Triton's fusions, cuBLAS's calls and split sums are counted as what they compute."""
+    program = build(stage, setting("h100:1"))
+    traced = program.trace()
+    found = chip_work(traced.lower().compile().as_text(), program.while_trips)
+    assert found.flops == pytest.approx(count_flops(traced.jaxpr, program.while_trips), rel=0.01)
+
+
+@pytest.mark.parametrize("stage", ["update_token", "update_latent"])
+def test_products_of_updates_are_those_that_the_host_s_compiler_leaves(stage):
+    """Of the token update XLA computes a fifth less than the program asks for, on every device: it finds what the
+    policy and its reference have in common."""
+    found = []
+    for one in (setting("h100:1"), setting(None)):
+        program = build(stage, one)
+        found.append(chip_work(program.trace().lower().compile().as_text(), program.while_trips).flops)
+    assert found[0] == pytest.approx(found[1], rel=0.01)
+
+
+def setting(topology):
+    """The tiny preset on one card, or on the host."""
+    mesh = topology_mesh(topology_devices(topology), (1, 1, 1)) if topology else make_mesh()
+    return Setting("tiny", mesh, Workload(rows=2, prompts=2, samples=4, prompt=256, completion=32))
+
+
+def test_a_tiny_decode_step(tmp_path):
+    sizes = ("--prompts", "2", "--samples", "4", "--prompt", "160", "--completion", "32")
+    stages = ("--stage", "rollout_token", "rollout_latent")
+    code, reports = compiled(tmp_path, "--preset", "tiny", "--topology", "rtx4090:1", *stages, *sizes)
+    assert code == 0
+    layers = PRESETS["tiny"].text.layers
+    for stage, more in (("rollout_token", 0), ("rollout_latent", LATENT_PRESETS["tiny"].policy_layers)):
+        step = reports[stage]["decode"]
+        # A block has four products with weights if those of equal input are joined, and two with keys and values each.
+        assert step["launches"]["products"] >= 6 * (layers + more)
+        assert 2 * step["launches"]["products"] < sum(step["launches"].values()) < 60 * (layers + more) + 100
+        assert step["bytes_read"] >= step["floor"]
+        assert step["collectives"] == 0
+
+
+def test_3b_rollouts_on_one_h100_against_the_formulas(tmp_path):
+    """4 prompts x 8 samples, 1024 + 1024 tokens (issue 19)."""
+    stages = ("--stage", "rollout_token", "rollout_latent")
+    code, reports = compiled(tmp_path, "--preset", PRESET, "--topology", "h100:1", "--prompts", "4", *stages)
+    assert code == 0
+    config = PRESETS[PRESET]
+    for stage, latent in (("rollout_token", None), ("rollout_latent", LATENT_PRESETS[PRESET])):
+        report = reports[stage]
+        # Masked scores, which a formula leaves out and a program does not, make the difference.
+        assert report["chip_flops"] == pytest.approx(
+            rollout_flops(config, latent, (20, 30), 4, 8, 1024, 1024), rel=0.04
+        )
+        assert report["chip_flops"] == pytest.approx(report["flops"], rel=0.001)
+        step = report["decode"]
+        assert 1 <= step["bytes_read"] / step["floor"] < 4
