@@ -12,10 +12,12 @@ Legend: N prompts, G samples, H heads, K kv heads, R = H / K, D head dimension, 
 
 import dataclasses
 import functools
+from typing import Any, NamedTuple
 
 import jax
 from jaxtyping import Array, Bool, Float, Int
 
+from lam_jax.gpu.parts import Parts
 from lam_jax.nn.rope import Rotary
 
 
@@ -32,6 +34,7 @@ class Tiles:
         num_warps: of the first kernel.
         num_stages: loads in flight in its loops.
         merge_warps: of the second kernel.
+        early: each kernel lets the next one on the stream start at once, see `lam_jax.gpu.early`.
     """
 
     prompt_block: int = 64
@@ -42,28 +45,31 @@ class Tiles:
     num_warps: int = 4
     num_stages: int = 3
     merge_warps: int = 2
+    early: bool = False
 
     @classmethod
     def suited(cls, prompts: int, samples: int, kv_heads: int) -> "Tiles":
-        """Splits that give about 320 programs, two or three for each of an H100's 132 multiprocessors.
+        """The fastest measured on an H100 and an H200, at 3B with 8 samples of each prompt (K = 2).
 
-        More would write more sums than they save: with many prompts there are programs enough.
+        Of 4 and of 32 prompts with half the room written, alone: 18.3 and 88 us a layer, where splits that give two or
+        three programs for every multiprocessor took 21 and 97. With fewer pairs of sample and kv head the own positions
+        are split further, which was not measured.
         """
-        own, shared = 256 // (prompts * samples * kv_heads), 64 // (prompts * kv_heads)
-        return cls(own_splits=min(max(own, 1), 16), prompt_splits=min(max(shared, 1), 16))
+        own = 128 // (prompts * samples * kv_heads)
+        return cls(own_splits=min(max(own, 2), 16), prompt_splits=4, num_stages=2)
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if value < 1:
+            if field.name != "early" and value < 1:
                 raise ValueError(f"Tiles.{field.name} must be at least 1, got {value}.")
-            if not field.name.endswith(("splits", "stages")) and value & (value - 1):
+            if not field.name.endswith(("splits", "stages", "early")) and value & (value - 1):
                 raise ValueError(f"Tiles.{field.name} must be a power of two, got {value}.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """The legend's letters, and what follows from them and `tiles`; static in the kernels."""
+    """The legend's letters, parts of the projections, and what follows from them and `tiles`; static in the kernels."""
 
     prompts: int
     samples: int
@@ -73,6 +79,7 @@ class Sizes:
     prompt: int
     room: int
     tiles: Tiles
+    parts: int = 1
 
     @property
     def repeat(self) -> int:
@@ -83,6 +90,11 @@ class Sizes:
     def fields(self) -> int:
         """Vectors that the projections make of a sample: queries, then keys, then values."""
         return self.heads + 2 * self.kv_heads
+
+    @property
+    def projections(self) -> int:
+        """Numbers in one part of the projections, N * G * W."""
+        return self.prompts * self.samples * self.fields * self.dim
 
     @property
     def rows(self) -> int:
@@ -140,6 +152,15 @@ class Sizes:
         return self.prompts * self.kv_heads * self.shared_tiles * self.prompt_splits
 
 
+class New(NamedTuple):
+    """What is new to a step, as flat arrays, or references to them in the kernels. W = (H + 2 K) D."""
+
+    sums: Any  # [S * N * G * W] of the projections
+    bias: Any  # [W], or None
+    cos: Any  # [N * G * D / 2]
+    sin: Any
+
+
 def power_of_two(x: int) -> int:
     """The least that is no smaller than `x`."""
     return 1 << (x - 1).bit_length()
@@ -147,7 +168,7 @@ def power_of_two(x: int) -> int:
 
 @functools.partial(jax.jit, static_argnames=("interpret", "tiles"))  # or every layer would be traced on its own
 def decode_attention(
-    qkv: Float[Array, "N G 1 W"],
+    qkv: Float[Array, "N G 1 W"] | Parts,
     rotary: Rotary,
     prompt_key: Float[Array, "N K P D"],
     prompt_value: Float[Array, "N K P D"],
@@ -164,7 +185,8 @@ def decode_attention(
     On a GPU D is a power of two, at least 32.
 
     Args:
-        qkv: queries, keys and values side by side, W = (H + 2 K) D, not rotated.
+        qkv: queries, keys and values side by side, W = (H + 2 K) D, not rotated; or in parts [S, N, G, 1, W], which the
+            kernels add up as they read them.
         rotary: cosines and sines [N, G, 1, D] of the token's place, whose halves are equal.
         prompt_key: rotated keys of the prompts.
         prompt_value: their values.
@@ -180,15 +202,18 @@ def decode_attention(
     """
     from lam_jax.gpu import decode_kernels  # here, because it imports Pallas, which CPU users have no use for
 
-    prompts, samples = qkv.shape[:2]
+    qkv = qkv if isinstance(qkv, Parts) else Parts(qkv[None])
+    parts, *lead, width = qkv.sums.shape
+    prompts, samples = lead[:2]
     kv_heads, prompt, dim = prompt_key.shape[1:]
-    heads = qkv.shape[-1] // dim - 2 * kv_heads
+    heads = width // dim - 2 * kv_heads
     tiles = tiles or Tiles.suited(prompts, samples, kv_heads)
-    sizes = Sizes(prompts, samples, heads, kv_heads, dim, prompt, key.shape[-2], tiles)
+    sizes = Sizes(prompts, samples, heads, kv_heads, dim, prompt, key.shape[-2], tiles, parts)
     # In the activations' dtype, as `Rotary` applies them; the compiler makes these once for all layers.
-    cos, sin = (x[..., : dim // 2].astype(qkv.dtype).reshape(-1) for x in (rotary.cos, rotary.sin))
-    new = (qkv.reshape(-1), cos, sin)
+    cos, sin = (x[..., : dim // 2].astype(key.dtype).reshape(-1) for x in (rotary.cos, rotary.sin))
+    bias = None if qkv.bias is None else qkv.bias.astype(key.dtype)
+    new = New(qkv.sums.reshape(-1), bias, cos, sin)
     y, key, value = decode_kernels.attend(
         new, (prompt_key, prompt_value, prompt_mask), (key, value), step.reshape(1), sizes, interpret
     )
-    return y.reshape(*qkv.shape[:-1], -1), key, value
+    return y.reshape(*lead, -1), key, value

@@ -15,7 +15,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
-from lam_jax.gpu.decode_attention import Sizes, power_of_two
+from lam_jax.gpu.decode_attention import New, Sizes, power_of_two
+from lam_jax.gpu.early import after_letting_dependents_start
 from lam_jax.nn.attention import FLOOR
 
 # A reference to an array in the GPU's memory.
@@ -23,7 +24,7 @@ Ref = Any
 
 
 def attend(
-    new: tuple[Array, ...],
+    new: New,
     prompt: tuple[Array, Array, Array],
     own: tuple[Array, Array],
     step: Array,
@@ -33,44 +34,44 @@ def attend(
     """Flat y [N * G * H * D], and the own caches with the new token in them.
 
     Args:
-        new: flat projections of the new tokens [N * G * (H + 2 K) * D], cosines and sines [N * G * h].
+        new: of the tokens.
         prompt: keys and values [N, K, P, D] and mask [N, P].
         own: keys and values [N * G * K, T, D].
         step: [1].
         sizes: of all.
         interpret: on a CPU.
     """
-    tiles = sizes.tiles
+    tiles, early = sizes.tiles, sizes.tiles.early and not interpret
     count = sizes.splits * sizes.rows
     partial = [jax.ShapeDtypeStruct((size,), jnp.float32) for size in (count * sizes.dim, count, count)]
     parts = pl.pallas_call(
-        functools.partial(_split_kernel, sizes),
+        functools.partial(_split_kernel, sizes, early),
         grid=(sizes.own_programs + sizes.shared_programs,),
         out_shape=partial,
         compiler_params=plt.CompilerParams(num_warps=tiles.num_warps, num_stages=tiles.num_stages),
         interpret=interpret,
         name="decode_attention_split",
-    )(step, *new, *prompt, *own)
-    y = jax.ShapeDtypeStruct((sizes.rows * sizes.dim,), new[0].dtype)
+    )(step, new, *prompt, *own)
+    y = jax.ShapeDtypeStruct((sizes.rows * sizes.dim,), own[0].dtype)
     cached = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in own]
+    before = 1 + len(jax.tree.leaves(new)) + len(parts)  # the own caches
     y, key, value = pl.pallas_call(
-        functools.partial(_merge_kernel, sizes),
+        functools.partial(_merge_kernel, sizes, early),
         grid=(sizes.rows,),
         out_shape=[y, *cached],
-        input_output_aliases={7: 1, 8: 2},
+        input_output_aliases={before: 1, before + 1: 2},
         compiler_params=plt.CompilerParams(num_warps=tiles.merge_warps, num_stages=1),
         interpret=interpret,
         name="decode_attention_merge",
-    )(step, *new, *parts, *own)
+    )(step, new, *parts, *own)
     return y, key, value
 
 
 def _split_kernel(
     sizes: Sizes,
+    early: bool,
     step: Ref,
-    qkv: Ref,
-    cos: Ref,
-    sin: Ref,
+    new: New,
     prompt_key: Ref,
     prompt_value: Ref,
     prompt_mask: Ref,
@@ -79,8 +80,7 @@ def _split_kernel(
     *parts: Ref,
 ) -> None:
     """Softmax sums [S, N * G * H, D], masses and peaks [S, N * G * H] over some positions each."""
-    program = pl.program_id(0)
-    repeat = sizes.repeat
+    program, repeat = _program(early), sizes.repeat
 
     # The longer ones come first.
     @pl.when(program < sizes.own_programs)
@@ -97,7 +97,7 @@ def _split_kernel(
             def read(positions: Any, inside: Array) -> tuple[Array, Array, Array, Array]:
                 return *_keys_values(key, value, (pair, positions), inside, sizes), inside
 
-            part = _part(_queries(qkv, cos, sin, head, real, sizes), read, first, last, length, sizes.tiles.own_block)
+            part = _part(_queries(new, head, real, key.dtype, sizes), read, first, last, length, sizes.tiles.own_block)
             _store_part(sizes, parts, sizes.prompt_splits + split, head, real, part)
 
     @pl.when(program >= sizes.own_programs)
@@ -119,17 +119,16 @@ def _split_kernel(
             keep = plt.load(prompt_mask.at[prompt, positions], mask=exists, other=None if whole else False)
             return *_keys_values(prompt_key, prompt_value, (prompt, kv_head, positions), exists, sizes), keep
 
-        queries = _queries(qkv, cos, sin, head, real, sizes)
+        queries = _queries(new, head, real, key.dtype, sizes)
         part = _part(queries, read, first, last, sizes.prompt, sizes.tiles.prompt_block)
         _store_part(sizes, parts, split, head, real, part)
 
 
 def _merge_kernel(
     sizes: Sizes,
+    early: bool,
     step: Ref,
-    qkv: Ref,
-    cos: Ref,
-    sin: Ref,
+    new: New,
     sums: Ref,
     masses: Ref,
     peaks: Ref,
@@ -140,16 +139,20 @@ def _merge_kernel(
     value: Ref,
 ) -> None:
     """Adds up one query's sums and the new token; the first query of a kv head appends the token."""
-    head = pl.program_id(0)
+    head = _program(early)
     pair, within = _divide(head, sizes.repeat)
     sample, number = _divide(head, sizes.heads)
     kv_head, _ = _divide(number, sizes.repeat)
-    start = sample * sizes.fields
     half, dim = jnp.arange(sizes.dim // 2, dtype=jnp.int32), jnp.arange(sizes.dim, dtype=jnp.int32)
-    turn = cos[sample * (sizes.dim // 2) + half], sin[sample * (sizes.dim // 2) + half]
-    places = ((start + at) * sizes.dim + half for at in (number, sizes.heads + kv_head))
-    query, new_key = (_rotated(qkv[place], qkv[place + sizes.dim // 2], *turn) for place in places)
-    new_value = qkv[(start + sizes.heads + sizes.kv_heads + kv_head) * sizes.dim + dim]
+    cos, sin = (x[sample * (sizes.dim // 2) + half] for x in (new.cos, new.sin))
+
+    def vector(field: Array) -> tuple[Array, Array]:
+        first, second = (_projected(new, sample, field, start + half, None, y.dtype, sizes) for start in starts)
+        return _rotated(first, second, cos, sin)
+
+    starts = (0, sizes.dim // 2)
+    query, new_key = vector(number), vector(sizes.heads + kv_head)
+    new_value = _projected(new, sample, sizes.heads + sizes.kv_heads + kv_head, dim, None, y.dtype, sizes)
     products = [one.astype(jnp.float32) * two.astype(jnp.float32) for one, two in zip(query, new_key, strict=True)]
     score = jnp.sum(products[0] + products[1]) * _scale_of(sizes.dim)
 
@@ -218,16 +221,34 @@ def _product(x: Array, y: Array) -> Array:
     return jnp.dot(x, y, precision=precision, preferred_element_type=jnp.float32)
 
 
-def _queries(qkv: Ref, cos: Ref, sin: Ref, head: Array, real: Array, sizes: Sizes) -> tuple[Array, Array]:
+def _queries(new: New, head: Array, real: Array, dtype: Any, sizes: Sizes) -> tuple[Array, Array]:
     """Halves [M, h] of rotated queries; of rows that are not real, zeros."""
     size = sizes.dim // 2
     half = jnp.arange(size, dtype=jnp.int32)[None, :]
-    sample, number = _divide(head, sizes.heads)
-    place = (sample * sizes.fields + number) * sizes.dim
+    sample, number = (x[:, None] for x in _divide(head, sizes.heads))
     mask = jnp.broadcast_to(real[:, None], (real.size, size))
-    places = (place, place + size, sample * size, sample * size)
-    return _rotated(*(plt.load(x.at[at[:, None] + half], mask=mask, other=0.0)
-                      for x, at in zip((qkv, qkv, cos, sin), places, strict=True)))  # fmt: skip
+    first, second = (_projected(new, sample, number, start + half, mask, dtype, sizes) for start in (0, size))
+    cos, sin = (plt.load(x.at[sample * size + half], mask=mask, other=0.0) for x in (new.cos, new.sin))
+    return _rotated(first, second, cos, sin)
+
+
+def _projected(
+    new: New, sample: Array, field: Array, within: Array, mask: Array | None, dtype: Any, sizes: Sizes
+) -> Array:
+    """Numbers `within` a sample's vector `field`, their parts added up and rounded as `Linear` does."""
+
+    def load(x: Ref, at: Array) -> Array:
+        return plt.load(x.at[at], mask=mask, other=None if mask is None else 0.0)
+
+    place = (sample * sizes.fields + field) * sizes.dim + within
+    total = load(new.sums, place)
+    for part in range(1, sizes.parts):
+        total += load(new.sums, part * sizes.projections + place)
+    total = total.astype(dtype)
+    if new.bias is None:
+        return total
+    bias = load(new.bias, field * sizes.dim + within)
+    return (total.astype(jnp.float32) + bias.astype(jnp.float32)).astype(dtype)
 
 
 def _rotated(first: Array, second: Array, cos: Array, sin: Array) -> tuple[Array, Array]:
@@ -267,6 +288,11 @@ def _own_share(length: Array, split: Array, sizes: Sizes) -> tuple[Array, Array]
     blocks, _ = _divide(length + sizes.tiles.own_block - 1, sizes.tiles.own_block)
     share, _ = _divide(blocks + sizes.own_splits - 1, sizes.own_splits)
     return split * share, jnp.minimum((split + 1) * share, blocks)
+
+
+def _program(early: bool) -> Array:
+    """The number of this program."""
+    return after_letting_dependents_start(pl.program_id(0)) if early else pl.program_id(0)
 
 
 def _divide(x: Array, y: int) -> tuple[Array, Array]:

@@ -19,6 +19,14 @@ Product = Callable[..., Array]
 LEAST = 2**20  # weights; smaller kernels take less time to read than to start
 
 
+def row_parts(
+    x: Float[Array, "R D"], kernel: Float[Array, "D O"], *, tiles: Tiles, interpret: bool = False
+) -> Float[Array, "S R O"]:
+    """`x @ kernel` in float32, as the sums of S parts of D."""
+    (parts,) = row_products(x, (kernel,), tiles, interpret=interpret)
+    return parts
+
+
 def row_linear(
     x: Float[Array, "R D"],
     kernel: Float[Array, "D O"],
@@ -30,7 +38,7 @@ def row_linear(
     """`x @ kernel (+ bias)` in the dtype of x, summed in float32 and rounded once."""
     inputs, outputs = kernel.shape
     tiles = tiles or choose_tiles(x.shape[0], inputs, outputs, x.dtype.itemsize)
-    (parts,) = row_products(x, (kernel,), tiles, interpret=interpret)
+    parts = row_parts(x, kernel, tiles=tiles, interpret=interpret)
     return _finished(jnp.sum(parts, axis=0), bias).astype(x.dtype)
 
 
@@ -135,7 +143,11 @@ class RowGatedMLP(struct.PyTreeNode):
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         """The MLP of the last dimension; same width out."""
-        return self.down(_on_gpu(gated, gated_by_xla, x, self.gate, self.up, interpret=self.interpret))
+        return self.down(self.hidden(x))
+
+    def hidden(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
+        """What `down` is applied to."""
+        return _on_gpu(gated, gated_by_xla, x, self.gate, self.up, interpret=self.interpret)
 
 
 class RowHead(struct.PyTreeNode):

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from lam_jax.gpu.early import after_letting_dependents_start
 from lam_jax.gpu.tiles import Tiles, block_of_rows
 
 Finish = Callable[..., Array]
@@ -59,7 +60,7 @@ def row_products(
         weights, results = refs[: len(kernels)], refs[len(kernels) :]
         column, split, row = pl.program_id(0) * tiles.columns, pl.program_id(1), pl.program_id(2) * height
         if tiles.early and not interpret:
-            split = _after_letting_dependents_start(split)
+            split = after_letting_dependents_start(split)
 
         def step(index: Array, sums: tuple[Array, ...]) -> tuple[Array, ...]:
             at = index * tiles.depth
@@ -96,20 +97,6 @@ def row_products(
         interpret=interpret,
         name="row_products",
     )(x, *kernels)
-
-
-def _after_letting_dependents_start(number: Array) -> Array:
-    """The same number. It passes through the instruction, or the compiler would drop that; as a vector, one a warp."""
-    from jax.experimental.pallas import triton
-
-    (same,) = triton.elementwise_inline_asm(
-        "mov.b32 $0, $1; griddepcontrol.launch_dependents;",
-        args=[jnp.full((32,), number, jnp.int32)],
-        constraints="=r,r",
-        pack=1,
-        result_shape_dtypes=[jax.ShapeDtypeStruct((32,), jnp.int32)],
-    )
-    return jnp.max(same)
 
 
 def _product(few: Array, many: Array, along_inputs: bool, swapped: bool) -> Array:

@@ -4,7 +4,7 @@ import dataclasses
 
 MOST_ROWS = 256  # more rows are no longer bound by the weights' bytes
 
-# An H100: its multiprocessors, and the shared memory of each that two programs beside each other may take.
+# An H100: its multiprocessors, and the shared memory of each that the programs on it may take.
 PROCESSORS = 132
 SHARED = 227 * 2**10
 
@@ -45,28 +45,41 @@ def step_bytes(tiles: Tiles, rows: int, itemsize: int, kernels: int) -> int:
 
 
 def choose_tiles(rows: int, inputs: int, outputs: int, itemsize: int = 2, kernels: int = 1) -> Tiles:
-    """Tiles for R=rows, D=inputs, O=outputs and `kernels` kernels read side by side.
+    """Tiles for R=rows, D=inputs, O=outputs and `kernels` kernels read side by side: the best of `candidates`."""
+    return candidates(rows, inputs, outputs, itemsize, kernels)[0]
 
-    Of those that leave no multiprocessor idle the ones that move the fewest bytes besides the weights: every program
-    reads its share of the rows from the L2 cache, and splits write and read float32 partial sums.
+
+def candidates(rows: int, inputs: int, outputs: int, itemsize: int = 2, kernels: int = 1) -> list[Tiles]:
+    """Tiles by what they are expected to cost, the cheapest first.
+
+    The cost is the bytes moved, as if all were weights, over the share of multiprocessors at work until the end: the
+    programs should be just under a multiple of `PROCESSORS`. Besides the weights every program reads its share of the
+    rows from the L2 cache, twice as fast; the float32 sums are written by some kernel and read by a small one.
     """
-    height = block_of_rows(rows)
-    best, least = Tiles(columns=16), float("inf")
+    height, depth = block_of_rows(rows), Tiles.depth if itemsize == 2 else 32
+    found: list[tuple[float, Tiles]] = []
     for columns in (16, 32, 64, 128):
         # More accumulators than this do not fit the registers.
         if columns > 16 and height * columns * kernels * itemsize > 2**16:
             break
-        blocks = -(-outputs // columns)
+        blocks, steps = -(-outputs // columns), -(-inputs // depth)
         for splits in range(1, 17 if kernels == 1 else 2):
-            if splits > 1 and inputs < splits * 4 * Tiles.depth:
+            if splits > 1 and inputs < splits * 4 * depth:
                 break  # loops too short to keep loads on their way
-            weights = kernels * inputs * outputs * itemsize
-            again = blocks * height * inputs * itemsize + (3 * splits * height * outputs * 4 if splits > 1 else 0)
-            cost = (weights + again) / min(1.0, blocks * splits / PROCESSORS)
-            if cost < least:
-                best, least = Tiles(columns=columns, splits=splits), cost
-    wide = height * best.columns * kernels > 2**13
-    best = dataclasses.replace(best, warps=8 if wide else 4, depth=Tiles.depth if itemsize == 2 else 32)
-    # Wide programs take all registers of a multiprocessor; of others two lie on it, so that one loads while one ends.
-    shared = SHARED if wide else SHARED // 2
-    return dataclasses.replace(best, stages=max(2, min(6, shared // step_bytes(best, rows, itemsize, kernels))))
+            programs = blocks * splits
+            waves = -(-programs // PROCESSORS)
+            longest = -(-steps // splits)
+            busy = programs / (waves * PROCESSORS) * steps / (splits * longest)
+            sums = 6 * splits * height * outputs * 4 if kernels == 1 else 0
+            moved = kernels * inputs * outputs * itemsize + blocks * height * inputs * itemsize / 2 + sums
+            tiles = Tiles(columns=columns, depth=depth, splits=splits)
+            found.append((moved / busy, _filled(tiles, rows, itemsize, kernels, waves)))
+    return [tiles for _, tiles in sorted(found, key=lambda pair: pair[0])]
+
+
+def _filled(tiles: Tiles, rows: int, itemsize: int, kernels: int, waves: int) -> Tiles:
+    """With as many warps and stages as leave room for all programs at once, or for two on a multiprocessor."""
+    wide = block_of_rows(rows) * tiles.columns * kernels > 2**13  # takes all registers of a multiprocessor
+    beside = 1 if wide else waves if waves <= 4 else 2
+    stages = SHARED // beside // step_bytes(tiles, rows, itemsize, kernels)
+    return dataclasses.replace(tiles, warps=8 if wide else 4, stages=max(2, min(6, stages)))

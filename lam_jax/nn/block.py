@@ -5,6 +5,7 @@ H heads.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,8 @@ from lam_jax.nn.weight import stack
 
 KeyValue = tuple[Array, Array]
 Attend = Callable[[Array, Array, Array], Array]
+# A residual, and the product that is yet to be added to it (`lam_jax.gpu.parts.Parts`) or None.
+Pending = tuple[Array, Any]
 
 
 class DecoderBlock(struct.PyTreeNode):
@@ -64,15 +67,18 @@ class DecoderBlock(struct.PyTreeNode):
         q, k = rotary(q), rotary(k)
         return self._rest(x, attend(q, k, v)), (k, v)
 
-    def fused(self, x: Float[Array, "*B T D"], attend: Callable[[Array], Array]) -> Float[Array, "*B T D"]:
-        """The block's output where `attend` does everything between the first maps and the last.
+    def fused(self, pending: Pending, kernels: Any, attend: Callable[[Any], Array]) -> Pending:
+        """`__call__` with the sums, norms and products of `kernels`, see `lam_jax.gpu.decode_layer`.
 
-        It is given queries, keys and values side by side, [*B, T, (H + 2 K) head_dim], not rotated: each on its own
-        they would have to be copied out of the product.
+        `attend` does everything between the first maps and the last. It is given queries, keys and values side by
+        side, parts [S, *B, T, (H + 2 K) head_dim], not rotated: each on its own they would have to be copied out of the
+        product.
         """
-        h = self.attention_norm(x)
-        joined = jnp.concatenate(self._projections(h), axis=-1) if self.joined is None else self.joined(h)
-        return self._rest(x, attend(joined))
+        joined = (self if self.joined is not None else self.join()).joined
+        x, h = kernels.complete(pending, self.attention_norm)
+        y = attend(kernels.product("qkv", joined, h))
+        x, h = kernels.complete((x, kernels.product("output", self.output, y)), self.mlp_norm)
+        return x, kernels.product("down", self.mlp.down, kernels.hidden(self.mlp, h))
 
     def _rest(self, x: Array, y: Array) -> Array:
         x = x + self.output(y.reshape(*x.shape[:-1], -1))

@@ -3,7 +3,6 @@
 Legend: Y layers, N prompts, G samples, P prompt length, T completion length, K kv heads, D head dimension.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from lam_jax.nn import attention as attn
 from lam_jax.nn.axes import constrain, constrain_samples
-from lam_jax.nn.block import DecoderBlock, KeyValue
+from lam_jax.nn.block import DecoderBlock, KeyValue, Pending
 from lam_jax.nn.layers import packed
 from lam_jax.nn.layout import layout
 from lam_jax.nn.rope import Rotary
@@ -25,7 +24,7 @@ class KVCache(struct.PyTreeNode):
 
     All lie as the products with queries and weights read them, so that no step transposes them; the layers are apart
     where their weights are (`stack.split_layers`), so that no step copies them either. For a fused attention
-    (`Layout.decode_attention`) keys lie as values do.
+    (`Layout.decode_layer`) keys lie as values do.
     """
 
     prompt_key: Layers  # [Y, N, K, D, P], or a tuple of Y
@@ -46,7 +45,7 @@ class KVCache(struct.PyTreeNode):
             length: T.
             split: for a stack whose layers are apart, see `decoding_layers`.
         """
-        if layout().decode_attention is not None and _fits(prompt[0].shape[-1]):
+        if layout().decode_layer is not None and _fits(prompt[0].shape[-1]):
             return cls._fused(prompt, prompt_mask, samples, length, split)
         layers, prompts, _, kv_heads, dim = prompt[0].shape
         lead = (layers, prompts, samples, kv_heads)
@@ -103,10 +102,9 @@ def decode(
 ) -> tuple[Float[Array, "N G 1 D"], KVCache]:
     """One token for every sample. `step` counts the tokens already in the suffix; all samples are at the same step."""
     caches = (cache.prompt_key, cache.prompt_value, cache.key, cache.value)
-    fused = layout().decode_attention
+    fused = layout().decode_layer
     if cache.fused and fused is not None:
-        x, (key, value) = fold_layers(_fused_layer(fused, cache, rotary, step), x, blocks, *caches, frozen=True)
-        return x, cache.replace(key=key, value=value)
+        return _decode_fused(fused, blocks, cache, x, rotary, step)
 
     seen = jnp.arange(cache.length) <= step
     keep = jnp.broadcast_to(seen[None, None, None, :], (*x.shape[:3], seen.shape[0]))
@@ -131,18 +129,15 @@ def decode(
     return x, cache.replace(key=key, value=value)
 
 
-def _fused_layer(fused: Callable[..., Any], cache: KVCache, rotary: Rotary, step: Array) -> Callable[..., Any]:
-    """One layer of `decode` around a fused attention."""
+def _decode_fused(
+    fused: Any, blocks: Layers, cache: KVCache, x: Array, rotary: Rotary, step: Array
+) -> tuple[Array, KVCache]:
+    """As `decode`. A layer leaves its last product for the next one to add, but in scans, whose state is one kind."""
 
-    def layer(x: Array, block: DecoderBlock, prompt_key: Array, prompt_value: Array, key: Array, value: Array):
-        written = {}
+    def layer(pending: Pending, block: DecoderBlock, prompt_key: Array, prompt_value: Array, key: Array, value: Array):
+        pending, caches = fused(block, pending, rotary, prompt_key, prompt_value, cache.prompt_mask, key, value, step)
+        return pending if isinstance(blocks, tuple) else (fused.total(pending), None), caches
 
-        def attend(qkv: Array) -> Array:
-            caches = (prompt_key, prompt_value, cache.prompt_mask, key, value)
-            y, written["key"], written["value"] = fused(qkv, rotary, *caches, step)
-            return y
-
-        x = block.fused(x, attend)
-        return x, (written["key"], written["value"])
-
-    return layer
+    caches = (cache.prompt_key, cache.prompt_value, cache.key, cache.value)
+    pending, (key, value) = fold_layers(layer, (x, None), blocks, *caches, frozen=True)
+    return fused.total(pending), cache.replace(key=key, value=value)

@@ -129,7 +129,11 @@ class GatedMLP(struct.PyTreeNode):
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         """The MLP of the last dimension; same width out."""
-        return self.down(swiglu(self.gate(x), self.up(x)))
+        return self.down(self.hidden(x))
+
+    def hidden(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
+        """What `down` is applied to."""
+        return swiglu(self.gate(x), self.up(x))
 
 
 def packed(module: T) -> T:

@@ -24,9 +24,8 @@ class Layout:
             is (of a `GatedMLP`: as a whole, its maps are offered next); None: all stay.
         attend: attention of whole rows, called as `lam_jax.nn.attention.attention`, or None of what it gives where it
             cannot serve; None: in parts (`lam_jax.nn.attention`).
-        decode_attention: attention of a decode step, rotation and append included, called as
-            `lam_jax.gpu.decode_attention`, over caches laid out for it; None: in parts (`lam_jax.nn.attention`). It
-            joins prompts and samples, too.
+        decode_layer: a layer of a decode step, called as `lam_jax.gpu.decode_layer.DecodeLayer`, over caches laid out
+            for it; None: in parts (`lam_jax.nn.attention`). It joins prompts and samples, too.
         logits_bytes: float32 logits over the vocabulary that a loss holds at a time. Fewer read the table more often.
     """
 
@@ -35,12 +34,12 @@ class Layout:
     apart: int | None = None
     pack: Callable[[Any], Any] | None = None
     attend: Callable[..., Any] | None = None
-    decode_attention: Callable[..., Any] | None = None
+    decode_layer: Any = None
     logits_bytes: int = 256 * 2**20
 
     def __post_init__(self):
-        if self.decode_attention is not None and not self.joined:
-            raise ValueError("Layout.decode_attention joins prompts and samples: expected joined=True, got False.")
+        if self.decode_layer is not None and not self.joined:
+            raise ValueError("Layout.decode_layer joins prompts and samples: expected joined=True, got False.")
 
 
 # The reference that all others equal, and what functions get that are traced outside `lam_jax.parallel.use`.

@@ -27,14 +27,14 @@ def choose_layout(mesh: Mesh | None) -> Layout:
         return Layout(unrolled=UNROLLED_WEIGHTS, apart=EVERY if gpu else None)
     if has_tensor_cores(device):
         from lam_jax.gpu.attention import fused_attention
-        from lam_jax.gpu.decode_attention import decode_attention
+        from lam_jax.gpu.decode_layer import DecodeLayer
 
         return Layout(
             joined=True,
             unrolled=UNROLLED_WEIGHTS,
             apart=EVERY,
             attend=fused_attention,
-            decode_attention=decode_attention,
+            decode_layer=DecodeLayer(),
             logits_bytes=2**30,
         )
     kernel = pack if device.platform == "cpu" and has_kernel() else None

@@ -14,7 +14,10 @@ import numpy as np
 import pytest
 
 from lam_jax.gpu.decode_attention import Tiles, decode_attention
+from lam_jax.gpu.decode_layer import DecodeLayer
+from lam_jax.gpu.parts import Parts
 from lam_jax.latent.agent import Reading
+from lam_jax.nn import kv_cache
 from lam_jax.nn.layout import PLAIN, Layout
 from lam_jax.nn.rope import Rotary
 from lam_jax.rollout.actions import LatentActions, TokenActions
@@ -151,6 +154,29 @@ def test_equals_the_formula(case):
     np.testing.assert_allclose(key, wanted_key, rtol=0 if exact else 2**-7, atol=2e-6 if exact else 1e-6)
 
 
+@pytest.mark.parametrize("name", ["R=8", "R=8, bfloat16", "R=7", "several tiles of queries"])
+def test_adds_up_the_projections_parts_and_their_bias(name):
+    """The product is rounded first, then its sum with the bias."""
+    case = CASES[name]
+    x = given(case)
+    qkv, *rest = arguments(case, x)
+    rng = np.random.default_rng(1)
+    some = rng.normal(size=(2, *qkv.shape)).astype(np.float32)
+    sums = np.concatenate([some, x.qkv[None] - some.sum(0)[None]]).astype(np.float32)
+    bias = rounded(rng.normal(size=qkv.shape[-1]), case.dtype)
+    x.qkv = rounded(rounded(sums.astype(np.float64).sum(0), case.dtype) + bias, case.dtype)
+    wanted = expected(case, x)
+    parts = Parts(jnp.asarray(sums), jnp.asarray(bias, case.dtype))
+    outputs = decode_attention(parts, *rest, interpret=True, tiles=case.tiles)
+    exact = case.dtype == "float32"
+    for out, want, loose in zip(outputs, wanted, (True, False, False), strict=True):
+        tolerance = 2e-5 if exact else 0.03
+        np.testing.assert_allclose(
+            out.astype(jnp.float32), want, atol=tolerance if loose or exact else 1e-3, rtol=2**-7
+        )
+        assert out.dtype == jnp.dtype(case.dtype)
+
+
 def test_two_kernels_of_which_the_second_writes_the_caches_in_place():
     case = CASES["R=8"]
     jaxpr = jax.make_jaxpr(functools.partial(decode_attention, tiles=case.tiles))(*arguments(case, given(case)))
@@ -159,15 +185,16 @@ def test_two_kernels_of_which_the_second_writes_the_caches_in_place():
 
 
 @pytest.mark.parametrize(("name", "unrolled"), [("latent", 2**40), ("token", 2**40), ("token", 0)])
-def test_a_rollout_with_it_is_the_plain_one(name, unrolled):
-    """Long enough for several blocks; the last prompt is padding only."""
+def test_a_rollout_with_it_is_the_plain_one(name, unrolled, monkeypatch):
+    """Long enough for several blocks; the last prompt is padding only. Heads of 8 are refused but for tests."""
+    monkeypatch.setattr(kv_cache, "_fits", lambda dim: True)
     agent = tiny.agent()
     space = LatentActions(agent, Reading()) if name == "latent" else TokenActions(agent.backbone)
     prompts = make_batch([Row(words(5), ((1, 4, 4),)), Row(words(9, seed=1)), Row(())], 12, left=True)
     config = RolloutConfig(samples=2, length=19, segment=5, sampling=SamplingConfig(top_k=4), stop=False)
     ids = jnp.arange(6, dtype=jnp.int32).reshape(3, 2)
-    fused = functools.partial(decode_attention, interpret=True, tiles=Tiles(8, 2, 8, 2))
-    layouts = PLAIN, Layout(joined=True, unrolled=unrolled, decode_attention=fused)
+    fused = DecodeLayer(attention=Tiles(8, 2, 8, 2), interpret=True)
+    layouts = PLAIN, Layout(joined=True, unrolled=unrolled, decode_layer=fused)
     plain, ours = (
         jitted(space, prompts, ids, jax.random.key(3), config=config, mesh=None, layout=layout) for layout in layouts
     )
@@ -179,13 +206,15 @@ def test_a_rollout_with_it_is_the_plain_one(name, unrolled):
 
 
 def test_tiles_are_chosen_by_the_sizes_and_impossible_ones_refused():
-    assert (Tiles.suited(4, 8, 2), Tiles.suited(32, 8, 4)) == (Tiles(), Tiles(own_splits=1, prompt_splits=1))
+    measured = Tiles(own_splits=2, prompt_splits=4, num_stages=2)
+    assert Tiles.suited(4, 8, 2) == Tiles.suited(32, 8, 2) == measured
+    assert Tiles.suited(1, 8, 2).own_splits == 8
     with pytest.raises(ValueError, match=r"Tiles\.own_splits must be at least 1, got 0"):
         Tiles(own_splits=0)
     with pytest.raises(ValueError, match=r"Tiles\.prompt_block must be a power of two, got 48"):
         Tiles(prompt_block=48)
     with pytest.raises(ValueError, match=r"expected joined=True, got False"):
-        Layout(decode_attention=decode_attention)
+        Layout(decode_layer=DecodeLayer())
 
 
 def test_pallas_is_imported_only_where_it_is_used():

@@ -9,7 +9,7 @@ import pytest
 
 from lam_jax.gpu import row_linear as module
 from lam_jax.gpu.row_linear import RowGatedMLP, RowHead, RowLinear, gated, pack, row_linear, row_logits
-from lam_jax.gpu.tiles import MOST_ROWS, Tiles, choose_tiles
+from lam_jax.gpu.tiles import MOST_ROWS, PROCESSORS, Tiles, candidates, choose_tiles
 from lam_jax.latent.agent import Reading
 from lam_jax.nn.layers import GatedMLP, Head, Linear, packed
 from lam_jax.nn.layout import PLAIN, Layout, laid_out_by
@@ -97,6 +97,19 @@ def test_chosen_tiles_fit_the_shared_memory_of_an_h100(rows, inputs, outputs, it
         assert shared_memory(tiles, rows, itemsize, kernels) <= 227 * 1024
         assert tiles.splits * tiles.depth <= inputs
         assert all(n & (n - 1) == 0 for n in (tiles.columns, tiles.depth, tiles.warps))
+
+
+@pytest.mark.parametrize(("outputs", "inputs", "kernels", "least"), [
+    (2560, 2048, 1, 0.9), (2048, 2048, 1, 0.95), (11008, 2048, 2, 0.85), (2048, 11008, 1, 0.95),
+])  # fmt: skip
+def test_chosen_programs_keep_the_multiprocessors_busy(outputs, inputs, kernels, least):
+    """3B's maps at 32 rows: nearly whole multiples of 132 programs, which fit beside each other."""
+    tiles = choose_tiles(32, inputs, outputs, 2, kernels)
+    programs = -(-outputs // tiles.columns) * tiles.splits
+    waves = -(-programs // PROCESSORS)
+    assert programs >= least * waves * PROCESSORS
+    assert waves * shared_memory(tiles, 32, 2, kernels) <= 227 * 1024
+    assert candidates(32, inputs, outputs, 2, kernels)[0] == tiles
 
 
 def shared_memory(tiles, rows, itemsize, kernels):
