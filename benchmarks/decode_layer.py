@@ -26,10 +26,13 @@ import numpy as np
 
 from lam_jax.gpu.decode_attention import Tiles as AttentionTiles
 from lam_jax.gpu.decode_layer import DecodeLayer
+from lam_jax.gpu.panels import Pack
+from lam_jax.gpu.row_linear import LEAST
 from lam_jax.gpu.tiles import Tiles, candidates, choose_tiles
 from lam_jax.nn import kv_cache
 from lam_jax.nn.block import DecoderBlock
 from lam_jax.nn.kv_cache import KVCache
+from lam_jax.nn.layers import packed
 from lam_jax.nn.layout import Layout, laid_out_by
 from lam_jax.nn.rope import Rotary, inverse_frequencies
 from lam_jax.nn.weight import materialize
@@ -56,6 +59,17 @@ def variants(options: argparse.Namespace) -> dict[str, DecodeLayer]:
 
     found = {
         "XLA": BASE,
+        "panels 64": but(both, early=True),
+        "panels 64 late": both,
+        "panels 64 gated 128": but(both, early=True),
+        "panels 64 gated 32": but(both, early=True),
+        "panels 128": but(both, early=True),
+        "panels 32": but(both, early=True),
+        "panels 64, XLA gated": but(both, gated=None, early=True),
+        "panels 64 deep": but(both, early=True, gated=Tiles(64, 128, 1, 4, 3), down=Tiles(64, 128, 4, 4, 4)),
+        "panels 64 eight warps": but(both, early=True, gated=Tiles(64, 64, 1, 8, 5), down=Tiles(64, 64, 4, 8, 6)),
+        "panels 64 down in 8": but(both, early=True, down=Tiles(64, 64, 8, 4, 6)),
+        "panels 128 gated, down in 8": but(both, early=True, down=Tiles(128, 64, 8, 4, 6)),
         "XLA, add_norm": but(BASE, add_norm=True),
         "XLA's parts": xla,
         "ours": both,
@@ -155,11 +169,27 @@ class Compiled:
     chain: Any
     single: Any
     kernels: str
+    given: Given
 
 
-def compile_variant(layer: DecodeLayer, given: Given, cache: KVCache, options: argparse.Namespace) -> Compiled:
+def pack_of(name: str, interpret: bool) -> Pack | None:
+    """How the maps of a variant lie: in panels, or as they are."""
+    words = name.replace(",", "").split()
+    if words[0] != "panels":
+        return None
+    columns = int(words[1])
+    gated = int(words[3]) if words[2:3] == ["gated"] and words[3:4] and words[3].isdigit() else columns
+    return Pack(columns, 7 if "XLA gated" in name else gated, 1 if interpret else LEAST, interpret)
+
+
+def compile_variant(
+    name: str, layer: DecodeLayer, given: Given, cache: KVCache, options: argparse.Namespace
+) -> Compiled:
     """Functions of its own, or `jax.jit` might take another variant's trace."""
-    half = options.room // 2
+    half, pack = options.room // 2, pack_of(name, options.interpret)
+    if pack is not None:
+        with laid_out_by(Layout(pack=pack)):
+            given = dataclasses.replace(given, layers=jax.jit(lambda layers: tuple(map(packed, layers)))(given.layers))
 
     def chain(given: tuple, cache: KVCache) -> tuple[jax.Array, KVCache]:
         layers, x, rotary = given
@@ -184,7 +214,7 @@ def compile_variant(layer: DecodeLayer, given: Given, cache: KVCache, options: a
     own = any(isinstance(way, int) and way != getattr(XLA, name) for name, way in vars(layer).items() if name in MAPS)
     with TUNING if own else contextlib.nullcontext():
         compiled = single_trace.lower().compile()
-    return Compiled(chain_trace.lower().compile(), compiled, kernels)
+    return Compiled(chain_trace.lower().compile(), compiled, kernels, given)
 
 
 def first_of(cache: KVCache) -> KVCache:
@@ -233,18 +263,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"no time for {batch}", flush=True)
             continue
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-            compiled = {name: pool.submit(compile_variant, names[name], given, cache, options) for name in batch}
+            compiled = {name: pool.submit(compile_variant, name, names[name], given, cache, options) for name in batch}
         print(f"[{time.monotonic() - began:.0f} s] compiled {len(batch)}", flush=True)
         for name, future in compiled.items():
             if (error := future.exception()) is not None:  # tiles that need more than a multiprocessor has
                 print(f"{'':>18}{name}: {type(error).__name__}: {str(error)[:160]!r}", flush=True)
                 continue
             ready = future.result()
-            found = ready.single((given.layers[:1], given.x, given.rotary), first_of(cache))
+            own = ready.given
+            found = ready.single((own.layers[:1], own.x, own.rotary), first_of(cache))
             outputs = [np.asarray(y, np.float32) for y in found]
             expected = outputs if expected is None else expected
             off = max(float(abs(a - b).max() / abs(b).max()) for a, b in zip(outputs, expected, strict=True))
-            times[name], cache = seconds_of(ready.chain, given, cache, options)
+            times[name], cache = seconds_of(ready.chain, own, cache, options)
             note = "" if off < 0.03 else "  WRONG"
             print(f"{times[name] * 1e6:8.2f} us  {off:8.1e}{note}  {name}\n{'':20}{ready.kernels}", flush=True)
         longest = max(longest, time.monotonic() - start)

@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmarks.accelerator.results import Results, read
 
 # Name -> seconds that it needs at least to be worth a start on the 3B model.
-ITEMS = {"device": 10, "equality": 20, "latent": 40, "token": 40, "torch": 40, "stages": 30}
+ITEMS = {"device": 10, "equality": 20, "latent": 40, "token": 40, "torch": 40, "many": 60, "stages": 30}
 LEAST = 5  # of other presets
 
 
@@ -26,7 +26,7 @@ def item(name: str) -> Callable:
     """What measures an item; imported in its own process only, since it starts the devices."""
     if name in ("device", "equality"):
         from benchmarks.accelerator import device as module
-    elif name in ("latent", "token"):
+    elif name in ("latent", "token", "many"):
         from benchmarks.accelerator import learning as module
     elif name == "torch":
         from benchmarks.accelerator import torch_side

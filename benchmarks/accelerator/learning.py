@@ -21,6 +21,7 @@ from lam_jax.train.counting import decode_bytes
 
 # Peak dense bf16 FLOP/s of NVIDIA's data sheets, SXM boards: what MFU is a share of.
 DATA_SHEET = {"NVIDIA H100 80GB HBM3": 989.4e12, "NVIDIA H200": 989.4e12, "NVIDIA A100-SXM4-80GB": 312e12}
+PROFILED = 120  # seconds that have to be left for the profile of a rollout, whose events take long to read
 MANY = 32  # prompts of the larger rollout
 
 
@@ -46,17 +47,25 @@ def _learning(results: Results, work: Workload, space: str) -> None:
     if not results.has("update.profiled_s"):
         with results.part("profile"):
             _profile(results, program)
-    many = dataclasses.replace(work, prompts=MANY)
-    if not results.has("many.rollout.tokens_per_s") and work.config.compute_dtype == "bfloat16":
-        with results.part("many"):
-            _rollout(results, many, space, program, peaks, "many.")
+
+
+def many(results: Results, work: Workload) -> None:
+    """Rollouts of more prompts, in both action spaces."""
+    peaks = measure_peaks(work.config.compute_dtype)
+    large = dataclasses.replace(work, prompts=MANY)
+    for space in ("latent", "token"):
+        if not results.has(f"{space}.rollout.tokens_per_s"):
+            with results.part(space):
+                program = StepProgram(make_halves(work, rl_parts(work, space)), work, space)
+                _rollout(results, large, space, program, peaks, f"{space}.")
+                del program
 
 
 def _rollout(results: Results, work: Workload, space: str, program: StepProgram, peaks: Peaks, prefix: str) -> None:
     actions, batch = program.collect.actions(program.state), prompts(work)
     config, ids = program.config.rollout, sample_ids(work.prompts, work.samples)
     key = jax.random.key(1)
-    found = timed(lambda: run_rollout(actions, batch, ids, key, config), 2)
+    found = timed(lambda: run_rollout(actions, batch, ids, key, config), 1)
     prefill = timed(PrefillProgram(actions, batch), 3)
     needed = decode_bytes(
         work.config, work.latent if space == "latent" else None, work.prompts, work.samples, work.prompt,
@@ -109,6 +118,8 @@ def _profile(results: Results, program: StepProgram) -> None:
     update()
     seconds = profiled(update, folder / f"{results.item}_update.txt", 1)
     results.add("update.profiled_s", seconds, "s", note="with the profiler on")
+    if results.left < PROFILED:
+        return
     steps = program.config.rollout.length
     roll = lambda: jax.block_until_ready(program.step.prepare(program.state, next(program.batches)))  # noqa: E731
     seconds = profiled(roll, folder / f"{results.item}_decode.txt", steps)

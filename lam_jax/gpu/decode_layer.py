@@ -19,9 +19,10 @@ from jaxtyping import Array, Bool, Float, Int
 from lam_jax.gpu.add_norm import add_norm
 from lam_jax.gpu.decode_attention import Tiles as AttentionTiles
 from lam_jax.gpu.decode_attention import decode_attention
+from lam_jax.gpu.panels import PanelGatedMLP, PanelLinear
 from lam_jax.gpu.parts import Parts
-from lam_jax.gpu.row_linear import gated, row_parts
-from lam_jax.gpu.tiles import MOST_ROWS, Tiles
+from lam_jax.gpu.row_linear import gated, row_parts, tiles_for
+from lam_jax.gpu.tiles import MOST_ROWS, Tiles, choose_tiles
 from lam_jax.nn.block import DecoderBlock, KeyValue, Pending
 from lam_jax.nn.layers import GatedMLP, Map, RMSNorm
 from lam_jax.nn.rope import Rotary
@@ -107,21 +108,27 @@ class DecodeLayer:
         most = PARTED_ROWS if isinstance(way, int) else MOST_ROWS
         if way is None or rows.shape[0] > most:
             return Parts(linear(x)[None])
-        kernel = linear.kernel.astype(x.dtype)
+        if isinstance(linear, PanelLinear):
+            kernel, way = linear.panels.astype(x.dtype), choose_tiles if isinstance(way, int) else way
+        else:
+            kernel = linear.kernel.astype(x.dtype)
         if isinstance(way, int):
             sums = parts_by_xla(rows, kernel, way)
         else:
-            sums = _row_parts(rows, kernel, tiles=self._tiles(way, x, kernel), interpret=self.interpret)
-        return Parts(sums.reshape(-1, *x.shape[:-1], kernel.shape[-1]), linear.bias)
+            sums = _row_parts(rows, kernel, tiles=self._tiles(way, rows, kernel), interpret=self.interpret)
+        return Parts(sums.reshape(-1, *x.shape[:-1], kernel.size // rows.shape[1]), linear.bias)
 
     def hidden(self, mlp: Map, x: Float[Array, "N G 1 D"]) -> Float[Array, "N G 1 O"]:
         """What an MLP's last map is applied to."""
         rows = x.reshape(-1, x.shape[-1])
-        plain = not isinstance(mlp, GatedMLP) or mlp.gate.bias is not None or mlp.up.bias is not None
-        if self.gated is None or plain or rows.shape[0] > MOST_ROWS:
-            return mlp.hidden(x)
-        gate, up = (part.kernel.astype(x.dtype) for part in (mlp.gate, mlp.up))
-        y = _gated(rows, gate, up, tiles=self._tiles(self.gated, x, gate, kernels=2), interpret=self.interpret)
+        if isinstance(mlp, PanelGatedMLP) and rows.shape[0] <= MOST_ROWS:
+            gate, up, way = mlp.gate.astype(x.dtype), mlp.up.astype(x.dtype), self.gated or choose_tiles
+        else:
+            plain = not isinstance(mlp, GatedMLP) or mlp.gate.bias is not None or mlp.up.bias is not None
+            if self.gated is None or plain or rows.shape[0] > MOST_ROWS:
+                return mlp.hidden(x)
+            (gate, up), way = (part.kernel.astype(x.dtype) for part in (mlp.gate, mlp.up)), self.gated
+        y = _gated(rows, gate, up, tiles=self._tiles(way, rows, gate, kernels=2), interpret=self.interpret)
         return y.reshape(*x.shape[:-1], -1)
 
     def complete(self, pending: Pending, norm: RMSNorm) -> tuple[Float[Array, "N G 1 D"], Float[Array, "N G 1 D"]]:
@@ -146,9 +153,8 @@ class DecodeLayer:
         x, parts = pending
         return x if parts is None else x + parts.whole(x.dtype)
 
-    def _tiles(self, way: Any, x: Array, kernel: Array, kernels: int = 1) -> Tiles:
-        rows = x.size // x.shape[-1]
-        tiles = way if isinstance(way, Tiles) else way(rows, *kernel.shape, x.dtype.itemsize, kernels)
+    def _tiles(self, way: Any, rows: Array, kernel: Array, kernels: int = 1) -> Tiles:
+        tiles = way if isinstance(way, Tiles) else tiles_for(rows, kernel, kernels, way)
         return dataclasses.replace(tiles, early=tiles.early or self.early)
 
 

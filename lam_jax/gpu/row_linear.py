@@ -16,11 +16,20 @@ from lam_jax.nn.layers import GatedMLP, Head, Linear, Map, swiglu
 from lam_jax.nn.weight import Param
 
 Product = Callable[..., Array]
+Kernel = Float[Array, "D O"] | Float[Array, "C D W"]  # as it is, or in panels: `lam_jax.gpu.panels`
 LEAST = 2**20  # weights; smaller kernels take less time to read than to start
 
 
+def tiles_for(x: Float[Array, "R D"], kernel: Kernel, kernels: int = 1, choose: Callable[..., Tiles] | None = None):
+    """What `choose`, by default `choose_tiles`, gives for these sizes; panels leave it no choice of columns."""
+    columns = kernel.shape[2] if kernel.ndim == 3 else None
+    inputs = x.shape[1]
+    sizes = (x.shape[0], inputs, kernel.size // inputs, x.dtype.itemsize, kernels)
+    return (choose or choose_tiles)(*sizes, columns=columns)
+
+
 def row_parts(
-    x: Float[Array, "R D"], kernel: Float[Array, "D O"], *, tiles: Tiles, interpret: bool = False
+    x: Float[Array, "R D"], kernel: Kernel, *, tiles: Tiles, interpret: bool = False
 ) -> Float[Array, "S R O"]:
     """`x @ kernel` in float32, as the sums of S parts of D."""
     (parts,) = row_products(x, (kernel,), tiles, interpret=interpret)
@@ -29,15 +38,14 @@ def row_parts(
 
 def row_linear(
     x: Float[Array, "R D"],
-    kernel: Float[Array, "D O"],
+    kernel: Kernel,
     bias: Float[Array, " O"] | None = None,
     *,
     tiles: Tiles | None = None,
     interpret: bool = False,
 ) -> Float[Array, "R O"]:
     """`x @ kernel (+ bias)` in the dtype of x, summed in float32 and rounded once."""
-    inputs, outputs = kernel.shape
-    tiles = tiles or choose_tiles(x.shape[0], inputs, outputs, x.dtype.itemsize)
+    tiles = tiles or tiles_for(x, kernel)
     parts = row_parts(x, kernel, tiles=tiles, interpret=interpret)
     return _finished(jnp.sum(parts, axis=0), bias).astype(x.dtype)
 
@@ -55,15 +63,14 @@ def _finished(y: Float[Array, "R O"], bias: Float[Array, " O"] | None) -> Float[
 
 def gated(
     x: Float[Array, "R D"],
-    gate: Float[Array, "D O"],
-    up: Float[Array, "D O"],
+    gate: Kernel,
+    up: Kernel,
     *,
     tiles: Tiles | None = None,
     interpret: bool = False,
 ) -> Float[Array, "R O"]:
     """`silu(x @ gate) * (x @ up)`, the products rounded to the dtype of x as `GatedMLP` does."""
-    inputs, outputs = gate.shape
-    tiles = tiles or choose_tiles(x.shape[0], inputs, outputs, x.dtype.itemsize, kernels=2)
+    tiles = tiles or tiles_for(x, gate, kernels=2)
 
     def finish(*products: Array) -> Array:
         # In float32, of rounded products: what XLA's fusion of `swiglu` computes on a GPU.
@@ -101,7 +108,7 @@ def logits_by_xla(x: Float[Array, "R D"], table: Float[Array, "V D"]) -> Float[A
     return jnp.einsum("rd,vd->rv", x, table, preferred_element_type=jnp.float32)
 
 
-def _on_gpu(
+def on_gpu(
     kernel: Product, by_xla: Product, x: Float[Array, "... D"], *weights: Array | None, interpret: bool
 ) -> Array:
     """By the kernel where there are few rows and a GPU, or where it is to be interpreted."""
@@ -130,7 +137,7 @@ class RowLinear(struct.PyTreeNode):
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... O"]:
         """The map of the last dimension."""
-        return _on_gpu(row_linear, linear_by_xla, x, self.kernel, self.bias, interpret=self.interpret)
+        return on_gpu(row_linear, linear_by_xla, x, self.kernel, self.bias, interpret=self.interpret)
 
 
 class RowGatedMLP(struct.PyTreeNode):
@@ -147,7 +154,7 @@ class RowGatedMLP(struct.PyTreeNode):
 
     def hidden(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
         """What `down` is applied to."""
-        return _on_gpu(gated, gated_by_xla, x, self.gate, self.up, interpret=self.interpret)
+        return on_gpu(gated, gated_by_xla, x, self.gate, self.up, interpret=self.interpret)
 
 
 class RowHead(struct.PyTreeNode):
@@ -158,7 +165,7 @@ class RowHead(struct.PyTreeNode):
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """float32 logits."""
-        return _on_gpu(row_logits, logits_by_xla, x, self.table, interpret=self.interpret)
+        return on_gpu(row_logits, logits_by_xla, x, self.table, interpret=self.interpret)
 
 
 def pack(

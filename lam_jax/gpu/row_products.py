@@ -30,7 +30,7 @@ def row_products(
 
     Args:
         x: the rows, in the kernels' dtype.
-        kernels: [D, O], all of the same shape.
+        kernels: [D, O], or in panels [O / W, D, W] of W=`tiles.columns`; all of the same shape.
         tiles: how they are cut.
         finish: what makes the result of the products in float32, elementwise; only without splits.
         along_inputs: kernels are [O, D] instead.
@@ -41,7 +41,7 @@ def row_products(
         [S, R, O].
 
     Raises:
-        ValueError: `finish` with splits.
+        ValueError: `finish` with splits, or panels of another width than tiles.
     """
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import triton
@@ -49,7 +49,10 @@ def row_products(
     if finish is not None and tiles.splits > 1:
         raise ValueError(f"A product in {tiles.splits} splits cannot be finished by the kernel: expected 1.")
     rows, inputs = x.shape
-    outputs = kernels[0].shape[0 if along_inputs else 1]
+    panels = kernels[0].ndim == 3
+    if panels and kernels[0].shape[2] != tiles.columns:
+        raise ValueError(f"Panels have {kernels[0].shape[2]} columns, tiles {tiles.columns}: expected the same.")
+    outputs = kernels[0].size // inputs
     height, steps = block_of_rows(rows), pl.cdiv(inputs, tiles.depth)
     if finish is None:
         out = (jax.ShapeDtypeStruct((tiles.splits, rows, outputs), jnp.float32),) * len(kernels)
@@ -58,7 +61,8 @@ def row_products(
 
     def program(x_ref: Any, *refs: Any) -> None:
         weights, results = refs[: len(kernels)], refs[len(kernels) :]
-        column, split, row = pl.program_id(0) * tiles.columns, pl.program_id(1), pl.program_id(2) * height
+        block, split, row = pl.program_id(0), pl.program_id(1), pl.program_id(2) * height
+        column = block * tiles.columns
         if tiles.early and not interpret:
             split = after_letting_dependents_start(split)
 
@@ -67,7 +71,9 @@ def row_products(
             few = _load(x_ref, (row, at), (height, tiles.depth))
             found = []
             for weight, total in zip(weights, sums, strict=True):
-                if along_inputs:
+                if panels:
+                    many = _load(weight, (at, 0), (tiles.depth, tiles.columns), block)
+                elif along_inputs:
                     many = _load(weight, (column, at), (tiles.columns, tiles.depth))
                 else:
                     many = _load(weight, (at, column), (tiles.depth, tiles.columns))
@@ -110,7 +116,7 @@ def _product(few: Array, many: Array, along_inputs: bool, swapped: bool) -> Arra
 
 
 def _inside(
-    ref: Any, start: tuple[Array, Array], size: tuple[int, int], lead: tuple[Array, ...] = ()
+    ref: Any, start: tuple[Array, Array | int], size: tuple[int, int], lead: tuple[Array, ...] = ()
 ) -> tuple[Any, Array | None]:
     """A block of the array at `lead`, and which of its entries exist; None: all."""
     from jax.experimental import pallas as pl
@@ -125,10 +131,10 @@ def _inside(
     return block, mask
 
 
-def _load(ref: Any, start: tuple[Array, Array], size: tuple[int, int]) -> Array:
+def _load(ref: Any, start: tuple[Array, Array | int], size: tuple[int, int], *lead: Array) -> Array:
     from jax.experimental.pallas import triton
 
-    block, mask = _inside(ref, start, size)
+    block, mask = _inside(ref, start, size, lead)
     other = None if mask is None else 0.0
     return triton.load(block, mask=mask, other=other)
 

@@ -44,12 +44,16 @@ def step_bytes(tiles: Tiles, rows: int, itemsize: int, kernels: int) -> int:
     return tiles.depth * (block_of_rows(rows) + kernels * tiles.columns) * itemsize
 
 
-def choose_tiles(rows: int, inputs: int, outputs: int, itemsize: int = 2, kernels: int = 1) -> Tiles:
+def choose_tiles(
+    rows: int, inputs: int, outputs: int, itemsize: int = 2, kernels: int = 1, columns: int | None = None
+) -> Tiles:
     """Tiles for R=rows, D=inputs, O=outputs and `kernels` kernels read side by side: the best of `candidates`."""
-    return candidates(rows, inputs, outputs, itemsize, kernels)[0]
+    return candidates(rows, inputs, outputs, itemsize, kernels, columns)[0]
 
 
-def candidates(rows: int, inputs: int, outputs: int, itemsize: int = 2, kernels: int = 1) -> list[Tiles]:
+def candidates(
+    rows: int, inputs: int, outputs: int, itemsize: int = 2, kernels: int = 1, columns: int | None = None
+) -> list[Tiles]:
     """Tiles by what they are expected to cost, the cheapest first.
 
     The cost is the bytes moved, as if all were weights, over the share of multiprocessors at work until the end: the
@@ -58,11 +62,11 @@ def candidates(rows: int, inputs: int, outputs: int, itemsize: int = 2, kernels:
     """
     height, depth = block_of_rows(rows), Tiles.depth if itemsize == 2 else 32
     found: list[tuple[float, Tiles]] = []
-    for columns in (16, 32, 64, 128):
+    for width in (16, 32, 64, 128) if columns is None else (columns,):
         # More accumulators than this do not fit the registers.
-        if columns > 16 and height * columns * kernels * itemsize > 2**16:
+        if found and height * width * kernels * itemsize > 2**16:
             break
-        blocks, steps = -(-outputs // columns), -(-inputs // depth)
+        blocks, steps = -(-outputs // width), -(-inputs // depth)
         for splits in range(1, 17 if kernels == 1 else 2):
             if splits > 1 and inputs < splits * 4 * depth:
                 break  # loops too short to keep loads on their way
@@ -72,7 +76,7 @@ def candidates(rows: int, inputs: int, outputs: int, itemsize: int = 2, kernels:
             busy = programs / (waves * PROCESSORS) * steps / (splits * longest)
             sums = 6 * splits * height * outputs * 4 if kernels == 1 else 0
             moved = kernels * inputs * outputs * itemsize + blocks * height * inputs * itemsize / 2 + sums
-            tiles = Tiles(columns=columns, depth=depth, splits=splits)
+            tiles = Tiles(columns=width, depth=depth, splits=splits)
             found.append((moved / busy, _filled(tiles, rows, itemsize, kernels, waves)))
     return [tiles for _, tiles in sorted(found, key=lambda pair: pair[0])]
 
