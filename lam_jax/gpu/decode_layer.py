@@ -57,10 +57,10 @@ class DecodeLayer:
         interpret: on any device, slowly.
     """
 
-    qkv: Way = 2
-    output: Way = 4
+    qkv: Way = choose_tiles
+    output: Way = choose_tiles
     gated: Tiles | Chosen | None = None
-    down: Way = 8
+    down: Way = choose_tiles
     attention: AttentionTiles | None = None
     add_norm: bool = True
     early: bool = False
