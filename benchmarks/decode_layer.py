@@ -11,11 +11,9 @@ its trace. Its outputs after ONE layer are compared with XLA's from the same inp
 
 import argparse
 import concurrent.futures
-import contextlib
 import dataclasses
 import os
 import statistics
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -26,90 +24,58 @@ import numpy as np
 
 from lam_jax.gpu.decode_attention import Tiles as AttentionTiles
 from lam_jax.gpu.decode_layer import DecodeLayer
-from lam_jax.gpu.panels import Pack
-from lam_jax.gpu.row_linear import LEAST
-from lam_jax.gpu.tiles import Tiles, candidates, choose_tiles
+from lam_jax.gpu.tiles import Tiles, candidates
 from lam_jax.nn import kv_cache
 from lam_jax.nn.block import DecoderBlock
 from lam_jax.nn.kv_cache import KVCache
-from lam_jax.nn.layers import packed
 from lam_jax.nn.layout import Layout, laid_out_by
 from lam_jax.nn.rope import Rotary, inverse_frequencies
 from lam_jax.nn.weight import materialize
 
-BASE = DecodeLayer(None, None, None, None, add_norm=False)  # XLA's products, sums and norms
-XLA = DecodeLayer()  # XLA's products in parts
+XLA = DecodeLayer(None, None, None, add_norm=False)  # its products, sums and norms
+OURS = DecodeLayer()
 MAPS = ("qkv", "output", "down")
-TUNING = threading.Lock()
 RUNS = 5
 BATCH = 12  # variants compiled side by side
 
 
 def variants(options: argparse.Namespace) -> dict[str, DecodeLayer]:
     """By name; the first is the reference, the most informative come first."""
-    width, hidden, rows = options.width, options.hidden, options.prompts * options.samples
-    heads = (options.heads + 2 * options.kv_heads) * options.dim
-    shapes = {"qkv": (width, heads, 1), "output": (options.heads * options.dim, width, 1)}
-    shapes |= {"gated": (width, hidden, 2), "down": (hidden, width, 1)}
-    ours, xla = choose_tiles, XLA
-    both = DecodeLayer(qkv=ours, output=ours, gated=ours, down=ours)
-
-    def but(base: DecodeLayer, **fields: Any) -> DecodeLayer:
-        return dataclasses.replace(base, **fields)
-
     found = {
-        "XLA": BASE,
-        "panels 64": but(both, early=True),
-        "panels 64 late": both,
-        "panels 64 gated 128": but(both, early=True),
-        "panels 64 gated 32": but(both, early=True),
-        "panels 128": but(both, early=True),
-        "panels 32": but(both, early=True),
-        "panels 64, XLA gated": but(both, gated=None, early=True),
-        "panels 64 deep": but(both, early=True, gated=Tiles(64, 128, 1, 4, 3), down=Tiles(64, 128, 4, 4, 4)),
-        "panels 64 eight warps": but(both, early=True, gated=Tiles(64, 64, 1, 8, 5), down=Tiles(64, 64, 4, 8, 6)),
-        "panels 64 down in 8": but(both, early=True, down=Tiles(64, 64, 8, 4, 6)),
-        "panels 128 gated, down in 8": but(both, early=True, down=Tiles(128, 64, 8, 4, 6)),
-        "XLA, add_norm": but(BASE, add_norm=True),
-        "XLA's parts": xla,
-        "ours": both,
-        "ours, XLA gated": but(both, gated=None),
-        "ours, XLA gated, merged qkv": but(both, gated=None, qkv=None),
-        "ours early": but(both, early=True),
-        "ours, XLA gated, early": but(both, gated=None, early=True),
-        "XLA's parts, merged qkv": but(xla, qkv=None),
-        "XLA's parts, early attention and norms": but(xla, early=True),
-        "XLA's parts, our down": but(xla, down=ours),
-        "XLA's parts, our gated": but(xla, gated=ours),
-        "XLA's parts, our output": but(xla, output=ours),
-        "XLA's parts, our qkv": but(xla, qkv=ours),
+        "XLA": XLA,
+        "ours": OURS,
+        "ours, early": dataclasses.replace(OURS, early=True),
+        "XLA, add_norm": dataclasses.replace(XLA, add_norm=True),
     }
-    for name, ways in {"down": (4, 16), "output": (2, 8), "qkv": (1, 4)}.items():
-        found |= {f"XLA's parts, {name} in {way}": but(xla, **{name: way}) for way in ways}
-    for name, more in tilings(name_of=shapes, rows=rows):
-        found[f"XLA's parts, {name} {described(more)}"] = but(xla, **{name: more})
+    found |= {f"ours, XLA's {name}": dataclasses.replace(OURS, **{name: None}) for name in MAPS}
+    found |= {
+        f"ours, {name} {described(tiles)}": dataclasses.replace(OURS, **{name: tiles})
+        for name, tiles in tilings(options)
+    }
     splits = [AttentionTiles(own_splits=2, prompt_splits=4, num_stages=3), AttentionTiles()]
     splits.append(AttentionTiles(own_splits=1, prompt_splits=8, num_stages=2))
     for tiles in splits:
         label = f"{tiles.own_splits}+{tiles.prompt_splits} splits, {tiles.num_stages} stages"
-        found[f"XLA's parts, attention {label}"] = but(xla, attention=tiles)
+        found[f"ours, attention {label}"] = dataclasses.replace(OURS, attention=tiles)
     return found
 
 
-def tilings(name_of: dict[str, tuple[int, int, int]], rows: int) -> Iterator[tuple[str, Tiles]]:
+def tilings(options: argparse.Namespace) -> Iterator[tuple[str, Tiles]]:
     """Maps and tiles to try, in turns over the maps."""
+    width, hidden, rows = options.width, options.hidden, options.prompts * options.samples
+    heads = (options.heads + 2 * options.kv_heads) * options.dim
+    shapes = {"down": (hidden, width), "qkv": (width, heads), "output": (options.heads * options.dim, width)}
     several = {}
-    for name, (inputs, outputs, kernels) in name_of.items():
-        best = candidates(rows, inputs, outputs, 2, kernels)
-        first = best[0]
-        tried = [*best[1:4], dataclasses.replace(first, swapped=True), dataclasses.replace(first, warps=8)]
+    for name, (inputs, outputs) in shapes.items():
+        first, *others = candidates(rows, inputs, outputs, 2)
+        tried = [*others[:3], dataclasses.replace(first, swapped=True), dataclasses.replace(first, warps=8)]
         tried += [dataclasses.replace(first, depth=128, stages=max(2, first.stages // 2))]
         tried += [dataclasses.replace(first, depth=32, stages=8), dataclasses.replace(first, warps=2)]
         several[name] = list(dict.fromkeys(tried))
     for turn in range(8):
-        for name in ("down", "gated", "qkv", "output"):
-            if turn < len(several[name]):
-                yield name, several[name][turn]
+        for name, tried in several.items():
+            if turn < len(tried):
+                yield name, tried[turn]
 
 
 def described(tiles: Tiles) -> str:
@@ -151,7 +117,7 @@ def made(options: argparse.Namespace) -> tuple[Given, KVCache]:
         own = [jax.random.normal(k, cache.key[0].shape, dtype) for k in keys]
         return cache.replace(key=tuple(own[: o.layers]), value=tuple(own[o.layers :]))
 
-    with laid_out_by(layout_of(BASE)):
+    with laid_out_by(layout_of(XLA)):
         cache = caches(jax.random.key(2))
     assert cache.fused
     return Given(layers, x, Rotary(cos, sin)), cache
@@ -169,27 +135,11 @@ class Compiled:
     chain: Any
     single: Any
     kernels: str
-    given: Given
 
 
-def pack_of(name: str, interpret: bool) -> Pack | None:
-    """How the maps of a variant lie: in panels, or as they are."""
-    words = name.replace(",", "").split()
-    if words[0] != "panels":
-        return None
-    columns = int(words[1])
-    gated = int(words[3]) if words[2:3] == ["gated"] and words[3:4] and words[3].isdigit() else columns
-    return Pack(columns, 7 if "XLA gated" in name else gated, 1 if interpret else LEAST, interpret)
-
-
-def compile_variant(
-    name: str, layer: DecodeLayer, given: Given, cache: KVCache, options: argparse.Namespace
-) -> Compiled:
+def compile_variant(layer: DecodeLayer, given: Given, cache: KVCache, options: argparse.Namespace) -> Compiled:
     """Functions of its own, or `jax.jit` might take another variant's trace."""
-    half, pack = options.room // 2, pack_of(name, options.interpret)
-    if pack is not None:
-        with laid_out_by(Layout(pack=pack)):
-            given = dataclasses.replace(given, layers=jax.jit(lambda layers: tuple(map(packed, layers)))(given.layers))
+    half = options.room // 2
 
     def chain(given: tuple, cache: KVCache) -> tuple[jax.Array, KVCache]:
         layers, x, rotary = given
@@ -210,11 +160,7 @@ def compile_variant(
         single_trace = jax.jit(single).trace(one, first_of(cache))
         chain_trace = jax.jit(chain, donate_argnums=1).trace(everything, cache)
     kernels = ", ".join(kernels_of(single_trace.jaxpr.jaxpr))
-    # New ways of XLA's are tuned by timing, one after the other.
-    own = any(isinstance(way, int) and way != getattr(XLA, name) for name, way in vars(layer).items() if name in MAPS)
-    with TUNING if own else contextlib.nullcontext():
-        compiled = single_trace.lower().compile()
-    return Compiled(chain_trace.lower().compile(), compiled, kernels, given)
+    return Compiled(chain_trace.lower().compile(), single_trace.lower().compile(), kernels)
 
 
 def first_of(cache: KVCache) -> KVCache:
@@ -247,12 +193,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     jax.block_until_ready((given.layers, cache))
     names = dict(variants(options))
     if options.only:
-        names = {name: way for name, way in names.items() if way == BASE or any(part in name for part in options.only)}
+        names = {name: way for name, way in names.items() if way == XLA or any(part in name for part in options.only)}
     waiting = list(names)
-    # XLA chooses its products by timing them: undisturbed where most variants use them, its choices are kept.
-    alone = [name for name in waiting if names[name] in (BASE, XLA)]
-    rest = [name for name in waiting if name not in alone]
-    batches = [*([name] for name in alone), *(rest[i : i + BATCH] for i in range(0, len(rest), BATCH))]
+    # XLA chooses its products by timing them: undisturbed, and its choices are kept.
+    batches = [waiting[:1], *(waiting[i : i + BATCH] for i in range(1, len(waiting), BATCH))]
     expected: list[np.ndarray] | None = None
     times: dict[str, float] = {}
     longest = 0.0
@@ -263,19 +207,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"no time for {batch}", flush=True)
             continue
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-            compiled = {name: pool.submit(compile_variant, name, names[name], given, cache, options) for name in batch}
+            compiled = {name: pool.submit(compile_variant, names[name], given, cache, options) for name in batch}
         print(f"[{time.monotonic() - began:.0f} s] compiled {len(batch)}", flush=True)
         for name, future in compiled.items():
             if (error := future.exception()) is not None:  # tiles that need more than a multiprocessor has
                 print(f"{'':>18}{name}: {type(error).__name__}: {str(error)[:160]!r}", flush=True)
                 continue
             ready = future.result()
-            own = ready.given
-            found = ready.single((own.layers[:1], own.x, own.rotary), first_of(cache))
+            found = ready.single((given.layers[:1], given.x, given.rotary), first_of(cache))
             outputs = [np.asarray(y, np.float32) for y in found]
             expected = outputs if expected is None else expected
             off = max(float(abs(a - b).max() / abs(b).max()) for a, b in zip(outputs, expected, strict=True))
-            times[name], cache = seconds_of(ready.chain, own, cache, options)
+            times[name], cache = seconds_of(ready.chain, given, cache, options)
             note = "" if off < 0.03 else "  WRONG"
             print(f"{times[name] * 1e6:8.2f} us  {off:8.1e}{note}  {name}\n{'':20}{ready.kernels}", flush=True)
         longest = max(longest, time.monotonic() - start)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
-from lam_jax.nn.layers import GatedMLP, Head, Linear, last
+from lam_jax.nn.layers import Linear, last
 from lam_jax.nn.weight import Param
 
 COLUMNS = 32  # S; PANEL in packed_linear.c
@@ -72,26 +72,11 @@ def _by_kernel(x: Float[Array, "R D"], panels: Float[Array, "C D S"]) -> Float[A
     return jax.ffi.ffi_call(_TARGET, out)(x, panels)
 
 
-class PackedHead(struct.PyTreeNode):
-    """`Head` with its table in panels."""
-
-    linear: PackedLinear
-
-    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... O"]:
-        """float32 logits of the last dimension."""
-        return self.linear(x).astype(jnp.float32)
-
-
-def pack(module: Linear | GatedMLP | Head) -> PackedLinear | PackedHead | None:
-    """A map packed, or None where that does not pay: not float32, small, no whole panels, or no single map."""
-    if isinstance(module, GatedMLP):
-        return None
-    kernel = module.table.T if isinstance(module, Head) else module.kernel
-    if kernel.size < LEAST or kernel.shape[-1] % COLUMNS or kernel.dtype != jnp.float32:
-        return None
-    if isinstance(module, Head):
-        return PackedHead(PackedLinear(in_panels(kernel)))
-    return PackedLinear.create(module)
+def pack(linear: Linear) -> PackedLinear | None:
+    """The map packed, or None where that does not pay: not float32, small, or no whole panels."""
+    kernel = linear.kernel
+    fits = kernel.size >= LEAST and kernel.shape[-1] % COLUMNS == 0 and kernel.dtype == jnp.float32
+    return PackedLinear.create(linear) if fits else None
 
 
 @functools.cache

@@ -1,10 +1,9 @@
-"""The Pallas kernel of `row_linear`: few rows times large weights, bound by reading the weights.
+"""The Pallas kernel for a product of few rows with a large weight, bound by reading the weight.
 
-A program streams its block of the weights through shared memory, several steps ahead of the tensor cores; the rows come
+A program streams its block of the weight through shared memory, several steps ahead of the tensor cores; the rows come
 from the L2 cache. Legend: R rows, D in, O out, S splits of D.
 """
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,109 +13,65 @@ from jaxtyping import Array, Float
 from lam_jax.gpu.early import after_letting_dependents_start
 from lam_jax.gpu.tiles import Tiles, block_of_rows
 
-Finish = Callable[..., Array]
-
 
 def row_products(
-    x: Float[Array, "R D"],
-    kernels: Sequence[Float[Array, "..."]],
-    tiles: Tiles,
-    *,
-    finish: Finish | None = None,
-    along_inputs: bool = False,
-    interpret: bool = False,
-) -> tuple[Array, ...]:
-    """`x @ kernel` for each kernel, read once and side by side.
+    x: Float[Array, "R D"], kernel: Float[Array, "D O"], *, tiles: Tiles, interpret: bool = False
+) -> Float[Array, "S R O"]:
+    """`x @ kernel` in float32, as the sums of S parts of D.
 
     Args:
-        x: the rows, in the kernels' dtype.
-        kernels: [D, O], or in panels [O / W, D, W] of W=`tiles.columns`; all of the same shape.
-        tiles: how they are cut.
-        finish: what makes the result of the products in float32, elementwise; only without splits.
-        along_inputs: kernels are [O, D] instead.
+        x: the rows, in the kernel's dtype.
+        kernel: of a linear map.
+        tiles: how it is cut.
         interpret: on any device, slowly.
-
-    Returns:
-        `finish(*products)` in the dtype of x [R, O], alone; without `finish` the float32 partial sums of every product
-        [S, R, O].
-
-    Raises:
-        ValueError: `finish` with splits, or panels of another width than tiles.
     """
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import triton
 
-    if finish is not None and tiles.splits > 1:
-        raise ValueError(f"A product in {tiles.splits} splits cannot be finished by the kernel: expected 1.")
-    rows, inputs = x.shape
-    panels = kernels[0].ndim == 3
-    if panels and kernels[0].shape[2] != tiles.columns:
-        raise ValueError(f"Panels have {kernels[0].shape[2]} columns, tiles {tiles.columns}: expected the same.")
-    outputs = kernels[0].size // inputs
+    (rows, inputs), outputs = x.shape, kernel.shape[1]
     height, steps = block_of_rows(rows), pl.cdiv(inputs, tiles.depth)
-    if finish is None:
-        out = (jax.ShapeDtypeStruct((tiles.splits, rows, outputs), jnp.float32),) * len(kernels)
-    else:
-        out = (jax.ShapeDtypeStruct((rows, outputs), x.dtype),)
 
-    def program(x_ref: Any, *refs: Any) -> None:
-        weights, results = refs[: len(kernels)], refs[len(kernels) :]
-        block, split, row = pl.program_id(0), pl.program_id(1), pl.program_id(2) * height
-        column = block * tiles.columns
+    def program(x_ref: Any, weight: Any, result: Any) -> None:
+        column, split, row = pl.program_id(0) * tiles.columns, pl.program_id(1), pl.program_id(2) * height
         if tiles.early and not interpret:
             split = after_letting_dependents_start(split)
 
-        def step(index: Array, sums: tuple[Array, ...]) -> tuple[Array, ...]:
+        def step(index: Array, total: Array) -> Array:
             at = index * tiles.depth
             few = _load(x_ref, (row, at), (height, tiles.depth))
-            found = []
-            for weight, total in zip(weights, sums, strict=True):
-                if panels:
-                    many = _load(weight, (at, 0), (tiles.depth, tiles.columns), block)
-                elif along_inputs:
-                    many = _load(weight, (column, at), (tiles.columns, tiles.depth))
-                else:
-                    many = _load(weight, (at, column), (tiles.depth, tiles.columns))
-                found.append(total + _product(few, many, along_inputs, tiles.swapped))
-            return tuple(found)
+            many = _load(weight, (at, column), (tiles.depth, tiles.columns))
+            return total + _product(few, many, tiles.swapped)
 
-        shape = (tiles.columns, height) if tiles.swapped else (height, tiles.columns)
-        zeros = tuple(jnp.zeros(shape, jnp.float32) for _ in weights)
+        zeros = jnp.zeros((tiles.columns, height) if tiles.swapped else (height, tiles.columns), jnp.float32)
         if steps % tiles.splits == 0:  # a loop of known length
             length = steps // tiles.splits
-            sums = jax.lax.fori_loop(0, length, lambda i, sums: step(split * length + i, sums), zeros)
+            total = jax.lax.fori_loop(0, length, lambda i, total: step(split * length + i, total), zeros)
         else:
             first, last = ((split + i) * steps // tiles.splits for i in (0, 1))
-            sums = jax.lax.fori_loop(first, last, step, zeros)
-        sums = tuple(total.T for total in sums) if tiles.swapped else sums
-        if finish is None:
-            for result, total in zip(results, sums, strict=True):
-                _store(result, (row, column), total, split)
-        else:
-            _store(results[0], (row, column), finish(*sums).astype(x.dtype))
+            total = jax.lax.fori_loop(first, last, step, zeros)
+        _store(result, (row, column), total.T if tiles.swapped else total, split)
 
     return pl.pallas_call(
         program,
-        out_shape=out,
+        out_shape=jax.ShapeDtypeStruct((tiles.splits, rows, outputs), jnp.float32),
         grid=(pl.cdiv(outputs, tiles.columns), tiles.splits, pl.cdiv(rows, height)),
         compiler_params=triton.CompilerParams(num_warps=tiles.warps, num_stages=tiles.stages),
         interpret=interpret,
         name="row_products",
-    )(x, *kernels)
+    )(x, kernel)
 
 
-def _product(few: Array, many: Array, along_inputs: bool, swapped: bool) -> Array:
+def _product(few: Array, many: Array, swapped: bool) -> Array:
     """The rows times a block of a kernel, or its transpose."""
-    inputs = 1 if along_inputs else 0
     # float32 is asked for where the last bits count.
     precision = jax.lax.Precision.HIGHEST if few.dtype == jnp.float32 else None
-    pair, axes = ((many, few), (inputs, 1)) if swapped else ((few, many), (1, inputs))
+    pair, axes = ((many, few), (0, 1)) if swapped else ((few, many), (1, 0))
     dimensions = (((axes[0],), (axes[1],)), ((), ()))
     return jax.lax.dot_general(*pair, dimensions, precision=precision, preferred_element_type=jnp.float32)
 
 
 def _inside(
-    ref: Any, start: tuple[Array, Array | int], size: tuple[int, int], lead: tuple[Array, ...] = ()
+    ref: Any, start: tuple[Array, Array], size: tuple[int, int], lead: tuple[Array, ...] = ()
 ) -> tuple[Any, Array | None]:
     """A block of the array at `lead`, and which of its entries exist; None: all."""
     from jax.experimental import pallas as pl
@@ -131,10 +86,10 @@ def _inside(
     return block, mask
 
 
-def _load(ref: Any, start: tuple[Array, Array | int], size: tuple[int, int], *lead: Array) -> Array:
+def _load(ref: Any, start: tuple[Array, Array], size: tuple[int, int]) -> Array:
     from jax.experimental.pallas import triton
 
-    block, mask = _inside(ref, start, size, lead)
+    block, mask = _inside(ref, start, size)
     other = None if mask is None else 0.0
     return triton.load(block, mask=mask, other=other)
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-MOST_ROWS = 256  # more rows are no longer bound by the weights' bytes
+MOST_ROWS = 64  # of more rows XLA's products are as fast (at 256 on an H200), and need no sum afterwards
 
 # An H100: its multiprocessors, and the shared memory of each that the programs on it may take.
 PROCESSORS = 132
@@ -39,21 +39,17 @@ def block_of_rows(rows: int) -> int:
     return min(max(16, 1 << (rows - 1).bit_length()), MOST_ROWS)
 
 
-def step_bytes(tiles: Tiles, rows: int, itemsize: int, kernels: int) -> int:
+def step_bytes(tiles: Tiles, rows: int, itemsize: int) -> int:
     """Shared memory that one step's rows and weights take."""
-    return tiles.depth * (block_of_rows(rows) + kernels * tiles.columns) * itemsize
+    return tiles.depth * (block_of_rows(rows) + tiles.columns) * itemsize
 
 
-def choose_tiles(
-    rows: int, inputs: int, outputs: int, itemsize: int = 2, kernels: int = 1, columns: int | None = None
-) -> Tiles:
-    """Tiles for R=rows, D=inputs, O=outputs and `kernels` kernels read side by side: the best of `candidates`."""
-    return candidates(rows, inputs, outputs, itemsize, kernels, columns)[0]
+def choose_tiles(rows: int, inputs: int, outputs: int, itemsize: int = 2) -> Tiles:
+    """Tiles for R=rows, D=inputs, O=outputs: the best of `candidates`."""
+    return candidates(rows, inputs, outputs, itemsize)[0]
 
 
-def candidates(
-    rows: int, inputs: int, outputs: int, itemsize: int = 2, kernels: int = 1, columns: int | None = None
-) -> list[Tiles]:
+def candidates(rows: int, inputs: int, outputs: int, itemsize: int = 2) -> list[Tiles]:
     """Tiles by what they are expected to cost, the cheapest first.
 
     The cost is the bytes moved, as if all were weights, over the share of multiprocessors at work until the end: the
@@ -62,28 +58,28 @@ def candidates(
     """
     height, depth = block_of_rows(rows), Tiles.depth if itemsize == 2 else 32
     found: list[tuple[float, Tiles]] = []
-    for width in (16, 32, 64, 128) if columns is None else (columns,):
+    for columns in (16, 32, 64, 128):
         # More accumulators than this do not fit the registers.
-        if found and height * width * kernels * itemsize > 2**16:
+        if columns > 16 and height * columns * itemsize > 2**16:
             break
-        blocks, steps = -(-outputs // width), -(-inputs // depth)
-        for splits in range(1, 17 if kernels == 1 else 2):
+        blocks, steps = -(-outputs // columns), -(-inputs // depth)
+        for splits in range(1, 17):
             if splits > 1 and inputs < splits * 4 * depth:
                 break  # loops too short to keep loads on their way
             programs = blocks * splits
             waves = -(-programs // PROCESSORS)
             longest = -(-steps // splits)
             busy = programs / (waves * PROCESSORS) * steps / (splits * longest)
-            sums = 6 * splits * height * outputs * 4 if kernels == 1 else 0
-            moved = kernels * inputs * outputs * itemsize + blocks * height * inputs * itemsize / 2 + sums
-            tiles = Tiles(columns=width, depth=depth, splits=splits)
-            found.append((moved / busy, _filled(tiles, rows, itemsize, kernels, waves)))
+            sums = 6 * splits * height * outputs * 4
+            moved = inputs * outputs * itemsize + blocks * height * inputs * itemsize / 2 + sums
+            tiles = Tiles(columns=columns, depth=depth, splits=splits)
+            found.append((moved / busy, _filled(tiles, rows, itemsize, waves)))
     return [tiles for _, tiles in sorted(found, key=lambda pair: pair[0])]
 
 
-def _filled(tiles: Tiles, rows: int, itemsize: int, kernels: int, waves: int) -> Tiles:
+def _filled(tiles: Tiles, rows: int, itemsize: int, waves: int) -> Tiles:
     """With as many warps and stages as leave room for all programs at once, or for two on a multiprocessor."""
-    wide = block_of_rows(rows) * tiles.columns * kernels > 2**13  # takes all registers of a multiprocessor
+    wide = block_of_rows(rows) * tiles.columns > 2**13  # takes all registers of a multiprocessor
     beside = 1 if wide else waves if waves <= 4 else 2
-    stages = SHARED // beside // step_bytes(tiles, rows, itemsize, kernels)
+    stages = SHARED // beside // step_bytes(tiles, rows, itemsize)
     return dataclasses.replace(tiles, warps=8 if wide else 4, stages=max(2, min(6, stages)))

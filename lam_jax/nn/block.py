@@ -35,7 +35,7 @@ class DecoderBlock(struct.PyTreeNode):
     value: Map
     output: Map
     mlp_norm: RMSNorm
-    mlp: Map
+    mlp: GatedMLP
     head_dim: int = struct.field(pytree_node=False)
     joined: Map = None  # query, key and value in one map, in their place; see `join`
 
@@ -78,7 +78,7 @@ class DecoderBlock(struct.PyTreeNode):
         x, h = kernels.complete(pending, self.attention_norm)
         y = attend(kernels.product("qkv", joined, h))
         x, h = kernels.complete((x, kernels.product("output", self.output, y)), self.mlp_norm)
-        return x, kernels.product("down", self.mlp.down, kernels.hidden(self.mlp, h))
+        return x, kernels.product("down", self.mlp.down, self.mlp.hidden(h))
 
     def _rest(self, x: Array, y: Array) -> Array:
         x = x + self.output(y.reshape(*x.shape[:-1], -1))

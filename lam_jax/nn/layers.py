@@ -1,4 +1,4 @@
-"""Linear maps, RMSNorm and the gated MLP. Dimension legend: D in, O out, F feed-forward, V vocabulary."""
+"""Linear maps, RMSNorm and the gated MLP. Dimension legend: D in, O out, F feed-forward."""
 
 from typing import Any, TypeVar
 
@@ -11,7 +11,7 @@ from lam_jax.nn.layout import layout
 from lam_jax.nn.weight import Param, Weight
 
 T = TypeVar("T")
-# A `Linear` or `GatedMLP`, or what a layout packs it to: the same call, and `inputs` where a `Linear` has it.
+# A `Linear`, or what a layout packs it to: the same call, and `inputs`.
 Map = Any
 
 
@@ -57,14 +57,17 @@ class Linear(struct.PyTreeNode):
         return y if self.bias is None else y + last(self.bias, y)
 
 
-class Head(struct.PyTreeNode):
-    """`x @ table.T` in float32: the logits of a vocabulary of V."""
+def packed(module: T) -> T:
+    """A module whose linear maps lie as decode steps want them, where the layout packs them."""
+    pack = layout().pack
+    if pack is None:
+        return module
 
-    table: Param  # [V, D]
+    def convert(part: Any) -> Any:
+        found = pack(part) if isinstance(part, Linear) else None
+        return part if found is None else found
 
-    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... V"]:
-        """float32 logits of the last dimension."""
-        return jnp.einsum("...d,vd->...v", x, self.table.astype(x.dtype), preferred_element_type=jnp.float32)
+    return jax.tree.map(convert, module, is_leaf=lambda part: isinstance(part, Linear))
 
 
 class RMSNorm(struct.PyTreeNode):
@@ -134,21 +137,3 @@ class GatedMLP(struct.PyTreeNode):
     def hidden(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
         """What `down` is applied to."""
         return swiglu(self.gate(x), self.up(x))
-
-
-def packed(module: T) -> T:
-    """A module whose maps lie as decode steps want them, where the layout packs them; see `Layout.pack`."""
-    pack = layout().pack
-    if pack is None:
-        return module
-
-    def is_map(part: Any) -> bool:
-        return isinstance(part, Linear | GatedMLP | Head)
-
-    def convert(part: Any) -> Any:
-        found = pack(part) if is_map(part) else None
-        if found is None and isinstance(part, GatedMLP):
-            return part.replace(gate=convert(part.gate), up=convert(part.up), down=convert(part.down))
-        return part if found is None else found
-
-    return jax.tree.map(convert, module, is_leaf=is_map)

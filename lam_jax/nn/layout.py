@@ -20,8 +20,7 @@ class Layout:
             of query, key and value in decoding. Impossible where the dimensions lie on different mesh axes.
         unrolled: stacks of fewer weights are unrolled where gradients are wanted; 0: every stack is scanned.
         apart: stacks of fewer weights have their layers apart in decoding; None: those that are unrolled.
-        pack: a `Linear`, `Head` or `GatedMLP` laid out for the few rows of a decode step, or None where it stays as it
-            is (of a `GatedMLP`: as a whole, its maps are offered next); None: all stay.
+        pack: a linear map laid out for the few rows of a decode step, or None where it stays as it is; None: all stay.
         attend: attention of whole rows, called as `lam_jax.nn.attention.attention`, or None of what it gives where it
             cannot serve; None: in parts (`lam_jax.nn.attention`).
         decode_layer: a layer of a decode step, called as `lam_jax.gpu.decode_layer.DecodeLayer`, over caches laid out

@@ -90,10 +90,9 @@ class Columns(struct.PyTreeNode):
         return y if self.bias is None else y + self.bias.reshape(*(1,) * (y.ndim - 1), -1)
 
 
-def in_columns(module: Any) -> Columns | None:
+def in_columns(linear: Linear) -> Columns | None:
     """Those that read a state; the others stay as they are."""
-    fits = isinstance(module, Linear) and module.inputs == WIDTH
-    return Columns(module.kernel.T, module.bias) if fits else None
+    return Columns(linear.kernel.T, linear.bias) if linear.inputs == WIDTH else None
 
 
 ALL = 2**40  # weights: stacks of any size are unrolled

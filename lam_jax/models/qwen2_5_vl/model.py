@@ -15,7 +15,7 @@ from lam_jax.nn import block, kv_cache
 from lam_jax.nn.axes import constrain, constrain_last, constrain_rows
 from lam_jax.nn.block import DecoderBlock, KeyValue
 from lam_jax.nn.kv_cache import KVCache, decoding_layers
-from lam_jax.nn.layers import Head, Map, RMSNorm
+from lam_jax.nn.layers import Linear, Map, RMSNorm
 from lam_jax.nn.layout import layout
 from lam_jax.nn.rope import Rotary, multimodal_rotary
 from lam_jax.nn.stack import Layers, Remat
@@ -87,7 +87,7 @@ class QwenVL(struct.PyTreeNode):
     def logits(self, states: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """float32 next-token logits of normed states."""
         if self.packed_head is not None:
-            return self.packed_head(states)
+            return self.packed_head(states).astype(jnp.float32)
         table = constrain(self.table.astype(states.dtype), "vocab", None)
         logits = jnp.einsum("...d,vd->...v", states, table, preferred_element_type=jnp.float32)
         return constrain_last(logits, "vocab")
@@ -100,7 +100,7 @@ class QwenVL(struct.PyTreeNode):
     def decoding(self) -> "QwenVL":
         """The same model, laid out for decode steps."""
         pack = layout().pack
-        head = None if pack is None else pack(Head(self.table))
+        head = None if pack is None else pack(Linear(self.table.T))
         return self.replace(blocks=decoding_layers(self.blocks), packed_head=head)
 
     def decode(
