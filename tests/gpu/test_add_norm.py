@@ -8,7 +8,8 @@ from lam_jax.gpu.add_norm import add_norm
 from lam_jax.gpu.parts import Parts
 from lam_jax.nn.layers import RMSNorm
 
-CASES = [(3, 64, 4, False), (5, 40, 1, False), (2, 96, 3, True)]
+# Rows, width, parts, bias, and the size of the numbers: of small ones the epsilon decides.
+CASES = [(3, 64, 4, False, 1.0), (5, 40, 1, False, 1.0), (2, 96, 3, True, 1.0), (2, 64, 2, False, 1e-3)]
 
 
 def rounded(x, dtype):
@@ -16,11 +17,12 @@ def rounded(x, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("rows", "width", "count", "biased"), CASES)
-def test_add_norm(rows, width, count, biased, dtype):
+@pytest.mark.parametrize(("rows", "width", "count", "biased", "size"), CASES)
+def test_add_norm(rows, width, count, biased, size, dtype):
     rng = np.random.default_rng(0)
-    x, scale, bias = (rounded(rng.normal(size=shape), dtype) for shape in ((rows, width), (width,), (width,)))
-    sums = rng.normal(size=(count, rows, width)).astype(np.float32)
+    scale, bias = (rounded(rng.normal(size=width), dtype) for _ in range(2))
+    x = rounded(size * rng.normal(size=(rows, width)), dtype)
+    sums = (size * rng.normal(size=(count, rows, width))).astype(np.float32)
     parts = Parts(jnp.asarray(sums), jnp.asarray(bias, dtype) if biased else None)
     given = (jnp.asarray(x, dtype), parts, jnp.asarray(scale, dtype))
     y, h = add_norm(*given, epsilon=1e-5, interpret=True)
