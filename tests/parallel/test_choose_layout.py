@@ -35,7 +35,7 @@ def test_one_cpu_device_joins_unrolls_and_packs(kernel):
 def test_an_accelerator_joins_and_does_not_pack(kernel, monkeypatch):
     expected = Layout(joined=True, unrolled=2**25)
     assert choose_layout(mesh_of("tpu", 1)) == expected
-    monkeypatch.setattr(module.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(module.jax, "devices", lambda: [SimpleNamespace(platform="tpu")])
     assert choose_layout(None) == expected
 
 
