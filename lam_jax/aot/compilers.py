@@ -13,6 +13,7 @@ from importlib import metadata
 from typing import Any
 
 import jax
+from jax.sharding import AbstractMesh, Mesh
 
 from lam_jax.aot.cards import Card
 from lam_jax.aot.topology import MissingExtraError, TopologyError
@@ -28,6 +29,8 @@ _SETTINGS = {
 }
 # Beside the plugin its compiler, both of the version of jaxlib: jax itself leaves another plugin unused.
 GPU_PACKAGES = ("jax-cuda13-plugin", "jax-cuda13-pjrt")
+# By compute capability a card that Pallas knows; it does not know all of ours by name (L40S).
+_KNOWN = {"8.0": "NVIDIA A100", "8.9": "NVIDIA L40", "9.0": "NVIDIA H100"}
 
 
 def tpu_devices(topology: str) -> list[Any]:
@@ -67,6 +70,21 @@ def gpu_devices(card: Card, hosts: int, cards: int) -> list[Any]:
         raise TopologyError(
             f"--topology: the compiler for GPUs refuses {card.name} ({str(error).splitlines()[0]})."
         ) from error
+
+
+@contextlib.contextmanager
+def compiling_for(mesh: Mesh) -> Iterator[None]:
+    """Around tracing, lowering and compiling of a program for `mesh`, whose devices may be described ones.
+
+    Pallas asks for the card that its kernels are for: since jax 0.11 the abstract mesh, else the default device.
+    """
+    kind = _KNOWN.get(getattr(mesh.devices.flat[0], "compute_capability", ""))
+    if mesh.size > 1 or kind is None or not hasattr(jax.sharding, "AbstractDevice"):
+        yield
+        return
+    device = jax.sharding.AbstractDevice(device_kind=kind, num_cores=None, platform="gpu")
+    with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
+        yield
 
 
 def check_plugin() -> None:

@@ -14,7 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from lam_jax.aot.work import is_product
+from lam_jax.aot.work import is_pallas, is_product, updated_by_pallas
 from lam_jax.parallel.collectives import (
     KINDS,
     Instruction,
@@ -47,8 +47,10 @@ class DecodeStep:
     """One step of the decode loop on one chip; means over the steps.
 
     Attributes:
-        launches: "products", "fusions" (other ones), "copies", "collectives" and "other calls" that are launched.
-        bytes_read: operands of all these, of a slice the slice alone; what is updated in place is not read.
+        launches: "products", "Pallas kernels" (our own), "fusions" (other ones), "copies", "collectives" and "other
+            calls" that are launched.
+        bytes_read: operands of all these, of a slice the slice alone; what is updated in place is not read. Of our
+            kernels' operands all, also of caches of which they read what is written so far.
         floor: bytes that have to be read: every weight once, and the live part of the caches.
         collectives: sums, gathers and the like, each array once.
     """
@@ -115,7 +117,7 @@ def launch(instruction: Instruction, computations: Computations) -> str | None:
     if is_product(instruction) or any(map(is_product, inside)):
         return "products"
     if plain != "fusion":
-        return "other calls"
+        return "Pallas kernels" if is_pallas(instruction) else "other calls"
     moves = all(i.opcode in _MOVES or not arrays_of(i.type)[0][1] for i in inside if arrays_of(i.type))
     return "copies" if moves and any(i.opcode in ("copy", *_PARTS) for i in inside) else "fusions"
 
@@ -130,8 +132,10 @@ def _inside(instruction: Instruction, computations: Computations) -> Iterator[In
 
 def bytes_read(instruction: Instruction, computations: Computations, beside: dict[str, Instruction]) -> int:
     """Bytes of the operands that a launched instruction reads from memory; `beside` are those of its computation."""
-    total = 0
+    total, in_place = 0, updated_by_pallas(instruction)
     for index, name in enumerate(instruction.operands):
+        if index in in_place:
+            continue
         for dtype, shape in arrays_of(_NEAR.sub("", beside[name].type)) if name in beside else ():
             read = _entries_read(instruction, index, computations)
             total += array_bytes(dtype, shape if read > math.prod(shape) else (int(read),))

@@ -17,6 +17,19 @@ METHODS = {
     "stage 4, cloning": ("cloning",),
 }
 Report = dict[str, Any]
+# Of how decode steps got here, and of what the count leaves out.
+HISTORY = (
+    "Kernels a step of 3B in bfloat16 on one H100, for tokens and latent actions, by jax 0.10.2: 1,370 and 1,694 with "
+    "the layers scanned; 788 and 980 with the layers apart and XLA's kernels alone; now as in the table. A test holds "
+    "them at 450 and 570 at most (`tests/aot/test_gpu.py`).",
+    "",
+    "Programs for one described card are those of a real one but for one thing: prefill and updates use cuDNN's "
+    "attention there in bfloat16, which can only be asked on a card. Here their attention is XLA's, which writes the "
+    "scores down, so the memory that is counted for the same settings is an upper bound. Measured on an H100 at 3B "
+    "(`benchmarks/results/gpu/h100.json`): peaks of 26.7 GiB in a rollout of latent actions and 33.6 GiB in one of "
+    "tokens; 60.5 GiB in a whole latent step, whose update keeps all activations, which the programs here recompute, "
+    "and 55.4 GiB in a token step, whose update keeps the products with weights and takes a prompt at a time.",
+)
 
 
 def unit_of(report: Report) -> str:
@@ -72,19 +85,25 @@ def decode_table(reports: list[Report]) -> list[str]:
         "## A decode step",
         "",
         "Counted in the compiled rollouts, a mean over the steps. *Kernels* is everything that a card launches: "
-        "*products* (fusions with a matrix product, calls of cuBLAS), other *fusions*, *copies* (of slices and whole "
-        "arrays), collectives and other calls; in all loops, such as that over the layers, as often as they run. *GB "
-        "read* are the operands of all these on one card, of a slice the slice alone; the floor is every weight once "
-        "and the live part of the caches (`lam_jax.train.counting.decode_bytes`). *Sums* are all collectives. Programs "
-        "that do not fit recompute and copy more, and another jax fuses otherwise.",
+        "*ours* (Pallas, on one card: attention, norms with the sums before them, products for query, key and value, "
+        "output and down), *products* (fusions with a matrix product, calls of cuBLAS), other *fusions*, *copies* (of "
+        "slices and whole arrays), collectives and other calls; in all loops, such as that over the layers, as often "
+        "as they run. *GB read* are the operands of all these on one card, of a slice the slice alone, of our "
+        "kernels' caches all room, also what is not written yet and not read; the floor is every weight once and the "
+        "live part of the caches (`lam_jax.train.counting.decode_bytes`). *Sums* are all collectives. Programs that "
+        "do not fit recompute and copy more, and another jax fuses otherwise.",
         "",
-        "| rollout | precision | topology | jax | kernels | products | fusions | copies | GB read | / floor | sums |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        *HISTORY,
+        "",
+        "| rollout | precision | topology | jax | kernels | ours | products | fusions | copies | GB read | / floor | "
+        "sums |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for report in reports:
         step, card = report["decode"], unit_of(report) == "card"
         launches = step["launches"]
-        counts = [sum(launches.values()), *(launches.get(kind, 0) for kind in ("products", "fusions", "copies"))]
+        kinds = ("Pallas kernels", "products", "fusions", "copies")
+        counts = [sum(launches.values()), *(launches.get(kind, 0) for kind in kinds)]
         cells = [f"{report['preset']} {report['stage']}", report["dtype"], report["topology"]]
         cells.append(report["versions"].get("jax", "-"))
         cells += [f"{count:,.0f}" if card else "-" for count in counts]

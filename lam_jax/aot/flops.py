@@ -2,13 +2,17 @@
 
 Matrix products and convolutions only: two operations for every multiply-add. Loops count as often as they run,
 recomputed activations (remat) count again where the gradient runs them, and of a conditional's branches the dearest
-counts. `compiled.cost_analysis()` will not do: it counts the body of a loop once.
+counts. Of Pallas kernels counts what they say that they cost (`lam_jax.gpu.cost`): how often their loops run is for
+the card to find out. `compiled.cost_analysis()` will not do: it counts the body of a loop once.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax
+
+Shapes = tuple[tuple[int, ...], ...]
 
 
 def count_flops(jaxpr: Any, while_trips: int = 1) -> int:
@@ -27,6 +31,8 @@ def _count_equation(equation: Any, while_trips: int) -> int:
         return _dot(equation)
     if name == "conv_general_dilated":
         return _convolution(equation)
+    if name == "pallas_call":
+        return _kernel(equation)
     if name == "scan":
         return parameters["length"] * count_flops(parameters["jaxpr"], while_trips)
     if name == "while":
@@ -38,6 +44,36 @@ def _count_equation(equation: Any, while_trips: int) -> int:
         return _shards(parameters) * count_flops(parameters["jaxpr"], while_trips)
     # jit, checkpoint, custom_jvp and custom_vjp: what they call runs once.
     return sum(count_flops(inner, while_trips) for inner in _inner(parameters))
+
+
+def kernel_flops(jaxpr: Any) -> dict[Shapes, int]:
+    """Operations of each Pallas kernel in a (closed) jaxpr by the shapes of its operands, in their order.
+
+    Raises:
+        ValueError: two kernels with equal operands and unequal costs.
+    """
+    found: dict[Shapes, int] = {}
+    for equation in _kernels(jaxpr):
+        shapes, cost = tuple(tuple(operand.aval.shape) for operand in equation.invars), _kernel(equation)
+        if found.setdefault(shapes, cost) != cost:
+            raise ValueError(f"Kernels of operands {shapes} cost {found[shapes]} and {cost} operations: expected one.")
+    return found
+
+
+def _kernels(jaxpr: Any) -> Iterator[Any]:
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "pallas_call":
+            yield equation
+        else:
+            for inner in _inner(equation.params):
+                yield from _kernels(inner)
+
+
+def _kernel(equation: Any) -> int:
+    cost = equation.params["cost_estimate"]
+    if cost is None:
+        raise ValueError(f"A Pallas kernel says no cost: give pallas_call a cost_estimate, in {equation.source_info}.")
+    return cost.flops
 
 
 def _shards(parameters: dict[str, Any]) -> int:

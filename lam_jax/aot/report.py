@@ -13,8 +13,9 @@ from jax.interpreters import partial_eval
 
 from lam_jax.aot.abstract import bytes_per_chip
 from lam_jax.aot.chips import Chip
+from lam_jax.aot.compilers import compiling_for
 from lam_jax.aot.decode import DecodeStep, decode_step
-from lam_jax.aot.flops import count_flops
+from lam_jax.aot.flops import count_flops, kernel_flops
 from lam_jax.aot.programs import Program, Setting, build
 from lam_jax.aot.topology import hosts_of
 from lam_jax.aot.work import ChipWork, chip_work
@@ -116,8 +117,9 @@ def check(stage: str, setting: Setting, topology: str, chip: Chip) -> Report:
         ValueError: sizes that do not divide over the mesh.
     """
     began = _cpu_seconds()
-    program = build(stage, setting)
-    traced = program.trace()
+    with compiling_for(setting.mesh):
+        program = build(stage, setting)
+        traced = program.trace()
     flops = count_flops(traced.jaxpr, program.while_trips)
     found: dict[str, Any] = {
         "memory": None,
@@ -129,7 +131,8 @@ def check(stage: str, setting: Setting, topology: str, chip: Chip) -> Report:
     # The links of TPUs lead to chips of other hosts as well.
     hosts = hosts_of(setting.mesh) if math.isfinite(chip.network_bandwidth) else ()
     try:
-        compiled = traced.lower().compile()
+        with compiling_for(setting.mesh):
+            compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -138,7 +141,7 @@ def check(stage: str, setting: Setting, topology: str, chip: Chip) -> Report:
         memory = measure(program, traced, compiled)
         text = compiled.as_text() or ""
         sent = collectives(text, program.while_trips)
-        work = chip_work(text, program.while_trips)
+        work = chip_work(text, program.while_trips, kernel_flops(traced.jaxpr))
         fits = memory.total <= chip.hbm
         reason = "" if fits else f"needs {memory.total / 2**30:.2f} GiB, a {chip.unit} has {chip.hbm / 2**30:.2f} GiB"
         found = {

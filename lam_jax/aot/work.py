@@ -7,16 +7,20 @@ from the traced program (`count_flops`) divided by the number of chips is what a
 import dataclasses
 import math
 import re
+from collections.abc import Mapping
 
+from lam_jax.aot.flops import Shapes
 from lam_jax.parallel.collectives import Instruction, array_bytes, arrays_of, executions, parse_hlo
 
 # Plain and fused with what follows ("__cublas$gemm", "__cublas$lt$matmul", the same with "$f8").
 _CUBLAS = re.compile(r'custom_call_target="__cublas\$(gemm|lt\$matmul)')
+_PALLAS = re.compile(r'custom_call_target="(__gpu\$xla\.gpu\.triton|triton_kernel_call)"')
+_ALIASES = re.compile(r"output_to_operand_aliasing=\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
 
 
 @dataclasses.dataclass(frozen=True)
 class ChipWork:
-    """Matrix products of one chip in one run.
+    """Matrix products of one chip in one run, and Pallas kernels.
 
     Attributes:
         flops: two for every multiply-add.
@@ -28,19 +32,28 @@ class ChipWork:
     bytes: int
 
 
-def chip_work(hlo_text: str, unknown_trips: int = 1) -> ChipWork:
+def chip_work(hlo_text: str, unknown_trips: int = 1, kernels: Mapping[Shapes, int] | None = None) -> ChipWork:
     """Adds up the products of a compiled program.
 
     Args:
         hlo_text: `compiled.as_text()`.
         unknown_trips: of loops that end on data.
+        kernels: operations of Pallas kernels, whose inside HLO does not show, as `kernel_flops` gives them.
     """
     computations, entry = parse_hlo(hlo_text)
     trips, _ = executions(computations, entry, unknown_trips)
     flops = moved = 0
     for name, instructions in computations.items():
         for instruction in instructions.values():
-            if not is_product(instruction) or not trips.get(name):
+            if not trips.get(name):
+                continue
+            if is_pallas(instruction):
+                operands = [instructions[operand].type for operand in instruction.operands]
+                shapes = tuple(arrays_of(operand)[0][1] for operand in operands)
+                flops += trips[name] * (kernels or {}).get(shapes, 0)
+                moved += trips[name] * _kernel_bytes(instruction, operands)
+                continue
+            if not is_product(instruction):
                 continue
             # Of a library call a third operand is added to the product, and a second result is scratch memory.
             arrays = [arrays_of(instructions[operand].type)[0] for operand in instruction.operands[:2]]
@@ -55,6 +68,26 @@ def is_product(instruction: Instruction) -> bool:
     if instruction.opcode in ("dot", "convolution"):
         return True
     return instruction.opcode == "custom-call" and _CUBLAS.search(instruction.attributes) is not None
+
+
+def is_pallas(instruction: Instruction) -> bool:
+    """A kernel written in Pallas; the name of the target depends on jax."""
+    return instruction.opcode == "custom-call" and _PALLAS.search(instruction.attributes) is not None
+
+
+def updated_by_pallas(instruction: Instruction) -> dict[int, int]:
+    """Operands that a Pallas kernel updates in place, each with the number of the result that takes its place."""
+    found = _ALIASES.search(instruction.attributes) if is_pallas(instruction) else None
+    pairs = re.findall(r"\{(\d*)\}: \((\d+),", found[1]) if found else ()
+    return {int(operand): int(result or 0) for result, operand in pairs}
+
+
+def _kernel_bytes(kernel: Instruction, operands: list[str]) -> int:
+    """Of operands and results; what is updated in place the kernel need not read."""
+    in_place = updated_by_pallas(kernel)
+    arrays = [array for index, type_ in enumerate(operands) if index not in in_place for array in arrays_of(type_)]
+    arrays += [array for index, array in enumerate(arrays_of(kernel.type)) if index not in in_place.values()]
+    return sum(array_bytes(*array) for array in arrays)
 
 
 def _contracted(product: Instruction, arrays: list[tuple[str, tuple[int, ...]]]) -> int:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from lam_jax.gpu.cost import cost
 from lam_jax.gpu.early import after_letting_dependents_start
 from lam_jax.gpu.parts import Parts
 
@@ -51,13 +52,15 @@ def add_norm(
     rows, width = x.shape
     sizes = _Sizes(rows, width, parts.sums.shape[0], parts.bias is not None)
     vectors = [scale.astype(x.dtype)] + ([] if parts.bias is None else [parts.bias.astype(x.dtype)])
+    out = [jax.ShapeDtypeStruct((rows * width,), x.dtype)] * 2
     y, h = pl.pallas_call(
         functools.partial(_kernel, sizes, epsilon, early and not interpret),
         grid=(rows,),
-        out_shape=[jax.ShapeDtypeStruct((rows * width,), x.dtype)] * 2,
+        out_shape=out,
         compiler_params=triton.CompilerParams(num_warps=WARPS, num_stages=1),
         interpret=interpret,
         name="add_norm",
+        cost_estimate=cost(0, rows, (x, parts.sums, vectors, out)),
     )(x.reshape(-1), parts.sums.reshape(-1), *vectors)
     return y.reshape(x.shape), h.reshape(x.shape)
 

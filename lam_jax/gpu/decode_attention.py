@@ -58,6 +58,20 @@ class Tiles:
         own = 128 // (prompts * samples * kv_heads)
         return cls(own_splits=min(max(own, 2), 16), prompt_splits=4, num_stages=2)
 
+    def within(self, rows: int, dim: int, itemsize: int, shared: int) -> "Tiles":
+        """With blocks no larger than a card has shared memory for, in bytes of a program; 16 positions at least."""
+
+        def held(block: int) -> int:  # queries, weights, and the keys and values on their way
+            loads = max(1, self.num_stages - 1)
+            return itemsize * (rows * dim + block * (rows + 2 * loads * dim))
+
+        def fitting(block: int) -> int:
+            while block > 16 and held(block) > shared:
+                block //= 2
+            return block
+
+        return dataclasses.replace(self, prompt_block=fitting(self.prompt_block), own_block=fitting(self.own_block))
+
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)

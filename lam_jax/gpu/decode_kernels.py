@@ -15,6 +15,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
+from lam_jax.gpu.cost import cost
 from lam_jax.gpu.decode_attention import New, Sizes, power_of_two
 from lam_jax.gpu.early import after_letting_dependents_start
 from lam_jax.nn.attention import FLOOR
@@ -42,7 +43,7 @@ def attend(
         interpret: on a CPU.
     """
     tiles, early = sizes.tiles, sizes.tiles.early and not interpret
-    count = sizes.splits * sizes.rows
+    count, scores = sizes.splits * sizes.rows, sizes.rows * (sizes.prompt + sizes.room)
     partial = [jax.ShapeDtypeStruct((size,), jnp.float32) for size in (count * sizes.dim, count, count)]
     parts = pl.pallas_call(
         functools.partial(_split_kernel, sizes, early),
@@ -51,8 +52,11 @@ def attend(
         compiler_params=plt.CompilerParams(num_warps=tiles.num_warps, num_stages=tiles.num_stages),
         interpret=interpret,
         name="decode_attention_split",
+        # As if all room were written: how much is, only a step knows.
+        cost_estimate=cost(4 * scores * sizes.dim, scores, (new, prompt, own, partial)),
     )(step, new, *prompt, *own)
     y = jax.ShapeDtypeStruct((sizes.rows * sizes.dim,), own[0].dtype)
+    token = [jax.ShapeDtypeStruct((x.shape[0], sizes.dim), x.dtype) for x in own]
     cached = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in own]
     before = 1 + len(jax.tree.leaves(new)) + len(parts)  # the own caches
     y, key, value = pl.pallas_call(
@@ -63,6 +67,7 @@ def attend(
         compiler_params=plt.CompilerParams(num_warps=tiles.merge_warps, num_stages=1),
         interpret=interpret,
         name="decode_attention_merge",
+        cost_estimate=cost(0, count, (new, parts, y, token)),
     )(step, new, *parts, *own)
     return y, key, value
 

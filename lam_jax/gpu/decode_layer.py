@@ -19,7 +19,7 @@ from lam_jax.gpu.decode_attention import Tiles as AttentionTiles
 from lam_jax.gpu.decode_attention import decode_attention
 from lam_jax.gpu.parts import Parts
 from lam_jax.gpu.row_products import row_products
-from lam_jax.gpu.tiles import MOST_ROWS, Tiles, choose_tiles
+from lam_jax.gpu.tiles import MOST_ROWS, SHARED, Tiles, choose_tiles, within
 from lam_jax.nn.block import DecoderBlock, KeyValue, Pending
 from lam_jax.nn.layers import Map, RMSNorm
 from lam_jax.nn.rope import Rotary
@@ -46,6 +46,7 @@ class DecodeLayer:
         down: that of the MLP's nonlinearity. Those before it are always XLA's, which are as fast as any of ours.
         attention: how the attention's kernels are cut; None: what suits the sizes.
         add_norm: whether residual sum and norm are one kernel; else XLA's.
+        shared: bytes of shared memory that a program gets; other tiles than given ones keep to it.
         early: each of our kernels lets the next one start at once, see `lam_jax.gpu.early`.
         interpret: on any device, slowly.
     """
@@ -55,6 +56,7 @@ class DecodeLayer:
     down: Way = choose_tiles
     attention: AttentionTiles | None = None
     add_norm: bool = True
+    shared: int = SHARED
     early: bool = False
     interpret: bool = False
 
@@ -75,7 +77,7 @@ class DecodeLayer:
 
         def attend(qkv: Parts) -> Array:
             prompts, samples = prompt_key.shape[0], key.shape[0] // prompt_key.shape[0] // prompt_key.shape[1]
-            tiles = self.attention or AttentionTiles.suited(prompts, samples, prompt_key.shape[1])
+            tiles = self.attention or self._attention_tiles(prompts, samples, prompt_key)
             y, *written["caches"] = decode_attention(
                 qkv,
                 rotary,
@@ -100,10 +102,19 @@ class DecodeLayer:
         if way is None or rows.shape[0] > MOST_ROWS:
             return Parts(linear(x)[None])
         kernel = linear.kernel.astype(x.dtype)
-        tiles = way if isinstance(way, Tiles) else way(rows.shape[0], *kernel.shape, x.dtype.itemsize)
+        if isinstance(way, Tiles):
+            tiles = way
+        else:
+            size = x.dtype.itemsize
+            tiles = within(way(rows.shape[0], *kernel.shape, size), rows.shape[0], size, self.shared)
         tiles = dataclasses.replace(tiles, early=tiles.early or self.early)
         sums = _row_products(rows, kernel, tiles=tiles, interpret=self.interpret)
         return Parts(sums.reshape(-1, *x.shape[:-1], kernel.shape[-1]), linear.bias)
+
+    def _attention_tiles(self, prompts: int, samples: int, prompt_key: Float[Array, "N K P D"]) -> AttentionTiles:
+        kv_heads, dim = prompt_key.shape[1], prompt_key.shape[3]
+        tiles = AttentionTiles.suited(prompts, samples, kv_heads)
+        return tiles.within(tiles.rows, dim, prompt_key.dtype.itemsize, self.shared)
 
     def complete(self, pending: Pending, norm: RMSNorm) -> tuple[Float[Array, "N G 1 D"], Float[Array, "N G 1 D"]]:
         """The residual, and its norm."""

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from lam_jax.gpu.cost import cost
 from lam_jax.gpu.early import after_letting_dependents_start
 from lam_jax.gpu.tiles import Tiles, block_of_rows
 
@@ -30,6 +31,7 @@ def row_products(
 
     (rows, inputs), outputs = x.shape, kernel.shape[1]
     height, steps = block_of_rows(rows), pl.cdiv(inputs, tiles.depth)
+    out = jax.ShapeDtypeStruct((tiles.splits, rows, outputs), jnp.float32)
 
     def program(x_ref: Any, weight: Any, result: Any) -> None:
         column, split, row = pl.program_id(0) * tiles.columns, pl.program_id(1), pl.program_id(2) * height
@@ -53,11 +55,12 @@ def row_products(
 
     return pl.pallas_call(
         program,
-        out_shape=jax.ShapeDtypeStruct((tiles.splits, rows, outputs), jnp.float32),
+        out_shape=out,
         grid=(pl.cdiv(outputs, tiles.columns), tiles.splits, pl.cdiv(rows, height)),
         compiler_params=triton.CompilerParams(num_warps=tiles.warps, num_stages=tiles.stages),
         interpret=interpret,
         name="row_products",
+        cost_estimate=cost(2 * rows * inputs * outputs, 0, (x, kernel, out)),
     )(x, kernel)
 
 

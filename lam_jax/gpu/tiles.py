@@ -44,6 +44,11 @@ def step_bytes(tiles: Tiles, rows: int, itemsize: int) -> int:
     return tiles.depth * (block_of_rows(rows) + tiles.columns) * itemsize
 
 
+def within(tiles: Tiles, rows: int, itemsize: int, shared: int) -> Tiles:
+    """With no more stages than a card has shared memory for, in bytes of a program; two at least."""
+    return dataclasses.replace(tiles, stages=min(tiles.stages, max(2, shared // step_bytes(tiles, rows, itemsize))))
+
+
 def choose_tiles(rows: int, inputs: int, outputs: int, itemsize: int = 2) -> Tiles:
     """Tiles for R=rows, D=inputs, O=outputs: the best of `candidates`."""
     return candidates(rows, inputs, outputs, itemsize)[0]

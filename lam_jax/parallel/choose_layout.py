@@ -26,15 +26,17 @@ def choose_layout(mesh: Mesh | None) -> Layout:
     if mesh is not None and mesh.size > 1:
         return Layout(unrolled=UNROLLED_WEIGHTS, apart=EVERY if gpu else None)
     if has_tensor_cores(device):
+        # A described card, which `lam-jax compile` uses, gets all but `attend`: cuDNN plans on the card itself.
         from lam_jax.gpu.attention import fused_attention
         from lam_jax.gpu.decode_layer import DecodeLayer
 
+        shared = getattr(device, "shared_memory_per_block_optin", None)  # bytes
         return Layout(
             joined=True,
             unrolled=UNROLLED_WEIGHTS,
             apart=EVERY,
-            attend=fused_attention,
-            decode_layer=DecodeLayer(),
+            attend=fused_attention if device.client is jax.devices()[0].client else None,
+            decode_layer=DecodeLayer(shared=shared) if shared else DecodeLayer(),
             logits_bytes=2**30,
         )
     kernel = pack if device.platform == "cpu" and has_kernel() else None
@@ -42,11 +44,8 @@ def choose_layout(mesh: Mesh | None) -> Layout:
 
 
 def has_tensor_cores(device: Any) -> bool:
-    """Whether a device that is here is an NVIDIA GPU of the Ampere generation or a later one.
-
-    For a described one, which `lam-jax compile` uses, cuDNN cannot be asked.
-    """
-    if device.platform not in GPUS or device.client is not jax.devices()[0].client:
+    """Whether a device, here or described, is an NVIDIA GPU of the Ampere generation or a later one."""
+    if device.platform not in GPUS:
         return False
     capability = getattr(device, "compute_capability", "")  # "9.0"; of AMD's "gfx942"
     return capability.replace(".", "").isdigit() and float(capability) >= 8

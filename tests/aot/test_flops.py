@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental import pallas as pl
 
-from lam_jax.aot.flops import count_flops
+from lam_jax.aot.flops import count_flops, kernel_flops
 from lam_jax.parallel import make_mesh
 
 ROWS, WIDTH, LAYERS = 4, 8, 3
@@ -78,6 +79,36 @@ def test_functions_with_their_own_gradients_are_entered(x):
     product = 2 * ROWS * ROWS * WIDTH
     assert flops(doubled, x) == product
     assert flops(jax.grad(lambda x: jnp.sum(doubled(x))), x) == 2 * product
+
+
+def squared(x, flops):
+    """A kernel whose body looks like more: two programs, each a product and a loop of unknown length."""
+    cost = None if flops is None else pl.CostEstimate(flops=flops, transcendentals=0, bytes_accessed=0)
+
+    def kernel(x, y):
+        y[...] = jax.lax.while_loop(lambda y: jnp.sum(y) < 0, lambda y: y @ y, x[...] @ x[...])
+
+    return pl.pallas_call(kernel, out_shape=x, grid=(2,), cost_estimate=cost, interpret=True)(x)
+
+
+def test_a_kernel_costs_what_it_says():
+    x, other = jnp.ones((WIDTH, WIDTH)), jnp.ones((ROWS, ROWS))
+
+    def twice(x, other):
+        return jax.lax.scan(lambda x, _: (squared(x, 70), None), x, length=3)[0], squared(other, 50)
+
+    assert flops(twice, x, other, while_trips=100) == 3 * 70 + 50
+    jaxpr = jax.jit(twice).trace(x, other).jaxpr
+    assert kernel_flops(jaxpr) == {((WIDTH, WIDTH),): 70, ((ROWS, ROWS),): 50}
+
+
+def test_kernels_that_cannot_be_counted():
+    x = jnp.ones((WIDTH, WIDTH))
+    with pytest.raises(ValueError, match="says no cost"):
+        flops(lambda x: squared(x, None), x)
+    jaxpr = jax.jit(lambda x: squared(squared(x, 1), 2)).trace(x).jaxpr
+    with pytest.raises(ValueError, match="cost 1 and 2"):
+        kernel_flops(jaxpr)
 
 
 def test_a_convolution():

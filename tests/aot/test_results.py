@@ -105,8 +105,8 @@ def test_a_method_fits_a_card_if_all_its_programs_do(tmp_path):
 
 
 def test_decode_steps_have_a_table(tmp_path):
-    step = DecodeStep({"copies": 2.0, "fusions": 30.5, "products": 8.0}, 3e9, 2e9, 4.0)
+    step = DecodeStep({"Pallas kernels": 7.0, "copies": 2.0, "fusions": 30.5, "products": 8.0}, 3e9, 2e9, 4.0)
     card = report("rollout_token", topology="h100:8", chips=8, decode=step)
     lines = lines_of(tmp_path, card, report("rollout_token", decode=step))
-    assert "| tiny rollout_token | float32 | h100:8 | - | 40 | 8 | 30 | 2 | 3.00 | 1.50 | 4 |" in lines
-    assert "| tiny rollout_token | float32 | v5e:4x4 | - | - | - | - | - | 3.00 | 1.50 | 4 |" in lines
+    assert "| tiny rollout_token | float32 | h100:8 | - | 48 | 7 | 8 | 30 | 2 | 3.00 | 1.50 | 4 |" in lines
+    assert "| tiny rollout_token | float32 | v5e:4x4 | - | - | - | - | - | - | 3.00 | 1.50 | 4 |" in lines

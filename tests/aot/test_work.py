@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from lam_jax.aot.decode import bytes_read, launch
 from lam_jax.aot.flops import count_flops
 from lam_jax.aot.work import chip_work
 from lam_jax.parallel import make_mesh
+from lam_jax.parallel.collectives import parse_hlo
 
 
 def compiled_work(function, *arguments, **options):
@@ -89,6 +91,34 @@ ENTRY %main (x: bf16[32,2048], w: bf16[2048,512], a: f32[8,256,32], b: f32[8,256
   ROOT %out = f32[8,32,64]{2,1,0} get-tuple-element(%custom-call.1), index=0
 }
 """  # noqa: E501
+
+
+# What jax 0.10.2 made of a Pallas kernel that appends to a cache; its code, and where it comes from, cut out.
+PALLAS_LINES = """HloModule jit_f, is_scheduled=true
+
+ENTRY %main (s: s32[1], q: bf16[4096], k: bf16[64,1024,128], v: bf16[64,1024,128]) -> bf16[4096] {
+  %s = s32[1]{0} parameter(0)
+  %q = bf16[4096]{0} parameter(1)
+  %k = bf16[64,1024,128]{2,1,0} parameter(2)
+  %v = bf16[64,1024,128]{2,1,0} parameter(3)
+  %pallas_call.1 = (bf16[4096]{0}, bf16[64,1024,128]{2,1,0}, bf16[64,1024,128]{2,1,0}) custom-call(%s, %q, %k, %v), custom_call_target="__gpu$xla.gpu.triton", operand_layout_constraints={s32[1]{0}, bf16[4096]{0}, bf16[64,1024,128]{2,1,0}, bf16[64,1024,128]{2,1,0}}, output_to_operand_aliasing={{1}: (2, {}), {2}: (3, {})}, api_version=API_VERSION_TYPED_FFI, backend_config={grid_x = 512 : i32}
+  ROOT %y = bf16[4096]{0} get-tuple-element(%pallas_call.1), index=0
+}
+"""  # noqa: E501
+
+
+def test_our_kernels_cost_what_they_say_and_read_no_caches_that_they_append_to():
+    shapes = ((1,), (4096,), (64, 1024, 128), (64, 1024, 128))
+    found = chip_work(PALLAS_LINES, kernels={shapes: 1234, ((1,),): 5})
+    assert (found.flops, found.bytes) == (1234, 4 + 2 * 4096 + 2 * 4096)
+    computations, entry = parse_hlo(PALLAS_LINES)
+    kernel = computations[entry]["pallas_call.1"]
+    assert launch(kernel, computations) == "Pallas kernels"
+    assert bytes_read(kernel, computations, computations[entry]) == 4 + 2 * 4096
+    # Without aliases everything is read; another call is not ours.
+    plain = PALLAS_LINES.replace("output_to_operand_aliasing={{1}: (2, {}), {2}: (3, {})}, ", "")
+    assert chip_work(plain).bytes == found.bytes + 4 * 2 * 64 * 1024 * 128
+    assert chip_work(PALLAS_LINES.replace("__gpu$xla.gpu.triton", "topk")).bytes == 0
 
 
 def test_products_that_the_gpu_compiler_wrote_as_fusions_and_library_calls():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lam_jax.gpu.row_products import row_products
-from lam_jax.gpu.tiles import MOST_ROWS, PROCESSORS, Tiles, candidates, choose_tiles
+from lam_jax.gpu.tiles import MOST_ROWS, PROCESSORS, SHARED, Tiles, candidates, choose_tiles, step_bytes, within
 
 # Columns, depth and splits that divide 96 x 64, and some that divide nothing.
 EVEN, ODD = Tiles(columns=32, depth=16, splits=2), Tiles(columns=32, depth=32, splits=3, swapped=True, early=True)
@@ -61,3 +61,14 @@ def test_chosen_programs_keep_the_multiprocessors_busy(outputs, inputs, least):
 
 def shared_memory(tiles, rows, itemsize):
     return tiles.stages * tiles.depth * (max(rows, 16) + tiles.columns) * itemsize
+
+
+@pytest.mark.parametrize("itemsize", [2, 4])
+def test_stages_keep_to_a_card_s_shared_memory(itemsize):
+    """An Ada card's is less than half of an H100's."""
+    for rows, inputs, outputs in ((32, 2048, 2560), (MOST_ROWS, 11008, 2048), (MOST_ROWS, 18944, 3584)):
+        tiles = choose_tiles(rows, inputs, outputs, itemsize)
+        assert within(tiles, rows, itemsize, SHARED) == tiles
+        small = within(tiles, rows, itemsize, 99 * 2**10)
+        assert 2 <= small.stages <= tiles.stages
+        assert small.stages * step_bytes(small, rows, itemsize) <= 99 * 2**10

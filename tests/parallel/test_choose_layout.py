@@ -1,17 +1,21 @@
 """Which layout programs get on which devices."""
 
+import dataclasses
 import importlib
 from types import SimpleNamespace
 from unittest.mock import Mock
 
+import jax
 import numpy as np
 import pytest
 from jax.sharding import Mesh
 
 from lam_jax.cpu.packed_linear import pack
+from lam_jax.gpu.attention import fused_attention
+from lam_jax.gpu.decode_layer import DecodeLayer
 from lam_jax.nn.layout import PLAIN, Layout, layout
 from lam_jax.parallel import TRAIN, make_mesh, use
-from lam_jax.parallel.choose_layout import choose_layout
+from lam_jax.parallel.choose_layout import EVERY, choose_layout
 
 module = importlib.import_module("lam_jax.parallel.choose_layout")
 
@@ -35,8 +39,42 @@ def test_one_cpu_device_joins_unrolls_and_packs(kernel):
 def test_an_accelerator_joins_and_does_not_pack(kernel, monkeypatch):
     expected = Layout(joined=True, unrolled=2**25)
     assert choose_layout(mesh_of("tpu", 1)) == expected
-    monkeypatch.setattr(module.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(module.jax, "devices", lambda: [SimpleNamespace(platform="tpu")])
     assert choose_layout(None) == expected
+
+
+def card(capability, here, **facts):
+    """A device of an accelerator, and where it is here the first one."""
+    client = jax.devices()[0].client if here else object()
+    return SimpleNamespace(platform="gpu", compute_capability=capability, client=client, **facts)
+
+
+def test_one_nvidia_card_gets_our_kernels(kernel):
+    here, described = (choose_layout(one_of(card("9.0", here))) for here in (True, False))
+    assert isinstance(here.decode_layer, DecodeLayer)
+    assert here.attend is fused_attention
+    # Only a card can tell how cuDNN would do it.
+    assert described == dataclasses.replace(here, attend=None)
+
+
+def test_kernels_keep_to_a_card_s_shared_memory(kernel):
+    small = choose_layout(one_of(card("8.9", False, shared_memory_per_block_optin=99 * 2**10)))
+    assert small.decode_layer.shared == 99 * 2**10
+
+
+@pytest.mark.parametrize("capability", ["7.5", "gfx942", ""])
+def test_other_cards_get_plain_layers(kernel, capability):
+    assert choose_layout(one_of(card(capability, True))) == Layout(joined=True, unrolled=2**25, apart=EVERY)
+
+
+def test_several_cards_have_their_layers_apart(kernel):
+    mesh = Mock(spec=Mesh, size=2, devices=np.array([card("9.0", True)] * 2))
+    assert choose_layout(mesh) == Layout(unrolled=2**25, apart=EVERY)
+
+
+def one_of(device):
+    """A mesh of one."""
+    return Mock(spec=Mesh, size=1, devices=np.array([device]))
 
 
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])
