@@ -1,5 +1,6 @@
 """Settings that every test runs under; they have to be made before jax is imported."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -37,6 +38,26 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest file first, or one of two workers ends with it alone."""
     items.sort(key=lambda item: not item.nodeid.startswith("tests/end_to_end/test_demo.py"))
+
+
+# Of a process's memory mappings, of which Linux allows 65,530: every compiled program keeps some. A worker that went
+# through the whole suite had more, and died of a segmentation fault where jax read a program from its cache.
+MOST_MAPPINGS = 20_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Lets go of compiled programs after a module when there are many."""
+    yield
+    if mappings() > MOST_MAPPINGS:
+        jax.clear_caches()
+        gc.collect()
+
+
+def mappings() -> int:
+    """How many memory mappings this process has; 0 where the system does not tell."""
+    maps = Path("/proc/self/maps")
+    return maps.read_bytes().count(b"\n") if maps.exists() else 0
 
 
 @pytest.fixture(scope="module")
