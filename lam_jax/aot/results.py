@@ -45,7 +45,7 @@ How to read the tables:
 - *CPU s* is the time that tracing and compiling took on one machine, summed over its cores.
 - Of a card's memory 5 % are left to CUDA. jax takes 75 % unless told otherwise: `XLA_PYTHON_CLIENT_MEM_FRACTION=.95`.
 - Code for a card that is not there is compiled without trying variants of its products (autotuning), so a card may run
-  others of the same size. Nothing on this page was measured on a card.
+  others of the same size. Nothing in the tables was measured on a card.
 """
 
 
