@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from lam_jax.data.sources import RowSource
 from lam_jax.latent.config import LatentConfig
 from lam_jax.models.processor import ImageSettings
-from lam_jax.nn.stack import Remat
+from lam_jax.nn.stack import Remat, require_remat
 from lam_jax.rl import ALGORITHMS, Algorithm
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.tasks.task import Task, require_lengths
@@ -175,6 +175,7 @@ class RLSettings:
         _at_least(self, 1, "steps", "prompts", "epochs", "mini_batches", "micro_batches")
         _at_least(self, 0, "validate_every")
         _at_least(self, 2, "samples")  # an advantage compares the samples of a prompt
+        require_remat("RLSettings.remat", self.remat)
         if self.prompts % self.mini_batches:
             raise ValueError(f"RLSettings.mini_batches {self.mini_batches} must divide prompts {self.prompts}.")
         if self.prompts // self.mini_batches % self.micro_batches:

@@ -28,6 +28,7 @@ def with_task(**fields):
     ("make", "message"),
     [
         (with_rl(mini_batches=3), "mini_batches 3 must divide prompts 16"),
+        (with_rl(remat="product"), "RLSettings.remat is 'product', expected False, True or 'products'"),
         (with_rl(update_lengths=(32, 16)), r"RLSettings.update_lengths is \(32, 16\), expected increasing"),
         (with_rl(update_lengths=(16, 56)), "below the answer_length 56 of task 'role_play'"),
         (with_rl(validate_every=-1), "RLSettings.validate_every is -1, expected at least 0"),

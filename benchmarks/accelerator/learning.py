@@ -16,11 +16,11 @@ from benchmarks.floors import Peaks, measure_peaks
 from benchmarks.programs import PrefillProgram, StepProgram, rl_parts
 from benchmarks.update_counting import update_flops
 from benchmarks.workload import Workload, make_halves, prompts, sample_ids
+from lam_jax.aot.cards import CARDS
 from lam_jax.rollout.run import run_rollout
 from lam_jax.train.counting import decode_bytes
 
-# Peak dense bf16 FLOP/s of NVIDIA's data sheets, SXM boards: what MFU is a share of.
-DATA_SHEET = {"NVIDIA H100 80GB HBM3": 989.4e12, "NVIDIA H200": 989.4e12, "NVIDIA A100-SXM4-80GB": 312e12}
+DATA_SHEET = {card.title: card.flops for card in CARDS.values()}  # what MFU is a share of
 PROFILED = 120  # seconds that have to be left for the profile of a rollout, whose events take long to read
 MANY = 32  # prompts of the larger rollout
 

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from benchmarks.accelerator.results import Results
-from benchmarks.workload import METHOD, Workload, prompts
+from benchmarks.workload import METHOD, Workload
 
 ROWS = 4  # of an update's micro-batch
 
@@ -48,20 +48,12 @@ def _model(work: Workload, device: str) -> Any:
 
 
 def _inputs(work: Workload, device: str) -> dict[str, Any]:
-    import numpy as np
     import torch
 
-    batch = prompts(work)
-    assert batch.images is not None
-    tokens = torch.from_numpy(np.array(batch.tokens)).long()
-    patches = np.array(batch.images.patches).reshape(-1, batch.images.patches.shape[-1])
-    inputs = {
-        "input_ids": tokens,
-        "attention_mask": torch.ones_like(tokens),
-        "pixel_values": torch.from_numpy(patches).to(getattr(torch, work.config.compute_dtype)),
-        "image_grid_thw": torch.tensor([(1, *work.grid)] * work.prompts),
-        "mm_token_type_ids": (tokens == work.config.image_id).int(),
-    }
+    from benchmarks.torch_baseline import torch_prompts
+
+    inputs = torch_prompts(work)
+    inputs["pixel_values"] = inputs["pixel_values"].to(getattr(torch, work.config.compute_dtype))
     return {name: value.to(device) for name, value in inputs.items()}
 
 

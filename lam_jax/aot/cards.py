@@ -132,7 +132,7 @@ CARDS: dict[str, Card] = {
         _card("a100", 312, 85_100_068_864, 2039.04, 300, 200, title="NVIDIA A100-SXM4-80GB", **_A100),
         _card("a100-40gb", 312, 42_331_013_120, 1555.2, 300, 200, title="NVIDIA A100-SXM4-40GB", **_A100),
         _card("h100", 989.4, 84_942_979_072, 3352.32, 450, 400, title="NVIDIA H100 80GB HBM3", **_H100),
-        _card("h200", 989.4, 151_397_597_184, 4800, 450, 400, title="NVIDIA H200 141GB HBM3e", **_H100),
+        _card("h200", 989.4, 151_397_597_184, 4800, 450, 400, title="NVIDIA H200", **_H100),
         _card("l40s", 362.05, 46_068 * MIB, 864, 32, 100, title="NVIDIA L40S", cores=142, cache=96 * MIB, **_AD102),
         _card(
             "rtx4090", 165.2, 24_564 * MIB, 1008, 32, 12.5, title="NVIDIA GeForce RTX 4090", cores=128, cache=72 * MIB,

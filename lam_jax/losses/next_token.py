@@ -63,22 +63,16 @@ def token_logps(
 
 def _logits(x: Float[Array, "R C D"], table: Float[Array, "V D"]) -> Float[Array, "R C V"]:
     """float32 logits of a chunk."""
-    if x.dtype == jnp.float32 or active() is not None:
-        return jnp.einsum("rcd,vd->rcv", x, table.astype(x.dtype), preferred_element_type=jnp.float32)
-    return _rounded_logits(x, table)
-
-
-@jax.custom_vjp
-def _rounded_logits(x: Float[Array, "R C D"], table: Float[Array, "V D"]) -> Float[Array, "R C V"]:
-    """Logits whose gradients are products in the dtype of x, summed up in float32.
-
-    Left to itself autodiff multiplies in float32, which takes an H100 twice as long (5 % of a token update at 3B).
-    """
     return jnp.einsum("rcd,vd->rcv", x, table.astype(x.dtype), preferred_element_type=jnp.float32)
 
 
+# Its gradients are products in the dtype of x, summed up in float32. Left to itself autodiff multiplies in float32,
+# which takes an H100 twice as long (5 % of a token update at 3B).
+_rounded_logits = jax.custom_vjp(_logits)
+
+
 def _logits_forward(x: Array, table: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _rounded_logits(x, table), (x, table)
+    return _logits(x, table), (x, table)
 
 
 def _logits_backward(kept: tuple[Array, Array], slope: Array) -> tuple[Array, Array]:
@@ -106,9 +100,11 @@ def _in_chunks(
     x = jnp.moveaxis(x.reshape(rows, chunks, chunk, width), 1, 0)
     y = jnp.moveaxis(y.reshape(rows, chunks, chunk), 1, 0)
 
+    rounded = states.dtype != jnp.float32 and active() is None
+
     def step(_, inputs):
         x, y = inputs
-        logits = _logits(x, table) / temperature
+        logits = (_rounded_logits if rounded else _logits)(x, table) / temperature
         total = log_sum_exp(logits, across)
         logps = own_pick(logits, y, numbers, across) - total
         if not want_entropy:
