@@ -1,6 +1,8 @@
 """What a recipe refuses, so that it does not fail hours later; and how what it says is read back."""
 
 import dataclasses
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -28,7 +30,6 @@ def with_task(**fields):
     ("make", "message"),
     [
         (with_rl(mini_batches=3), "mini_batches 3 must divide prompts 16"),
-        (with_rl(remat="product"), "RLSettings.remat is 'product', expected False, True or 'products'"),
         (with_rl(update_lengths=(32, 16)), r"RLSettings.update_lengths is \(32, 16\), expected increasing"),
         (with_rl(update_lengths=(16, 56)), "below the answer_length 56 of task 'role_play'"),
         (with_rl(validate_every=-1), "RLSettings.validate_every is -1, expected at least 0"),
@@ -92,3 +93,12 @@ def test_every_plain_field_changes_the_fingerprint():
         known.add(other.fingerprint())
         tried += 1
     assert tried > 60
+
+
+def test_a_remat_that_is_none_is_refused_where_no_type_checker_runs():
+    """These tests check types at every call, users do not: a process of its own."""
+    code = (
+        "import dataclasses; from lam_jax.recipes import demo; dataclasses.replace(demo.recipe().rl, remat='product')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "ValueError: RLSettings.remat is 'product', expected False, True or 'products'" in done.stderr

@@ -18,7 +18,7 @@ from lam_jax.nn.kv_cache import KVCache, decoding_layers
 from lam_jax.nn.layers import Linear
 from lam_jax.nn.layout import PLAIN, Layout, laid_out_by
 from lam_jax.nn.rope import Rotary
-from lam_jax.nn.stack import is_apart
+from lam_jax.nn.stack import is_apart, require_remat
 from tests import tiny
 
 N, G, P, T, WIDTH = 2, 3, 5, 4, 32
@@ -185,3 +185,9 @@ def test_decoding_layers_lie_as_the_layout_says(blocks):
     np.testing.assert_array_equal(both[1].joined.kernel[:, :WIDTH], apart[1].query.kernel)
     assert isinstance(columns[1].joined, Columns)
     assert isinstance(columns[1].mlp.down, Linear)
+
+
+@pytest.mark.parametrize("value", ["product", None, 1])
+def test_what_is_no_remat_is_refused(value):
+    with pytest.raises(ValueError, match=rf"RLSettings.remat is {value!r}, expected False, True or 'products'"):
+        require_remat("RLSettings.remat", value)
