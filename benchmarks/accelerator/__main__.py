@@ -8,6 +8,7 @@ safetensors, jaxtyping and pillow; the item `torch` needs torch.
 """
 
 import argparse
+import importlib.util
 import os
 import subprocess
 import sys
@@ -80,6 +81,9 @@ def _run_all(chosen: argparse.Namespace, before: dict, deadline: float) -> int:
     for name in chosen.items:
         if before.get(name, {}).get("done"):
             print(f"{name}: done before", flush=True)
+            continue
+        if name == "torch" and importlib.util.find_spec("torch") is None:
+            print("torch: left out, torch is not installed", flush=True)
             continue
         least = ITEMS[name] if chosen.preset.startswith("qwen") else LEAST
         left = deadline - time.time()

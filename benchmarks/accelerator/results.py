@@ -59,6 +59,7 @@ class Results:
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
         """A part of the item that may fail by itself: what it raises is kept as `errors.NAME`, and shown."""
+        self.own.get("errors", {}).pop(name, None)  # of an earlier call
         try:
             yield
         except Exception as error:

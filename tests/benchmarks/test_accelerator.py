@@ -54,6 +54,15 @@ def test_a_figure_is_on_the_disk_at_once_and_a_part_that_fails_does_not_end_the_
     assert later.has("rollout.s", "prefill.s")
     assert not later.has("step.s")
     assert later.own["errors"] == {"step": "RuntimeError: out of memory"}
+    with later.part("step"):
+        later.add("step.s", 3.0, "s")
+    assert not Results(tmp_path, "latent").own["errors"]
+
+
+def test_golden_vectors_need_no_test_package():
+    """On a machine that is lent there may be neither pytest nor torch."""
+    code = "import sys; sys.modules['pytest'] = sys.modules['torch'] = None; import tests.parity.golden"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_another_file_in_the_folder_is_refused(tmp_path):

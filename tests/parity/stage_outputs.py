@@ -4,12 +4,12 @@ mm: rows with images, txt: text-only rows, withheld: mm rows run without their i
 """
 
 import contextlib
+import unittest.mock
 from collections.abc import Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from flax import struct
 
 from lam_jax.latent.agent import Agent, Reading
@@ -270,6 +270,5 @@ def uniform_attention_without_keys() -> Iterator[None]:
         mean = jnp.repeat(jnp.mean(v, axis=-3, keepdims=True), repeat, axis=-2)
         return jnp.where(jnp.any(keep, axis=-1)[..., None, None], plain(q, k, v, keep), mean)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attn, "attention", eager)
+    with unittest.mock.patch.object(attn, "attention", eager):
         yield
