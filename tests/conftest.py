@@ -30,9 +30,9 @@ install_import_hook("lam_jax", f"{typechecker.__name__}.check")
 
 def pytest_configure() -> None:
     """XLA reads its flags when devices are first asked for, so they may come after the hook above."""
-    from lam_jax.parallel.patience import patient
+    from lam_jax.parallel.patience import patient_environment
 
-    os.environ["XLA_FLAGS"] = patient(os.environ["XLA_FLAGS"])
+    os.environ.update(patient_environment(os.environ))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,8 +1,9 @@
-"""XLA_FLAGS of processes with several CPU devices."""
+"""The environment of processes with CPU devices of their own number, whatever the tests themselves run with."""
 
-from lam_jax.parallel.patience import patient
+from lam_jax.parallel.patience import THREADS, THREADS_PER_DEVICE, patient
 
 
-def flags(devices: int) -> str:
-    """For `devices` devices that wait for each other on a busy machine."""
-    return patient(f"--xla_force_host_platform_device_count={devices}")
+def several_devices(devices: int, more: str = "") -> dict[str, str]:
+    """For `devices` devices that wait for each other on a busy machine; `more` flags of XLA."""
+    flags = patient(f"{more} --xla_force_host_platform_device_count={devices}".lstrip())
+    return {"XLA_FLAGS": flags, THREADS: str(THREADS_PER_DEVICE * devices)}

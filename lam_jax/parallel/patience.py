@@ -1,15 +1,38 @@
-"""The time-out of collectives between the CPU devices of one process, for busy machines.
+"""Time-out and threads of the collectives between the CPU devices of one process, for busy machines.
 
 XLA aborts the process when a device has waited for another one for 40 s, also if that one is late and not stuck.
+Devices really do get stuck when threads run out: XLA starts a thread a device, a thread that waits in a collective does
+nothing else, and a device may wait in collectives of several mesh axes at once. Seen with 8 threads: 7 devices in one
+collective, and the 8th thread in another, waiting for a device that had none left.
 """
 
 import mmap
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import jaxlib
 
 SECONDS = 600
 TERMINATE = "xla_cpu_collective_call_terminate_timeout_seconds"
+THREADS = "PJRT_NPROC"  # how many XLA's CPU client starts, if that is more than there are devices
+THREADS_PER_DEVICE = 4
+DEVICES = re.compile(r"--xla_force_host_platform_device_count=(\d+)")
+
+
+def patient_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The time-out and, where XLA_FLAGS ask for several CPU devices, the threads; what is set already stays.
+
+    Empty unless there may be several CPU devices. jax reads both when its devices are first asked for.
+    """
+    flags = environment.get("XLA_FLAGS", "")
+    devices = DEVICES.search(flags)
+    if devices is None and environment.get("JAX_PLATFORMS") != "cpu":
+        return {}
+    found = {"XLA_FLAGS": patient(flags)}
+    if devices is not None and int(devices[1]) > 1 and THREADS not in environment:
+        found[THREADS] = str(THREADS_PER_DEVICE * int(devices[1]))
+    return found
 
 
 def patient(flags: str, name: str = TERMINATE) -> str:

@@ -25,7 +25,6 @@ from jax.sharding import Mesh, PartitionSpec
 
 from lam_jax.parallel.mesh import make_mesh
 from lam_jax.parallel.multihost import gather
-from lam_jax.parallel.patience import patient
 
 ADDRESS, COUNT, INDEX = "LAM_JAX_COORDINATOR", "LAM_JAX_PROCESSES", "LAM_JAX_PROCESS"
 # Seconds within which every process has to be there, and after which a silent one counts as dead.
@@ -123,8 +122,6 @@ def start(environment: Mapping[str, str] = os.environ) -> Place | None:
     place = find_place(environment)
     if place is None:
         return None
-    if environment.get("JAX_PLATFORMS") == "cpu":
-        os.environ["XLA_FLAGS"] = patient(os.environ.get("XLA_FLAGS", ""))
     # What CPU devices of different processes talk through; accelerators have networks of their own.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # How long the first process to list its CPU devices waits for the others: not less than for their start.

@@ -24,7 +24,7 @@ from lam_jax.models.qwen2_5_vl.model import QwenVL
 from lam_jax.models.qwen2_5_vl.presets import PRESETS
 from lam_jax.parallel import ROLLOUT, TRAIN, make_mesh, use
 from tests.formats import made_checkpoint as made
-from tests.host_devices import flags
+from tests.host_devices import several_devices
 
 SMALL = PRESETS["small"]
 TINY = QwenConfig(
@@ -212,7 +212,7 @@ def test_peak_memory_stays_near_the_result(tmp_path: Path):
     with (folder / "model.safetensors").open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header.encode())
         file.truncate(8 + len(header) + size)
-    settings = {"XLA_FLAGS": flags(4), "JAX_PLATFORMS": "cpu"}
+    settings = several_devices(4) | {"JAX_PLATFORMS": "cpu"}
     settings["PYTHONPATH"] = str(Path(__file__).parents[2])
     command = [sys.executable, "-c", PEAK, str(folder)]
     done = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=True)

@@ -14,7 +14,7 @@ from lam_jax.formats.save_backbone import save_backbone
 from lam_jax.parallel import TRAIN, make_mesh
 from tests.formats import made_checkpoint as made
 from tests.formats.test_load import TINY
-from tests.host_devices import flags
+from tests.host_devices import several_devices
 
 NAME = "model.layers.1.mlp.gate_proj.weight"
 PROCESS = """
@@ -46,7 +46,7 @@ def test_each_process_reads_its_half_and_together_they_save_all(tmp_path: Path):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
-    settings = {"XLA_FLAGS": flags(4), "JAX_PLATFORMS": "cpu"}
+    settings = several_devices(4) | {"JAX_PLATFORMS": "cpu"}
     environment = {**os.environ, **settings, "PYTHONPATH": str(Path(__file__).parents[2])}
     processes = [
         subprocess.Popen(

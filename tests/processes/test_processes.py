@@ -17,7 +17,7 @@ import pytest
 
 from lam_jax.runs.jsonl import read_lines
 from lam_jax.runs.metrics import comparable, read_metrics
-from tests.host_devices import flags
+from tests.host_devices import several_devices
 
 ROOT = Path(__file__).parents[2]
 EVERYTHING = ("inverse", "projector", "joint", "cloning", "sft_latent", "sft_token", "rl_latent", "rl_token")
@@ -30,7 +30,7 @@ def launch(folder: Path, module: str, arguments: list[str], devices: int, proces
     base = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": flags(devices),
+        **several_devices(devices),
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # little is computed: compiling takes most of the time
         "PYTHONPATH": str(ROOT),
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.host_devices import flags
+from tests.host_devices import several_devices
 
 PROGRAM = """
 import sys, time
@@ -28,7 +28,7 @@ print(jax.jit(jax.shard_map(add, mesh=mesh, in_specs=P("d"), out_specs=P()))(jnp
 
 
 def add(seconds: float, more: str = "") -> subprocess.CompletedProcess:
-    environment = {**os.environ, "XLA_FLAGS": f"{more} {flags(8)}", "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | several_devices(8, more) | {"PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", PROGRAM, str(seconds)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 

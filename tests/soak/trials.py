@@ -22,7 +22,7 @@ from lam_jax.errors import NoSpaceError, PreemptedError
 from lam_jax.hosts.watchdog import PEER_ENDED
 from lam_jax.runs.metrics import comparable, read_metrics
 from lam_jax.runs.record import read_record
-from tests.host_devices import flags
+from tests.host_devices import several_devices
 from tests.soak.child import STAGES, UPDATES
 
 ROOT = Path(__file__).parents[2]
@@ -55,8 +55,7 @@ class Child:
     """A started run; `at` is the update that it has announced last."""
 
     def __init__(self, folder: Path, log: Path, devices: int = 1, number: int | None = None, address: str = ""):
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-        environment["XLA_FLAGS"] = flags(devices)
+        environment = os.environ | several_devices(devices) | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
         # Compiled programs are kept as those of the tests are: most of a start would be compilation.
         cache = {"CACHE_DIR": str(ROOT / ".jax_cache"), "CACHE_MAX_SIZE": str(2 * 2**30)}
         environment = {f"JAX_COMPILATION_{name}": value for name, value in cache.items()} | environment
