@@ -132,21 +132,18 @@ def _problems(shape: Shape, load: Load) -> Iterator[str]:
     yield from (text for check in checks if (text := problem(*check)))
 
 
-def choose_mesh(load: Load, devices: Sequence[Any] | int, memory: int | None = None) -> Choice:
-    """The mesh for all of `devices`, by the rules at the top of this module.
+def choose_mesh(load: Load, count: int, memory: int | None = None) -> Choice:
+    """The mesh for `count` devices, by the rules at the top of this module.
 
     Args:
         load: what it has to carry.
-        devices: the devices or their number.
-        memory: bytes of one device; default: what the devices report, or no limit (CPU).
+        count: of devices.
+        memory: bytes of one device; None: no limit is known (CPU).
 
     Raises:
         NotDivisibleError: no mesh of that many devices divides everything.
         ValueError: the memory does not suffice.
     """
-    count = devices if isinstance(devices, int) else len(devices)
-    if memory is None and not isinstance(devices, int):
-        memory = (devices[0].memory_stats() or {}).get("bytes_limit")
     fitting = [shape for shape in _shapes(count) if not list(_problems(shape, load))]
     if not fitting:
         text = next(_problems((count, 1, 1), load), "")

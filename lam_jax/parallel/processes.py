@@ -30,6 +30,7 @@ ADDRESS, COUNT, INDEX = "LAM_JAX_COORDINATOR", "LAM_JAX_PROCESSES", "LAM_JAX_PRO
 # Seconds within which every process has to be there, and after which a silent one counts as dead.
 START_SECONDS = 300
 HEARTBEAT_SECONDS = 100
+SHUTDOWN_SECONDS = 60
 
 
 class StartUpError(Exception):
@@ -135,6 +136,8 @@ def start(environment: Mapping[str, str] = os.environ) -> Place | None:
             local_device_ids=place.local_devices,
             initialization_timeout=START_SECONDS,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            # One that fails alone ends the others after this time, which wait for it in some collective.
+            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
     except Exception as error:
         raise StartUpError(
