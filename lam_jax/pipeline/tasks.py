@@ -55,6 +55,8 @@ def rl_config(resources: Resources, task: Task, space: Space) -> RLConfig:
         optimiser=rl.optimisers[space.name],
         remat=rl.remat,
         update_lengths=rl.update_lengths,
+        max_failed_steps=rl.max_failed_steps,
+        least_usable=rl.least_usable,
     )
 
 
@@ -74,8 +76,9 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
         optimiser = make_optimiser(config.optimiser, config.steps * config.updates)
         state = TrainState.create(trainable, optimiser, jax.random.key(recipe.seed))
         loader = resources.prompt_loader(task)
-        decode = Decoder(resources.tokenizer)
-        observe = observer(run, phase, config, decode, agent.backbone.config.eos_id)
+        ends = agent.backbone.config.eos_ids
+        decode = Decoder(resources.tokenizer, ends)
+        observe = observer(run, phase, config, decode, ends)
         collect = Collector(config, recipe.method, resting, task.reward, decode, loader, observe=observe)
         step = RLStep(collect, Update(config, recipe.method, optimiser, resting, trainable))
         if len(task.prompt_lengths) > 1 or len(config.update_buckets) > 1:

@@ -167,7 +167,8 @@ class WeightedReward:
 def _weighted(parts: Sequence[tuple[str, Verdict, float]]) -> Verdict:
     failed = [f"{name}: {verdict.error}" for name, verdict, _ in parts if not verdict.ok]
     if failed:
-        return Verdict(error="; ".join(failed))
+        kind = next((verdict.kind for _, verdict, _ in parts if not verdict.ok and verdict.kind), None)
+        return Verdict(error="; ".join(failed), kind=kind)
     total = sum(weight * verdict.reward for _, verdict, weight in parts)
     named = {name: verdict.reward for name, verdict, _ in parts}
     for name, verdict, _ in parts:

@@ -6,6 +6,7 @@ are kept, where the data stood, and, between two updates of one rollout, that ro
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -16,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from lam_jax.runs.retention import Checkpoints
 from lam_jax.runs.stop import StopRequest
 
+LOOKED_AT = 64  # batches, for one that holds what a saved rollout was made of
 TrainState = Any  # a pytree with `trainable`, such as `lam_jax.train.state.TrainState`
 
 
@@ -128,7 +130,7 @@ class PhaseSaver:
             buffer = None
             if saved["updates"]:
                 data.set_state(start)
-                buffer = work.buffer_like(state, next(iter(data)))  # pyright: ignore[reportCallIssue, reportArgumentType]
+                buffer = _like(work, state, data, saved.get("buffer"))
             best = state.trainable if saved["best_kept"] else None
             return {"state": state, "best": best, "buffer": buffer}
 
@@ -195,9 +197,29 @@ class PhaseSaver:
             "best_kept": best is not None and best.trainable is not None,
             "metrics": {name: float(value) for name, value in checkpoint.metrics.items()},
             "data": data.get_state(),
+            "buffer": [list(leaf.shape) for leaf in jax.tree.leaves(checkpoint.buffer)],
         }
         tree = {"state": checkpoint.state, "best": best.trainable if best else None, "buffer": checkpoint.buffer}
         self.checkpoints.begin_save(total, tree, metadata)
+
+
+def _like(work: Work, state: TrainState, data: Any, shapes: list[list[int]] | None) -> Any:
+    """Shape structs of a saved buffer; batches of another bucket, or without pictures, give buffers of other shapes.
+
+    Args:
+        work, state: of the phase.
+        data: its batches, at any position.
+        shapes: of the saved arrays; None: a checkpoint of before they were kept.
+    """
+    for batch in itertools.islice(iter(data), LOOKED_AT):
+        leaves, structure = jax.tree.flatten(work.buffer_like(state, batch))
+        if shapes is None:
+            return structure.unflatten(leaves)
+        if len(leaves) == len(shapes):
+            return structure.unflatten([leaf.update(shape=tuple(s)) for leaf, s in zip(leaves, shapes)])
+    raise ValueError(
+        f"The checkpoint's rollout has {len(shapes or ())} arrays, which none of {LOOKED_AT} batches gives."
+    )
 
 
 def _mesh_of(state: TrainState) -> Mesh | None:

@@ -5,13 +5,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from lam_jax.data.collator import Collated
 from lam_jax.train.rl_batch import RLBatch, in_bucket, mini_batch
 from lam_jax.train.rl_collect import Collector
 from lam_jax.train.rl_config import RLConfig
-from lam_jax.train.rl_update import Update
+from lam_jax.train.rl_update import Update, signal_of
 from lam_jax.train.state import TrainState
 
 
@@ -75,7 +76,16 @@ class RLStep:
             "rl_step_s": done - self._began,
             "rollout_tokens_per_s": tokens / rollout_s,
             "update_tokens_per_s": tokens / update_s,
+            "skipped_updates": float(self._skipped(batch)),
         }
+
+    def _skipped(self, batch: RLBatch) -> int:
+        """Updates of the step that had nothing to learn from and were not made."""
+        config = self.config
+        signal = signal_of(batch, config.algorithm)
+        if config.mini_batches > 1:
+            signal = signal[: config.prompts].reshape(config.mini_batches, -1)
+        return config.epochs * int((~np.atleast_2d(signal).any(axis=1)).sum())
 
 
 def _require_whole_shares(config: RLConfig, mesh: Mesh | None) -> None:

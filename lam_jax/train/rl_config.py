@@ -26,6 +26,7 @@ class RLConfig:
         optimiser: learning rate and schedule.
         remat: recompute activations in the update's backward pass; "products": all but those of products with weights.
         update_lengths: buckets below the rollout's length; an update runs at the smallest that holds its completions.
+        max_failed_steps, least_usable: as in `lam_jax.recipe.RLSettings`.
     """
 
     algorithm: Algorithm
@@ -39,6 +40,8 @@ class RLConfig:
     optimiser: OptimiserConfig = dataclasses.field(default_factory=lambda: OptimiserConfig(lr=1e-6))
     remat: Remat = False
     update_lengths: tuple[int, ...] = ()
+    max_failed_steps: int = 5
+    least_usable: float = 0.1
 
     def __post_init__(self):
         buckets = (0, *self.update_lengths, self.rollout.length)
