@@ -262,6 +262,7 @@ class Recipe:
         tasks: what is fine-tuned and reinforced.
         spaces: action spaces of stages 5 and 6.
         padding: side on which training rows are padded.
+        keep_prompt_header: a prompt that is cut keeps its chat's header, see `lam_jax/data/cuts.py`.
         method: switches of the method.
         inverse, projector, joint, cloning, sft: stages 1 to 5.
         rl: stage 6.
@@ -285,6 +286,7 @@ class Recipe:
     method: Method = dataclasses.field(default_factory=Method)
     spaces: tuple[str, ...] = tuple(SPACES)
     padding: Literal["left", "right"] = "right"
+    keep_prompt_header: bool = True
     seed: int = 0
 
     def __post_init__(self):

@@ -5,7 +5,7 @@ that its devices hold. Hence the global batches and the position in the stream d
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from lam_jax.data.collator import Collated
@@ -98,13 +98,27 @@ class Loader(Iterator[Out], Generic[Row, Out]):
 
 
 class Placed(Iterator[Any]):
-    """A positioned stream whose items pass through a function, usually onto the devices."""
+    """A positioned stream whose items pass through a function, usually onto the devices.
 
-    def __init__(self, source: Any, function: Callable[[Any], Any]):
-        self.source, self.function = source, function
+    Args:
+        source: the stream.
+        function: of an item.
+        note: of an item before it passes through, metrics of the step that it is for.
+
+    Attributes:
+        noted: metrics of the newest item, those of the source included.
+    """
+
+    def __init__(
+        self, source: Any, function: Callable[[Any], Any], note: Callable[[Any], Mapping[str, Any]] | None = None
+    ):
+        self.source, self.function, self.note = source, function, note
+        self.noted: dict[str, Any] = {}
 
     def __next__(self) -> Any:
-        return self.function(next(self.source))
+        item = next(self.source)
+        self.noted = {**getattr(self.source, "noted", {}), **(self.note(item) if self.note else {})}
+        return self.function(item)
 
     def get_state(self) -> dict[str, Any]:
         """The source's position."""
@@ -120,6 +134,15 @@ class Together(Iterator[tuple[Any, ...]]):
 
     def __init__(self, *sources: Any):
         self.sources = sources
+
+    @property
+    def noted(self) -> dict[str, Any]:
+        """Metrics of the newest items, added up by name."""
+        total: dict[str, Any] = {}
+        for source in self.sources:
+            for name, value in getattr(source, "noted", {}).items():
+                total[name] = total[name] + value if name in total else value
+        return total
 
     def __next__(self) -> tuple[Any, ...]:
         return tuple(next(source) for source in self.sources)

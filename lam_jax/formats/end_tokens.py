@@ -1,7 +1,7 @@
 """Which tokens end an answer: what config.json and generation_config.json list, and which of them ends a turn.
 
-The published Qwen2.5-VL ends answers at <|im_end|> (151645) or <|endoftext|> (151643), in either order of the list. Rows
-end their turns in <|im_end|> whatever the order.
+The published Qwen2.5-VL ends answers at <|im_end|> (151645) or <|endoftext|> (151643), in either order of the list.
+Rows end their turns in <|im_end|> whatever the order.
 """
 
 import json

@@ -1,8 +1,8 @@
 """Metrics of a run: one JSON object a line in `metrics.jsonl`, and the same scalars for other sinks.
 
 Wall-clock fields are "time" (seconds since 1970) and every name that ends in "_s" (seconds; "_per_s" rates too), but
-for the names of a reward's parts, `reward/NAME`, and of failures, `failed_rewards/KIND`. Without them, two runs with one seed write equal records: `comparable`
-drops them.
+for the names of a reward's parts, `reward/NAME`, and of failures, `failed_rewards/KIND`. Without them, two runs with
+one seed write equal records: `comparable` drops them.
 """
 
 import json

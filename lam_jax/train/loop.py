@@ -144,6 +144,7 @@ class _Loop:
             try:
                 with self._watched(number):
                     buffer, metrics = work.prepare(state, batch)
+                metrics = {**getattr(self.batches, "noted", {}), **metrics}
             except RewardError:
                 self._keep(before)
                 raise

@@ -153,7 +153,7 @@ class Collector:
         advantages, active = advantages_of(self.config.algorithm, scores, length)
         batch = with_advantages(prompts, out, advantages, active, self.mesh)
         ended = np.asarray(to_host(_ended(out.tokens, out.mask, self._ends)))[: len(drawn.examples)]
-        failures = count_failures(scores, scores.ok.size, int((~scores.ok).sum()))
+        failures = count_failures(scores.kinds, scores.errors, scores.ok.size, int((~scores.ok).sum()))
         metrics = {
             **scores.metrics(ended),
             **{f"{FAILED_PART}{kind}": float(count) for kind, count in sorted(failures.kinds.items())},

@@ -3,7 +3,6 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping
-from typing import Protocol
 
 from lam_jax.errors import NoUsableRewardError
 from lam_jax.parallel.multihost import gather_json
@@ -27,20 +26,6 @@ ADVICE = {
     "refused": "The judge declines to score these texts: take another model.",
     "connection": "The judge cannot be reached: check the address, and that it runs.",
 }
-
-
-class HasFailures(Protocol):
-    """What is read of the scores of a rollout."""
-
-    @property
-    def errors(self) -> Mapping[tuple[int, int], str]:
-        """(prompt, sample) -> why the call failed, of this process's samples."""
-        ...
-
-    @property
-    def kinds(self) -> Mapping[tuple[int, int], str]:
-        """(prompt, sample) -> what kind of failure that was."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,20 +65,23 @@ class Failures:
         return "\n".join(lines)
 
 
-def count_failures(scores: HasFailures, calls: int, failed: int) -> Failures:
+Places = Mapping[tuple[int, int], str]
+
+
+def count_failures(kinds: Places, errors: Places, calls: int, failed: int) -> Failures:
     """The failures of a rollout on all processes, each of which calls it.
 
     Args:
-        scores: with the failures of this process's samples.
+        kinds, errors: (prompt, sample) -> what kind of failure it was and what was said, of this process's samples.
         calls, failed: of all processes; where none failed, they need not tell each other more.
     """
     if not failed:
         return Failures(calls)
-    own = Counter(scores.kinds.values())
-    texts = {kind: scores.errors[place] for place, kind in reversed(scores.kinds.items())}
+    own = Counter(kinds.values())
+    texts = {kind: errors[place] for place, kind in reversed(list(kinds.items()))}
     total = Failures(calls)
-    for kinds, said in gather_json([dict(own), texts]):
-        total = total + Failures(0, kinds, said)
+    for counts, said in gather_json([dict(own), texts]):
+        total = total + Failures(0, counts, said)
     return total
 
 

@@ -76,7 +76,7 @@ class Update:
 
         self._update = update
 
-    def __call__(self, state: TrainState, batch: RLBatch) -> tuple[TrainState, dict[str, Array]]:
+    def __call__(self, state: TrainState, batch: RLBatch) -> tuple[TrainState, dict[str, Any]]:
         """One optimiser step, or none; all metrics but the learning rate are 0 then."""
         if not learns_from(batch, self._algorithm):
             state, applied = state.skip(self._optimiser)
