@@ -112,7 +112,7 @@ class _Turn:
 def _turns(row: Encoded, example: Example, encoder: ChatEncoder) -> list[_Turn]:
     """The turns of a prompt, the assistant's header last."""
     messages = encoder.with_system(example.prompt)
-    starts = [*np.flatnonzero(row.tokens == encoder.start_id), len(row)]
+    starts = [*np.flatnonzero(row.tokens == encoder.start_id).tolist(), len(row)]
     if len(starts) != len(messages) + 2:
         found = f"{len(starts) - 1} turns in the tokens of {len(messages)} messages"
         raise DataError(example.where, "messages", found, "one more than messages, for the answer", FIX)
@@ -124,7 +124,8 @@ def _turns(row: Encoded, example: Example, encoder: ChatEncoder) -> list[_Turn]:
         text, end = start, stop
         if not whole:
             text, end = _text_of(row, messages[i], start, i == user, encoder), stop - closing
-        turns.append(_Turn(start, text, end, stop, whole, i == user or not row.valid[start:stop].all()))
+        stays = i == user or not bool(row.valid[start:stop].all())
+        turns.append(_Turn(start, text, end, stop, whole, stays))
     return turns
 
 

@@ -39,12 +39,9 @@ def split_ends(ids: Sequence[int], pad_id: int, turn_end: int | None) -> tuple[i
         pad_id: the padding, which is <|endoftext|> in Qwen's vocabulary: it ends a turn only where nothing else does.
         turn_end: the id of <|im_end|> by the tokenizer's files; None: they do not say.
     """
-    ids = ids or ((DEFAULT,) if turn_end is None else (turn_end,))
-    likely = next((one for one in ids if one != pad_id), None)
-    if turn_end is not None and (turn_end in ids or likely is None):
-        likely = turn_end
-    end = ids[0] if likely is None else likely
-    return end, tuple(one for one in ids if one != end)
+    if turn_end is None:
+        turn_end = next((one for one in ids if one != pad_id), ids[0] if ids else DEFAULT)
+    return turn_end, tuple(one for one in ids if one != turn_end)
 
 
 def turn_end_of(folder: Path) -> int | None:

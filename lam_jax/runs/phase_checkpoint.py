@@ -77,6 +77,7 @@ class PhaseCheckpoint:
         best: among the evaluations so far.
         buffer: what the other updates of that step need; None at updates = 0.
         metrics: of that step so far.
+        owes_evaluation: the evaluation after `number` steps could not be made, and is to be made first.
     """
 
     state: TrainState
@@ -85,6 +86,7 @@ class PhaseCheckpoint:
     best: Best | None = None
     buffer: Any = None
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    owes_evaluation: bool = False
 
     @property
     def begun(self) -> int:
@@ -140,7 +142,10 @@ class PhaseSaver:
         tree, saved = restored.tree, restored.metadata
         data.set_state(saved["data"])
         best = Best(saved["best"][0], saved["best"][1], tree["best"]) if saved["best"] else None
-        return PhaseCheckpoint(tree["state"], saved["number"], saved["updates"], best, tree["buffer"], saved["metrics"])
+        owed = saved.get("owes_evaluation", False)
+        return PhaseCheckpoint(
+            tree["state"], saved["number"], saved["updates"], best, tree["buffer"], saved["metrics"], owed
+        )
 
     def visit(self, checkpoint: PhaseCheckpoint, data: Any, before: Callable[[], None]) -> None:
         """Saves if that is due or the run is asked to stop; called after every update but the phase's last.
@@ -197,6 +202,7 @@ class PhaseSaver:
             "best_kept": best is not None and best.trainable is not None,
             "metrics": {name: float(value) for name, value in checkpoint.metrics.items()},
             "data": data.get_state(),
+            "owes_evaluation": checkpoint.owes_evaluation,
             "buffer": [list(leaf.shape) for leaf in jax.tree.leaves(checkpoint.buffer)],
         }
         tree = {"state": checkpoint.state, "best": best.trainable if best else None, "buffer": checkpoint.buffer}

@@ -78,7 +78,8 @@ def fit(phase: Phase, state: TrainState, step: Step | Work, batches: Iterable[An
     Raises:
         NonFiniteError: a metric became infinite or NaN.
         PreemptedError: the run was asked to stop, and a checkpoint was saved.
-        RewardError: a reward function raised an exception; a checkpoint was saved.
+        RewardError: a reward function raised an exception, or (nearly) no reward could be used for some time; a
+            checkpoint was saved.
         ValueError: too few batches, or an evaluation without a score.
     """
     work: Work = step if isinstance(step, Work) else _Plain(step)  # pyright: ignore[reportAssignmentType]
@@ -98,6 +99,8 @@ def fit(phase: Phase, state: TrainState, step: Step | Work, batches: Iterable[An
         loop = _Loop(phase, work, batches, tools, place, bar)
         if phase.evaluate and phase.evaluate_every and not resumed and place.number < phase.steps:
             loop.recorder.evaluate(place.number, place.state, phase.evaluate)
+        if place.owes_evaluation:
+            loop.evaluate(place.number)
         loop.run()
     return Fitted(loop.place.state, loop.recorder.best, earlier + loop.recorder.history)
 
@@ -126,13 +129,29 @@ class _Loop:
                 metrics = self._step(number)
             heartbeat.beat(phase.name, number)
             recorder.step(number, metrics)
-            if phase.evaluate and phase.is_evaluated(number):
-                recorder.evaluate(number, self.place.state, phase.evaluate)
+            if phase.is_evaluated(number):
+                self.evaluate(number)
             if number < phase.steps:
                 self._visit(self.place, recorder.flush)
         if profiler:
             profiler.close()
         recorder.flush()
+
+    def evaluate(self, number: int) -> None:
+        """Scores the state after step `number`.
+
+        Raises:
+            RewardError: no reward could be had; the state is saved, and a run that goes on begins with this evaluation.
+        """
+        if self.phase.evaluate is None:
+            return
+        try:
+            self.recorder.evaluate(number, self.place.state, self.phase.evaluate)
+        except RewardError:
+            self.place = dataclasses.replace(self.place, owes_evaluation=True)
+            self._keep(self._position())
+            raise
+        self.place = dataclasses.replace(self.place, owes_evaluation=False)
 
     def _step(self, number: int) -> dict[str, Any]:
         """What is left of step `number`: all its updates, or those after the checkpoint that it goes on from."""

@@ -2,10 +2,11 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from lam_jax.errors import NoUsableRewardError
 from lam_jax.parallel.multihost import gather_json
+from lam_jax.rewards.verdict import Verdict
 
 OTHER_KIND = "other"  # of a failure whose verdict names none
 SHOWN_KINDS, SHOWN_TEXT = 3, 400
@@ -41,6 +42,12 @@ class Failures:
     calls: int = 0
     kinds: Mapping[str, int] = dataclasses.field(default_factory=dict)
     texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, verdicts: Sequence[Verdict]) -> "Failures":
+        """Of verdicts that this process has all of."""
+        failed = [(verdict.kind or OTHER_KIND, verdict.error) for verdict in verdicts if verdict.error is not None]
+        return cls(len(verdicts), dict(Counter(kind for kind, _ in failed)), dict(reversed(failed)))
 
     @property
     def usable(self) -> int:
