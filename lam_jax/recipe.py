@@ -156,6 +156,9 @@ class RLSettings:
         max_failed_steps: steps in a row of whose reward calls fewer than `least_usable` succeed, after which the run
             stops and says why they failed; 0: it never does.
         least_usable: share of a step's reward calls.
+        overlap_scoring: the rewards of a rollout are asked for while the next one is drawn and the policy is updated.
+            Each rollout but the first is then drawn from the policy before the update of the step before, and ratios
+            are to the log-probabilities recorded with it.
     """
 
     algorithm: Algorithm
@@ -175,6 +178,7 @@ class RLSettings:
     validate_every: int = 0
     max_failed_steps: int = 5
     least_usable: float = 0.1
+    overlap_scoring: bool = False
 
     def __post_init__(self):
         _at_least(self, 1, "steps", "prompts", "epochs", "mini_batches", "micro_batches")
@@ -334,6 +338,11 @@ class Recipe:
                 f"{task.answer_length} of task {task.name!r}."
             )
         algorithm = self.rl.algorithm_of(task.name)
+        if self.rl.overlap_scoring and algorithm.dynamic_sampling_std is not None:
+            raise ValueError(
+                f"Task {task.name!r}: rl.overlap_scoring is on, but {algorithm.name} (dynamic sampling) needs the rewards "
+                "before it goes on: switch it off, or choose another algorithm."
+            )
         if algorithm.normaliser == "local_tokens" and self.rl.micro_batches > 1:
             raise ValueError(
                 f"Task {task.name!r}: rl.micro_batches is {self.rl.micro_batches}, but {algorithm.name} weighs a token "

@@ -129,6 +129,33 @@ class Placed(Iterator[Any]):
         self.source.set_state(state)
 
 
+class Peekable(Iterator[Out]):
+    """A positioned stream whose next item can be looked at: it stays the next one, for the position too."""
+
+    def __init__(self, source: Any):
+        self.source = source
+        self._held: list[tuple[Any, Any]] = []  # at most one item, with the position before it
+
+    def peek(self) -> Any:
+        """The item that comes next."""
+        if not self._held:
+            before = self.source.get_state()
+            self._held.append((next(self.source), before))
+        return self._held[0][0]
+
+    def __next__(self) -> Any:
+        return self._held.pop()[0] if self._held else next(self.source)
+
+    def get_state(self) -> dict[str, Any]:
+        """The position of the next item."""
+        return self._held[0][1] if self._held else self.source.get_state()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes to a position."""
+        self._held.clear()
+        self.source.set_state(state)
+
+
 class Together(Iterator[tuple[Any, ...]]):
     """Items of several positioned streams, side by side."""
 

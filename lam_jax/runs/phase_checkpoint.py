@@ -57,6 +57,19 @@ class Work(Protocol):
         ...
 
 
+@runtime_checkable
+class Ahead(Protocol):
+    """A `Work` that begins the next step before this one's updates; its data have a `peek`."""
+
+    def pending(self) -> Any:
+        """What is begun of the next step, as a pytree of arrays of the shape of `buffer_like`; None: nothing."""
+        ...
+
+    def restore(self, pending: Any, batch: Any, number: int) -> None:
+        """Goes on with what was begun for step `number`, whose batch is given."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Best:
     """The highest score so far, where it came from, and the weights that had it; None where they are not kept."""
@@ -77,6 +90,7 @@ class PhaseCheckpoint:
         best: among the evaluations so far.
         buffer: what the other updates of that step need; None at updates = 0.
         metrics: of that step so far.
+        pending: what was begun already for the step after that one, see `Ahead`.
         owes_evaluation: the evaluation after `number` steps could not be made, and is to be made first.
     """
 
@@ -87,6 +101,7 @@ class PhaseCheckpoint:
     buffer: Any = None
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     owes_evaluation: bool = False
+    pending: Any = None
 
     @property
     def begun(self) -> int:
@@ -134,7 +149,11 @@ class PhaseSaver:
                 data.set_state(start)
                 buffer = _like(work, state, data, saved.get("buffer"))
             best = state.trainable if saved["best_kept"] else None
-            return {"state": state, "best": best, "buffer": buffer}
+            tree = {"state": state, "best": best, "buffer": buffer}
+            if saved.get("pending"):
+                data.set_state(start)
+                tree["pending"] = _like(work, state, data, saved["pending"])
+            return tree
 
         restored = self.checkpoints.restore(like, mesh=_mesh_of(state))
         if restored is None:
@@ -144,7 +163,8 @@ class PhaseSaver:
         best = Best(saved["best"][0], saved["best"][1], tree["best"]) if saved["best"] else None
         owed = saved.get("owes_evaluation", False)
         return PhaseCheckpoint(
-            tree["state"], saved["number"], saved["updates"], best, tree["buffer"], saved["metrics"], owed
+            *(tree["state"], saved["number"], saved["updates"], best, tree["buffer"], saved["metrics"], owed),
+            pending=tree.get("pending"),
         )
 
     def visit(self, checkpoint: PhaseCheckpoint, data: Any, before: Callable[[], None]) -> None:
@@ -203,10 +223,17 @@ class PhaseSaver:
             "metrics": {name: float(value) for name, value in checkpoint.metrics.items()},
             "data": data.get_state(),
             "owes_evaluation": checkpoint.owes_evaluation,
-            "buffer": [list(leaf.shape) for leaf in jax.tree.leaves(checkpoint.buffer)],
+            "buffer": _shapes(checkpoint.buffer),
+            "pending": _shapes(checkpoint.pending),
         }
         tree = {"state": checkpoint.state, "best": best.trainable if best else None, "buffer": checkpoint.buffer}
+        if checkpoint.pending is not None:
+            tree["pending"] = checkpoint.pending
         self.checkpoints.begin_save(total, tree, metadata)
+
+
+def _shapes(tree: Any) -> list[list[int]]:
+    return [list(leaf.shape) for leaf in jax.tree.leaves(tree)]
 
 
 def _like(work: Work, state: TrainState, data: Any, shapes: list[list[int]] | None) -> Any:

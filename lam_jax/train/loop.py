@@ -9,7 +9,7 @@ from typing import Any
 from lam_jax.errors import RewardError
 from lam_jax.hosts import heartbeat
 from lam_jax.hosts.compilation import warn_of_recompilation
-from lam_jax.runs.phase_checkpoint import Best, PhaseCheckpoint, Work
+from lam_jax.runs.phase_checkpoint import Ahead, Best, PhaseCheckpoint, Work
 from lam_jax.runs.progress import WARM_STEPS, Bar
 from lam_jax.runs.tools import Tools
 from lam_jax.train.recorder import Evaluate, Recorder
@@ -99,6 +99,8 @@ def fit(phase: Phase, state: TrainState, step: Step | Work, batches: Iterable[An
         loop = _Loop(phase, work, batches, tools, place, bar)
         if phase.evaluate and phase.evaluate_every and not resumed and place.number < phase.steps:
             loop.recorder.evaluate(place.number, place.state, phase.evaluate)
+        if place.pending is not None:
+            loop.go_on_with(place.pending)
         if place.owes_evaluation:
             loop.evaluate(place.number)
         loop.run()
@@ -153,6 +155,11 @@ class _Loop:
             raise
         self.place = dataclasses.replace(self.place, owes_evaluation=False)
 
+    def go_on_with(self, pending: Any) -> None:
+        """What the run had begun for the next step that a batch is taken for, when the checkpoint was written."""
+        peek = self.batches.peek  # pyright: ignore[reportAttributeAccessIssue]
+        self.work.restore(pending, peek(), self.place.begun + 1)  # pyright: ignore[reportAttributeAccessIssue]
+
     def _step(self, number: int) -> dict[str, Any]:
         """What is left of step `number`: all its updates, or those after the checkpoint that it goes on from."""
         work, state = self.work, self.place.state
@@ -172,10 +179,13 @@ class _Loop:
             with self._watched(number):
                 state, applied = work.apply(state, buffer, index)
             if index + 1 < work.updates:
-                between = PhaseCheckpoint(state, number - 1, index + 1, None, buffer, metrics)
+                between = PhaseCheckpoint(state, number - 1, index + 1, None, buffer, metrics, pending=self._pending())
                 self._visit(between, functools.partial(self._check, number, applied))
-        self.place = PhaseCheckpoint(state, number)
+        self.place = PhaseCheckpoint(state, number, pending=self._pending())
         return work.finish(state, buffer, {**metrics, **applied})
+
+    def _pending(self) -> Any:
+        return self.work.pending() if self.tools.saver and isinstance(self.work, Ahead) else None
 
     def _position(self) -> dict[str, Any]:
         return self.batches.get_state() if self.tools.saver else {}  # pyright: ignore[reportAttributeAccessIssue]

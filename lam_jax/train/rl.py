@@ -56,6 +56,14 @@ class RLStep:
         """Shape structs of the batch that `prepare` gives for prompts of this shape."""
         return self.collect.like(state, prompts)
 
+    def pending(self) -> RLBatch | None:
+        """The rollout of the next step where it is begun already; a checkpoint holds it."""
+        return self.collect.pending()
+
+    def restore(self, pending: RLBatch, prompts: Collated, number: int) -> None:
+        """Goes on with the pending rollout of a checkpoint, for step `number`, whose prompts come next."""
+        self.collect.restore(pending, prompts, number)
+
     def share(self, batch: RLBatch, index: int) -> RLBatch:
         """The share of the prompts that update `index` is made of."""
         return mini_batch(batch, index, self.config.mini_batches, self.config.prompts, self.collect.mesh)

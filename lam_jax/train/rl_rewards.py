@@ -104,6 +104,21 @@ class Decoder:
         return [token for token in row if int(token) not in self.ends] if self.ends else list(row)
 
 
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What the reward said of the samples that this process scores.
+
+    Attributes:
+        shape: N prompts and G samples of all processes.
+        scored: rows, columns, lengths and verdicts of each block of samples.
+        failure: what the reward raised.
+    """
+
+    shape: tuple[int, int]
+    scored: tuple[tuple[slice, slice, np.ndarray, Verdicts], ...]
+    failure: Exception | None = None
+
+
 def score(
     tokens: Int[Array, "M G T"],
     mask: Bool[Array, "M G T"],
@@ -116,9 +131,19 @@ def score(
     Raises:
         RewardError: a reward function of the user's own raised an exception, on this process or another.
     """
+    return gathered(ask(tokens, mask, examples, decode, reward))
+
+
+def ask(
+    tokens: Int[Array, "M G T"],
+    mask: Bool[Array, "M G T"],
+    examples: Sequence[Example],
+    decode: Decode,
+    reward: Reward,
+) -> Asked:
+    """This process's part of `score`, which waits for no other: it may run in a thread."""
     shape = (len(examples), tokens.shape[1])
     scored: list[tuple[slice, slice, np.ndarray, Verdicts]] = []
-    failure: Exception | None = None
     try:
         for rows, columns, own_tokens, own_mask in _own_blocks(tokens, mask, shape[0]):
             answers = decode(own_tokens, own_mask)
@@ -127,7 +152,17 @@ def score(
             verdicts = check_verdicts(found, type(reward).__name__, len(answers), len(samples))
             scored.append((rows, columns, own_mask.sum(axis=-1), verdicts))
     except Exception as error:
-        failure = error
+        return Asked(shape, (), error)
+    return Asked(shape, tuple(scored))
+
+
+def gathered(asked: Asked) -> Scores:
+    """The scores of all processes, each of which calls it.
+
+    Raises:
+        RewardError: a reward function of the user's own raised an exception, on this process or another.
+    """
+    shape, scored, failure = asked.shape, asked.scored, asked.failure
     # The other processes would wait for this one's scores.
     if not all_agree(failure is None):
         raise failure or RewardError("A reward failed on another process of the run; its message says where.")

@@ -136,7 +136,8 @@ def _objective(
         ref_logps = _flat(jax.lax.stop_gradient(ref))
     mask = _flat(batch.mask)
     # With one update a rollout the ratio is 1 by construction; recorded log-probabilities would only add rounding.
-    old_logps = None if config.updates == 1 else _flat(batch.rollout.logps)
+    on_policy = config.updates == 1 and not config.overlap_scoring
+    old_logps = None if on_policy else _flat(batch.rollout.logps)
     return policy_loss(
         algorithm,
         _flat(logps),
