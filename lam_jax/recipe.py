@@ -340,7 +340,7 @@ class Recipe:
         algorithm = self.rl.algorithm_of(task.name)
         if self.rl.overlap_scoring and algorithm.dynamic_sampling_std is not None:
             raise ValueError(
-                f"Task {task.name!r}: rl.overlap_scoring is on, but {algorithm.name} (dynamic sampling) needs the rewards "
+                f"Task {task.name!r}: rl.overlap_scoring is on, but {algorithm.name} (dynamic sampling) needs rewards "
                 "before it goes on: switch it off, or choose another algorithm."
             )
         if algorithm.normaliser == "local_tokens" and self.rl.micro_batches > 1:
