@@ -46,7 +46,7 @@ def whole(tmp_path_factory):
 
 
 def test_rollouts_are_one_update_older_and_their_ratios_say_so(whole, tmp_path):
-    """Prompts are those of a run without overlap; the first rollout is the same, the second is from the first weights."""
+    """Prompts are those of a run without overlap, and so is the first rollout; the second is from the first weights."""
     fitted, attempts = whole
     plain = []
     apart = train(tmp_path, settings=dataclasses.replace(SETTINGS, overlap_scoring=False), attempts=plain)
