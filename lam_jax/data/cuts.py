@@ -52,12 +52,17 @@ def cut_left(row: Encoded, length: int, example: Example) -> Encoded:
     """
     if len(row) <= length:
         return row
-    text = np.flatnonzero(row.valid)
-    room = length - (len(row) - len(text))
-    if room < 1:
-        found, fix = f"{len(row) - len(text)} vision tokens", "Use longer prompts or fewer images."
+    room = length - _vision(row, length, example)
+    return row.take(np.union1d(np.flatnonzero(~row.valid), np.flatnonzero(row.valid)[-room:]))
+
+
+def _vision(row: Encoded, length: int, example: Example) -> int:
+    """The row's vision tokens, if they leave room for others."""
+    count = int((~row.valid).sum())
+    if count >= length:
+        found, fix = f"{count} vision tokens", "Use longer prompts or fewer images."
         raise DataError(example.where, "images", found, f"fewer than the prompt's {length} tokens", fix)
-    return row.take(np.union1d(np.flatnonzero(~row.valid), text[-room:]))
+    return count
 
 
 def cut_prompt(row: Encoded, length: int, example: Example, encoder: ChatEncoder) -> Encoded:
@@ -68,15 +73,14 @@ def cut_prompt(row: Encoded, length: int, example: Example, encoder: ChatEncoder
     """
     if len(row) <= length:
         return row
-    turns = _turns(row, example, encoder)
-    fixed = ~row.valid
+    vision = _vision(row, length, example)
+    turns, fixed = _turns(row, example, encoder), ~row.valid
     for turn in turns:
         if turn.whole:
             fixed[turn.start : turn.stop] = True
         elif turn.stays:
             fixed[turn.start : turn.text] = fixed[turn.end : turn.stop] = True
     if fixed.sum() >= length:
-        vision = int((~row.valid).sum())
         found = f"{vision} vision tokens and {int(fixed.sum()) - vision} of the chat's header"
         raise DataError(example.where, "messages", found, f"fewer than the prompt's {length} tokens in all", FIX)
     for turn in turns:

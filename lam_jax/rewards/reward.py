@@ -76,8 +76,9 @@ def describe_shape(value: Any) -> str:
     if isinstance(value, list | tuple):
         inner = sorted({_length(item) for item in value})
         if inner in ([-1], []):
-            kinds = sorted({type(item).__name__ for item in value})
-            return f"a flat list of {len(value)}{f' ({kinds[0]})' if len(kinds) == 1 else ''}"
+            kinds = sorted({type(item).__name__ for item in value if not isinstance(item, int | float)})
+            what = f" ({', '.join(kinds)})" if kinds else ""
+            return f"a flat list of {len(value)}{what}"
         lengths = ", ".join("no list" if n < 0 else str(n) for n in inner)
         deeper = {_length(one) for item in value if isinstance(item, list | tuple) for one in item} - {-1}
         lists = f", lists or arrays of length {', '.join(map(str, sorted(deeper)))} in them" if deeper else ""
