@@ -263,7 +263,8 @@ def as_numbers(found: Any) -> Float64[np.ndarray, "..."] | None:
     if isinstance(found, Mapping | set | frozenset | str | bytes) or np.ma.is_masked(found):
         return None
     try:
-        if callable(detach := getattr(found, "detach", None)):  # a tensor of torch, which may lie on a device
+        detach: Any = getattr(found, "detach", None)
+        if callable(detach):  # a tensor of torch, which may lie on a device
             found = detach().cpu().double().numpy()
         values = np.asarray(found)
         if values.dtype.kind == "O":
