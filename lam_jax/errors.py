@@ -19,6 +19,7 @@
 | 14 | the processes could not be started together (`lam_jax.parallel.processes.StartUpError`) |
 | 15 | a reward function raised an exception (`RewardError`) |
 | 16 | the output folder cannot be written (`UnwritableFolderError`) |
+| 17 | (nearly) no reward call of several steps in a row could be used (`NoUsableRewardError`) |
 | 130 | interrupted from the keyboard; inside a run after a checkpoint was saved (`InterruptedRunError`) |
 """
 
@@ -99,6 +100,12 @@ class RewardError(LamJaxError):
     """A reward function of the user's own raised an exception."""
 
     exit_code = 15
+
+
+class NoUsableRewardError(RewardError):
+    """Of the reward calls of several steps in a row (nearly) none could be used; the message says why."""
+
+    exit_code = 17
 
 
 class UnwritableFolderError(LamJaxError):

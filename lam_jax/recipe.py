@@ -153,6 +153,12 @@ class RLSettings:
         weights: which are evaluated, as in `StageSettings`.
         validate_every: steps between two validations, by which the best weights are chosen; there is one before the
             first and one after the last step in any case. 0: only these.
+        max_failed_steps: steps in a row of whose reward calls fewer than `least_usable` succeed, after which the run
+            stops and says why they failed; 0: it never does.
+        least_usable: share of a step's reward calls.
+        overlap_scoring: the rewards of a rollout are asked for while the next one is drawn and the policy is updated.
+            Each rollout but the first is then drawn from the policy before the update of the step before, and ratios
+            are to the log-probabilities recorded with it.
     """
 
     algorithm: Algorithm
@@ -170,10 +176,15 @@ class RLSettings:
     image: ImageSettings | None = None
     weights: Weights = "last"
     validate_every: int = 0
+    max_failed_steps: int = 5
+    least_usable: float = 0.1
+    overlap_scoring: bool = False
 
     def __post_init__(self):
         _at_least(self, 1, "steps", "prompts", "epochs", "mini_batches", "micro_batches")
-        _at_least(self, 0, "validate_every")
+        _at_least(self, 0, "validate_every", "max_failed_steps")
+        if not 0 <= self.least_usable <= 1:
+            raise ValueError(f"RLSettings.least_usable is {self.least_usable}, expected a share between 0 and 1.")
         _at_least(self, 2, "samples")  # an advantage compares the samples of a prompt
         require_remat("RLSettings.remat", self.remat)
         if self.prompts % self.mini_batches:
@@ -255,6 +266,7 @@ class Recipe:
         tasks: what is fine-tuned and reinforced.
         spaces: action spaces of stages 5 and 6.
         padding: side on which training rows are padded.
+        keep_prompt_header: a prompt that is cut keeps its chat's header, see `lam_jax/data/cuts.py`.
         method: switches of the method.
         inverse, projector, joint, cloning, sft: stages 1 to 5.
         rl: stage 6.
@@ -278,6 +290,7 @@ class Recipe:
     method: Method = dataclasses.field(default_factory=Method)
     spaces: tuple[str, ...] = tuple(SPACES)
     padding: Literal["left", "right"] = "right"
+    keep_prompt_header: bool = True
     seed: int = 0
 
     def __post_init__(self):
@@ -325,15 +338,15 @@ class Recipe:
                 f"{task.answer_length} of task {task.name!r}."
             )
         algorithm = self.rl.algorithm_of(task.name)
+        if self.rl.overlap_scoring and algorithm.dynamic_sampling_std is not None:
+            raise ValueError(
+                f"Task {task.name!r}: rl.overlap_scoring is on, but {algorithm.name} (dynamic sampling) needs rewards "
+                "before it goes on: switch it off, or choose another algorithm."
+            )
         if algorithm.normaliser == "local_tokens" and self.rl.micro_batches > 1:
             raise ValueError(
                 f"Task {task.name!r}: rl.micro_batches is {self.rl.micro_batches}, but {algorithm.name} weighs a token "
                 "by the tokens of its own part: set micro_batches to 1, or choose another algorithm."
-            )
-        if algorithm.dynamic_sampling_std is not None and len(task.prompt_lengths) > 1:
-            raise ValueError(
-                f"Task {task.name!r}: prompt_lengths is {task.prompt_lengths}, but {algorithm.name} (dynamic sampling) "
-                "mixes prompts of several batches: give one length, or choose another algorithm."
             )
 
     def fingerprint(self) -> str:

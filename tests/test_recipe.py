@@ -33,6 +33,8 @@ def with_task(**fields):
         (with_rl(update_lengths=(32, 16)), r"RLSettings.update_lengths is \(32, 16\), expected increasing"),
         (with_rl(update_lengths=(16, 56)), "below the answer_length 56 of task 'role_play'"),
         (with_rl(validate_every=-1), "RLSettings.validate_every is -1, expected at least 0"),
+        (with_rl(max_failed_steps=-1), "RLSettings.max_failed_steps is -1, expected at least 0"),
+        (with_rl(least_usable=1.5), "RLSettings.least_usable is 1.5, expected a share between 0 and 1"),
         (with_rl(samples=1), "RLSettings.samples is 1, expected at least 2"),
         (with_rl(sampling={**ANY, "tokens": SamplingConfig()}), "rl.sampling names 'tokens'"),
         (
@@ -43,10 +45,6 @@ def with_task(**fields):
         (lambda: AnswerSet(1, ANY), "AnswerSet.samples is 1, expected at least 2"),
         (with_task(name="paired"), "Recipe.tasks holds 'paired', the name of a corpus"),
         (with_task(name="text_only"), "Recipe.tasks holds 'text_only', the name of a corpus"),
-        (
-            lambda: with_task(prompt_lengths=(64, 160))(algorithm=DEMO.rl.task_algorithms["role_play"]),
-            r"prompt_lengths is \(64, 160\), but dapo \(dynamic sampling\)",
-        ),
         (lambda: own.recipe("t.json", "p.json", name="paired"), "the name of a corpus"),
         (lambda: dataclasses.replace(DEMO.evaluation, prompts=0), "EvaluationSettings.prompts is 0"),
         (lambda: dataclasses.replace(DEMO.paired, prompt_lengths=()), r"Corpus.prompt_lengths is \(\)"),
@@ -57,8 +55,9 @@ def test_what_would_fail_in_a_later_stage_is_refused_at_once(make, message):
         make()
 
 
-def test_several_prompt_lengths_go_with_an_algorithm_that_keeps_its_prompts():
-    assert with_task(prompt_lengths=(64, 160))().tasks[0].prompt_lengths == (64, 160)
+def test_several_prompt_lengths_go_with_every_algorithm():
+    for algorithm in (DEMO.rl.algorithm, DEMO.rl.task_algorithms["role_play"]):
+        assert with_task(prompt_lengths=(64, 160))(algorithm=algorithm).tasks[0].prompt_lengths == (64, 160)
 
 
 def leaves(value, path=()):

@@ -19,7 +19,7 @@ from lam_jax.agents.run_folder import RunAgent
 from lam_jax.agents.settings import SETTINGS, AgentError, AgentSettings
 from lam_jax.formats.agent_folder import FILES, save_checkpoint
 from lam_jax.formats.atomic import whole
-from lam_jax.formats.hf_config import to_hf
+from lam_jax.formats.hf_config import end_ids, to_hf
 from lam_jax.formats.save_backbone import save_backbone
 from lam_jax.latent.agent import Agent
 from lam_jax.models.processor import ImageSettings
@@ -145,7 +145,7 @@ def preprocessor_config(image: ImageSettings, base: Mapping[str, Any]) -> dict[s
 
 def generation_config(sampling: SamplingConfig, length: int, config: QwenConfig) -> dict[str, Any]:
     """The contents of generation_config.json, so that transformers samples as the agent does."""
-    ids = {"bos_token_id": config.pad_id, "eos_token_id": config.eos_id, "pad_token_id": config.pad_id}
+    ids = {"bos_token_id": config.pad_id, "eos_token_id": end_ids(config), "pad_token_id": config.pad_id}
     values: dict[str, Any] = {**ids, "max_new_tokens": length, "repetition_penalty": sampling.repetition_penalty}
     if sampling.greedy:
         return values | {"do_sample": False}

@@ -48,7 +48,14 @@ class PromptCollator:
     def _make(self, pictures: int, patches: int | None, windows: int | None) -> Collator:
         settings = self.settings
         config = CollatorConfig(
-            settings.prompt_lengths, "prompt", "left", settings.image, pictures, patches=patches, windows=windows
+            settings.prompt_lengths,
+            "prompt",
+            "left",
+            settings.image,
+            pictures,
+            patches=patches,
+            windows=windows,
+            keep_header=settings.keep_prompt_header,
         )
         return Collator(self.encoder, config)
 

@@ -106,6 +106,7 @@ class RunAgent:
             task=task.name,
             phase=self.phase,
             provenance=provenance,
+            keep_prompt_header=recipe.keep_prompt_header,
         )
 
     def masters(self, mesh: Mesh) -> Agent:

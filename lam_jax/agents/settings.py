@@ -34,7 +34,7 @@ class AgentSettings:
     Attributes:
         space: its action space, "latent" or "token".
         image: how pictures become patches.
-        prompt_lengths: buckets of prompts, tokens; longer ones are cut on the left, all picture tokens kept.
+        prompt_lengths: buckets of prompts, tokens; of longer ones the oldest text is cut.
         answer_length: most tokens of an answer.
         sampling: how actions are drawn.
         method: switches of the method, of which the readout matters here.
@@ -42,6 +42,7 @@ class AgentSettings:
         task: what it was trained on; None: nothing in particular.
         phase: the last phase of its run that its weights come from; None: it comes from no run.
         provenance: where it comes from, by names such as "run", "recipe", "model" and "lam_jax".
+        keep_prompt_header: a prompt that is cut keeps its chat's header, see `lam_jax/data/cuts.py`.
     """
 
     space: str
@@ -54,6 +55,7 @@ class AgentSettings:
     task: str | None = None
     phase: str | None = None
     provenance: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    keep_prompt_header: bool = True
 
     def __post_init__(self):
         if self.space not in SPACES:

@@ -66,7 +66,7 @@ class ChatEncoder:
                     f"Tokenizer: found id {found} for {name}; expected {wanted} as in the model's config. "
                     "Use the tokenizer that belongs to the model."
                 )
-        self._start = tokenizer.convert_tokens_to_ids(START)
+        self.start_id: int = tokenizer.convert_tokens_to_ids(START)
         self.default_system = _probe_template(tokenizer)
         self._pieces = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._pieces.no_padding()
@@ -77,7 +77,7 @@ class ChatEncoder:
     def text(self, messages: Sequence[Message], images: int = 0, generation_prompt: bool = False) -> str:
         """The template's text of a chat with `images` pictures, first in the first user turn, one placeholder each."""
         parts, waiting = [], images
-        for message in self._with_system(messages):
+        for message in self.with_system(messages):
             pictures, waiting = (waiting, 0) if message["role"] == "user" else (0, waiting)
             parts.append(f"{START}{message['role']}\n{IMAGE_TEXT * pictures}{message['content']}{END}\n")
         return "".join(parts) + (f"{START}assistant\n" if generation_prompt else "")
@@ -99,9 +99,9 @@ class ChatEncoder:
         responses: list[tuple[int, int]] = []
         waiting = tuple(image_tokens)
         newline = self._ids("\n")
-        for message in self._with_system(messages):
+        for message in self.with_system(messages):
             role, content = message["role"], message["content"]
-            ids.append(self._start)
+            ids.append(self.start_id)
             if role == "user" and waiting:
                 ids += self._ids("user\n")
                 for count in waiting:
@@ -119,7 +119,7 @@ class ChatEncoder:
         if waiting:
             raise ValueError(f"encode: found {len(waiting)} images but no user turn; images go in the first user turn.")
         if generation_prompt:
-            ids += (self._start, *self._ids("assistant\n"))
+            ids += (self.start_id, *self._ids("assistant\n"))
         tokens = np.array(ids, np.int32)
         config = self.config
         valid = (tokens != config.image_id) & (tokens != config.vision_start_id) & (tokens != config.vision_end_id)
@@ -128,10 +128,15 @@ class ChatEncoder:
             response[start:stop] = True
         return Encoded(tokens, valid, response)
 
-    def _with_system(self, messages: Sequence[Message]) -> Sequence[Message]:
+    def with_system(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """The turns of a chat, the template's own system line first where it adds one."""
         if self.default_system is None or (messages and messages[0]["role"] == "system"):
             return messages
         return ({"role": "system", "content": self.default_system}, *messages)
+
+    def ids(self, text: str) -> tuple[int, ...]:
+        """Ids of a piece of text, special tokens that it spells out read as ordinary text."""
+        return self._ids(text)
 
     def _encode_piece(self, text: str) -> tuple[int, ...]:
         return tuple(self._pieces.encode(text, add_special_tokens=False).ids)

@@ -1,8 +1,8 @@
 """Examples to batches of a few static shapes, in NumPy.
 
-Training rows are padded and cut on the right (**official:** padded on the left), RL prompts on the left, where a cut
-keeps all vision tokens and gives up the oldest text. B rows, L length (one of a few buckets), P patches of a row, W
-attention windows of a row, S patches of a window.
+Training rows are padded and cut on the right (**official:** padded on the left). RL prompts are padded on the left, and
+a cut keeps all vision tokens and the chat's header and gives up the oldest text after it (data/cuts.py). B rows, L
+length (one of a few buckets), P patches of a row, W attention windows of a row, S patches of a window.
 """
 
 import dataclasses
@@ -10,12 +10,14 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Int
 
 from lam_jax.data.chat import ChatEncoder, Encoded
+from lam_jax.data.cuts import Cuts, cut_left, cut_prompt, cut_right
 from lam_jax.data.schemas import DataError, Example, ImageSource, image_bytes, require_reference
 from lam_jax.models.inputs import Batch, Images
 from lam_jax.models.positions import image_layout, mrope_positions
-from lam_jax.models.processor import Grid, ImageSettings, image_tokens, process_image
+from lam_jax.models.processor import Grid, ImageSettings, image_tokens, process_image, read_grid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +27,8 @@ class CollatorConfig:
     Attributes:
       lengths: the buckets; a batch gets the smallest that holds its longest row, longer rows are cut to the largest.
       kind: "train" (whole chats, cut on the right) or "prompt" (chats up to the assistant's header, cut on the left).
+      keep_header: a cut prompt keeps its system line and the opening of its first user turn; see `data/cuts.py`.
+        False: only the vision tokens and the newest text (**official:**).
       padding: side of the padding; prompts need "left".
       image: how pictures become patches.
       max_images: pictures that a row may hold.
@@ -39,6 +43,7 @@ class CollatorConfig:
     max_images: int = 1
     patches: int | None = None
     windows: int | None = None
+    keep_header: bool = True
 
     def __post_init__(self):
         if not self.lengths or list(self.lengths) != sorted(set(self.lengths)) or self.lengths[0] < 1:
@@ -58,55 +63,12 @@ class CollatorConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cuts:
-    """How much did not fit into the longest bucket."""
-
-    rows: int = 0
-    tokens: int = 0
-
-    def __add__(self, other: "Cuts") -> "Cuts":
-        return Cuts(self.rows + other.rows, self.tokens + other.tokens)
-
-
-@dataclasses.dataclass(frozen=True)
 class Collated:
     """A batch, the examples of its rows (fewer than rows if it was filled up), and what was cut."""
 
     batch: Batch
     examples: tuple[Example, ...]
     cuts: Cuts
-
-
-def cut_right(row: Encoded, length: int, example: Example) -> Encoded:
-    """The first `length` tokens.
-
-    Raises:
-      DataError: the cut would go through the pictures.
-    """
-    if len(row) <= length:
-        return row
-    if not row.valid[length:].all():
-        found = f"{int((~row.valid).sum())} vision tokens that do not end within {length} tokens"
-        raise DataError(
-            example.where, "images", found, "all of them within the row", "Use longer rows or fewer images."
-        )
-    return row.take(slice(length))
-
-
-def cut_left(row: Encoded, length: int, example: Example) -> Encoded:
-    """`length` tokens: every vision token, and the last of the others.
-
-    Raises:
-      DataError: the vision tokens alone fill the row.
-    """
-    if len(row) <= length:
-        return row
-    text = np.flatnonzero(row.valid)
-    room = length - (len(row) - len(text))
-    if room < 1:
-        found, fix = f"{len(row) - len(text)} vision tokens", "Use longer prompts or fewer images."
-        raise DataError(example.where, "images", found, f"fewer than the prompt's {length} tokens", fix)
-    return row.take(np.union1d(np.flatnonzero(~row.valid), text[-room:]))
 
 
 class Collator:
@@ -154,21 +116,50 @@ class Collator:
         )
         return Collated(batch, tuple(examples), cuts)
 
+    @property
+    def is_prompt(self) -> bool:
+        """Rows are prompts, not whole chats."""
+        return self.config.kind == "prompt"
+
+    def lengths(self, examples: Sequence[Example]) -> Int[np.ndarray, "n"]:
+        """Tokens of each row before any cut; of pictures only the size is read, and that only where it matters.
+
+        Raises:
+          DataError: a picture's size cannot be read.
+        """
+        image = self.config.image
+
+        def grid(example: Example, source: ImageSource) -> Grid:
+            if image.size is not None:
+                return image.grid(*image.size)
+            return read_grid(image_bytes(source, example.where), image, str(example.where))
+
+        return np.array([len(self._encode_row(e, [grid(e, source) for source in e.images])) for e in examples])
+
     def _process(self, example: Example, source: ImageSource) -> tuple[np.ndarray, Grid]:
         return process_image(image_bytes(source, example.where), self.config.image, str(example.where))
 
     def _encode(self, examples: Sequence[Example], grids: Sequence[Sequence[Grid]]) -> tuple[list[Encoded], Cuts]:
-        longest, prompt = self.config.lengths[-1], self.config.kind == "prompt"
-        encoded, cuts = [], Cuts()
+        longest, encoded, cuts = self.config.lengths[-1], [], Cuts()
         for example, row_grids in zip(examples, grids):
-            counts = [image_tokens(grid, self.config.image.merge_size) for grid in row_grids]
-            messages = example.prompt if prompt else require_reference(example).messages
-            row = self.encoder.encode(messages, counts, generation_prompt=prompt)
-            fitted = (cut_left if prompt else cut_right)(row, longest, example)
+            row = self._encode_row(example, row_grids)
+            fitted = self._cut(row, longest, example)
             if len(fitted) < len(row):
                 cuts += Cuts(1, len(row) - len(fitted))
             encoded.append(fitted)
         return encoded, cuts
+
+    def _encode_row(self, example: Example, grids: Sequence[Grid]) -> Encoded:
+        counts, prompt = [image_tokens(grid, self.config.image.merge_size) for grid in grids], self.is_prompt
+        messages = example.prompt if prompt else require_reference(example).messages
+        return self.encoder.encode(messages, counts, generation_prompt=prompt)
+
+    def _cut(self, row: Encoded, length: int, example: Example) -> Encoded:
+        if not self.is_prompt:
+            return cut_right(row, length, example)
+        if self.config.keep_header:
+            return cut_prompt(row, length, example, self.encoder)
+        return cut_left(row, length, example)
 
     def _pad(self, encoded: Sequence[Encoded], rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """tokens, mask, valid and response [B, L] of the rows."""

@@ -5,7 +5,7 @@ that its devices hold. Hence the global batches and the position in the stream d
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from lam_jax.data.collator import Collated
@@ -98,13 +98,27 @@ class Loader(Iterator[Out], Generic[Row, Out]):
 
 
 class Placed(Iterator[Any]):
-    """A positioned stream whose items pass through a function, usually onto the devices."""
+    """A positioned stream whose items pass through a function, usually onto the devices.
 
-    def __init__(self, source: Any, function: Callable[[Any], Any]):
-        self.source, self.function = source, function
+    Args:
+        source: the stream.
+        function: of an item.
+        note: of an item before it passes through, metrics of the step that it is for.
+
+    Attributes:
+        noted: metrics of the newest item, those of the source included.
+    """
+
+    def __init__(
+        self, source: Any, function: Callable[[Any], Any], note: Callable[[Any], Mapping[str, Any]] | None = None
+    ):
+        self.source, self.function, self.note = source, function, note
+        self.noted: dict[str, Any] = {}
 
     def __next__(self) -> Any:
-        return self.function(next(self.source))
+        item = next(self.source)
+        self.noted = {**getattr(self.source, "noted", {}), **(self.note(item) if self.note else {})}
+        return self.function(item)
 
     def get_state(self) -> dict[str, Any]:
         """The source's position."""
@@ -115,11 +129,47 @@ class Placed(Iterator[Any]):
         self.source.set_state(state)
 
 
+class Peekable(Iterator[Out]):
+    """A positioned stream whose next item can be looked at: it stays the next one, for the position too."""
+
+    def __init__(self, source: Any):
+        self.source = source
+        self._held: list[tuple[Any, Any]] = []  # at most one item, with the position before it
+
+    def peek(self) -> Any:
+        """The item that comes next."""
+        if not self._held:
+            before = self.source.get_state()
+            self._held.append((next(self.source), before))
+        return self._held[0][0]
+
+    def __next__(self) -> Any:
+        return self._held.pop()[0] if self._held else next(self.source)
+
+    def get_state(self) -> dict[str, Any]:
+        """The position of the next item."""
+        return self._held[0][1] if self._held else self.source.get_state()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes to a position."""
+        self._held.clear()
+        self.source.set_state(state)
+
+
 class Together(Iterator[tuple[Any, ...]]):
     """Items of several positioned streams, side by side."""
 
     def __init__(self, *sources: Any):
         self.sources = sources
+
+    @property
+    def noted(self) -> dict[str, Any]:
+        """Metrics of the newest items, added up by name."""
+        total: dict[str, Any] = {}
+        for source in self.sources:
+            for name, value in getattr(source, "noted", {}).items():
+                total[name] = total[name] + value if name in total else value
+        return total
 
     def __next__(self) -> tuple[Any, ...]:
         return tuple(next(source) for source in self.sources)

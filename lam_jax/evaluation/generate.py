@@ -29,10 +29,10 @@ class Answer:
 
     Attributes:
         text: without special tokens.
-        tokens: ids up to and including the end-of-turn token.
+        tokens: ids up to and including the one that ends it.
         actions: the code (or token) behind each token.
         logps: log-probability of each action under what it was drawn from, see `SamplingConfig`.
-        finished: whether it ends in the end-of-turn token; else it was cut at the most tokens.
+        finished: whether it ends in a token that ends answers; else it was cut at the most tokens.
     """
 
     text: str
@@ -79,7 +79,7 @@ def generate_batches(
 ) -> Iterator[list[Answered]]:
     """As `generate`, batch by batch; `first` is the number of the first example, on which its draws depend."""
     space = prepared(space)
-    samples, eos = config.samples, space.backbone.config.eos_id
+    samples, ends = config.samples, space.backbone.config.eos_ids
     config = dataclasses.replace(config, samples=fill_samples(samples, space))
     for index, collated in enumerate(in_order(examples, collate, batch_size)):
         prompts = fill_prompts(collated.batch, space)
@@ -92,10 +92,12 @@ def generate_batches(
         out: list[Answered] = []
         for row, example in enumerate(collated.examples):
             kept = [[x[row, g][mask[row, g]] for x in (tokens, actions, logps)] for g in range(samples)]
-            texts = tokenizer.batch_decode([list(t) for t, _, _ in kept], skip_special_tokens=True)
+            # The end is left out by its id too: a tokenizer's file may call it an ordinary token.
+            said = [[token for token in t.tolist() if token not in ends] for t, _, _ in kept]
+            texts = tokenizer.batch_decode(said, skip_special_tokens=True)
             answers = [
                 # Of log-probabilities the digits of a float32, not those of its float64.
-                Answer(text, t.tolist(), a.tolist(), [float(str(x)) for x in p], bool(t.size and t[-1] == eos))
+                Answer(text, t.tolist(), a.tolist(), [float(str(x)) for x in p], bool(t.size and t[-1] in ends))
                 for text, (t, a, p) in zip(texts, kept)
             ]
             out.append(Answered(example, answers))

@@ -87,6 +87,7 @@ def _backbone_config(values: dict[str, Any]) -> QwenConfig:
     text, vision = dict(values["text"]), dict(values["vision"])
     text["mrope_sections"] = tuple(text["mrope_sections"])
     vision["full_layers"] = tuple(vision["full_layers"])
+    values = {**values, "other_eos_ids": tuple(values.get("other_eos_ids", ()))}
     return QwenConfig(**{**values, "text": TextConfig(**text), "vision": VisionConfig(**vision)})
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lam_jax.formats.end_tokens import end_ids_of, read_generation_config, split_ends, turn_end_of
 from lam_jax.formats.safetensors_io import CheckpointError
 from lam_jax.models.qwen2_5_vl.config import QwenConfig, TextConfig, VisionConfig
 
@@ -90,12 +91,19 @@ def from_hf_dicts(text: Dict, vision: Dict, ids: Dict, tied: bool, compute_dtype
     )
 
 
-def from_hf(config: Dict) -> QwenConfig:
+def from_hf(config: Dict, generation: Dict | None = None, turn_end: int | None = None) -> QwenConfig:
     """A QwenConfig from the contents of a whole `config.json`.
+
+    Every id that its `eos_token_id` or that of `generation` lists ends an answer (formats/end_tokens.py).
 
     A config that names no padding token (the published ones) pads with its `bos_token_id`, <|endoftext|> in Qwen's
     vocabulary. Activations are bfloat16 where the weights are in half precision, unless the extra key `compute_dtype`
     that `to_hf` writes says otherwise.
+
+    Args:
+        config: the contents.
+        generation: those of the `generation_config.json` beside it.
+        turn_end: the id of <|im_end|> by the tokenizer's files; None: the first listed id that is not the padding.
 
     Raises:
         ValueError: another architecture, a missing key or an unsupported setting.
@@ -108,8 +116,9 @@ def from_hf(config: Dict) -> QwenConfig:
         )
     text = config.get("text_config") or config
     ids = {ours: config.get(theirs, default) for ours, (theirs, default) in _ID_KEYS.items()}
-    ids["eos_id"] = _first_id(text, config, "eos_token_id", 151645)
     ids["pad_id"] = _first_id(text, config, "pad_token_id", _first_id(text, config, "bos_token_id", 151643))
+    ends = end_ids_of(text, config, generation or {})
+    ids["eos_id"], ids["other_eos_ids"] = split_ends(ends, ids["pad_id"], turn_end)
     # Older transformers kept the flag inside text_config.
     tied = bool(config.get("tie_word_embeddings", False) or text.get("tie_word_embeddings", False))
     stored = config.get("dtype") or config.get("torch_dtype") or text.get("dtype") or "float32"
@@ -135,7 +144,7 @@ def read_config(folder: str | Path) -> QwenConfig:
                 "the configuration of a run, expected that of a model. `lam-jax export RUN FOLDER` makes a folder of a "
                 "run's agent, which can be loaded and converted."
             )
-        return from_hf(values)
+        return from_hf(values, read_generation_config(path.parent), turn_end_of(path.parent))
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: {error}") from error
 
@@ -166,7 +175,7 @@ def to_hf(config: QwenConfig, dtype: str) -> dict[str, Any]:
         "tie_word_embeddings": text.tied,
         "use_sliding_window": False,
         "bos_token_id": config.pad_id,
-        "eos_token_id": config.eos_id,
+        "eos_token_id": end_ids(config),
         "pad_token_id": config.pad_id,
         **{theirs: getattr(config, ours) for ours, (theirs, _) in _ID_KEYS.items()},
         "vision_config": {
@@ -185,6 +194,11 @@ def to_hf(config: QwenConfig, dtype: str) -> dict[str, Any]:
             "fullatt_block_indexes": list(vision.full_layers),
         },
     }
+
+
+def end_ids(config: QwenConfig) -> int | list[int]:
+    """`eos_token_id` as config.json and generation_config.json hold it."""
+    return config.eos_id if len(config.eos_ids) == 1 else list(config.eos_ids)
 
 
 def _first_id(text: Dict, config: Dict, key: str, default: int) -> int:

@@ -24,7 +24,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lam_jax.errors import InterruptedRunError, LamJaxError, PreemptedError
+from lam_jax.errors import InterruptedRunError, LamJaxError, NoUsableRewardError, PreemptedError
 from lam_jax.hosts import heartbeat
 
 HUNG, PEER_ENDED = 12, 13
@@ -161,7 +161,7 @@ class Watchdog:
             self._say(f"{where}: ended by its watchdog, because {trouble}.")
             self._end(child, signal.SIGTERM)
             return PEER_ENDED
-        known = {error.exit_code for error in (*LamJaxError.__subclasses__(), InterruptedRunError)}
+        known = {error.exit_code for error in (*LamJaxError.__subclasses__(), InterruptedRunError, NoUsableRewardError)}
         if code == 0 or code in known:
             return self._ended(code)
         self._say(f"{where}: {_how(code)}, because {trouble}.")

@@ -7,6 +7,7 @@ evaluate        scores, diversity and sample answers
 """
 
 import contextlib
+import dataclasses
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,7 +128,11 @@ def _open_resources(run: Run, recipe: Recipe, devices: Mesh) -> Resources:
     def open_resources() -> tuple[None, dict[str, Any]]:
         opened.append(Resources.open(recipe, run.folder / "data", devices))
         opened[0].try_out()
-        return None, {}
+        lengths = opened[0].lengths()
+        for found in lengths:
+            if found.longer:
+                run.progress.say(str(found))
+        return None, {"lengths": [dataclasses.asdict(found) for found in lengths]}
 
     run.phase(DATA, open_resources)
     return opened[0] if opened else Resources.open(recipe, run.folder / "data", devices)

@@ -9,6 +9,7 @@ import numpy as np
 
 from lam_jax.data.loader import in_order
 from lam_jax.data.schemas import Example
+from lam_jax.errors import NoUsableRewardError
 from lam_jax.evaluation.codes import probe_codes
 from lam_jax.evaluation.generate import Answered, answer_diversity, generate, mean_length, score_answers
 from lam_jax.evaluation.scoring import Scored, paired_gain, summarise
@@ -19,6 +20,7 @@ from lam_jax.rewards.embedding import load_embedder
 from lam_jax.rewards.verdict import Verdict
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.tasks.task import Task
+from lam_jax.train.rl_failures import Failures
 from lam_jax.train.spaces import Space
 
 Record = dict[str, Any]
@@ -83,10 +85,21 @@ class Evaluator:
         return generate(space, examples, prompts, resources.tokenizer, config, key, batch)
 
     def mean_reward(self, agent: Agent, examples: Sequence[Example], config: RolloutConfig) -> float:
-        """Mean reward on validation prompts; NaN if every call failed."""
+        """Mean reward on validation prompts.
+
+        Raises:
+            NoUsableRewardError: every call failed.
+        """
         answered = self.answers(agent, examples, config, VALIDATION, self.resources.recipe.rl.prompts)
-        rewards = [s.verdict.reward for s in score_answers(answered, self.task.reward) if s.verdict.ok]
-        return float(np.mean(rewards)) if rewards else float("nan")
+        verdicts = [scored.verdict for scored in score_answers(answered, self.task.reward)]
+        rewards = [verdict.reward for verdict in verdicts if verdict.ok]
+        if not rewards:
+            raise NoUsableRewardError(
+                f"Task {self.task.name!r}: none of the {len(verdicts)} reward calls of the validation could be used. "
+                f"The commonest reasons:\n{Failures.of(verdicts)}\nCorrect the reward's settings and run the same "
+                "command again; what the run had done is kept."
+            )
+        return float(np.mean(rewards))
 
     def measure(self, agent: Agent, phase: str) -> Record:
         """Scores, diversity and sample answers after `phase` ("sft" or "rl")."""

@@ -13,7 +13,7 @@ from lam_jax.train.rl_config import RLConfig
 from lam_jax.train.rl_rewards import Decode
 
 
-def observer(run: Run, phase: str, config: RLConfig, decode: Decode, end: int) -> Observe | None:
+def observer(run: Run, phase: str, config: RLConfig, decode: Decode, ends: int | Sequence[int]) -> Observe | None:
     """Shows the rollouts of a phase as `run.watching` says; None: there is nothing to show.
 
     Args:
@@ -21,7 +21,7 @@ def observer(run: Run, phase: str, config: RLConfig, decode: Decode, end: int) -
         phase: name of the phase.
         config: its settings.
         decode: tokens to text.
-        end: the end-of-turn token.
+        ends: tokens that end an answer.
     """
     watching = run.watching
     if not (watching.samples_every or watching.dump_rollouts):
@@ -31,7 +31,7 @@ def observer(run: Run, phase: str, config: RLConfig, decode: Decode, end: int) -
         shown = attempt.number == 0 and watching.is_shown(attempt.step, config.steps)
         if not (shown or watching.dump_rollouts):
             return
-        rows = answers_of(attempt, decode, end)  # every process has a part of them
+        rows = answers_of(attempt, decode, ends)  # every process has a part of them
         if watching.dump_rollouts:
             run.rollouts.write(phase, attempt.step, attempt.number, rows)
         if shown:
@@ -40,8 +40,9 @@ def observer(run: Run, phase: str, config: RLConfig, decode: Decode, end: int) -
     return observe
 
 
-def answers_of(attempt: Attempt, decode: Decode, end: int) -> list[tuple[Example, Sequence[Answer]]]:
+def answers_of(attempt: Attempt, decode: Decode, ends: int | Sequence[int]) -> list[tuple[Example, Sequence[Answer]]]:
     """The answers to each prompt, on the first process; nothing on the others. Every process calls it."""
+    ends = (ends,) if isinstance(ends, int) else tuple(ends)
     out, scores = attempt.rollout, attempt.scores
     count = len(attempt.examples)
     arrays = to_host((out.tokens, out.actions, out.mask, out.logps))
@@ -61,7 +62,7 @@ def answers_of(attempt: Attempt, decode: Decode, end: int) -> list[tuple[Example
             tokens=ids,
             actions=actions[n, g][kept].tolist(),
             logps=[float(str(value)) for value in logps[n, g][kept]],  # the digits of a float32, not of its float64
-            finished=bool(ids) and ids[-1] == end,
+            finished=bool(ids) and ids[-1] in ends,
             reward=float(scores.rewards[n, g]) if ok else None,
             parts=parts,
             error=None if ok else errors.get((n, g), "failed"),

@@ -1,18 +1,21 @@
 """What a recipe's stages draw on, opened: rows, collators, loaders, tokenizer, backbone."""
 
 import dataclasses
+import functools
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from lam_jax.data.chat import ChatEncoder
 from lam_jax.data.collator import Collated, Collator, CollatorConfig
+from lam_jax.data.lengths import Lengths, measure_lengths
 from lam_jax.data.loader import Loader, LoaderConfig, Placed, in_order
 from lam_jax.data.schemas import DataError, Example, Where, require_reference
 from lam_jax.data.sources import RowSource
@@ -85,7 +88,9 @@ class Resources:
             chats[task.name], prompts[task.name] = task.chat_lengths, task.prompt_lengths
 
         def prompt_collator(lengths: tuple[int, ...], image: ImageSettings) -> Collator:
-            return Collator(encoder, CollatorConfig(lengths, kind="prompt", padding="left", image=image))
+            header = recipe.keep_prompt_header
+            config = CollatorConfig(lengths, kind="prompt", padding="left", image=image, keep_header=header)
+            return Collator(encoder, config)
 
         found = cls(
             recipe,
@@ -148,6 +153,28 @@ class Resources:
             _try_reward(task, self.examples(task.name, task.rl)[0])
         load_embedder(recipe.evaluation.embedder)
 
+    def lengths(self) -> list[Lengths]:
+        """Tokens of the rows that are trained on, of prompts and of test prompts, against the largest bucket of each.
+
+        Raises:
+            DataError: rows that cannot be used.
+        """
+        recipe = self.recipe
+        looked: list[tuple[str, dict[str, Collator], str, str]] = [
+            ("paired rows", self.chats, PAIRED, recipe.paired.train)
+        ]
+        if recipe.text_only is not None:
+            looked.append(("text-only rows", self.chats, TEXT_ONLY, recipe.text_only.train))
+        for task in recipe.tasks:
+            looked.append((f"{task.name}, chats of stage 5", self.chats, task.name, task.sft))
+            looked.append((f"{task.name}, prompts of stage 6", self.rl_prompts, task.name, task.rl))
+            for key, scored in task.tests.items():
+                looked.append((f"{task.name}, test prompts ({key})", self.prompts, task.name, scored.split))
+        return [
+            measure_lengths(name, collators[source], self.examples(source, split))
+            for name, collators, source, split in looked
+        ]
+
     def _is_trained_on(self, source: str, split: str) -> bool:
         """Rows of the split go into a loss with their answers; stage 6 and scores only make prompts of theirs."""
         return source not in self.tasks or split in (self.tasks[source].sft, self.tasks[source].val)
@@ -166,7 +193,8 @@ class Resources:
         own = own_rows(self.mesh, TRAIN, rows)
         examples = self.examples(source, split)
         loader = Loader(examples, self.chats[source], LoaderConfig(rows, seed=self.recipe.seed, rows=own))
-        return Placed(loader, lambda made: from_own_rows(made.batch, own, rows, self.mesh, TRAIN)), len(examples)
+        place_rows = functools.partial(from_own_rows, rows=own, size=rows, mesh=self.mesh, rules=TRAIN)
+        return Placed(loader, lambda made: place_rows(made.batch), functools.partial(_cuts, place_rows)), len(examples)
 
     def held_out(self, source: str, split: str) -> Batch:
         """The first rows of a split, on the mesh."""
@@ -187,6 +215,22 @@ class Resources:
     def rollout_config(self, task: Task, samples: int, sampling: SamplingConfig) -> RolloutConfig:
         """Rollouts of a task."""
         return RolloutConfig(samples=samples, length=task.answer_length, sampling=sampling)
+
+
+def _cuts(place_rows: Callable[[Any], Any], made: Collated) -> dict[str, Any]:
+    """Metrics of what was cut of a batch, over the rows of all processes."""
+    cuts = {"rows_cut": made.cuts.rows, "tokens_cut": made.cuts.tokens}
+    if jax.process_count() == 1:
+        return {name: float(value) for name, value in cuts.items()}
+    # A sum on the devices: nobody waits for it before the step's other metrics.
+    count = len(made.batch.tokens)
+    own = {name: np.array([value, *[0] * (count - 1)], np.float32) for name, value in cuts.items()}
+    return _totals(place_rows(own))
+
+
+@jax.jit
+def _totals(cuts: dict[str, Any]) -> dict[str, Any]:
+    return jax.tree.map(jnp.sum, cuts)
 
 
 def _prepare(source: RowSource, folder: Path) -> None:

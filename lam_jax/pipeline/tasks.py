@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from lam_jax.data.loader import Peekable
 from lam_jax.latent.agent import Agent
 from lam_jax.parallel.parked import rest
 from lam_jax.pipeline.costs import PromptSize, rl_cost, step_flops
@@ -55,6 +56,9 @@ def rl_config(resources: Resources, task: Task, space: Space) -> RLConfig:
         optimiser=rl.optimisers[space.name],
         remat=rl.remat,
         update_lengths=rl.update_lengths,
+        max_failed_steps=rl.max_failed_steps,
+        least_usable=rl.least_usable,
+        overlap_scoring=rl.overlap_scoring,
     )
 
 
@@ -73,16 +77,19 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
     def train() -> tuple[Any, dict[str, Any]]:
         optimiser = make_optimiser(config.optimiser, config.steps * config.updates)
         state = TrainState.create(trainable, optimiser, jax.random.key(recipe.seed))
-        loader = resources.prompt_loader(task)
-        decode = Decoder(resources.tokenizer)
-        observe = observer(run, phase, config, decode, agent.backbone.config.eos_id)
-        collect = Collector(config, recipe.method, resting, task.reward, decode, loader, observe=observe)
+        loader = Peekable(resources.prompt_loader(task))
+        ends = agent.backbone.config.eos_ids
+        decode = Decoder(resources.tokenizer, ends)
+        observe = observer(run, phase, config, decode, ends)
+        ahead = loader.peek if config.overlap_scoring else None
+        collect = Collector(config, recipe.method, resting, task.reward, decode, loader, observe=observe, ahead=ahead)
         step = RLStep(collect, Update(config, recipe.method, optimiser, resting, trainable))
         if len(task.prompt_lengths) > 1 or len(config.update_buckets) > 1:
             like = next(resources.prompt_loader(task)).batch
             compile_ahead(step, state, like, task.prompt_lengths, run.progress)
 
         def evaluate(state: TrainState) -> dict[str, Any]:
+            collect.settle()
             return {"score": evaluator.mean_reward(merge(state.trainable, resting), validation, config.rollout)}
 
         every, keep_best = recipe.rl.validate_every or config.steps, recipe.rl.weights == "best"

@@ -78,4 +78,4 @@ def recipe(
         accumulation="mean_of_means",
         image=ImageSettings(size=(420, 280)),
     )
-    return dataclasses.replace(found, padding="left")
+    return dataclasses.replace(found, padding="left", keep_prompt_header=False)

@@ -64,6 +64,9 @@ def recipe(
     rl_lr: float | None = None,
     rl_micro_batches: int = 1,
     temperature: float = 1.0,
+    max_failed_steps: int = 5,
+    least_usable: float = 0.1,
+    overlap_scoring: bool = False,
     seed: int = 0,
 ) -> Recipe:
     """Your own rows, model and reward, with the published settings of the stages.
@@ -98,6 +101,10 @@ def recipe(
         rl_lr: Learning rate of stage 6. Default: 1e-6; 6e-4 (latent) and 5e-4 (token) with the small model.
         rl_micro_batches: Parts of a rollout's prompts that an update runs one after the other, to save memory.
         temperature: Of sampling, in training and evaluation.
+        max_failed_steps: Rollouts in a row with fewer than `least_usable` usable reward calls, after which the run
+            stops and says why; 0: never.
+        least_usable: Share of a rollout's reward calls.
+        overlap_scoring: Rewards are asked for while the next rollout is drawn, from the policy before the update.
         seed: Of everything random.
     """
     small = model == SHIPPED_MODEL
@@ -146,6 +153,9 @@ def recipe(
             micro_batches=rl_micro_batches,
             remat=not small,
             validate_every=validate_every,
+            max_failed_steps=max_failed_steps,
+            least_usable=least_usable,
+            overlap_scoring=overlap_scoring,
         ),
         evaluation=EvaluationSettings((AnswerSet(3, sampling),)),
         **stages(

@@ -167,7 +167,8 @@ class WeightedReward:
 def _weighted(parts: Sequence[tuple[str, Verdict, float]]) -> Verdict:
     failed = [f"{name}: {verdict.error}" for name, verdict, _ in parts if not verdict.ok]
     if failed:
-        return Verdict(error="; ".join(failed))
+        kind = next((verdict.kind for _, verdict, _ in parts if not verdict.ok and verdict.kind), None)
+        return Verdict(error="; ".join(failed), kind=kind)
     total = sum(weight * verdict.reward for _, verdict, weight in parts)
     named = {name: verdict.reward for name, verdict, _ in parts}
     for name, verdict, _ in parts:
@@ -217,6 +218,8 @@ def _verdicts(
     parts = dict(found) if isinstance(found, Mapping) else {"reward": found}
     if not parts:
         raise RewardShapeError(f"Reward {name}: found no parts, expected one or more by name.")
+    if stray := [part for part in parts if not isinstance(part, str) or not part]:
+        raise RewardShapeError(f"Reward {name}: found a part called {stray[0]!r}, expected names, texts not empty.")
     values = {
         part: _numbers(value, name if not isinstance(found, Mapping) else f"{name}, part {part!r}", examples, samples)
         for part, value in parts.items()
@@ -236,14 +239,11 @@ def _verdicts(
 
 def _numbers(found: Any, name: str, examples: Sequence[Example], samples: Sequence[int]) -> Float64[np.ndarray, "N G"]:
     wanted = (len(examples), len(samples))
-    try:
-        values = np.asarray(found, np.float64)
-    except (TypeError, ValueError):
-        values = np.zeros(())
-    if values.shape != wanted:
+    values = as_numbers(found)
+    if values is None or values.shape != wanted:
         raise RewardShapeError(
-            f"Reward {name}: found {describe_shape(found)}, expected one number an answer: shape {list(wanted)} "
-            "(prompts, samples)."
+            f"Reward {name}: found {describe_shape(found)}{_no_number(found)}, expected one number an answer: shape "
+            f"{list(wanted)} (prompts, samples)."
         )
     if not np.isfinite(values).all():
         row, column = np.argwhere(~np.isfinite(values))[0]
@@ -252,6 +252,42 @@ def _numbers(found: Any, name: str, examples: Sequence[Example], samples: Sequen
             f"{examples[row].id!r}, expected a finite number."
         )
     return values
+
+
+def as_numbers(found: Any) -> Float64[np.ndarray, "..."] | None:
+    """Numbers of any shape as float64; None for anything that is not numbers throughout.
+
+    Lists, arrays of numpy, jax and torch (on any device) and booleans, which are 0 and 1, are numbers. Texts are not,
+    though numpy would read them, nor are masked numbers, whose values nobody meant. None becomes NaN.
+    """
+    if isinstance(found, Mapping | set | frozenset | str | bytes) or np.ma.is_masked(found):
+        return None
+    try:
+        detach: Any = getattr(found, "detach", None)
+        if callable(detach):  # a tensor of torch, which may lie on a device
+            found = detach().cpu().double().numpy()
+        values = np.asarray(found)
+        if values.dtype.kind == "O":
+            # Lists that hold None or numbers of other kinds; what is no number at all is a number nowhere.
+            if any(isinstance(one, str | bytes | Mapping | complex) for one in values.ravel().tolist()):
+                return None
+        elif values.dtype.kind not in "biuf" and np.dtype(values.dtype).name not in ("bfloat16", "float8_e4m3fn"):
+            return None
+        return values.astype(np.float64)
+    except Exception:  # whatever a foreign object does when it is asked for numbers
+        return None
+
+
+def _no_number(found: Any) -> str:
+    """What of a list of lists is no number, for a message."""
+    if isinstance(found, np.ma.MaskedArray):
+        return " with masked numbers"
+    rows = found.tolist() if isinstance(found, np.ndarray) else found
+    for row in rows if isinstance(rows, list | tuple) else ():
+        for one in row if isinstance(row, list | tuple) else ():
+            if isinstance(one, str | bytes | complex) or inspect.isgenerator(one):
+                return f", among them {type(one).__name__} {one!r:.60}"
+    return ""
 
 
 def _call(function: ScoreFunction, name: str, examples: Sequence[Example], answers: Sequence[Sequence[str]]) -> Any:

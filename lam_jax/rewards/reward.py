@@ -74,12 +74,26 @@ def describe_shape(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f"an array of shape {list(value.shape)}"
     if isinstance(value, list | tuple):
-        inner = sorted({len(item) if isinstance(item, list | tuple) or np.ndim(item) else -1 for item in value})
+        inner = sorted({_length(item) for item in value})
         if inner in ([-1], []):
-            return f"a flat list of {len(value)}"
+            kinds = sorted({type(item).__name__ for item in value if not isinstance(item, int | float)})
+            what = f" ({', '.join(kinds)})" if kinds else ""
+            return f"a flat list of {len(value)}{what}"
         lengths = ", ".join("no list" if n < 0 else str(n) for n in inner)
-        return f"a list of {len(value)} with items of length {lengths}"
+        deeper = {_length(one) for item in value if isinstance(item, list | tuple) for one in item} - {-1}
+        lists = f", lists or arrays of length {', '.join(map(str, sorted(deeper)))} in them" if deeper else ""
+        return f"a list of {len(value)} with items of length {lengths}{lists}"
+    if isinstance(shape := getattr(value, "shape", None), tuple):
+        return f"a {type(value).__name__} of shape {list(shape)}"
     return f"a {type(value).__name__}"
+
+
+def _length(item: Any) -> int:
+    """Of a list or an array; -1 of anything else."""
+    if isinstance(item, list | tuple):
+        return len(item)
+    shape = getattr(item, "shape", ())
+    return int(shape[0]) if isinstance(shape, tuple) and shape else -1
 
 
 def rewards_of(verdicts: Verdicts) -> tuple[Float[np.ndarray, "N G"], Bool[np.ndarray, "N G"]]:

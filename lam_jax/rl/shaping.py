@@ -6,6 +6,8 @@ N prompts, G samples of each prompt.
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from lam_jax.rl.advantages import group_std
+
 
 def overlong_penalty(lengths: Int[np.ndarray, "*B"], max_length: int, zone: int) -> Float[np.ndarray, "*B"]:
     """Soft overlong punishment (DAPO equation 13), to be added to the reward.
@@ -31,11 +33,7 @@ def informative_groups(
     rewards: Float[np.ndarray, "N G"], ok: Bool[np.ndarray, "N G"], threshold: float
 ) -> Bool[np.ndarray, "N"]:
     """Groups worth training on: at least two rewarded samples whose sample std is `threshold` or more."""
-    count = ok.sum(axis=1)
-    kept = np.where(ok, rewards, 0.0).astype(np.float64)
-    mean = kept.sum(axis=1) / np.maximum(count, 1)
-    variance = (np.where(ok, kept - mean[:, None], 0.0) ** 2).sum(axis=1) / np.maximum(count - 1, 1)
-    return (count >= 2) & (np.sqrt(variance) >= threshold)
+    return (np.asarray(ok).sum(axis=1) >= 2) & (group_std(rewards, ok) >= threshold)
 
 
 def fill_slots(

@@ -22,6 +22,7 @@ from lam_jax.nn.leaf import Leaf
 from lam_jax.nn.rope import Rotary
 from lam_jax.nn.stack import is_apart
 from lam_jax.nn.vocabulary import occurring
+from lam_jax.rl.masks import is_end
 from lam_jax.rollout.actions import Act, ActionSpace, Penalty, next_positions, shared_prompt
 from lam_jax.rollout.sampling import SamplingConfig, Support, penalise_repeats, sample_keys
 
@@ -34,7 +35,7 @@ class RolloutConfig:
         samples: G, continuations of each prompt.
         length: T, most tokens of a continuation.
         sampling: how actions are drawn.
-        stop: whether a continuation ends at the end-of-turn token.
+        stop: whether a continuation ends at a token that ends answers (`QwenConfig.eos_ids`).
         segment: decode steps between two looks at whether all have ended.
     """
 
@@ -55,7 +56,7 @@ class Rollout(struct.PyTreeNode):
 
     tokens: Int32[Array, "N G T"] | Leaf  # pad after the end
     actions: Int32[Array, "N G T"] | Leaf
-    mask: Bool[Array, "N G T"] | Leaf  # up to and including the end-of-turn token
+    mask: Bool[Array, "N G T"] | Leaf  # up to and including the token that ends it
     logps: Float32[Array, "N G T"] | Leaf  # behaviour log-probability of the actions
     logp_gap: Float32[Array, "N G T"] | Leaf  # log-probability over the truncated set minus that over all actions
     entropy: Float32[Array, "N G T"] | Leaf
@@ -65,7 +66,7 @@ class Rollout(struct.PyTreeNode):
 
     @property
     def lengths(self) -> Array:
-        """int32 [N, G], tokens of each continuation, the end-of-turn token included."""
+        """int32 [N, G], tokens of each continuation, the one that ends it included."""
         return jnp.sum(self.mask, axis=-1, dtype=jnp.int32)
 
 
@@ -143,7 +144,7 @@ def rollout(
         if seen is not None:
             seen = seen | jax.nn.one_hot(token, seen.shape[-1], dtype=bool)
         if config.stop:
-            alive = alive & (token != model.eos_id)
+            alive = alive & ~is_end(token, model.eos_ids)
         return _State(t + 1, alive, hidden[:, :, 0], logits, rotary_at(t + 1), seen, cache, space_state, out)
 
     hidden, logits = (shared_prompt(x, config.samples) for x in (prompt_hidden[:, -1], logits))

@@ -1,8 +1,8 @@
 """Metrics of a run: one JSON object a line in `metrics.jsonl`, and the same scalars for other sinks.
 
 Wall-clock fields are "time" (seconds since 1970) and every name that ends in "_s" (seconds; "_per_s" rates too), but
-for the names of a reward's parts, `reward/NAME`. Without them, two runs with one seed write equal records: `comparable`
-drops them.
+for the names of a reward's parts, `reward/NAME`, and of failures, `failed_rewards/KIND`. Without them, two runs with
+one seed write equal records: `comparable` drops them.
 """
 
 import json
@@ -17,11 +17,12 @@ from lam_jax.runs.sinks import Sink, open_sinks
 
 RESERVED = ("phase", "step", "time")
 REWARD_PART = "reward/"  # begins the metric of a named part of a reward
+FAILED_PART = "failed_rewards/"  # begins the metric of a kind of failed reward calls
 
 
 def is_wall_clock(name: str) -> bool:
     """Whether a field depends on when and how fast the run was, not on what it computed."""
-    return name == "time" or (name.endswith("_s") and not name.startswith(REWARD_PART))
+    return name == "time" or (name.endswith("_s") and not name.startswith((REWARD_PART, FAILED_PART)))
 
 
 def comparable(record: Mapping[str, Any]) -> Record:

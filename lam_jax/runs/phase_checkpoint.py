@@ -6,6 +6,7 @@ are kept, where the data stood, and, between two updates of one rollout, that ro
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -16,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from lam_jax.runs.retention import Checkpoints
 from lam_jax.runs.stop import StopRequest
 
+LOOKED_AT = 64  # batches, for one that holds what a saved rollout was made of
 TrainState = Any  # a pytree with `trainable`, such as `lam_jax.train.state.TrainState`
 
 
@@ -55,6 +57,19 @@ class Work(Protocol):
         ...
 
 
+@runtime_checkable
+class Ahead(Protocol):
+    """A `Work` that begins the next step before this one's updates; its data have a `peek`."""
+
+    def pending(self) -> Any:
+        """What is begun of the next step, as a pytree of arrays of the shape of `buffer_like`; None: nothing."""
+        ...
+
+    def restore(self, pending: Any, batch: Any, number: int) -> None:
+        """Goes on with what was begun for step `number`, whose batch is given."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Best:
     """The highest score so far, where it came from, and the weights that had it; None where they are not kept."""
@@ -75,6 +90,8 @@ class PhaseCheckpoint:
         best: among the evaluations so far.
         buffer: what the other updates of that step need; None at updates = 0.
         metrics: of that step so far.
+        pending: what was begun already for the step after that one, see `Ahead`.
+        owes_evaluation: the evaluation after `number` steps could not be made, and is to be made first.
     """
 
     state: TrainState
@@ -83,6 +100,8 @@ class PhaseCheckpoint:
     best: Best | None = None
     buffer: Any = None
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    owes_evaluation: bool = False
+    pending: Any = None
 
     @property
     def begun(self) -> int:
@@ -128,9 +147,13 @@ class PhaseSaver:
             buffer = None
             if saved["updates"]:
                 data.set_state(start)
-                buffer = work.buffer_like(state, next(iter(data)))  # pyright: ignore[reportCallIssue, reportArgumentType]
+                buffer = _like(work, state, data, saved.get("buffer"))
             best = state.trainable if saved["best_kept"] else None
-            return {"state": state, "best": best, "buffer": buffer}
+            tree = {"state": state, "best": best, "buffer": buffer}
+            if saved.get("pending"):
+                data.set_state(start)
+                tree["pending"] = _like(work, state, data, saved["pending"])
+            return tree
 
         restored = self.checkpoints.restore(like, mesh=_mesh_of(state))
         if restored is None:
@@ -138,7 +161,11 @@ class PhaseSaver:
         tree, saved = restored.tree, restored.metadata
         data.set_state(saved["data"])
         best = Best(saved["best"][0], saved["best"][1], tree["best"]) if saved["best"] else None
-        return PhaseCheckpoint(tree["state"], saved["number"], saved["updates"], best, tree["buffer"], saved["metrics"])
+        owed = saved.get("owes_evaluation", False)
+        return PhaseCheckpoint(
+            *(tree["state"], saved["number"], saved["updates"], best, tree["buffer"], saved["metrics"], owed),
+            pending=tree.get("pending"),
+        )
 
     def visit(self, checkpoint: PhaseCheckpoint, data: Any, before: Callable[[], None]) -> None:
         """Saves if that is due or the run is asked to stop; called after every update but the phase's last.
@@ -195,9 +222,37 @@ class PhaseSaver:
             "best_kept": best is not None and best.trainable is not None,
             "metrics": {name: float(value) for name, value in checkpoint.metrics.items()},
             "data": data.get_state(),
+            "owes_evaluation": checkpoint.owes_evaluation,
+            "buffer": _shapes(checkpoint.buffer),
+            "pending": _shapes(checkpoint.pending),
         }
         tree = {"state": checkpoint.state, "best": best.trainable if best else None, "buffer": checkpoint.buffer}
+        if checkpoint.pending is not None:
+            tree["pending"] = checkpoint.pending
         self.checkpoints.begin_save(total, tree, metadata)
+
+
+def _shapes(tree: Any) -> list[list[int]]:
+    return [list(leaf.shape) for leaf in jax.tree.leaves(tree)]
+
+
+def _like(work: Work, state: TrainState, data: Any, shapes: list[list[int]] | None) -> Any:
+    """Shape structs of a saved buffer; batches of another bucket, or without pictures, give buffers of other shapes.
+
+    Args:
+        work, state: of the phase.
+        data: its batches, at any position.
+        shapes: of the saved arrays; None: a checkpoint of before they were kept.
+    """
+    for batch in itertools.islice(iter(data), LOOKED_AT):
+        leaves, structure = jax.tree.flatten(work.buffer_like(state, batch))
+        if shapes is None:
+            return structure.unflatten(leaves)
+        if len(leaves) == len(shapes):
+            return structure.unflatten([leaf.update(shape=tuple(s)) for leaf, s in zip(leaves, shapes)])
+    raise ValueError(
+        f"The checkpoint's rollout has {len(shapes or ())} arrays, which none of {LOOKED_AT} batches gives."
+    )
 
 
 def _mesh_of(state: TrainState) -> Mesh | None:

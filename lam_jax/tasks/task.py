@@ -35,7 +35,8 @@ class Task:
         rows: where the rows come from, prompts built.
         reward: scores answers in training and evaluation.
         chat_lengths: buckets of whole chats in stage 5, tokens; longer rows are cut on the right.
-        prompt_lengths: buckets of prompts, tokens; longer ones are cut on the left, all picture tokens kept.
+        prompt_lengths: buckets of prompts, tokens; of longer ones the oldest text is cut, all picture tokens and the
+            chat's header kept.
         answer_length: most tokens of an answer.
         sft, rl, val: names of the splits of stage 5, of stage 6 and of validation.
         tests: key in results ("id", "ood") -> split that is scored.

@@ -9,7 +9,8 @@ import numpy as np
 from lam_jax.models.inputs import Batch
 from lam_jax.runs.progress import Progress
 from lam_jax.train.rl import RLStep
-from lam_jax.train.rl_batch import replace_rows, shortened, with_advantages
+from lam_jax.train.rl_batch import lengthened, replace_rows, shortened, with_advantages
+from lam_jax.train.rl_update import signal_of
 from lam_jax.train.state import TrainState
 
 
@@ -43,14 +44,9 @@ def compile_ahead(
         prompts: any batch of prompts on the host, for the shapes of its pictures.
         lengths: buckets of the prompts' collator.
         progress: where progress is shown; default: nowhere.
-
-    Raises:
-        ValueError: several lengths with dynamic sampling, which mixes prompts of several batches.
     """
     collect, buckets = step.collect, step.config.update_buckets
     dynamic = step.config.algorithm.dynamic_sampling_std is not None
-    if dynamic and len(lengths) > 1:
-        raise ValueError(f"Dynamic sampling with prompt lengths {tuple(lengths)}: expected a single length.")
     progress = progress or Progress(enabled=False)
     total = len(lengths) * (1 + len(buckets))
     with progress.bar("compiling", total, 0) as bar:
@@ -60,8 +56,12 @@ def compile_ahead(
             nothing = (len(prompts.tokens), step.config.rollout.samples)
             batch = with_advantages(rows, out, jnp.zeros(nothing), jnp.zeros(nothing, bool), collect.mesh)
             if dynamic:
-                replace_rows(batch, batch, jnp.full(len(rows.tokens), -1), collect.mesh)
+                for longer in (other for other in lengths if other >= length):
+                    wide = lengthened(batch, longer)
+                    replace_rows(wide, wide, jnp.full(len(rows.tokens), -1), collect.mesh)
             bar.update(done := done + 1, {})
             for bucket in buckets:
-                step.update.lower(state, shortened(step.share(batch, 0), bucket)).compile()
+                share = shortened(step.share(batch, 0), bucket)
+                signal_of(share, step.config.algorithm)
+                step.update.lower(state, share).compile()
                 bar.update(done := done + 1, {})

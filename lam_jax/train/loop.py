@@ -9,7 +9,7 @@ from typing import Any
 from lam_jax.errors import RewardError
 from lam_jax.hosts import heartbeat
 from lam_jax.hosts.compilation import warn_of_recompilation
-from lam_jax.runs.phase_checkpoint import Best, PhaseCheckpoint, Work
+from lam_jax.runs.phase_checkpoint import Ahead, Best, PhaseCheckpoint, Work
 from lam_jax.runs.progress import WARM_STEPS, Bar
 from lam_jax.runs.tools import Tools
 from lam_jax.train.recorder import Evaluate, Recorder
@@ -78,7 +78,8 @@ def fit(phase: Phase, state: TrainState, step: Step | Work, batches: Iterable[An
     Raises:
         NonFiniteError: a metric became infinite or NaN.
         PreemptedError: the run was asked to stop, and a checkpoint was saved.
-        RewardError: a reward function raised an exception; a checkpoint was saved.
+        RewardError: a reward function raised an exception, or (nearly) no reward could be used for some time; a
+            checkpoint was saved.
         ValueError: too few batches, or an evaluation without a score.
     """
     work: Work = step if isinstance(step, Work) else _Plain(step)  # pyright: ignore[reportAssignmentType]
@@ -98,6 +99,10 @@ def fit(phase: Phase, state: TrainState, step: Step | Work, batches: Iterable[An
         loop = _Loop(phase, work, batches, tools, place, bar)
         if phase.evaluate and phase.evaluate_every and not resumed and place.number < phase.steps:
             loop.recorder.evaluate(place.number, place.state, phase.evaluate)
+        if place.pending is not None:
+            loop.go_on_with(place.pending)
+        if place.owes_evaluation:
+            loop.evaluate(place.number)
         loop.run()
     return Fitted(loop.place.state, loop.recorder.best, earlier + loop.recorder.history)
 
@@ -126,13 +131,34 @@ class _Loop:
                 metrics = self._step(number)
             heartbeat.beat(phase.name, number)
             recorder.step(number, metrics)
-            if phase.evaluate and phase.is_evaluated(number):
-                recorder.evaluate(number, self.place.state, phase.evaluate)
+            if phase.is_evaluated(number):
+                self.evaluate(number)
             if number < phase.steps:
                 self._visit(self.place, recorder.flush)
         if profiler:
             profiler.close()
         recorder.flush()
+
+    def evaluate(self, number: int) -> None:
+        """Scores the state after step `number`.
+
+        Raises:
+            RewardError: no reward could be had; the state is saved, and a run that goes on begins with this evaluation.
+        """
+        if self.phase.evaluate is None:
+            return
+        try:
+            self.recorder.evaluate(number, self.place.state, self.phase.evaluate)
+        except RewardError:
+            self.place = dataclasses.replace(self.place, owes_evaluation=True)
+            self._keep(self._position())
+            raise
+        self.place = dataclasses.replace(self.place, owes_evaluation=False)
+
+    def go_on_with(self, pending: Any) -> None:
+        """What the run had begun for the next step that a batch is taken for, when the checkpoint was written."""
+        peek = self.batches.peek  # pyright: ignore[reportAttributeAccessIssue]
+        self.work.restore(pending, peek(), self.place.begun + 1)  # pyright: ignore[reportAttributeAccessIssue]
 
     def _step(self, number: int) -> dict[str, Any]:
         """What is left of step `number`: all its updates, or those after the checkpoint that it goes on from."""
@@ -144,6 +170,7 @@ class _Loop:
             try:
                 with self._watched(number):
                     buffer, metrics = work.prepare(state, batch)
+                metrics = {**getattr(self.batches, "noted", {}), **metrics}
             except RewardError:
                 self._keep(before)
                 raise
@@ -152,10 +179,13 @@ class _Loop:
             with self._watched(number):
                 state, applied = work.apply(state, buffer, index)
             if index + 1 < work.updates:
-                between = PhaseCheckpoint(state, number - 1, index + 1, None, buffer, metrics)
+                between = PhaseCheckpoint(state, number - 1, index + 1, None, buffer, metrics, pending=self._pending())
                 self._visit(between, functools.partial(self._check, number, applied))
-        self.place = PhaseCheckpoint(state, number)
+        self.place = PhaseCheckpoint(state, number, pending=self._pending())
         return work.finish(state, buffer, {**metrics, **applied})
+
+    def _pending(self) -> Any:
+        return self.work.pending() if self.tools.saver and isinstance(self.work, Ahead) else None
 
     def _position(self) -> dict[str, Any]:
         return self.batches.get_state() if self.tools.saver else {}  # pyright: ignore[reportAttributeAccessIssue]

@@ -91,6 +91,12 @@ class Optimiser:
             updates, state = self.transform.update(gradients, state, trainable)
             return optax.apply_updates(trainable, updates), state, updates
 
+    def updates_done(self, state: Any) -> Any:
+        """int32 scalar: updates of a state, on which the learning rate depends; None: it counts none."""
+        scheduled = optax.ScaleByScheduleState
+        found = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, scheduled))
+        return next((node.count for node in found if isinstance(node, scheduled)), None)
+
     def _shardings(self, struct: Any, trainable: Any) -> Any:
         # jit alone would not keep the weights' shardings for the moments.
         scalar = replicated_beside(trainable)

@@ -5,13 +5,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from lam_jax.data.collator import Collated
 from lam_jax.train.rl_batch import RLBatch, in_bucket, mini_batch
 from lam_jax.train.rl_collect import Collector
 from lam_jax.train.rl_config import RLConfig
-from lam_jax.train.rl_update import Update
+from lam_jax.train.rl_update import Update, signal_of
 from lam_jax.train.state import TrainState
 
 
@@ -55,6 +56,14 @@ class RLStep:
         """Shape structs of the batch that `prepare` gives for prompts of this shape."""
         return self.collect.like(state, prompts)
 
+    def pending(self) -> RLBatch | None:
+        """The rollout of the next step where it is begun already; a checkpoint holds it."""
+        return self.collect.pending()
+
+    def restore(self, pending: RLBatch, prompts: Collated, number: int) -> None:
+        """Goes on with the pending rollout of a checkpoint, for step `number`, whose prompts come next."""
+        self.collect.restore(pending, prompts, number)
+
     def share(self, batch: RLBatch, index: int) -> RLBatch:
         """The share of the prompts that update `index` is made of."""
         return mini_batch(batch, index, self.config.mini_batches, self.config.prompts, self.collect.mesh)
@@ -75,7 +84,16 @@ class RLStep:
             "rl_step_s": done - self._began,
             "rollout_tokens_per_s": tokens / rollout_s,
             "update_tokens_per_s": tokens / update_s,
+            "skipped_updates": float(self._skipped(batch)),
         }
+
+    def _skipped(self, batch: RLBatch) -> int:
+        """Updates of the step that had nothing to learn from and were not made."""
+        config = self.config
+        signal = signal_of(batch, config.algorithm)
+        if config.mini_batches > 1:
+            signal = signal[: config.prompts].reshape(config.mini_batches, -1)
+        return config.epochs * int((~np.atleast_2d(signal).any(axis=1)).sum())
 
 
 def _require_whole_shares(config: RLConfig, mesh: Mesh | None) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float32, Int
 
-from lam_jax.models.inputs import Batch
+from lam_jax.models.inputs import Batch, Images
 from lam_jax.nn.leaf import Leaf
 from lam_jax.parallel import UPDATE, place
 from lam_jax.parallel.exchange import take_rows
@@ -48,6 +49,27 @@ def replace_rows(batch: RLBatch, more: RLBatch, source: Int[Array, " N"], mesh: 
     return jax.tree.map(choose, batch, take_rows(more, source, mesh))
 
 
+def of_one_shape(one: RLBatch, other: RLBatch, mesh: Mesh | None) -> tuple[RLBatch, RLBatch]:
+    """Both with prompts as long as the longer ones of the two, and with room for pictures if either has some."""
+    length = max(batch.prompts.tokens.shape[1] for batch in (one, other))
+    images = next((batch.prompts.images for batch in (one, other) if batch.prompts.images is not None), None)
+    return lengthened(with_room(one, images, mesh), length), lengthened(with_room(other, images, mesh), length)
+
+
+def lengthened(batch: RLBatch, length: int) -> RLBatch:
+    """The batch with its prompts filled up with padding on the left, to `length` tokens."""
+    return batch if length == batch.prompts.tokens.shape[1] else _lengthened(batch, length=length)
+
+
+def with_room(batch: RLBatch, images: Images | None, mesh: Mesh | None) -> RLBatch:
+    """The batch, with an empty place for pictures of the shape of `images` where it has none."""
+    if images is None or batch.prompts.images is not None:
+        return batch
+    none = jax.tree.map(lambda x: np.full(x.shape, -1, x.dtype), images)
+    none = none.replace(patches=np.zeros_like(none.patches))
+    return batch.replace(prompts=batch.prompts.replace(images=place(none, mesh, UPDATE)))
+
+
 def mini_batch(batch: RLBatch, index: int, count: int, prompts: int, mesh: Mesh | None) -> RLBatch:
     """Share `index` of `count` equal ones of the first `prompts` prompts; after the last the first comes again."""
     if count == 1:
@@ -67,6 +89,23 @@ def in_bucket(batch: RLBatch, lengths: Sequence[int]) -> RLBatch:
 def longest(batch: RLBatch) -> int:
     """The last position of a completion token that counts, from 1 on; 0 if none counts."""
     return int(to_host(_last(batch.mask)))
+
+
+@functools.partial(jax.jit, static_argnames="length")
+def _lengthened(batch: RLBatch, length: int) -> RLBatch:
+    prompts, hidden = batch.prompts, batch.rollout.prompt_hidden
+    missing = length - prompts.tokens.shape[1]
+
+    def left(x: Array, value: Any = 0) -> Array:
+        return jnp.pad(x, ((0, 0), (missing, 0), *((0, 0),) * (x.ndim - 2)), constant_values=value)
+
+    # Padding is what the mask says it is: its tokens are embedded and reach no other place.
+    rows = {name: left(getattr(prompts, name)) for name in ("tokens", "mask", "valid", "response")}
+    positions = jnp.pad(prompts.positions, ((0, 0), (0, 0), (missing, 0)), constant_values=1)
+    return batch.replace(
+        prompts=prompts.replace(**rows, positions=positions),
+        rollout=batch.rollout.replace(prompt_hidden=left(hidden)),
+    )
 
 
 @jax.jit

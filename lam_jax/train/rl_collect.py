@@ -21,16 +21,19 @@ from lam_jax.models.inputs import Batch
 from lam_jax.nn.layout import Layout
 from lam_jax.parallel import UPDATE, mesh_of, place
 from lam_jax.parallel.multihost import to_host
-from lam_jax.rl import fill_slots
+from lam_jax.rl import ends_well, fill_slots
 from lam_jax.rollout.actions import ActionSpace
 from lam_jax.rollout.engine import Rollout, rollout
 from lam_jax.rollout.run import fill_prompts, run_rollout
 from lam_jax.rollout.weights import rollout_weights
+from lam_jax.runs.metrics import FAILED_PART
 from lam_jax.train.method import Method
 from lam_jax.train.partition import merge
-from lam_jax.train.rl_batch import RLBatch, replace_rows, with_advantages
+from lam_jax.train.rl_batch import RLBatch, of_one_shape, replace_rows, with_advantages
 from lam_jax.train.rl_config import RLConfig
-from lam_jax.train.rl_rewards import Decode, Reward, Scores, advantages_of, masked_mean, score
+from lam_jax.train.rl_failures import Failures, FailureWatch, count_failures
+from lam_jax.train.rl_rewards import Decode, Reward, Scores, advantages_of, gathered, masked_mean
+from lam_jax.train.rl_rolling import Rolling
 from lam_jax.train.state import TrainState
 
 Metrics = dict[str, Any]
@@ -70,6 +73,10 @@ class Collector:
         refill: where dynamic sampling draws further prompts from.
         layout: of the rollouts; default: what suits the mesh.
         observe: is shown each rollout, on every process, before an update is made of it; it changes nothing.
+        ahead: gives the prompts of the next step, which stay the next ones: where scoring overlaps.
+
+    Raises:
+        ValueError: scoring is to overlap and there is no `ahead`.
     """
 
     def __init__(
@@ -82,22 +89,79 @@ class Collector:
         refill: Iterator[Collated],
         layout: Layout | None = None,
         observe: Observe | None = None,
+        ahead: Callable[[], Collated] | None = None,
     ):
         self.config, self.method, self.mesh = config, method, mesh_of(frozen)
         self.frozen = self._for_rollouts(frozen)
         self.reward, self.decode, self.refill, self.layout = reward, decode, refill, layout
-        self.observe = observe
+        self.observe, self.ahead = observe, ahead
+        if config.overlap_scoring != (ahead is not None):
+            raise ValueError(f"Collector: overlap_scoring is {config.overlap_scoring}, with ahead {ahead}.")
+        self._pending: Rolling | None = None
+        self.watch = FailureWatch(config.max_failed_steps, config.least_usable)
+        self._ends = frozen.backbone.config.eos_ids
 
     def __call__(self, state: TrainState, prompts: Collated) -> tuple[RLBatch, Metrics]:
-        """A batch of the prompts' rows, with the state's key of this step."""
+        """A batch of the prompts' rows, with the state's key of this step.
+
+        Raises:
+            RewardError: a reward function raised an exception.
+            NoUsableRewardError: (nearly) no reward call could be used, once too often.
+        """
+        if self.ahead is not None:
+            return self._overlapped(state, prompts, self.ahead)
         key, algorithm = state.step_key(), self.config.algorithm
+        failures: list[Failures] = []
 
-        def again(number: int) -> tuple[RLBatch, Metrics]:
-            return self._attempt(state, _next_alike(self.refill, prompts), key, number)
+        def attempt(drawn: Collated, number: int) -> tuple[RLBatch, Metrics]:
+            batch, metrics, failed = self._scored(self._rolling(state, drawn, key, number))
+            failures.append(failed)
+            return batch, metrics
 
-        batch, metrics = self._attempt(state, prompts, key, 0)
+        batch, metrics = attempt(prompts, 0)
         most = 0 if algorithm.dynamic_sampling_std is None else algorithm.max_refills
-        return refilled(batch, metrics, again, most, self.mesh)
+        batch, metrics = refilled(batch, metrics, lambda n: attempt(next(self.refill), n), most, self.mesh)
+        self.watch.step(sum(failures, Failures()))
+        return batch, metrics
+
+    def _overlapped(
+        self, state: TrainState, prompts: Collated, ahead: Callable[[], Collated]
+    ) -> tuple[RLBatch, Metrics]:
+        """The rollout that was begun a step ago; the next one is begun before its scores are waited for."""
+        rolling = self._pending or self._rolling(state, prompts, state.step_key(), 0)
+        rolling.begin(self.decode, self.reward)
+        self._pending = None
+        if rolling.step < self.config.steps:
+            # The key is that of the step which the rollout is for; the weights are those of before this one's update.
+            key = state.replace(step=state.step + self.config.updates).step_key()
+            self._pending = self._rolling(state, ahead(), key, 0, rolling.step + 1)
+            self._pending.begin(self.decode, self.reward)
+        batch, metrics, failures = self._scored(rolling)
+        self.watch.step(failures)
+        return batch, metrics | {"refills": 0.0}
+
+    def pending(self) -> RLBatch | None:
+        """The rollout of the next step, without scores, as a checkpoint holds it; None: none is begun."""
+        if self._pending is None:
+            return None
+        prompts, out = self._pending.prompts, self._pending.out
+        shape = (len(self._pending.drawn.examples), out.tokens.shape[1])
+        return with_advantages(prompts, out, np.zeros(shape, np.float32), np.zeros(shape, bool), self.mesh)
+
+    def restore(self, pending: RLBatch, drawn: Collated, step: int) -> None:
+        """Goes on with a rollout of a checkpoint, which is for step `step`; it is scored when it is needed.
+
+        Args:
+            pending: from `pending`.
+            drawn: its prompts, from the host.
+            step: of the phase.
+        """
+        self._pending = Rolling(step, 0, drawn, pending.prompts, pending.rollout)
+
+    def settle(self) -> None:
+        """Waits until no thread asks the reward for anything, so that somebody else may."""
+        if self._pending is not None:
+            self._pending.settle()
 
     def roll_out(self, state: TrainState, batch: Batch, key: Array, attempt: int = 0) -> tuple[Batch, Rollout]:
         """Prompts on the mesh, filled up to its shards, and their continuations; attempt 1 and up are refills."""
@@ -127,43 +191,49 @@ class Collector:
     def _for_rollouts(self, part: Agent) -> Agent:
         return rollout_weights(part, part.specs, part.backbone.config.dtype)
 
-    def _attempt(self, state: TrainState, drawn: Collated, key: Array, attempt: int) -> tuple[RLBatch, Metrics]:
-        began = time.monotonic()
+    def _rolling(
+        self, state: TrainState, drawn: Collated, key: Array, attempt: int, step: int | None = None
+    ) -> Rolling:
         prompts, out = self.roll_out(state, drawn.batch, key, attempt)
-        jax.block_until_ready(out)
-        generated = time.monotonic()
-        scores = score(out.tokens, out.mask, drawn.examples, self.decode, self.reward)
+        return Rolling(step or int(state.step) // self.config.updates + 1, attempt, drawn, prompts, out)
+
+    def _scored(self, rolling: Rolling) -> tuple[RLBatch, Metrics, Failures]:
+        drawn, out = rolling.drawn, rolling.out
+        if self.ahead is None:
+            jax.block_until_ready(out)
+        waiting = time.monotonic()
+        scores = gathered(rolling.asked(self.decode, self.reward))
+        waited = time.monotonic() - waiting
         length = self.config.rollout.length
         advantages, active = advantages_of(self.config.algorithm, scores, length)
-        batch = with_advantages(prompts, out, advantages, active, self.mesh)
+        batch = with_advantages(rolling.prompts, out, advantages, active, self.mesh)
+        ended = np.asarray(to_host(_ended(out.tokens, out.mask, self._ends)))[: len(drawn.examples)]
+        failures = count_failures(scores.kinds, scores.errors, scores.ok.size, int((~scores.ok).sum()))
         metrics = {
-            **scores.metrics(length),
+            **scores.metrics(ended),
+            **{f"{FAILED_PART}{kind}": float(count) for kind, count in sorted(failures.kinds.items())},
+            "rows_cut": float(drawn.cuts.rows),
+            "tokens_cut": float(drawn.cuts.tokens),
             "logp_gap": float(masked_mean(out.logp_gap, out.mask)),
-            "informative_groups": float(np.asarray(active).any(axis=1).mean()),
-            "generation_s": generated - began,
-            "reward_s": time.monotonic() - generated,
+            "informative_groups": float((active & (advantages != 0)).any(axis=1).mean()),
+            "generation_s": rolling.generation_s,
+            "reward_s": rolling.reward_s,
+            "reward_wait_s": waited,
         }
         if self.observe is not None:
-            step = int(state.step) // self.config.updates + 1
-            self.observe(Attempt(step, attempt, drawn.examples, out, scores))
-        return batch, metrics
+            self.observe(Attempt(rolling.step, rolling.number, drawn.examples, out, scores))
+        return batch, metrics, failures
 
 
-def _next_alike(refill: Iterator[Collated], first: Collated) -> Collated:
-    """Further prompts, of the shape of the first ones."""
-    drawn = next(refill)
-    if drawn.batch.tokens.shape != first.batch.tokens.shape:
-        raise ValueError(
-            f"Dynamic sampling mixes prompts of several batches: found {drawn.batch.tokens.shape} after "
-            f"{first.batch.tokens.shape}. Give the collator of the prompts a single length."
-        )
-    return drawn
+_ended = jax.jit(ends_well, static_argnums=2)
 
 
 def refilled(
     batch: RLBatch, metrics: Metrics, again: Callable[[int], tuple[RLBatch, Metrics]], most: int, mesh: Mesh | None
 ) -> tuple[RLBatch, Metrics]:
     """DAPO's dynamic sampling: groups without a signal are replaced by those of further prompts.
+
+    Prompts of several buckets are filled up to the longer one where they come together.
 
     Args:
         batch, metrics: of the first rollout; the metrics stay so, but for the times and the number of refills.
@@ -180,7 +250,8 @@ def refilled(
         refills += 1
         more, extra = again(refills)
         source, keep = fill_slots(keep, np.asarray(to_host(jnp.any(more.mask, axis=(1, 2)))))
+        batch, more = of_one_shape(batch, more, mesh)
         batch = replace_rows(batch, more, jnp.asarray(source), mesh)
-        for name in ("generation_s", "reward_s"):
+        for name in ("generation_s", "reward_s", "reward_wait_s"):
             metrics[name] += extra[name]
     return batch, metrics | {"refills": float(refills)}

@@ -26,6 +26,7 @@ class RLConfig:
         optimiser: learning rate and schedule.
         remat: recompute activations in the update's backward pass; "products": all but those of products with weights.
         update_lengths: buckets below the rollout's length; an update runs at the smallest that holds its completions.
+        max_failed_steps, least_usable, overlap_scoring: as in `lam_jax.recipe.RLSettings`.
     """
 
     algorithm: Algorithm
@@ -39,6 +40,9 @@ class RLConfig:
     optimiser: OptimiserConfig = dataclasses.field(default_factory=lambda: OptimiserConfig(lr=1e-6))
     remat: Remat = False
     update_lengths: tuple[int, ...] = ()
+    max_failed_steps: int = 5
+    least_usable: float = 0.1
+    overlap_scoring: bool = False
 
     def __post_init__(self):
         buckets = (0, *self.update_lengths, self.rollout.length)
@@ -53,6 +57,11 @@ class RLConfig:
         require_remat("RLConfig.remat", self.remat)
         if self.prompts % self.mini_batches:
             raise ValueError(f"RLConfig.mini_batches {self.mini_batches} must divide prompts {self.prompts}.")
+        if self.overlap_scoring and self.algorithm.dynamic_sampling_std is not None:
+            raise ValueError(
+                f"RLConfig.overlap_scoring with {self.algorithm.name}: dynamic sampling has to know the rewards before "
+                "it goes on. Switch one of the two off."
+            )
         if self.prompts // self.mini_batches % self.micro_batches:
             raise ValueError(
                 f"RLConfig.micro_batches {self.micro_batches} must divide the {self.prompts // self.mini_batches} "

@@ -4,7 +4,7 @@ Legend: N prompts, G samples of a prompt, T completion length.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,8 +17,9 @@ from lam_jax.errors import RewardError
 from lam_jax.parallel.multihost import all_agree, gather, gather_json
 from lam_jax.rewards.reward import Reward, Verdicts, check_verdicts, rewards_of
 from lam_jax.rewards.verdict import Verdict
-from lam_jax.rl import Algorithm, compute_advantages, informative_groups, overlong_penalty
+from lam_jax.rl import Algorithm, compute_advantages, group_std, informative_groups, overlong_penalty
 from lam_jax.runs.metrics import REWARD_PART
+from lam_jax.train.rl_failures import OTHER_KIND
 
 # (tokens [N, G, T], mask [N, G, T]) -> answers [N][G]
 Decode = Callable[[np.ndarray, np.ndarray], list[list[str]]]
@@ -34,6 +35,7 @@ class Scores:
         lengths: tokens.
         parts: named parts of the rewards, NaN where a sample has none of that name; in the order of their names.
         errors: (prompt, sample) -> why the call failed, of the samples that this process scored.
+        kinds: (prompt, sample) -> what kind of failure that was, likewise.
     """
 
     rewards: Float[np.ndarray, "N G"]
@@ -41,9 +43,10 @@ class Scores:
     lengths: Int[np.ndarray, "N G"]
     parts: Mapping[str, Float[np.ndarray, "N G"]] = dataclasses.field(default_factory=dict)
     errors: Mapping[tuple[int, int], str] = dataclasses.field(default_factory=dict)
+    kinds: Mapping[tuple[int, int], str] = dataclasses.field(default_factory=dict)
 
-    def metrics(self, longest: int) -> dict[str, float]:
-        """Means over the samples; `longest`: the most tokens that a completion may have.
+    def metrics(self, ended: Any) -> dict[str, float]:
+        """Means over the samples; `ended`: [N, G], whether an answer came to an end by itself.
 
         Of each named part too, over the samples that have it; none if no sample has.
         """
@@ -52,7 +55,7 @@ class Scores:
             "reward_mean": float(self.rewards[self.ok].mean()) if self.ok.any() else 0.0,
             "reward_std": _group_std(self.rewards, self.ok),
             "length_mean": float(self.lengths.mean()),
-            "ended": float((self.lengths < longest).mean()),
+            "ended": float(np.mean(ended)),
             "failed_rewards": float((~self.ok).sum()),
         } | {f"{REWARD_PART}{name}": float(values.mean()) for name, values in parts.items() if len(values)}
 
@@ -64,31 +67,56 @@ def parts_of(verdict: Verdict) -> Mapping[str, float]:
 
 def _group_std(rewards: Float[np.ndarray, "N G"], ok: Bool[np.ndarray, "N G"]) -> float:
     """Mean over prompts of the sample standard deviation of the successful rewards, where there are two or more."""
-    spreads = [row[kept].std(ddof=1) for row, kept in zip(rewards, ok) if kept.sum() >= 2]
-    return float(np.mean(spreads)) if spreads else 0.0
+    compared = ok.sum(axis=1) >= 2
+    return float(group_std(rewards, ok)[compared].mean()) if compared.any() else 0.0
 
 
-def advantages_of(algorithm: Algorithm, scores: Scores, longest: int) -> tuple[Float[Array, "N G"], Bool[Array, "N G"]]:
+def advantages_of(
+    algorithm: Algorithm, scores: Scores, longest: int
+) -> tuple[Float[np.ndarray, "N G"], Bool[np.ndarray, "N G"]]:
     """Advantages, and which samples count: of dynamic sampling only groups with a signal."""
     penalty = overlong_penalty(scores.lengths, longest, algorithm.overlong_tokens(longest))
     shaped = scores.rewards + penalty
-    advantages, active = compute_advantages(algorithm, shaped.astype(np.float32), scores.ok)
+    advantages, active = compute_advantages(algorithm, shaped, scores.ok)
     if algorithm.dynamic_sampling_std is not None:
         informative = informative_groups(shaped, scores.ok, algorithm.dynamic_sampling_std)
-        active = active & jnp.asarray(informative)[:, None]
+        active = active & informative[:, None]
     return advantages, active
 
 
 class Decoder:
-    """Turns completion tokens into text."""
+    """Turns completion tokens into text.
 
-    def __init__(self, tokenizer: Any):
-        self.tokenizer = tokenizer
+    Args:
+        tokenizer: of the model.
+        ends: tokens that end answers, left out even where the tokenizer's files call them ordinary ones.
+    """
+
+    def __init__(self, tokenizer: Any, ends: Collection[int] = ()):
+        self.tokenizer, self.ends = tokenizer, frozenset(ends)
 
     def __call__(self, tokens: np.ndarray, mask: np.ndarray) -> list[list[str]]:
         """Answers [N][G] of tokens and mask [N, G, T], special tokens left out."""
-        groups = [[list(row[keep]) for row, keep in zip(rows, keeps)] for rows, keeps in zip(tokens, mask)]
+        groups = [[self._words(row[keep]) for row, keep in zip(rows, keeps)] for rows, keeps in zip(tokens, mask)]
         return [self.tokenizer.batch_decode(group, skip_special_tokens=True) for group in groups]
+
+    def _words(self, row: np.ndarray) -> list[Any]:
+        return [token for token in row if int(token) not in self.ends] if self.ends else list(row)
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What the reward said of the samples that this process scores.
+
+    Attributes:
+        shape: N prompts and G samples of all processes.
+        scored: rows, columns, lengths and verdicts of each block of samples.
+        failure: what the reward raised.
+    """
+
+    shape: tuple[int, int]
+    scored: tuple[tuple[slice, slice, np.ndarray, Verdicts], ...]
+    failure: Exception | None = None
 
 
 def score(
@@ -103,9 +131,19 @@ def score(
     Raises:
         RewardError: a reward function of the user's own raised an exception, on this process or another.
     """
+    return gathered(ask(tokens, mask, examples, decode, reward))
+
+
+def ask(
+    tokens: Int[Array, "M G T"],
+    mask: Bool[Array, "M G T"],
+    examples: Sequence[Example],
+    decode: Decode,
+    reward: Reward,
+) -> Asked:
+    """This process's part of `score`, which waits for no other: it may run in a thread."""
     shape = (len(examples), tokens.shape[1])
     scored: list[tuple[slice, slice, np.ndarray, Verdicts]] = []
-    failure: Exception | None = None
     try:
         for rows, columns, own_tokens, own_mask in _own_blocks(tokens, mask, shape[0]):
             answers = decode(own_tokens, own_mask)
@@ -114,7 +152,17 @@ def score(
             verdicts = check_verdicts(found, type(reward).__name__, len(answers), len(samples))
             scored.append((rows, columns, own_mask.sum(axis=-1), verdicts))
     except Exception as error:
-        failure = error
+        return Asked(shape, (), error)
+    return Asked(shape, tuple(scored))
+
+
+def gathered(asked: Asked) -> Scores:
+    """The scores of all processes, each of which calls it.
+
+    Raises:
+        RewardError: a reward function of the user's own raised an exception, on this process or another.
+    """
+    shape, scored, failure = asked.shape, asked.scored, asked.failure
     # The other processes would wait for this one's scores.
     if not all_agree(failure is None):
         raise failure or RewardError("A reward failed on another process of the run; its message says where.")
@@ -124,6 +172,7 @@ def score(
     # Each sample is scored by one process; the others leave zeros in its place, and the sum is exact.
     own = np.zeros((3 + len(names), *shape))
     errors: dict[tuple[int, int], str] = {}
+    kinds: dict[tuple[int, int], str] = {}
     for rows, columns, lengths, verdicts in scored:
         parts = [[[parts_of(v).get(name, np.nan) for v in row] for row in verdicts] for name in names]
         own[:, rows, columns] = *rewards_of(verdicts), lengths, *np.reshape(parts, (len(names), *lengths.shape))
@@ -132,9 +181,10 @@ def score(
             for j, verdict in enumerate(row):
                 if verdict.error is not None:
                     errors[first_row + i, first_column + j] = verdict.error
+                    kinds[first_row + i, first_column + j] = verdict.kind or OTHER_KIND
     # 64-bit numbers would arrive with 32 bits.
     rewards, ok, lengths, *parts = np.sum(gather(own.view(np.uint32)).view(np.float64), axis=0)
-    return Scores(rewards, ok > 0, lengths.astype(np.int32), dict(zip(names, parts)), errors)
+    return Scores(rewards, ok > 0, lengths.astype(np.int32), dict(zip(names, parts)), errors, kinds)
 
 
 def _own_blocks(tokens: Array, mask: Array, count: int) -> Iterator[tuple[slice, slice, np.ndarray, np.ndarray]]:

@@ -9,8 +9,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
 from lam_jax.latent.agent import Agent
 from lam_jax.nn.layout import Layout
@@ -18,7 +19,8 @@ from lam_jax.nn.stack import Remat
 from lam_jax.parallel import UPDATE, constrain_weights, use
 from lam_jax.parallel.choose_layout import statics
 from lam_jax.parallel.exchange import take_rows
-from lam_jax.rl import PolicyMetrics, count_batch, loss_denominator, policy_loss
+from lam_jax.parallel.multihost import to_host
+from lam_jax.rl import Algorithm, PolicyMetrics, count_batch, loss_denominator, policy_loss
 from lam_jax.train.method import Method
 from lam_jax.train.optimiser import Optimiser
 from lam_jax.train.partition import VOCABULARY_TABLES, in_dtype, merge
@@ -29,6 +31,9 @@ from lam_jax.train.state import TrainState
 
 class Update:
     """update(state, batch) -> (state, metrics), jitted for the mesh that the weights lie on; the state is donated.
+
+    A batch that nothing can be learned from (`learns_from`) makes no update: weights, moments and place in the schedule
+    stay bit for bit. Moments of earlier batches would move the weights otherwise.
 
     Args:
         config: settings.
@@ -49,6 +54,7 @@ class Update:
         layout: Layout | None = None,
     ):
         self.frozen, self.reference, self.layout = frozen, reference, layout
+        self._algorithm, self._optimiser = config.algorithm, optimiser
 
         def objective(
             trainable: Agent, frozen: Agent, reference: Agent, batch: RLBatch, denominator: Array
@@ -70,8 +76,11 @@ class Update:
 
         self._update = update
 
-    def __call__(self, state: TrainState, batch: RLBatch) -> tuple[TrainState, dict[str, Array]]:
-        """One optimiser step."""
+    def __call__(self, state: TrainState, batch: RLBatch) -> tuple[TrainState, dict[str, Any]]:
+        """One optimiser step, or none; all metrics but the learning rate are 0 then."""
+        if not learns_from(batch, self._algorithm):
+            state, applied = state.skip(self._optimiser)
+            return state, {"loss": 0.0, **PolicyMetrics.none().means()} | applied
         static = statics((state.trainable, self.frozen), self.layout)
         return self._update(state, self.frozen, self.reference, batch, **static)
 
@@ -83,6 +92,25 @@ class Update:
     def lower(self, state: TrainState, batch: RLBatch) -> jax.stages.Lowered:
         """The update, lowered for such arguments."""
         return self.trace(state, batch).lower()
+
+
+def learns_from(batch: RLBatch, algorithm: Algorithm) -> bool:
+    """Whether a batch has a token that counts in the loss: an active one with an advantage, or with a KL.
+
+    Every process calls it, and all get the same answer.
+    """
+    return bool(signal_of(batch, algorithm).any())
+
+
+def signal_of(batch: RLBatch, algorithm: Algorithm) -> Bool[np.ndarray, " N"]:
+    """The prompts that have such a token; every process calls it."""
+    return np.asarray(to_host(_signal(batch.mask, batch.advantages, algorithm.beta > 0)))
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _signal(mask: Array, advantages: Array, kl: bool) -> Array:
+    counts = mask if kl else mask & (advantages != 0)[..., None]
+    return jnp.any(counts, axis=(1, 2))
 
 
 def _objective(
@@ -108,7 +136,8 @@ def _objective(
         ref_logps = _flat(jax.lax.stop_gradient(ref))
     mask = _flat(batch.mask)
     # With one update a rollout the ratio is 1 by construction; recorded log-probabilities would only add rounding.
-    old_logps = None if config.updates == 1 else _flat(batch.rollout.logps)
+    on_policy = config.updates == 1 and not config.overlap_scoring
+    old_logps = None if on_policy else _flat(batch.rollout.logps)
     return policy_loss(
         algorithm,
         _flat(logps),

@@ -4,10 +4,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.struct import PyTreeNode
 from jaxtyping import Array, Float, Int32, Key
 
 from lam_jax.nn.leaf import Leaf
+from lam_jax.parallel.multihost import to_host
 from lam_jax.parallel.replicated import put_replicated
 from lam_jax.train.optimiser import Optimiser, global_norm, replicated_beside
 
@@ -18,7 +20,8 @@ class TrainState(PyTreeNode):
     Attributes:
         trainable: the weights that train (None holes for the others), fp32.
         optimiser_state: of those weights only.
-        step: number of optimiser steps done.
+        step: number of optimiser steps gone through, those of stage 6 that nothing was learned from included: they
+            leave weights and optimiser state as they are (`skip`).
         key: base random key of the phase; `step_key` derives the one of the present step.
     """
 
@@ -49,10 +52,23 @@ class TrainState(PyTreeNode):
         """
         with jax.named_scope("optimiser"):  # named in compiled programs and profiles
             trainable, optimiser_state, updates = optimiser.update(gradients, self.optimiser_state, self.trainable)
+        done = optimiser.updates_done(self.optimiser_state)
         metrics = {
             "grad_norm": global_norm(gradients),
-            "lr": optimiser.learning_rate(self.step),
+            "lr": optimiser.learning_rate(self.step if done is None else done),
             "update_norm": global_norm(updates),
         }
         state = self.replace(trainable=trainable, optimiser_state=optimiser_state, step=self.step + 1)
         return state, metrics
+
+    def skip(self, optimiser: Optimiser) -> tuple["TrainState", dict[str, float]]:
+        """A step without anything to learn from: only its number is counted, so that the next one draws other keys.
+
+        Returns:
+            The state with the same weights, moments and place in the schedule, and the metrics of `apply_gradients`.
+        """
+        done = optimiser.updates_done(self.optimiser_state)
+        rate = optimiser.learning_rate(jnp.asarray(to_host(self.step if done is None else done)))
+        # Placed where an update leaves it: otherwise the next one would compile again.
+        step = put_replicated(np.asarray(to_host(self.step)) + np.int32(1), self.step.sharding)
+        return self.replace(step=step), {"grad_norm": 0.0, "lr": float(rate), "update_norm": 0.0}

@@ -100,10 +100,10 @@ def test_training_rows_are_cut_on_the_right_and_counted(encoder):
     assert out.cuts == Cuts(rows=1, tokens=len(whole) - 40)
 
 
-def test_prompts_are_cut_on_the_left_with_all_vision_tokens_kept(encoder, make_png):
+def test_official_prompts_are_cut_on_the_left_with_all_vision_tokens_kept(encoder, make_png):
     row = example("x " * 40 + "cats?", images=[make_png()], system="You are a helpful assistant.")
     whole = encoder.encode(row.prompt, [4], generation_prompt=True)
-    out = prompts(encoder, 30)([row])
+    out = prompts(encoder, 30, keep_header=False)([row])
     vision = [VISION_START, *[IMAGE] * 4, VISION_END]
     assert out.batch.tokens[0].tolist() == vision + whole.tokens[-24:].tolist()
     assert out.batch.valid[0].tolist() == [False] * 6 + [True] * 24

@@ -98,6 +98,23 @@ def test_prompts_shorter_than_their_picture_are_named(files):
         opened(recipe(files, prompt_length=4), files).try_out()
 
 
+def test_rows_longer_than_their_buckets_are_told_by_source(files):
+    """All chats are alike; one of the task's is long, and prompts have room for nearly nothing."""
+    long = [{"role": "user", "content": "What is there? " * 30}, CHAT[1]]
+    write(files, "task", [row("task", i, True) | ({"messages": long} if i == 3 else {}) for i in range(ROWS)])
+    found = {one.name: one for one in opened(recipe(files, prompt_length=16, row_length=100), files).lengths()}
+    assert list(found) == [
+        *("paired rows", "text-only rows", "own, chats of stage 5"),
+        *("own, prompts of stage 6", "own, test prompts (id)"),
+    ]
+    assert (found["paired rows"].longer, found["paired rows"].bucket) == (0, 100)
+    prompts = found["own, prompts of stage 6"]
+    assert prompts.longer == prompts.rows == prompts.looked_at > 5
+    task = [one for name, one in found.items() if name.startswith("own,")]
+    assert sum(one.longest > 130 for one in task) == 1, "the long row is in one split"
+    assert all(one.median < 60 for one in task)
+
+
 def flat(examples, answers):
     return [1.0 for _ in answers]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lam_jax.rl import ALGORITHMS, compute_advantages, fill_failed
-from lam_jax.rl.advantages import normalise_rewards
+from lam_jax.rl.advantages import group_std, normalise_rewards
 
 REWARDS = np.array([[1.0, 2.0, 3.0, 6.0], [5.0, 5.0, 5.0, 5.0]], np.float32)
 ALL = np.ones(REWARDS.shape, bool)
@@ -60,3 +60,30 @@ def test_official_fill_divides_by_the_group_size():
 def test_no_reward_at_all_gives_zero(kind):
     got = normalise_rewards(np.full((2, 3), np.nan, np.float32), np.zeros((2, 3), bool), kind)
     np.testing.assert_array_equal(got, np.zeros((2, 3)))
+
+
+@pytest.mark.parametrize("kind", ["group_std", "group_mean", "batch_std"])
+@pytest.mark.parametrize(
+    "row",
+    [[100.1] * 8, [1000.1] * 12, [0.1] * 3, [1e-30] * 5, [-7.7e8] * 7, [0.1 + 0.2, 0.3, 0.15 + 0.15], [1e30] * 3],
+)
+def test_equal_rewards_have_no_advantage_at_all(kind, row):
+    """However large they are; sums of the same parts in another order are equal rewards too."""
+    got = normalise_rewards(np.array([row]), np.ones((1, len(row)), bool), kind)
+    assert not got.any()
+    beside = normalise_rewards(np.array([row, np.arange(len(row))]), np.ones((2, len(row)), bool), kind)
+    assert not beside[0].any()
+    assert beside[1].any()
+
+
+def test_equal_rewards_beside_failed_calls():
+    ok = np.array([[False, True, True, True, False, True]])
+    got = normalise_rewards(np.array([[np.nan, 100.1, 100.1, 100.1, 5.0, 100.1]]), ok, "group_std")
+    np.testing.assert_array_equal(got, np.zeros((1, 6)))
+    assert not group_std(np.array([[3.0, np.nan, 7.0]]), np.array([[True, False, False]])).any()
+
+
+def test_a_small_difference_of_large_rewards_is_one():
+    """1e6 and 1e6 + 1e-4: in float32 they would be equal."""
+    got = normalise_rewards(np.array([[1e6, 1e6 + 1e-4]]), np.ones((1, 2), bool), "group_mean")
+    np.testing.assert_allclose(got, [[-5e-5, 5e-5]], rtol=1e-5)

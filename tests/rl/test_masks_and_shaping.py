@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lam_jax.rl import completion_mask, fill_slots, informative_groups, overlong_penalty
+from lam_jax.rl import completion_mask, ends_well, fill_slots, informative_groups, overlong_penalty
 
 EOS = 9
 
@@ -52,3 +52,19 @@ def test_fill_slots_leaves_surplus_candidates():
     source, filled = fill_slots(np.array([True, False]), np.array([True, True, True]))
     np.testing.assert_array_equal(source, [-1, 0])
     assert filled.all()
+
+
+TOKENS = jnp.array([[7, 3, 8, 9], [7, 8, 5, 3], [5, 7, 7, 7], [7, 7, 7, 3], [7, 7, 7, 7]])
+
+
+def test_any_of_several_end_tokens_ends_a_completion():
+    expected = [[1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1]]
+    for ids in ((3, 5), [5, 3]):
+        np.testing.assert_array_equal(completion_mask(TOKENS, ids), np.array(expected, bool))
+
+
+def test_an_answer_that_ends_in_the_last_place_has_ended():
+    mask = completion_mask(TOKENS, (3, 5))
+    np.testing.assert_array_equal(ends_well(TOKENS, mask, (3, 5)), [True, True, True, True, False])
+    np.testing.assert_array_equal(ends_well(TOKENS, mask, (5,)), [False, True, True, False, False])
+    np.testing.assert_array_equal(ends_well(TOKENS, jnp.zeros_like(mask), (3, 5)), [False] * 5)

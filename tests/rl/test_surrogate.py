@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lam_jax.rl import ALGORITHMS, Algorithm, count_batch, loss_denominator, policy_loss
+from lam_jax.rl.surrogate import k3_divergence
 
 MAX_LENGTH = 5
 PLAIN = Algorithm("plain", beta=0.0)
@@ -158,3 +159,35 @@ def test_entropy_is_averaged_over_active_tokens():
     entropies = jnp.array([[0.5, 1.0, 1.5], [9.0, 9.0, 9.0]], jnp.float32)
     _, metrics = loss_of(PLAIN, entropies=entropies)
     np.testing.assert_allclose(metrics.means()["entropy"], 1.0)
+
+
+def k3_by_formula(d):
+    return np.expm1(np.float64(d)) - d
+
+
+@pytest.mark.parametrize("far", [10.5, 20.0, 90.0, 1e4, 1e30])
+def test_k3_far_from_the_reference_is_bounded(far):
+    """Value and slope stay what they are at d = 10."""
+    value, slope = jax.value_and_grad(lambda x: k3_divergence(x, x * 0 + far - 3.0)[0, 0])(jnp.full((1, 1), -3.0))
+    np.testing.assert_allclose(value, k3_by_formula(10.0), rtol=1e-6)
+    np.testing.assert_allclose(slope, -np.expm1(10.0), rtol=1e-6)
+
+
+def test_k3_below_the_reference_is_bounded():
+    value, slope = jax.value_and_grad(lambda x: k3_divergence(x, x * 0 - 1e30)[0, 0])(jnp.zeros((1, 1)))
+    assert (float(value), float(slope[0, 0])) == (99.0, 1.0)
+    value = k3_divergence(jnp.zeros((1, 1)), jnp.full((1, 1), -20.0))
+    np.testing.assert_allclose(value, 19.0, rtol=1e-6)
+
+
+def test_k3_is_what_it_was_to_the_bit_where_policies_are_not_far_apart():
+    ref = jnp.asarray(np.linspace(-30, 9.9, 4001, dtype=np.float32)[None])
+
+    def plain(logps, ref_logps):
+        difference = ref_logps - logps
+        return jnp.expm1(difference) - difference
+
+    zeros = jnp.zeros_like(ref)
+    np.testing.assert_array_equal(k3_divergence(zeros, ref), plain(zeros, ref))
+    ours, theirs = (jax.grad(lambda x, f=f: f(x, ref).sum())(zeros) for f in (k3_divergence, plain))
+    np.testing.assert_array_equal(ours, theirs)

@@ -8,13 +8,32 @@ import jax
 import numpy as np
 import pytest
 
-from lam_jax.errors import InterruptedRunError, NonFiniteError, NoSpaceError, PreemptedError
+from lam_jax.errors import InterruptedRunError, NonFiniteError, NoSpaceError, NoUsableRewardError, PreemptedError
 from lam_jax.runs.metrics import comparable, read_metrics
 from lam_jax.runs.stop import StopRequest
 from tests.runs.test_checkpoint import assert_same, flip_bit
+from tests.train import made_phase
 from tests.train.made_phase import STEPS, StopAt, TwoUpdates, gradient_step, new_data, new_state, train
 
 WORKS = {"plain": gradient_step, "two updates": TwoUpdates()}
+
+
+def test_an_evaluation_without_a_reward_is_made_up_for(tmp_path, whole, monkeypatch):
+    """The second fails, then the last: each time what is done is saved, and the run goes on with the evaluation."""
+    made = []
+
+    def evaluate(state, usual=made_phase.evaluate):
+        made.append(int(state.step))
+        if made in ([0, 4], [0, 4, 4, 8, 12]):
+            raise NoUsableRewardError("no reward at all")
+        return usual(state)
+
+    monkeypatch.setattr(made_phase, "evaluate", evaluate)
+    for _ in range(2):
+        with pytest.raises(NoUsableRewardError):
+            train(tmp_path, every=0)
+    assert_equal_runs(train(tmp_path, every=0), tmp_path, whole["plain"])
+    assert made == [0, 4, 4, 8, 12, 12]
 
 
 class Crash(Exception):

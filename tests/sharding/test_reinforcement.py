@@ -59,17 +59,17 @@ def settings(space, **changes) -> RLConfig:
     return RLConfig(algorithm, SPACES[space], prompts=N, rollout=rollout, optimiser=optimiser, **changes)
 
 
-def rl_step(space, mesh, **changes):
+def rl_step(space, mesh, refills=PROMPTS, **changes):
     config = settings(space, **changes)
     trainable, frozen = partition(made.agent(mesh), config.space.trains(CONFIG, METHOD))
     optimiser = make_optimiser(config.optimiser, 10)
-    collect = Collector(config, METHOD, frozen, Reward(), Decoder(Numbers()), itertools.repeat(PROMPTS))
+    collect = Collector(config, METHOD, frozen, Reward(), Decoder(Numbers()), itertools.repeat(refills))
     step = RLStep(collect, Update(config, METHOD, optimiser, frozen, trainable))
     return step, TrainState.create(trainable, optimiser, jax.random.key(1))
 
 
-def train(space, mesh, **changes):
-    step, state = rl_step(space, mesh, **changes)
+def train(space, mesh, refills=PROMPTS, **changes):
+    step, state = rl_step(space, mesh, refills, **changes)
     history = []
     for _ in range(2):
         state, metrics = step(state, PROMPTS)
@@ -101,3 +101,45 @@ def test_mini_batches_are_the_same_on_a_mesh():
 def test_mini_batches_that_do_not_divide_are_refused():
     with pytest.raises(ValueError, match=r"2 mini-batches of 3 prompts do not divide over data = 8.*multiple of 16"):
         rl_step("latent", made.on("data"), mini_batches=2)
+
+
+LONGER = Collated(
+    jax.tree.map(
+        np.asarray, tiny.make_batch([tiny.Row(made.words(9 + i % 4, 70 + i)) for i in range(N)], 14, left=True)
+    ),
+    (EXAMPLE,) * N,
+    Cuts(),
+)
+
+
+@pytest.mark.sharding
+@pytest.mark.parametrize("space", ["latent", "token"])
+def test_refills_of_another_bucket_are_the_same_on_a_mesh(space):
+    """The refills' prompts are longer than the first ones and have no pictures."""
+    expected, _ = train(space, made.on("one"), LONGER)
+    found, _ = train(space, made.on("all"), LONGER)
+    assert expected[0]["refills"] == 1
+    for one, many in zip(expected, found, strict=True):
+        for name, value in one.items():
+            assert many[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+
+
+@pytest.mark.sharding
+@pytest.mark.parametrize("mesh", ["data", "all"])
+def test_a_step_without_a_signal_moves_nothing_on_a_mesh(mesh):
+    """After an ordinary step, whose momentum would move the weights; two updates, in two micro-batches on one mesh."""
+    parts = {"micro_batches": 1 if mesh == "data" else 3}
+    step, state = rl_step("latent", made.on(mesh), **parts)
+    state, _ = step(state, PROMPTS)
+    before = jax.device_get((state.trainable, state.optimiser_state))
+    step.collect.reward = as_reward(lambda *_: (np.zeros((N, G)), np.zeros((N, G), bool)))
+    step.collect.refill = itertools.repeat(PROMPTS)
+    state, metrics = step(state, PROMPTS)
+    assert metrics["skipped_updates"] == 2
+    for old, new in zip(
+        jax.tree.leaves(before), jax.tree.leaves((state.trainable, state.optimiser_state)), strict=True
+    ):
+        np.testing.assert_array_equal(old, np.asarray(new))
+    step.collect.reward = Reward()
+    state, metrics = step(state, PROMPTS)
+    assert (metrics["skipped_updates"], int(state.step)) == (0, 6)

@@ -92,11 +92,12 @@ def make_with(
     refill: Any = (),
     agent: Agent | None = None,
     method: Method = METHOD,
+    ahead: Any = None,
 ) -> tuple[RLStep, Callable[[], TrainState]]:
     """(step, state) for any settings."""
     trainable, frozen = partition(agent or tiny.agent(), settings.space.trains(tiny.CONFIG, method))
     optimiser = make_optimiser(settings.optimiser, settings.steps)
-    collector = Collector(settings, method, frozen, reward, Decoder(Numbers()), iter(refill))
+    collector = Collector(settings, method, frozen, reward, Decoder(Numbers()), iter(refill), ahead=ahead)
     step = RLStep(collector, Update(settings, method, optimiser, frozen, trainable))
     return step, functools.partial(TrainState.create, trainable, optimiser, jax.random.key(0))
 

@@ -16,7 +16,7 @@ from lam_jax.train.rl_batch import longest, shortened
 from tests import tiny
 from tests.made_reward import as_reward
 from tests.tiny import Row, make_batch, words
-from tests.train.made_rl import EXAMPLE, N, T, config, make, make_with, prompts
+from tests.train.made_rl import EXAMPLE, N, T, collated, config, make, make_with, prompts
 from tests.train.test_rl import weights
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -69,12 +69,40 @@ def test_nothing_is_compiled_in_any_bucket_after_the_start():
             assert clock.programs == 0, f"prompts {drawn.batch.tokens.shape}, completions of {length}"
 
 
-def test_dynamic_sampling_keeps_to_one_prompt_length():
-    step, create = make("latent", name="dapo", reward=uneven, refill=[longer(9)])
-    with pytest.raises(ValueError, match=r"found \(2, 10\) after \(2, 8\). Give the collator"):
-        step.prepare(create(), prompts(0))
-    with pytest.raises(ValueError, match="a single length"):
-        compile_ahead(step, create(), prompts(0).batch, (8, 10))
+@pytest.mark.parametrize("space", ["latent", "token"])
+@pytest.mark.parametrize("longer_first", [False, True])
+def test_dynamic_sampling_joins_prompts_of_several_buckets(space, longer_first):
+    """The first prompt has no signal and is replaced by the refill's second; two updates, so that old log-probabilities
+    are the rollout's: with the prompts filled up they are still what the update computes, and the ratio is 1."""
+    first, second = (longer(9), prompts(0)) if longer_first else (prompts(0), longer(9))
+    settings = dataclasses.replace(config(space, "dapo", max_refills=1), epochs=2)
+    step, create = make_with(settings, uneven, [second])
+    batch, metrics = step.prepare(create(), first)
+    assert metrics["refills"] == 1
+    assert batch.prompts.tokens.shape == (N, 10)
+    for row, source in ((0, second), (1, first)):
+        tokens, mask = np.asarray(source.batch.tokens[1]), np.asarray(source.batch.mask[1])
+        np.testing.assert_array_equal(
+            np.asarray(batch.prompts.tokens[row])[np.asarray(batch.prompts.mask[row])], tokens[mask]
+        )
+        assert np.asarray(batch.prompts.mask[row])[-mask.sum() :].all(), "padding is on the left"
+    _, applied = step.apply(create(), batch, 0)
+    assert float(applied["ratio_max"]) == pytest.approx(1, abs=1e-4)
+    assert float(applied["ratio_mean"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_refill_without_pictures_joins_prompts_with_some():
+    """And the other way round; a row's own picture goes with it."""
+    text = collated([Row(words(5, 3)), Row(words(7, 4))])
+    for first, second in (
+        (prompts(0), text),
+        (text, collated([Row(words(3, 7)), Row(words(4, 5), ((1, 2, 2),), seed=5)])),
+    ):
+        step, create = make("token", name="dapo", reward=uneven, refill=[second], max_refills=1)
+        batch, _ = step.prepare(create(), first)
+        seen = np.asarray(batch.prompts.has_image)
+        assert seen.tolist() == [bool(second.batch.has_image[1]), bool(first.batch.has_image[1])]
+        assert (np.asarray(batch.prompts.images.image_id) >= 0).any(axis=1).tolist() == seen.tolist()
 
 
 def longer(seed) -> Collated:

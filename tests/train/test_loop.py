@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lam_jax.data.loader import Placed, Together
 from lam_jax.errors import NonFiniteError
 from lam_jax.runs.metrics import MetricsWriter, comparable, read_metrics
 from lam_jax.runs.progress import Progress
@@ -148,3 +149,16 @@ def test_too_few_batches_are_named(run, state, step):
 def test_missing_score_is_named(run, state, step):
     with pytest.raises(ValueError, match="expected a 'score'"):
         run(state, step, batches(), evaluate=lambda state: {"reward": 1.0})
+
+
+def test_what_the_batches_note_is_logged_with_their_step(run, state, step):
+    """Metrics of a stream of two, each of which is told of every item as it passes."""
+
+    def counted(start, cut):
+        return Placed(
+            iter(np.full((STEPS, 3), 5.0, np.float32)), lambda x: x, lambda x: {"rows_cut": cut(x), start: 1.0}
+        )
+
+    pair = Together(counted("one", lambda x: 2.0), counted("two", lambda x: jnp.sum(jnp.asarray(x))))
+    fitted = run(state, step, Placed(pair, lambda two: two[0]))
+    assert [(r["rows_cut"], r["one"], r["two"]) for r in fitted.history] == [(17.0, 1.0, 1.0)] * STEPS

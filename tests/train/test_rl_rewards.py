@@ -102,7 +102,7 @@ def test_named_parts_are_kept_apart():
     nan = np.nan
     np.testing.assert_array_equal(found.parts["tone"], [[0.5, 1, 1.5, 2], [1.5] * 4, [nan] * 4])
     np.testing.assert_array_equal(found.parts["colour"], [[0.25] * 4, [nan] * 4, [nan] * 4])
-    metrics = found.metrics(T)
+    metrics = found.metrics(np.ones((1, G), bool))
     assert metrics["reward/tone"] == (0.5 + 1 + 1.5 + 2 + 4 * 1.5) / 8
     assert metrics["reward/colour"] == 0.25
     assert metrics["failed_rewards"] == 4
@@ -123,8 +123,8 @@ def test_failed_calls_are_told_by_their_places_on_the_process_that_made_them(mon
 
 def test_without_a_successful_call_no_part_is_named():
     found = score(jax.numpy.asarray(TOKENS[2:3]), jax.numpy.asarray(MASK[2:3]), EXAMPLES[2:], decode, Parts())
-    assert not [name for name in found.metrics(T) if name.startswith("reward/")]
-    assert all(np.isfinite(list(found.metrics(T).values())))
+    assert not [name for name in found.metrics(np.ones((1, G), bool)) if name.startswith("reward/")]
+    assert all(np.isfinite(list(found.metrics(np.ones((1, G), bool)).values())))
 
 
 def test_names_of_parts_agree_where_a_process_has_none(monkeypatch):

@@ -102,7 +102,16 @@ class VisionConfig:
 
 @dataclasses.dataclass(frozen=True)
 class QwenConfig:
-    """A whole Qwen2.5-VL: decoder, vision tower and the special tokens it reacts to."""
+    """A whole Qwen2.5-VL: decoder, vision tower and the special tokens it reacts to.
+
+    Attributes:
+        text, vision: sizes.
+        pad_id: fills rows up.
+        eos_id: ends a turn of a chat, in rows as in answers: <|im_end|>.
+        vision_start_id, vision_end_id, image_id, video_id: of pictures.
+        compute_dtype: of the activations.
+        other_eos_ids: further tokens that end an answer, as <|endoftext|> does in the published models.
+    """
 
     text: TextConfig
     vision: VisionConfig
@@ -113,6 +122,7 @@ class QwenConfig:
     image_id: int = 151655
     video_id: int = 151656
     compute_dtype: str = "float32"
+    other_eos_ids: tuple[int, ...] = ()
 
     def __post_init__(self):
         if self.vision.out_width != self.text.width:
@@ -124,8 +134,18 @@ class QwenConfig:
                 raise ValueError(
                     f"QwenConfig.{name} {getattr(self, name)} is outside the vocabulary of {self.text.vocab_size}."
                 )
+        for name in self.other_eos_ids:
+            if not 0 <= name < self.text.vocab_size:
+                raise ValueError(
+                    f"QwenConfig.other_eos_ids holds {name}, outside the vocabulary of {self.text.vocab_size}."
+                )
         if self.compute_dtype not in ("float32", "bfloat16"):
             raise ValueError(f"QwenConfig.compute_dtype must be 'float32' or 'bfloat16', got {self.compute_dtype!r}.")
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """All tokens that end an answer, the end of a turn first."""
+        return (self.eos_id, *(other for other in self.other_eos_ids if other != self.eos_id))
 
     @property
     def dtype(self) -> Any:
