@@ -8,6 +8,7 @@ import collections
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import shutil
 import socket
@@ -25,6 +26,7 @@ from lam_jax.data.splits import SEED, hold_out, shuffled
 from lam_jax.errors import BadSettingError
 from lam_jax.values import differences
 
+logger = logging.getLogger("lam_jax")
 DROPS = "drops.jsonl"
 HELD_OUT = 0.01
 Item = TypeVar("Item")
@@ -81,8 +83,13 @@ class RecordWriter:
         self.rows: collections.Counter[str] = collections.Counter()
         self._digests: dict[str, Any] = {}
 
-    def write(self, splits: Mapping[str, Callable[[], Iterable[tuple[Row, list[bytes]]]]]) -> None:
-        """Writes the records of all splits; of a split without rows nothing is written."""
+    def write(self, splits: Mapping[str, Callable[[], Iterable[tuple[Row, list[bytes]]]]], drops: Drops) -> None:
+        """Writes the records of all splits.
+
+        Raises:
+          DataError: a split without rows; `drops` are named as the reason.
+          OSError: the folder cannot be written.
+        """
         from lam_jax.corpora.records import write_records  # here: it imports tensorflow-datasets
 
         def counted(split: str) -> Iterator[tuple[Row, list[bytes]]]:
@@ -94,7 +101,13 @@ class RecordWriter:
                 self.rows[split] += 1
                 yield row, images
 
-        write_records(self.folder, {split: lambda split=split: counted(split) for split in splits})
+        try:
+            write_records(self.folder, {split: lambda split=split: counted(split) for split in splits})
+        except AssertionError as error:  # tensorflow-datasets writes no empty split
+            empty = [split for split in splits if not self.rows[split]]
+            if not empty:
+                raise
+            raise no_rows(self.arguments, f"no row for {empty[0]!r}; {drops}") from error
 
     def finish(self, drops: Drops, read: int, drawn: int, stands_for: int | None = None) -> About:
         """Writes what was left out, then the folder's description, the last of its files."""
@@ -105,6 +118,11 @@ class RecordWriter:
         about = About(self.kind, self.arguments, rows, content, read, drawn, counts, self.parser, stands_for)
         about.write(self.folder)
         return about
+
+
+def no_rows(arguments: Mapping[str, Any], found: str) -> DataError:
+    """The error for sources that give no rows."""
+    return DataError(Where(arguments["sources"][0]["path"]), None, found, "one row or more", "See the reasons.")
 
 
 def write_drops(path: Path, drops: Drops) -> None:
@@ -126,9 +144,7 @@ def build_rows(folder: Path, kind: str, arguments: Mapping[str, Any], rows: Rows
     usable = sum(1 for _ in rows(drops, True))
     read = usable + drops.total
     if not usable:
-        raise DataError(
-            Where(str(folder)), None, f"no row that can be used; {drops}", "one or more", "See the reasons."
-        )
+        raise no_rows(arguments, f"no row that can be used; {drops}")
     mixed = shuffled(range(usable), sampling.seed)[: sampling.rows]
     train, test = hold_out(mixed, sampling.held_out, sampling.seed)
     split_of = {**dict.fromkeys(train, "train"), **dict.fromkeys(test, "test")}
@@ -146,26 +162,34 @@ def build_rows(folder: Path, kind: str, arguments: Mapping[str, Any], rows: Rows
 
     def records() -> Iterator[tuple[Row, list[bytes]]]:
         known: set[str] = set()
-        made = in_order(
-            lambda item: (item[0], made_record(*item[1], sampling.pixels), item[1]), drawn(), sampling.workers
-        )
-        for split, record, (row, where) in made:
+        waiting: tuple[Row, list[bytes]] | None = None
+
+        def made(item: tuple[str, Placed]) -> tuple[str, Placed, tuple[Row, list[bytes]] | PictureError]:
+            split, (row, where) = item
+            return split, (row, where), made_record(row, where, sampling.pixels)
+
+        for split, (row, where), record in in_order(made, drawn(), sampling.workers):
             if isinstance(record, PictureError):
                 drops.add(record.reason, where, record.detail)
             elif row["id"] in known:
                 drops.add("duplicate id", where, repr(row["id"]))
             else:
                 known.add(row["id"])
-                if split == "train":
-                    yield record
-                else:
+                if split == "test":
                     held.append(record)  # a hundredth of the rows: they wait until the first split is written
+                    continue
+                if waiting is not None:
+                    yield waiting
+                waiting = record
+        if test and not held and waiting is not None:  # no held-out row could be used: the last one takes the place
+            held.append(waiting)
+            if writer.rows["train"]:
+                return
+            logger.warning("%s: one row alone can be used; it is in both splits.", arguments["sources"][0]["path"])
+        if waiting is not None:
+            yield waiting
 
-    writer.write({"train": records, "test": lambda: held})
-    if not writer.rows["train"]:
-        raise DataError(
-            Where(str(folder)), None, f"no row that can be used; {drops}", "one or more", "See the reasons."
-        )
+    writer.write({"train": records, **({"test": lambda: held} if test else {})}, drops)
     return Built(writer.finish(drops, read, len(split_of)), drops)
 
 

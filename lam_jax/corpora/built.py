@@ -3,10 +3,11 @@
 import dataclasses
 import hashlib
 import json
+import operator
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, SupportsIndex, overload
 
 from lam_jax.data.readers import chat_examples, pretraining_examples
 from lam_jax.data.schemas import DataError, Example, Where
@@ -95,15 +96,16 @@ class BuiltExamples(Sequence[Example]):
         return self.length
 
     @overload
-    def __getitem__(self, index: int) -> Example: ...
+    def __getitem__(self, index: SupportsIndex) -> Example: ...
 
     @overload
     def __getitem__(self, index: slice) -> list[Example]: ...
 
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+    def __getitem__(self, index: SupportsIndex | slice) -> Example | list[Example]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(self.length))]
-        place = int(index) + self.length if index < 0 else int(index)
+        place = operator.index(index)
+        place += self.length if place < 0 else 0
         if not 0 <= place < self.length:
             raise IndexError(f"row {index} of {self.length} in {self.folder}, split {self.split!r}")
         # Evenly spread: of a longer set some rows, of a shorter one each as often as any other, give or take one.

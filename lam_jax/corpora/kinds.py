@@ -11,6 +11,7 @@ from lam_jax.corpora.build import (
     Sampling,
     build_rows,
     in_order,
+    no_rows,
     place_of,
     require_outside,
     sources_as_values,
@@ -98,8 +99,7 @@ def build_pretraining(
                 inner.mkdir()
                 sides[side] = build_rows(inner, side, arguments, rows, sampling)
         if not sides:
-            found = f"no row that can be used; {_all_drops(sources, images)}"
-            raise DataError(Where(str(sources[0])), None, found, "one row or more", "See the reasons.")
+            raise no_rows(arguments, f"no row that can be used; {_all_drops(sources, images)}")
         longest = max(built.about.rows["train"] for built in sides.values())
         for side, built in sides.items():
             built.about = dataclasses.replace(built.about, stands_for=longest)
@@ -167,9 +167,7 @@ def _build_examples(
     """Records of examples, each as a chat row; an example whose picture cannot be decoded is counted."""
     examples = sum(map(len, splits.values()))
     if not examples:
-        raise DataError(
-            Where(str(arguments["sources"][0]["path"])), None, f"no rows; {drops}", "one or more", "See why."
-        )
+        raise no_rows(arguments, f"no row that can be used; {drops}")
     writer, read = RecordWriter(folder, kind, arguments, parser="chat"), examples + drops.total
 
     def made(example: Example) -> tuple[Example, tuple[Row, list[bytes]] | PictureError]:
@@ -187,7 +185,7 @@ def _build_examples(
             else:
                 yield record
 
-    writer.write({name: lambda chosen=chosen: records(chosen) for name, chosen in splits.items() if chosen})
+    writer.write({name: lambda chosen=chosen: records(chosen) for name, chosen in splits.items() if chosen}, drops)
     return Built(writer.finish(drops, read, examples), drops)
 
 

@@ -10,7 +10,7 @@ paper nor the released code says how; docs/divergence.md has what is taken here.
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from lam_jax.data.readers import Drops
 from lam_jax.data.schemas import Message, Where, describe
@@ -20,6 +20,7 @@ Placed = tuple[Row, Where]
 DESCRIBE = ("What does this picture show?", "Describe this picture.", "Write a caption for this picture.")
 
 
+@runtime_checkable
 class Reader(Protocol):
     """Rows of sources, in the order of files and of records in them.
 
