@@ -82,6 +82,7 @@ class RecordWriter:
         self.folder, self.kind, self.arguments, self.parser = folder, kind, arguments, parser
         self.rows: collections.Counter[str] = collections.Counter()
         self._digests: dict[str, Any] = {}
+        self._pictures: dict[str, list[int]] = {}
 
     def write(self, splits: Mapping[str, Callable[[], Iterable[tuple[Row, list[bytes]]]]], drops: Drops) -> None:
         """Writes the records of all splits.
@@ -99,6 +100,8 @@ class RecordWriter:
                 for image in images:
                     digest.update(hashlib.sha256(image).digest())
                 self.rows[split] += 1
+                fewest, most = self._pictures.get(split, (len(images), len(images)))
+                self._pictures[split] = [min(fewest, len(images)), max(most, len(images))]
                 yield row, images
 
         try:
@@ -115,7 +118,8 @@ class RecordWriter:
         content = {split: digest.hexdigest() for split, digest in self._digests.items()}
         rows = {split: self.rows[split] for split in self._digests}
         counts = dict(sorted(drops.counts.items()))
-        about = About(self.kind, self.arguments, rows, content, read, drawn, counts, self.parser, stands_for)
+        pictures = self._pictures
+        about = About(self.kind, self.arguments, rows, content, pictures, read, drawn, counts, self.parser, stands_for)
         about.write(self.folder)
         return about
 

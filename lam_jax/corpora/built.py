@@ -28,6 +28,7 @@ class About:
         arguments: of the build, its sources with their sizes and times.
         rows: in each split.
         content: a hash of each split's rows and pictures.
+        pictures: of a row of each split, the fewest and the most.
         read: rows and records that were read.
         drawn: rows that were drawn of those that could be used.
         dropped: rows left out, by reason.
@@ -40,6 +41,7 @@ class About:
     arguments: Mapping[str, Any]
     rows: Mapping[str, int]
     content: Mapping[str, str]
+    pictures: Mapping[str, Sequence[int]]
     read: int
     drawn: int
     dropped: Mapping[str, int]
@@ -78,11 +80,28 @@ def is_built(path: str | Path) -> bool:
     return (Path(path) / INFO).is_file()
 
 
-class BuiltExamples(Sequence[Example]):
-    """Examples of one split by number, made when they are asked for; may be sent to another process."""
+def built_rows(path: str, side: str) -> "BuiltRows | None":
+    """The rows of a built folder, or of its `side` ("paired" or "text_only") where both were built; None: no such."""
+    folder = next((folder for folder in (Path(path), Path(path) / side) if is_built(folder)), None)
+    return None if folder is None else BuiltRows(str(folder))
 
-    def __init__(self, folder: Path, split: str, stored: int, length: int, parser: str):
-        self.folder, self.split, self.stored, self.length, self.parser = folder, split, stored, length, parser
+
+class BuiltExamples(Sequence[Example]):
+    """Examples of one split by number, made when they are asked for; may be sent to another process.
+
+    Attributes:
+        folder, split: where they are.
+        stored: rows of the split.
+        length: examples; more or fewer than rows where these are drawn evenly.
+        parser: a name in `PARSERS`.
+        pictures: of a row, the fewest and the most; so that nobody has to look at all rows to know.
+    """
+
+    def __init__(self, folder: Path, about: About, split: str, length: int | None = None):
+        self.folder, self.split, self.parser = folder, split, about.parser
+        self.stored = about.rows[split]
+        self.length = self.stored if length is None else length
+        self.pictures = tuple(about.pictures.get(split, (0, 0)))
         self._records: Any = None
         self._lock = threading.Lock()
 
@@ -167,7 +186,7 @@ class BuiltRows:
             raise DataError(Where(self.folder), None, f"no split {split!r}", known, "Correct the name.")
         stored = about.rows[split]
         length = (about.stands_for or stored) if split == "train" else stored
-        return BuiltExamples(Path(self.folder), split, stored, min(length, self.limit or length), about.parser)
+        return BuiltExamples(Path(self.folder), about, split, min(length, self.limit or length))
 
     def shrunk(self, rows: int) -> "BuiltRows":
         """At most so many rows a split."""

@@ -91,10 +91,50 @@ def open_unpacked(path: Path) -> io.BufferedReader:
         raw.close()  # which a GzipFile of it would leave open
         unpacked: Any = gzip.GzipFile(path)
     elif start == b"\x28\xb5\x2f\xfd":
-        unpacked = _zstandard(path).ZstdDecompressor().stream_reader(raw, read_across_frames=True, closefd=True)
+        unpacked = _Blocks(_without_zstandard(raw, _zstandard(path)))
     else:
         return raw
     return io.BufferedReader(unpacked, 1 << 16)
+
+
+class _Blocks(io.RawIOBase):
+    """A file whose content comes in blocks."""
+
+    def __init__(self, blocks: Iterator[bytes]):
+        super().__init__()
+        self._blocks, self._left = blocks, memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._left:
+            block = next(self._blocks, None)
+            if block is None:
+                return 0
+            self._left = memoryview(block)
+        count = min(len(buffer), len(self._left))
+        buffer[:count] = self._left[:count]
+        self._left = self._left[count:]
+        return count
+
+    def close(self) -> None:
+        self._blocks.close()  # pyright: ignore[reportAttributeAccessIssue], a generator
+        super().close()
+
+
+def _without_zstandard(raw: io.BufferedReader, zstandard: Any) -> Iterator[bytes]:
+    """The content, frame after frame. Not by the package's own reader, which takes a cut file for a whole one."""
+    with raw:
+        frame, ended = zstandard.ZstdDecompressor().decompressobj(), True
+        while block := raw.read(1 << 16):
+            while block:
+                if frame.eof:
+                    frame = zstandard.ZstdDecompressor().decompressobj()
+                yield frame.decompress(block)
+                ended, block = frame.eof, frame.unused_data if frame.eof else b""
+        if not ended:
+            raise EOFError("the compressed file ends too early")
 
 
 def damage_errors() -> tuple[type[Exception], ...]:
@@ -107,18 +147,17 @@ def damage_errors() -> tuple[type[Exception], ...]:
     return (*errors, zstandard.ZstdError)
 
 
-def needs(package: str, where: Where) -> DataError:
-    """The error for a file that needs a package of the extra `corpora`."""
-    return DataError(
-        where, None, f"a file that needs the package {package}", "it to be installed", "pip install 'lam_jax[corpora]'."
-    )
+def needs(package: str, extra: str, where: Where) -> DataError:
+    """The error for a file that needs a package of an extra."""
+    found, fix = f"a file that needs the package {package}", f"pip install 'lam_jax[{extra}]'."
+    return DataError(where, None, found, "it to be installed", fix)
 
 
 def _zstandard(path: Path) -> Any:
     try:
         import zstandard
     except ImportError as error:
-        raise needs("zstandard", Where(str(path))) from error
+        raise needs("zstandard", "zstd", Where(str(path))) from error
     return zstandard
 
 
@@ -224,7 +263,7 @@ def table_records(
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
-        raise needs("pyarrow", Where(str(path))) from error
+        raise needs("pyarrow", "parquet", Where(str(path))) from error
     if not path.is_file():
         raise DataError(Where(str(path)), None, "no such file", "a Parquet file", "Correct the path.")
     number = 0

@@ -105,7 +105,7 @@ def build_pretraining(
             built.about = dataclasses.replace(built.about, stands_for=longest)
             built.about.write(folder / side)
         total = sum(built.about.read for built in sides.values())
-        About("pretraining", arguments, {}, {}, total, sum(b.about.drawn for b in sides.values()), {}).write(folder)
+        About("pretraining", arguments, {}, {}, {}, total, sum(b.about.drawn for b in sides.values()), {}).write(folder)
         return Built(next(iter(sides.values())).about, Drops())
 
     require_outside(out, sources)

@@ -37,7 +37,7 @@ def _built_rows(folder: Path, light: bool) -> Iterator[Placed]:
     about = About.of(folder)
     for split, count in about.rows.items():
         if count:
-            stored = BuiltExamples(folder, split, count, count, about.parser)
+            stored = BuiltExamples(folder, about, split)
             for index in range(count):
                 row, where = stored.row(index)
                 if light and row.get("images"):

@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lam_jax.data.readers import Drops, read_json, read_rows, resolve_image, strip_image_tag
+from lam_jax.data.readers import Drops, read_json, read_rows, strip_image_tag
 from lam_jax.data.schemas import DataError, Example, Message, Where, describe, field
 from lam_jax.data.splits import SEED, cut, hold_out, shuffled
-from lam_jax.tasks.picture_files import picture_file
+from lam_jax.tasks.picture_files import picture_file, task_picture
 from lam_jax.tasks.task import report_drops, split_of
 from lam_jax.values import hash_json
 
@@ -69,7 +69,7 @@ def mmrole_examples(row: Any, where: Where, image_root: Path | None = None) -> l
     if len(speakers) != len(turns):
         found = f"{len(speakers)} for {len(turns)} conversation turns"
         raise DataError(where, "original_roles", found, "one speaker for each turn", "Process the raw data again.")
-    image = resolve_image(row.get("image_path"), image_root, where, "image_path")
+    image = task_picture(row.get("image_path"), image_root, where, "image_path")
 
     examples: list[Example] = []
     history: list[tuple[str, str]] = []
@@ -249,16 +249,16 @@ def process_raw(
     Raises:
       DataError: the folder's layout is another, or a file is not JSON or no list.
     """
+    files = [(kind, path) for kind in kinds for path in _dialogue_files(raw, distribution, kind)]
     profiles = read_profiles(raw / "profiles" / distribution / "detailed_profiles")
     known = set() if known is None else known
     processed = []
-    for kind in kinds:
-        for path in _dialogue_files(raw, distribution, kind):
-            for index, row in enumerate(read_rows(path)):
-                where = Where(str(path), index)
-                done = process_row(row, where, profiles, image_root, drops, kind, known)
-                if done is not None:
-                    processed.append((done, where))
+    for kind, path in files:
+        for index, row in enumerate(read_rows(path)):
+            where = Where(str(path), index)
+            done = process_row(row, where, profiles, image_root, drops, kind, known)
+            if done is not None:
+                processed.append((done, where))
     return processed
 
 

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lam_jax.data.readers import Drops, read_rows, resolve_image, row_facts, strip_image_tag
+from lam_jax.data.readers import Drops, read_rows, row_facts, strip_image_tag
 from lam_jax.data.schemas import DataError, Example, Message, Where, describe, field
 from lam_jax.data.sources import hash_files
 from lam_jax.data.splits import SEED, cut, hold_out, shuffled
-from lam_jax.tasks.picture_files import picture_file
+from lam_jax.tasks.picture_files import picture_file, task_picture
 from lam_jax.tasks.task import report_drops, split_of
 
 Placed = tuple[Any, Where]  # a row, and where it stands
@@ -48,7 +48,7 @@ def pcogalign_examples(row: Any, where: Where, image_root: Path | None = None) -
     if not role_set or not all(isinstance(role, str) for role in role_set.values()):
         raise DataError(where, "individual_RoleSet", describe(role_set), "{location: role} texts", "Correct the row.")
     query, answer = field(row, "query", str, where), field(row, "golden_response", str, where)
-    image = resolve_image(field(row, "image", dict, where).get("file_path"), image_root, where, "image.file_path")
+    image = task_picture(field(row, "image", dict, where).get("file_path"), image_root, where, "image.file_path")
     info = field(row, "eval_info", dict, where)
     for key in ("ImageDesc", "location", "EvalHelp"):
         field(info, key, (str, list, dict), where, "Restore the judge's inputs in eval_info.")

@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from lam_jax.data.schemas import DataError, ImageSource, Where, describe
+
 MISSING, OUTSIDE = "missing image", "image outside the folder"
 
 
@@ -23,3 +25,23 @@ def picture_file(root: Path, name: Any) -> Path | str:
         return path if path.is_file() else MISSING
     except (OSError, ValueError):  # a name too long for the file system, half a surrogate pair
         return MISSING
+
+
+def task_picture(value: Any, root: Path | None, where: Where, key: str) -> ImageSource:
+    """A picture of a task's row: bytes as they are, or the file that a name below `root` means.
+
+    Raises:
+      DataError: the value is neither, or there is no such file below the folder.
+    """
+    if isinstance(value, bytes):
+        return value
+    if not isinstance(value, str):
+        raise DataError(where, key, describe(value), "an image path", "Correct the row.")
+    found = picture_file(root or Path(), value)
+    if found == OUTSIDE:
+        expected = f"a path below {root or Path()}"
+        raise DataError(where, key, f"the path {describe(value)}", expected, "Correct the row.")
+    if isinstance(found, str):
+        fix = "Fetch it, correct image_root, or drop the row."
+        raise DataError(where, key, f"no file {(root or Path()) / value!r}", "an image file", fix)
+    return found

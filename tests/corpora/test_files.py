@@ -55,9 +55,15 @@ def test_damage_is_counted_and_what_stands_before_it_is_read(tmp_path):
     noise = random.Random(0)
     packed = gzip.compress(b"".join(b'{"text": "%x"}\n' % noise.getrandbits(800) for _ in range(10_000)))
     (tmp_path / "b.jsonl.gz").write_bytes(packed[: len(packed) // 2])
-    found, drops = read(tmp_path / "b.jsonl.gz")
-    assert 0 < len(found) < 10_000
-    assert drops.counts == {"rest of a damaged file": 1}
+    zstandard = pytest.importorskip("zstandard")
+    packed = zstandard.ZstdCompressor().compress(gzip.decompress(packed))
+    (tmp_path / "b.jsonl.zst").write_bytes(packed[: len(packed) // 2])
+    for name in ("b.jsonl.gz", "b.jsonl.zst"):
+        found, drops = read(tmp_path / name)
+        assert 0 < len(found) < 10_000
+        assert drops.counts == {"rest of a damaged file": 1}
+    (tmp_path / "two.jsonl.zst").write_bytes(packed * 2)
+    assert len(read(tmp_path / "two.jsonl.zst")[0]) == 20_000
 
 
 def test_parquet_rows(tmp_path):
