@@ -55,7 +55,26 @@ KEYS = {
         for name in ("title", "text", "image_url", "image_captions")
     },
 }
-ROW = st.one_of(ANY, st.fixed_dictionaries({}, optional=KEYS), st.fixed_dictionaries(KEYS))
+CHAT = [{"from": "human", "value": "<image> Q"}, {"from": "gpt", "value": "A"}]
+VALID = {
+    "id": "x",
+    "image": "a.jpg",
+    "image_id": "a",
+    "conversations": CHAT,
+    "context": [{"role": "user", "content": "Q"}],
+    "overall_preference": 1,
+    "individual_RoleSet": {"Home": "Parent"},
+    "eval_info": {"ImageDesc": "x", "location": "y", "EvalHelp": "z"},
+    **dict.fromkeys(("text", "headline", "abstract", "response1", "response2", "query", "golden_response"), "text"),
+    "page_title": "title",
+    "section_title": ["s"],
+    "section_text": ["t"],
+    "section_image_url": [["https://h/a.jpg"]],
+    "section_image_captions": [["c"]],
+}
+# Odd throughout, or odd in one place.
+ONE = st.sampled_from(sorted(KEYS)).flatmap(lambda key: KEYS[key].map(lambda value: VALID | {key: value}))
+ROW = st.one_of(ANY, st.fixed_dictionaries({}, optional=KEYS), st.fixed_dictionaries(KEYS), ONE, ONE)
 
 
 def readers(root: Path):
@@ -92,7 +111,7 @@ def test_readers(record, tmp_path_factory):
                 assert isinstance(image, bytes) or image == root / "a.jpg", name
             made = made_record(row, WHERE, None)
             assert isinstance(made, PictureError) or json.dumps(made[0]).encode()
-    profiles = {"Bo": {"introduction": "x"}, "Ann": {}}
+    profiles = {"Bo": {"introduction": "x"}, "gpt": {"introduction": "x"}, "Ann": {}}
     for kind in KINDS:
         drops = Drops()
         done = process_row(record, WHERE, profiles, root, drops, kind)
