@@ -11,6 +11,9 @@ __version__ = "0.1.0"
 _MODULES = {
     "recipe": ("Recipe",),
     "tasks.task": ("ScoredSplit", "Task"),
+    "tasks.mmrole": ("MMRoleRows",),
+    "tasks.pcogalign": ("PCogAlignRows",),
+    "corpora.built": ("BuiltRows",),
     "data.sources": ("JsonRows", "RowSource"),
     "data.schemas": ("Example",),
     "rewards.functions": ("FileReward", "FunctionReward", "WeightedReward"),

@@ -1,5 +1,6 @@
 from lam_jax.agents.load import load as load
 from lam_jax.agents.loaded import LoadedAgent as LoadedAgent
+from lam_jax.corpora.built import BuiltRows as BuiltRows
 from lam_jax.data.schemas import Example as Example
 from lam_jax.data.sources import JsonRows as JsonRows
 from lam_jax.data.sources import RowSource as RowSource
@@ -21,6 +22,8 @@ from lam_jax.rewards.verdict import Verdict as Verdict
 from lam_jax.rl import ALGORITHMS as ALGORITHMS
 from lam_jax.rl import Algorithm as Algorithm
 from lam_jax.runs.watching import Watching as Watching
+from lam_jax.tasks.mmrole import MMRoleRows as MMRoleRows
+from lam_jax.tasks.pcogalign import PCogAlignRows as PCogAlignRows
 from lam_jax.tasks.task import ScoredSplit as ScoredSplit
 from lam_jax.tasks.task import Task as Task
 from lam_jax.train.method import METHODS as METHODS

@@ -18,20 +18,44 @@ from lam_jax.data.schemas import DataError, Example, ImageSource, Message, Where
 IMAGE_TAG = "<image>"
 
 
+MOST_PLACES = 10_000  # of one reason: places are for a person to look at, counts are exact
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropped:
+    """A row that was left out."""
+
+    reason: str
+    where: Where
+    detail: str = ""
+
+
 @dataclasses.dataclass
 class Drops:
-    """Rows left out while reading, by reason."""
+    """Rows left out while reading, by reason.
+
+    Attributes:
+      counts: rows by reason.
+      places: where the rows stand that were added with a place, at most `MOST_PLACES` of each reason.
+    """
 
     counts: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    places: list[Dropped] = dataclasses.field(default_factory=list)
 
-    def add(self, reason: str) -> None:
+    def add(self, reason: str, where: Where | None = None, detail: str = "") -> None:
         """Count one row."""
         self.counts[reason] += 1
+        if where is not None and self.counts[reason] <= MOST_PLACES:
+            self.places.append(Dropped(reason, where, detail))
 
     @property
     def total(self) -> int:
         """Number of rows left out."""
         return sum(self.counts.values())
+
+    def first(self, reason: str) -> Dropped | None:
+        """The first row that was left out for a reason, if its place is known."""
+        return next((dropped for dropped in self.places if dropped.reason == reason), None)
 
     def __str__(self) -> str:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.counts.items()))

@@ -9,11 +9,14 @@ most one picture. Files are JSON lists or JSON Lines (.jsonl).
 
 from typing import Literal
 
+from lam_jax.corpora.built import built_rows
 from lam_jax.data.readers import chat_examples
 from lam_jax.data.sources import JsonRows, RowSource, SplitRows
 from lam_jax.latent.config import LATENT_PRESETS, LatentConfig
 from lam_jax.models.processor import ImageSettings
 from lam_jax.recipe import (
+    PAIRED,
+    TEXT_ONLY,
     AnswerSet,
     Corpus,
     EvaluationSettings,
@@ -73,8 +76,8 @@ def recipe(
 
     Args:
         task: File of the task's rows; half are for SFT, 35 % for RL, 5 % for validation, 10 % are scored.
-        paired: File of image-text rows, from which the actions are learned.
-        text: File of text-only rows; without it stages 3 and 4 go without.
+        paired: File of image-text rows, from which the actions are learned, or a folder of `lam-jax data build`.
+        text: File of text-only rows, or a built folder; without it stages 3 and 4 go without.
         sft: File of task rows with reference answers, for SFT and validation; the rows of `task` may then lack theirs,
             if the reward needs none, and 85 % of them are for RL, 15 % are scored.
         reward: "similarity" to the reference answer, `file.py:function` or `module:function`, where the function takes
@@ -138,8 +141,8 @@ def recipe(
         model=Model(model),
         latent=LATENT_PRESETS["tiny"] if small else LatentConfig(),
         image=ImageSettings(size=image) if image else SHIPPED_IMAGE if small else IMAGE,
-        paired=Corpus(source(paired, HELD_OUT), (rows,)),
-        text_only=None if text is None else Corpus(source(text, HELD_OUT), (rows,)),
+        paired=Corpus(built_rows(paired, PAIRED) or source(paired, HELD_OUT), (rows,)),
+        text_only=None if text is None else Corpus(built_rows(text, TEXT_ONLY) or source(text, HELD_OUT), (rows,)),
         tasks=(own,),
         spaces=space,
         method=Method(text_only=text is not None, remat=not small),

@@ -1,28 +1,31 @@
 """MMRole: raw dialogues and profiles -> processed conversations -> one example for each (user, assistant) turn.
 
-Raw items are `{"id", "image", "conversations": [{"role" or "from", "value"}]}`, speaker "human" or a character; a
-character's profile is a file of its own. Processed rows are `{"id", "image_path", "conversations": [{"role",
-"content"}], "original_roles", "character_role", "character_profile": {role: {field: text}}}`; the built-in data set's
-role play has the same layout, with bytes for the path and optional "facts" (a dict, or a list with one a turn).
+Of its three kinds of dialogue, commentary (`comment`), a person and a character (`human-role`) and two characters
+(`inter-role`), the paper uses commentary alone; `MMRoleRows.kinds` takes others. Raw items are `{"id", "image",
+"conversations": [{"role" or "from", "value"}]}`, speaker "human" or a character; a character's profile is a file of its
+own. Processed rows are `{"id", "image_path", "conversations": [{"role", "content"}], "original_roles",
+"character_role", "character_profile": {role: {field: text}}}`; the built-in data set's role play has the same layout,
+with bytes for the path and optional "facts" (a dict, or a list with one a turn).
 """
 
 import dataclasses
-import logging
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lam_jax.data.readers import Drops, read_json, read_rows, resolve_image, strip_image_tag
+from lam_jax.data.readers import Drops, read_json, read_rows, strip_image_tag
 from lam_jax.data.schemas import DataError, Example, Message, Where, describe, field
-from lam_jax.data.sources import require_unique
 from lam_jax.data.splits import SEED, cut, hold_out, shuffled
-from lam_jax.tasks.task import split_of
+from lam_jax.tasks.picture_files import picture_file, task_picture
+from lam_jax.tasks.task import report_drops, split_of
 from lam_jax.values import hash_json
 
-logger = logging.getLogger("lam_jax")
 Placed = tuple[dict[str, Any], Where]  # a processed row, and where its item stands
 HUMAN = "human"
 PROFILE_FIELDS = ("introduction", "personality", "experience", "relationship", "catchphrase")
+COMMENT, HUMAN_ROLE, INTER_ROLE = "comment", "human-role", "inter-role"
+KINDS = (COMMENT, HUMAN_ROLE, INTER_ROLE)
 IN_DISTRIBUTION, OUT_OF_DISTRIBUTION = "in-distribution", "out-of-distribution"
 
 
@@ -66,7 +69,7 @@ def mmrole_examples(row: Any, where: Where, image_root: Path | None = None) -> l
     if len(speakers) != len(turns):
         found = f"{len(speakers)} for {len(turns)} conversation turns"
         raise DataError(where, "original_roles", found, "one speaker for each turn", "Process the raw data again.")
-    image = resolve_image(row.get("image_path"), image_root, where, "image_path")
+    image = task_picture(row.get("image_path"), image_root, where, "image_path")
 
     examples: list[Example] = []
     history: list[tuple[str, str]] = []
@@ -100,42 +103,110 @@ def _turn_facts(facts: Any, turn: int, where: Where) -> dict[str, Any] | None:
     raise DataError(where, "facts", describe(facts), f"a dict, or a list that covers turn {turn}", "Correct the row.")
 
 
-def process_row(row: Any, where: Where, profiles: Mapping[str, Any], image_root: Path, drops: Drops) -> dict | None:
-    """A raw item as a processed row, or None (counted in `drops`) where the method drops it.
+def process_row(
+    row: Any,
+    where: Where,
+    profiles: Mapping[str, Any],
+    image_root: Path,
+    drops: Drops,
+    kind: str = COMMENT,
+    known: set[str] | None = None,
+) -> dict | None:
+    """A raw item as a processed row, or None where it is left out, with its reason and place in `drops`.
 
-    Dropped: missing image, empty conversation, no character among the speakers, missing or unreadable profile.
+    The method leaves out items with a missing image, an empty conversation, no character among the speakers, or a
+    missing or unreadable profile. Whatever else cannot be used is left out too and has a reason of its own.
 
-    Raises:
-      DataError: the item lacks a key or has one of a wrong type.
+    Args:
+      row, where: the item and its place.
+      profiles: of characters, by name.
+      image_root: folder of the pictures.
+      drops: what is left out is counted here.
+      kind: of the dialogue, one of `KINDS`.
+      known: ids so far, to which the item's is added; a second item with one id is left out.
     """
-    identifier = str(field(row, "id", (str, int), where))
-    turns = field(row, "conversations", list, where)
+    try:
+        return _processed(row, where, profiles, image_root, kind, set() if known is None else known)
+    except _Odd as odd:
+        drops.add(odd.reason, where, odd.detail)
+        return None
+
+
+class _Odd(Exception):
+    """Why an item cannot be used."""
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(reason)
+        self.reason, self.detail = reason, detail
+
+
+def _processed(
+    row: Any, where: Where, profiles: Mapping[str, Any], image_root: Path, kind: str, known: set[str]
+) -> dict[str, Any]:
+    if not isinstance(row, Mapping):
+        raise _Odd("no object", describe(row))
+    identifier = row.get("id")
+    if not isinstance(identifier, str | int) or isinstance(identifier, bool) or identifier == "":
+        raise _Odd("no id", describe(identifier))
+    turns = row.get("conversations")
+    if not isinstance(turns, list):
+        raise _Odd("no conversation", describe(turns))
     if not turns:
-        return drops.add("empty conversation")
-    speakers, conversation = [], []
-    for index, turn in enumerate(turns):
-        place = Where(f"{where}, conversations[{index}]")
-        speaker = field(turn, "role" if isinstance(turn, Mapping) and "role" in turn else "from", str, place)
-        role = "user" if speaker == HUMAN else "assistant"
-        speakers.append(speaker)
-        conversation.append({"role": role, "content": field(turn, "value", str, place)})
-    character = next((speaker for speaker in reversed(speakers) if speaker != HUMAN), None)
+        raise _Odd("empty conversation")
+    said = [_turn(turn, index) for index, turn in enumerate(turns)]
+    speakers = [speaker for speaker, _ in said]
+    character = _character(speakers, kind)
     if character is None:
-        return drops.add("no character speaks")
-    image = row.get("image")
-    if not isinstance(image, str) or not (image_root / image).is_file():
-        return drops.add("missing image")
-    profile = profiles.get(character)
-    if profile is None:
-        return drops.add("unreadable profile")
+        raise _Odd("no character speaks", f"speakers {sorted(set(speakers))}")
+    image = picture_file(image_root, row.get("image"))
+    if isinstance(image, str):
+        raise _Odd(image, describe(row.get("image")))
+    if profiles.get(character) is None:
+        raise _Odd("unreadable profile", repr(character))
+    roles = [_role(speaker, character, kind) for speaker in speakers]
+    for index, (role, (_, text)) in enumerate(zip(roles, said)):
+        answered = role == "assistant" or roles[index + 1 : index + 2] == ["assistant"]
+        if answered and not strip_image_tag(text).strip():
+            raise _Odd("empty answer" if role == "assistant" else "empty question", f"conversations[{index}]")
+    if not any(pair == ("user", "assistant") for pair in itertools.pairwise(roles)):
+        raise _Odd("no answer to a user", f"roles {roles}")
+    if str(identifier) in known:
+        raise _Odd("duplicate id", repr(identifier))
+    known.add(str(identifier))
     return {
-        "id": identifier,
-        "image_path": image,
-        "conversations": conversation,
+        "id": str(identifier),
+        "image_path": row["image"],
+        "conversations": [{"role": role, "content": text} for role, (_, text) in zip(roles, said)],
         "original_roles": speakers,
         "character_role": character,
-        "character_profile": {character: profile},
+        "character_profile": {character: profiles[character]},
     }
+
+
+def _turn(turn: Any, index: int) -> tuple[str, str]:
+    """Speaker and text of a raw turn."""
+    place = f"conversations[{index}]"
+    if not isinstance(turn, Mapping):
+        raise _Odd("turn that is no object", f"{place}: {describe(turn)}")
+    speaker = turn.get("role") if "role" in turn else turn.get("from")
+    if not isinstance(speaker, str) or not speaker:
+        raise _Odd("turn without speaker", f"{place}: {describe(speaker)}")
+    text = turn.get("value")
+    if not isinstance(text, str):
+        raise _Odd("turn without text", f"{place}: {describe(text)}")
+    return speaker, text
+
+
+def _character(speakers: Sequence[str], kind: str) -> str | None:
+    """Who is embodied: the last speaker that is no person; between two characters, the one who answers the first."""
+    if kind == INTER_ROLE:
+        return next((speaker for speaker in speakers if speaker not in (speakers[0], HUMAN)), None)
+    return next((speaker for speaker in reversed(speakers) if speaker != HUMAN), None)
+
+
+def _role(speaker: str, character: str, kind: str) -> str:
+    other = speaker != character if kind == INTER_ROLE else speaker == HUMAN
+    return "user" if other else "assistant"
 
 
 def read_profiles(folder: Path) -> dict[str, dict[str, str]]:
@@ -162,32 +233,44 @@ def read_profiles(folder: Path) -> dict[str, dict[str, str]]:
     return profiles
 
 
-def process_raw(raw: Path, image_root: Path, distribution: str, drops: Drops) -> list[Placed]:
-    """Processed commentary rows of the raw folder; `distribution` is in-distribution or out-of-distribution.
+def process_raw(
+    raw: Path,
+    image_root: Path,
+    distribution: str,
+    drops: Drops,
+    kinds: Sequence[str] = (COMMENT,),
+    known: set[str] | None = None,
+) -> list[Placed]:
+    """Processed rows of the raw folder; `distribution` is in-distribution or out-of-distribution.
 
-    Files are read in the order of their names (the released code's glob is unsorted, so its splits cannot be had).
+    Kinds come in the order of `kinds`, files in the order of their names (the released code's glob is unsorted, so its
+    splits cannot be had). `known` collects ids, see `process_row`.
 
     Raises:
-      DataError: the folder's layout is another, or an item is bad.
+      DataError: the folder's layout is another, or a file is not JSON or no list.
     """
-    dialogues = raw / "dialogues" / distribution
-    paths = (
-        [dialogues / "comment.json"]
-        if distribution == OUT_OF_DISTRIBUTION
-        else sorted(dialogues.glob("comment/*.json"))
-    )
-    if not paths:
-        where, found = Where(str(dialogues / "comment")), "no JSON file"
-        raise DataError(where, None, found, "MMRole's commentary dialogues", "Correct the raw folder.")
+    files = [(kind, path) for kind in kinds for path in _dialogue_files(raw, distribution, kind)]
     profiles = read_profiles(raw / "profiles" / distribution / "detailed_profiles")
+    known = set() if known is None else known
     processed = []
-    for path in paths:
+    for kind, path in files:
         for index, row in enumerate(read_rows(path)):
             where = Where(str(path), index)
-            done = process_row(row, where, profiles, image_root, drops)
+            done = process_row(row, where, profiles, image_root, drops, kind, known)
             if done is not None:
                 processed.append((done, where))
     return processed
+
+
+def _dialogue_files(raw: Path, distribution: str, kind: str) -> list[Path]:
+    """Files of one kind: a folder of them in distribution, one file out of distribution."""
+    dialogues = raw / "dialogues" / distribution
+    single = dialogues / f"{kind}.json"
+    paths = sorted((dialogues / kind).glob("*.json")) or ([single] if single.is_file() else [])
+    if not paths:
+        where, found = Where(str(dialogues / kind)), "no JSON file"
+        raise DataError(where, None, found, f"MMRole's dialogues of the kind {kind}", "Correct the raw folder.")
+    return paths
 
 
 def mmrole_splits(
@@ -207,11 +290,17 @@ def mmrole_splits(
     return Splits(sft, rl, sft_val, rl_val, examples(cut(rows, 0.9, 1.0)), examples(out_rows))
 
 
-def read_mmrole(raw: Path, image_root: Path, seed: int = SEED) -> tuple[Splits, Drops]:
-    """All splits of a raw MMRole folder, and the rows that were dropped."""
-    drops = Drops()
-    in_rows = process_raw(raw, image_root, IN_DISTRIBUTION, drops)
-    out_rows = process_raw(raw, image_root, OUT_OF_DISTRIBUTION, drops)
+def read_mmrole(
+    raw: Path, image_root: Path, seed: int = SEED, kinds: Sequence[str] = (COMMENT,)
+) -> tuple[Splits, Drops]:
+    """All splits of a raw MMRole folder, and the rows that were dropped.
+
+    Raises:
+      DataError: the folder's layout is another, or a file is not JSON or no list.
+    """
+    drops, known = Drops(), set()
+    in_rows = process_raw(raw, image_root, IN_DISTRIBUTION, drops, kinds, known)
+    out_rows = process_raw(raw, image_root, OUT_OF_DISTRIBUTION, drops, kinds, known)
     return mmrole_splits(in_rows, out_rows, image_root, seed), drops
 
 
@@ -223,36 +312,43 @@ class MMRoleRows:
         folder: raw dialogues and profiles.
         images: folder that the dialogues' picture paths start from.
         seed: of the splits.
+        kinds: which of `KINDS` are read; the paper reads commentary alone.
     """
 
     folder: str
     images: str
     seed: int = SEED
+    kinds: tuple[str, ...] = (COMMENT,)
+
+    def __post_init__(self):
+        if not self.kinds or len(set(self.kinds)) < len(self.kinds) or not set(self.kinds) <= set(KINDS):
+            raise ValueError(f"MMRoleRows.kinds is {self.kinds}, expected one or more of {KINDS}, each once.")
 
     def prepare(self, folder: Path) -> None:
         """Nothing: the files are read as they are."""
 
     def read(self, folder: Path, split: str) -> list[Example]:
-        """The examples of a split; rows that the method drops are reported on the log.
+        """The examples of a split; rows that are left out are reported on the log, by reason.
 
         Raises:
-            DataError: no such split, a file or row that cannot be used, or no row is left.
+            DataError: no such split, a folder or file that cannot be used, or no row is left.
         """
-        splits, drops = read_mmrole(Path(self.folder), Path(self.images), self.seed)
+        splits, drops = read_mmrole(Path(self.folder), Path(self.images), self.seed, self.kinds)
         found = split_of(splits, split, self.folder)
         if not found:
             fix = "Correct the folder of the pictures, or add dialogues."
             raise DataError(Where(self.folder), None, f"no rows for {split!r}; {drops}", "one row or more", fix)
-        if drops.total:
-            logger.warning("%s: %s", self.folder, drops)
-        require_unique(found)
+        report_drops(self.folder, drops)
         return found
 
     def content(self) -> str:
         """SHA-256 of the rows that are left, by file, with their profiles; pictures count by their paths."""
+        known: set[str] = set()
         rows = [
             (row, Path(where.file).relative_to(self.folder).as_posix(), where.row)
             for distribution in (IN_DISTRIBUTION, OUT_OF_DISTRIBUTION)
-            for row, where in process_raw(Path(self.folder), Path(self.images), distribution, Drops())
+            for row, where in process_raw(
+                Path(self.folder), Path(self.images), distribution, Drops(), self.kinds, known
+            )
         ]
         return hash_json(rows)

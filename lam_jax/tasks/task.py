@@ -4,12 +4,16 @@ The prompt builder is part of the row source: it makes of a row an `Example`, a 
 """
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from lam_jax.data.readers import Drops
 from lam_jax.data.schemas import DataError, Example, Where
 from lam_jax.data.sources import RowSource
 from lam_jax.rewards.reward import Reward
+
+logger = logging.getLogger("lam_jax")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,3 +89,14 @@ def split_of(splits: Any, name: str, file: str) -> list[Example]:
     if name not in known:
         raise DataError(Where(file), None, f"no split {name!r}", f"one of {known}", "Correct the name.")
     return getattr(splits, name)
+
+
+def report_drops(source: str, drops: Drops) -> None:
+    """Tells the log how many rows of a source were left out, by reason, and where the first of each stands."""
+    if not drops.total:
+        return
+    logger.warning("%s: %s", source, drops)
+    for reason in sorted(drops.counts):
+        if (first := drops.first(reason)) is not None:
+            detail = f": {first.detail}" if first.detail else ""
+            logger.warning("  %s: first in %s%s", reason, first.where, detail)

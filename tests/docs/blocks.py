@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = (
     "docs/index.md",
     "docs/own_data.md",
+    "docs/corpora.md",
     "docs/python.md",
     "docs/own_task.md",
     "docs/agents.md",

@@ -8,56 +8,15 @@ from lam_jax.data.schemas import DataError, Where
 from lam_jax.data.splits import cut, hold_out, shuffled
 from lam_jax.recipes import paper
 from lam_jax.tasks.mmrole import MMRoleRows, mmrole_examples, process_raw, read_mmrole
-from lam_jax.tasks.pcogalign import FILES, PCogAlignRows, pcogalign_examples, pcogalign_splits, read_pcogalign
+from lam_jax.tasks.pcogalign import FILES, pcogalign_examples, pcogalign_splits, read_pcogalign
+from tests.tasks.made_rows import PROFILE, help_row, write_mmrole
 
 WHERE = Where("rows.json", 2)
-PROFILE = {
-    "introduction": "A wizard.",
-    "personality": "Kind.",
-    "experience": "Many years.",
-    "relationship": "Friend of Bo.",
-    "catchphrase": "By the stars!",
-}
-
-
-def dialogue(name, index, speaker="Ann Lee", key="from", image="a.png"):
-    turns = [
-        ("human", f"<image>\nWhat? {index}"),
-        (speaker, "A cat."),
-        ("human", "Why?"),
-        (speaker, f"Because {index}."),
-    ]
-    return {
-        "id": f"{name}_{index}",
-        "image": image,
-        "conversations": [{key: who, "value": text} for who, text in turns],
-    }
 
 
 @pytest.fixture
 def raw(tmp_path, make_png):
-    """A small raw MMRole folder: two in-distribution files and an OOD file."""
-    root = tmp_path / "raw"
-    for folder in ("dialogues/in-distribution/comment", "dialogues/out-of-distribution"):
-        (root / folder).mkdir(parents=True)
-    for distribution, names in (("in-distribution", ["Ann_Lee", "Bo"]), ("out-of-distribution", ["Cy"])):
-        folder = root / "profiles" / distribution / "detailed_profiles"
-        folder.mkdir(parents=True)
-        for name in names:
-            (folder / f"{name}.json").write_text(json.dumps(PROFILE))
-    (root / "profiles/in-distribution/detailed_profiles/Bad.json").write_text("{")
-    (root / "a.png").write_bytes(make_png())
-    write = lambda path, rows: (root / "dialogues" / path).write_text(json.dumps(rows))  # noqa: E731
-    write("in-distribution/comment/b.json", [dialogue("b", i, "Bo", "role") for i in range(20)])
-    dropped = [
-        dialogue("a", 20, image="gone.png"),
-        dialogue("a", 21, speaker="Bad"),
-        dialogue("a", 22, speaker="human"),
-        {"id": "a_23", "image": "a.png", "conversations": []},
-    ]
-    write("in-distribution/comment/a.json", [dialogue("a", i) for i in range(20)] + dropped)
-    write("out-of-distribution/comment.json", [dialogue("o", i, "Cy") for i in range(3)])
-    return root
+    return write_mmrole(tmp_path / "raw", make_png())
 
 
 def test_raw_dialogues_become_processed_rows(raw):
@@ -132,11 +91,7 @@ def test_bad_processed_rows_are_named(raw, changes, message):
     assert str(error.value).startswith("rows.json, row 2")
 
 
-def test_bad_raw_items_and_folders_are_named(raw, tmp_path):
-    path = raw / "dialogues/in-distribution/comment/c.json"
-    path.write_text(json.dumps([{"id": "c_0", "image": "a.png", "conversations": [{"from": "human"}]}]))
-    with pytest.raises(DataError, match=r"c\.json, row 0, conversations\[0\], key 'value'"):
-        process_raw(raw, raw, "in-distribution", Drops())
+def test_bad_folders_are_named(raw, tmp_path):
     with pytest.raises(DataError, match="found no JSON file"):
         process_raw(tmp_path / "empty", raw, "in-distribution", Drops())
 
@@ -155,17 +110,6 @@ def test_mmrole_splits_follow_the_method(raw):
     assert [len(part) for part in sizes] == [36, 4, 29, 3, 8, 6]
     assert read_mmrole(raw, raw)[0] == splits
     assert read_mmrole(raw, raw, seed=1)[0].id_test != splits.id_test
-
-
-def help_row(index, **changes):
-    row = {
-        "individual_RoleSet": {"Home": "Parent", "Office": "Clerk"},
-        "query": f"<image>\nWhat now? {index}",
-        "golden_response": "Feed the cat.",
-        "image": {"file_path": "a.png"},
-        "eval_info": {"ImageDesc": "A cat.", "location": "Home", "EvalHelp": "Kind words."},
-    }
-    return row | changes
 
 
 def test_pcogalign_row(raw):
@@ -208,7 +152,8 @@ def test_pcogalign_splits_follow_the_method(raw):
     rows = [help_row(i, id=str(i)) for i in range(40)]
     for name, part in (("HCMAS-golden-train", rows), ("HCMAS-golden-test", rows[:3]), ("HCSHR-golden-test", rows[:2])):
         (raw / f"{name}.json").write_text(json.dumps(part))
-    splits = read_pcogalign(raw, raw)
+    splits, drops = read_pcogalign(raw, raw)
+    assert drops.total == 0
     names = [str(i) for i in range(40)]
     random.Random(42).shuffle(names)
     assert {e.id for e in splits.sft + splits.val} == set(names[:20])
@@ -223,19 +168,9 @@ def test_pcogalign_splits_follow_the_method(raw):
 def test_rows_without_ids_are_named_by_file_and_row(raw):
     for name in FILES:
         (raw / f"{name}.json").write_text(json.dumps([help_row(i) for i in range(4)]))
-    splits = read_pcogalign(raw, raw)
+    splits, _ = read_pcogalign(raw, raw)
     assert [e.id for e in splits.ls1] == [f"HCMAS-golden-test_{i}" for i in range(4)]
     assert [str(e.where) for e in splits.ls2][:1] == [f"{raw / 'HCSHR-golden-test.json'}, row 0"]
-
-
-def test_a_bad_row_is_named_by_its_file_whatever_the_split(raw):
-    path = raw / "HCMAS-golden-train.json"
-    for name in FILES:
-        (raw / f"{name}.json").write_text(json.dumps([help_row(i) for i in range(20)]))
-    path.write_text(json.dumps([help_row(i, **({"query": 3} if i == 5 else {})) for i in range(20)]))
-    assert 5 in shuffled(range(20))[:14], "the row is in one of the splits"
-    with pytest.raises(DataError, match=r"HCMAS-golden-train\.json, row 5, key 'query'"):
-        PCogAlignRows(str(raw), str(raw)).read(raw, "ls1")
 
 
 @pytest.mark.parametrize("task", ["mmrole", "pcogalign"])
