@@ -9,7 +9,7 @@ import functools
 import hashlib
 import logging
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from lam_jax.evaluation.verdict_file import score_rows
 from lam_jax.hosts.start import start_process
 from lam_jax.parallel.multihost import all_agree, is_first
 from lam_jax.report.current import refresh_report
+from lam_jax.report.evaluations import read_evaluation
 from lam_jax.rewards.embedding import SimilarityReward, embedder_identity, is_lexical, load_embedder
 from lam_jax.rewards.functions import FunctionReward, ScoreFunction, WeightedReward
 from lam_jax.rewards.judge import JudgeReward, warn_same_judge
@@ -112,6 +113,7 @@ def evaluate_agent(
     if reward is not None and not hasattr(reward, "__dataclass_fields__"):
         reward = FunctionReward(reward)  # pyright: ignore[reportArgumentType]
     rows = None if rows is None else Path(rows)
+    other = None if against is None else Path(against)
     groups = [subjects_of(path, task, space, rows, reward, protocol.prompts) for path in paths]  # pyright: ignore[reportArgumentType]
     subjects = named_apart([subject for group in groups for subject in group])
     _check_rewards(subjects)
@@ -119,28 +121,44 @@ def evaluate_agent(
     folder = EvaluationFolder(Path(out) if out is not None else default_folder(paths, rows))
     with folder.claimed(_settings(protocol, subjects)):
         _warn_same_judges(subjects, reference_writer)
+        targets = [folder.of(n, subject, part) for n, subject in enumerate(subjects, start=1) for part in subject.sets]
+
+        def check() -> None:
+            if other is not None:
+                read_evaluation(other / RESULT)
+            if identity is not None and not all(target.has(DIVERSITY, identity) for target in targets):
+                load_embedder(embedder)
+
+        _on_first(check, folder)
         for number, subject in enumerate(subjects, start=1):
             _answer(folder, number, subject, protocol, batch, mesh, progress)
-        result, failure = {}, None
-        if is_first():
-            try:
-                measured = [
-                    _measure(folder.of(number, subject, part), subject, part, protocol, embedder, identity, options)
-                    for options in [(confidence, retry_failed, progress)]
-                    for number, subject in enumerate(subjects, start=1)
-                    for part in subject.sets
-                ]
-                split = [len(group) for group in groups]
-                result = _result(protocol, confidence, embedder, identity, measured)
-                other = Path(against) if against is not None else None
-                result["comparisons"] = comparisons(folder, measured, split, other, confidence, protocol.seed)
-                folder.write(result)
-                _show_in_runs(folder, subjects, result, progress)
-            except (Exception, KeyboardInterrupt) as error:
-                failure = error
-        if not all_agree(failure is None):
-            raise failure or LamJaxError(f"{folder.path}: process 0 stopped; its message says why.")
-    return result
+
+        def measure() -> Record:
+            measured = [
+                _measure(target, subject, part, protocol, embedder, identity, (confidence, retry_failed, progress))
+                for target, (subject, part) in zip(targets, ((s, part) for s in subjects for part in s.sets))
+            ]
+            split = [len(group) for group in groups]
+            result = _result(protocol, confidence, embedder, identity, measured)
+            result["comparisons"] = comparisons(folder, measured, split, other, confidence, protocol.seed)
+            folder.write(result)
+            _show_in_runs(folder, subjects, result, progress)
+            return result
+
+        return _on_first(measure, folder) or {}
+
+
+def _on_first(work: Callable[[], Record | None], folder: EvaluationFolder) -> Record | None:
+    """Does on the first process what only it does; every process ends if it fails."""
+    found, failure = None, None
+    if is_first():
+        try:
+            found = work()
+        except (Exception, KeyboardInterrupt) as error:
+            failure = error
+    if not all_agree(failure is None):
+        raise failure or LamJaxError(f"{folder.path}: process 0 stopped; its message says why.")
+    return found
 
 
 def default_folder(paths: Sequence[Path], rows: Path | None) -> Path:

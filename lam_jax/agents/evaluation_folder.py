@@ -53,17 +53,23 @@ class SetFolder:
 
     def cached(self, name: str, identity: Record, compute: Callable[[], Record]) -> Record:
         """Figures that take long, kept for the embedder that they were computed with."""
-        file = self.path / f"{name}.json"
-        try:
-            known = json.loads(file.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            known = []
+        known = self._known(name)
         for entry in known:
             if entry["of"] == identity:
                 return entry["figures"]
         figures = compute()
-        write_json(file, [*known, {"of": identity, "figures": figures}])
+        write_json(self.path / f"{name}.json", [*known, {"of": identity, "figures": figures}])
         return figures
+
+    def has(self, name: str, identity: Record) -> bool:
+        """Whether these figures are there."""
+        return any(entry["of"] == identity for entry in self._known(name))
+
+    def _known(self, name: str) -> list[Record]:
+        try:
+            return json.loads((self.path / f"{name}.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return []
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,7 @@ class Comparison:
     Attributes:
         prompts: P.
         unpaired: prompts that have no sample scored in both, and were left out.
-        first, second: mean scores over the P prompts and their samples.
+        first_mean, second_mean: scores over the P prompts and their samples.
         difference: first - second, mean over prompts, with its bootstrap interval over prompts.
         wins, ties, losses: of the first, by prompt.
         win_rate: wins / (wins + losses); NaN where all are ties.
@@ -33,8 +33,8 @@ class Comparison:
 
     prompts: int
     unpaired: int
-    first: float
-    second: float
+    first_mean: float
+    second_mean: float
     difference: Estimate
     wins: int
     ties: int
@@ -81,8 +81,8 @@ def compare(first: Iterable[Scored], second: Iterable[Scored], confidence: float
     return Comparison(
         prompts=len(rows),
         unpaired=len({row for row, _ in old.keys() | new.keys()}) - len(rows),
-        first=float(means[:, 0].mean()),
-        second=float(means[:, 1].mean()),
+        first_mean=float(means[:, 0].mean()),
+        second_mean=float(means[:, 1].mean()),
         difference=interval(differences[:, None], confidence, "bootstrap", seed),
         wins=wins,
         ties=len(rows) - decided,

@@ -11,7 +11,6 @@ import hashlib
 import importlib
 import importlib.metadata
 import itertools
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -99,9 +98,7 @@ class SentenceTransformerEmbedder:
                 f"embedding with {str(model)!r} needs the package sentence-transformers: pip install "
                 "'lam_jax[embeddings]', or use the embedder 'lexical', which counts words"
             ) from error
-        is_folder = Path(model).is_dir()
-        if not is_folder and (os.path.isabs(model) or str(model).count("/") != 1):
-            raise EmbedderError(f"embedder {str(model)!r}: found no such folder, expected {_EXPECTED}.")
+        is_folder = _is_folder(str(model))
         try:
             self._model: Any = SentenceTransformer(str(model), device=device, local_files_only=is_folder)
         except Exception as error:  # of the hub, of transformers or of torch
@@ -170,7 +167,7 @@ def embedder_identity(name: str) -> dict[str, str]:
             return {"name": name, "version": importlib.metadata.version(name)}
         except importlib.metadata.PackageNotFoundError as error:
             raise _no_minilm() from error
-    if not Path(name).is_dir():
+    if not _is_folder(name):
         return {"name": name}
     digest = hashlib.sha256()
     for file in sorted(path for path in Path(name).rglob("*") if path.is_file()):
@@ -178,6 +175,19 @@ def embedder_identity(name: str) -> dict[str, str]:
         with file.open("rb") as opened:
             digest.update(opened.read(_HASHED))  # of weights the beginning tells them apart
     return {"sha256": digest.hexdigest()}
+
+
+def _is_folder(name: str) -> bool:
+    """Whether an embedder is a folder; else it is a name on the hub, owner/name.
+
+    Raises:
+        EmbedderError: it can be neither.
+    """
+    if Path(name).is_dir():
+        return True
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
+        raise EmbedderError(f"embedder {name!r}: found no such folder, expected {_EXPECTED}.")
+    return False
 
 
 def _no_minilm() -> EmbedderError:

@@ -29,8 +29,8 @@ def test_a_comparison_by_hand():
     assert (found.prompts, found.unpaired) == (4, 2)
     assert (found.wins, found.ties, found.losses) == (2, 1, 1)
     assert found.difference.mean == pytest.approx(0.4 / 4)
-    assert found.first == pytest.approx((0.8 + 0.5 + 0.3 + 0.6) / 4)
-    assert found.second == pytest.approx((0.6 + 0.5 + 0.5 + 0.2) / 4)
+    assert found.first_mean == pytest.approx((0.8 + 0.5 + 0.3 + 0.6) / 4)
+    assert found.second_mean == pytest.approx((0.6 + 0.5 + 0.5 + 0.2) / 4)
     assert found.win_rate == pytest.approx(2 / 3)
     assert found.p_value == pytest.approx(1.0)  # 2 of 3: P(at least 2 or at most 1) = 1
     # Clopper-Pearson of 2 of 3 at 95 %: 0.0943 and 0.9916 (tables).
