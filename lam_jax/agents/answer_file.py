@@ -122,6 +122,7 @@ def answer_examples(
     *,
     batch: int,
     progress: Progress | None = None,
+    name: str = "answers",
 ) -> int:
     """As `answer_file`, of examples and an agent that is loaded only if something is missing.
 
@@ -133,7 +134,7 @@ def answer_examples(
         options: of `LoadedAgent.batches`.
         line: an answered row as JSON values, its "id" among them.
         batch: rows that are answered at a time.
-        progress: where progress is shown.
+        progress: where progress is shown, as `name`.
     """
     progress = progress or Progress(enabled=is_first())
     file: IO[bytes] | None = None
@@ -155,7 +156,7 @@ def answer_examples(
             progress.say(f"{output} goes on after row {done} of {len(examples)}.")
         first = done - done % batch  # whole batches, so that numbers are those of an uninterrupted run
         found = agent.batches(examples[first:], batch=batch, first=first, **options)
-        with progress.bar("answers", len(examples), done) as bar:
+        with progress.bar(name, len(examples), done) as bar:
             for number, answered in _after(found, first, done):
                 if file is not None:
                     file.write((json.dumps(line(answered), ensure_ascii=False) + "\n").encode())

@@ -7,7 +7,6 @@ diversity.jsonl and verdicts.jsonl, written as they come, and at the end evaluat
 import dataclasses
 import functools
 import hashlib
-import logging
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -47,7 +46,6 @@ from lam_jax.rewards.reward import Reward, check_verdicts
 from lam_jax.runs.progress import Progress
 from lam_jax.values import encode
 
-logger = logging.getLogger("lam_jax")
 Record = dict[str, Any]
 FORMAT, VERSION = "lam_jax evaluation", 1
 SCORED, DIVERSITY = "answers", "diversity"  # the two kinds of answers, and of the draws behind them
@@ -219,11 +217,10 @@ def _answer(
                 "request": {"samples": samples, "sampling": encode(sampling, "sampling"), "length": length}
                 | {"seed": protocol.seed, "kind": kind},
             }
-            logger.info("%s, %s: %s", subject.name, part.key, kind)
+            name = f"{subject.name}, {part.key}: {'answers' if kind == SCORED else 'answers for diversity'}"
             line = functools.partial(_line, hashes=hashes)
-            answer_examples(
-                load, part.examples, target.answers(kind), owner, options, line, batch=rows, progress=progress
-            )
+            file = target.answers(kind)
+            answer_examples(load, part.examples, file, owner, options, line, batch=rows, progress=progress, name=name)
 
 
 def _line(answered: Answered, hashes: dict[str, str]) -> Record:
@@ -265,7 +262,9 @@ def _measure(
         "folder": target.path.relative_to(target.root).as_posix(),
     }
     if part.reward is not None:
-        scored = _score(target, part, part.reward, answers, retry_failed, progress, f"scores of {subject.name}")
+        scored = _score(
+            target, part, part.reward, answers, retry_failed, progress, f"{subject.name}, {part.key}: scores"
+        )
         entry["score"], entry["dimensions"] = score_figures(scored, confidence, protocol.seed)
         entry["calls"] = call_figures([item.verdict for item in scored])
         entry["calls"]["scored_prompts"] = len({item.row for item in scored if item.verdict.ok})

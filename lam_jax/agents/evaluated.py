@@ -26,8 +26,8 @@ from lam_jax.values import TYPE, ValueFormError, decode, encode
 
 RUBRICS = {"role_play": ROLE_PLAY_RUBRIC, "help": HELP_RUBRIC}
 ROWS = "rows"  # key of the set of a file of rows
-# Of a judge's settings those that change no verdict, only how it is reached.
-_REACHED = ("api_key_env", "timeout_s", "max_retries", "concurrency")
+# Settings that change no verdict: how a judge is reached, where a file of known content lies.
+_LEFT_OUT = {"JudgeConfig": ("api_key_env", "timeout_s", "max_retries", "concurrency"), "FileReward": ("file",)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +200,7 @@ def _imported(value: Any, where: str) -> Any:
 
 
 def reward_identity(reward: Reward | None) -> Any:
-    """A reward as JSON values with the hash of its code; how a judge is reached is no part of it."""
+    """A reward as JSON values with the hash of its code; how a judge is reached is no part."""
     if reward is None:
         return None
     try:
@@ -215,8 +215,8 @@ def _without(value: Any) -> Any:
         return [_without(item) for item in value]
     if not isinstance(value, dict):
         return value
-    is_judge = str(value.get(TYPE, "")).endswith(":JudgeConfig")
-    return {key: _without(item) for key, item in value.items() if not (is_judge and key in _REACHED)}
+    left_out = _LEFT_OUT.get(str(value.get(TYPE, "")).rpartition(":")[2], ())
+    return {key: _without(item) for key, item in value.items() if key not in left_out}
 
 
 def judges_of(reward: Reward | None) -> list[str]:

@@ -38,12 +38,12 @@ def _label(entry: Row, places: dict[str, int]) -> str:
     return f"{places[entry['agent']]} {entry['set']}"
 
 
-def _interval(row: Row | None) -> str:
+def _interval(row: Row | None, between: str = "-") -> str:
     if not row or row.get("mean") is None:
         return "–"
     if row.get("low") is None:
         return short_number(row["mean"])
-    return f"{short_number(row['mean'])}\n[dim]{short_number(row['low'])}-{short_number(row['high'])}[/dim]"
+    return f"{short_number(row['mean'])}\n[dim]{short_number(row['low'])}{between}{short_number(row['high'])}[/dim]"
 
 
 def _scores(entries: list[Row], places: dict[str, int]) -> Table:
@@ -102,7 +102,7 @@ def _comparisons(rows: list[Row], places: dict[str, int]) -> Table:
         made.add_row(
             escape(label),
             number(row["prompts"], 0),
-            _interval(row["difference"]),
+            _interval(row["difference"], " to "),
             *(number(row[key], 0) for key in ("wins", "ties", "losses")),
             number(row.get("win_rate"), 3),
             f"{row['p_value']:.2g}",
