@@ -1,9 +1,11 @@
+from lam_jax.agents.evaluate import evaluate_agent as evaluate_agent
 from lam_jax.agents.load import load as load
 from lam_jax.agents.loaded import LoadedAgent as LoadedAgent
 from lam_jax.corpora.built import BuiltRows as BuiltRows
 from lam_jax.data.schemas import Example as Example
 from lam_jax.data.sources import JsonRows as JsonRows
 from lam_jax.data.sources import RowSource as RowSource
+from lam_jax.evaluation.protocol import EvaluationProtocol as EvaluationProtocol
 from lam_jax.pipeline import evaluate as evaluate
 from lam_jax.pipeline import fine_tune as fine_tune
 from lam_jax.pipeline import learn_actions as learn_actions
@@ -12,6 +14,7 @@ from lam_jax.pipeline import reinforce as reinforce
 from lam_jax.pipeline import run_recipe as run_recipe
 from lam_jax.recipe import Recipe as Recipe
 from lam_jax.rewards.embedding import SimilarityReward as SimilarityReward
+from lam_jax.rewards.embedding import load_embedder as load_embedder
 from lam_jax.rewards.functions import FileReward as FileReward
 from lam_jax.rewards.functions import FunctionReward as FunctionReward
 from lam_jax.rewards.functions import WeightedReward as WeightedReward

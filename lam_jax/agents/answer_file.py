@@ -7,12 +7,13 @@ import dataclasses
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import lam_jax
 from lam_jax.agents.load import load_folder
+from lam_jax.agents.loaded import LoadedAgent
 from lam_jax.agents.settings import AgentError, AgentFolder
 from lam_jax.data.readers import chat_examples, read_examples, read_rows
 from lam_jax.data.schemas import DataError, Example, Where
@@ -89,8 +90,6 @@ def answer_file(
         OtherConfigurationError: `output` belongs to another agent, other rows or another request.
         RunFolderBusyError: another process writes to `output`.
     """
-    progress = progress or Progress(enabled=is_first())
-    batch = batch or folder.settings.batch
     if request.codes and not folder.settings.action_space.coded:
         raise AgentError(f"{folder.path} acts in the token space and has no codes: leave --codes out.")
     examples = read_prompts(rows)
@@ -100,6 +99,44 @@ def answer_file(
         "rows": {"sha256": hash_files([rows]), "count": len(examples)},
         "request": encode(request, "request"),
     }
+    options = {"samples": request.samples, "sampling": request.sampling, "length": request.length, "seed": request.seed}
+    return answer_examples(
+        lambda: load_folder(folder, mesh),
+        examples,
+        output,
+        owner,
+        options,
+        lambda answered: line(answered, request),
+        batch=batch or folder.settings.batch,
+        progress=progress,
+    )
+
+
+def answer_examples(
+    load: Callable[[], LoadedAgent],
+    examples: Sequence[Example],
+    output: Path,
+    owner: dict[str, Any],
+    options: dict[str, Any],
+    line: Callable[[Answered], dict[str, Any]],
+    *,
+    batch: int,
+    progress: Progress | None = None,
+    name: str = "answers",
+) -> int:
+    """As `answer_file`, of examples and an agent that is loaded only if something is missing.
+
+    Args:
+        load: gives the agent.
+        examples: the rows.
+        output: gets a line a row, in order.
+        owner: what the output belongs to, JSON values.
+        options: of `LoadedAgent.batches`.
+        line: an answered row as JSON values, its "id" among them.
+        batch: rows that are answered at a time.
+        progress: where progress is shown, as `name`.
+    """
+    progress = progress or Progress(enabled=is_first())
     file: IO[bytes] | None = None
     done, failure = 0, None
     if is_first():
@@ -114,16 +151,15 @@ def answer_file(
         if done == len(examples):
             progress.say(f"{output} has all {done} answers already.")
             return 0
-        agent = load_folder(folder, mesh)
+        agent = load()
         if done:
             progress.say(f"{output} goes on after row {done} of {len(examples)}.")
         first = done - done % batch  # whole batches, so that numbers are those of an uninterrupted run
-        options = {"samples": request.samples, "sampling": request.sampling, "length": request.length}
-        found = agent.batches(examples[first:], seed=request.seed, batch=batch, first=first, **options)
-        with progress.bar("answers", len(examples), done) as bar:
+        found = agent.batches(examples[first:], batch=batch, first=first, **options)
+        with progress.bar(name, len(examples), done) as bar:
             for number, answered in _after(found, first, done):
                 if file is not None:
-                    file.write((json.dumps(line(answered, request), ensure_ascii=False) + "\n").encode())
+                    file.write((json.dumps(line(answered), ensure_ascii=False) + "\n").encode())
                     if number % batch == 0 or number == len(examples):
                         file.flush()
                         os.fsync(file.fileno())

@@ -15,6 +15,7 @@ from lam_jax import __version__
 from lam_jax.cli.compile import Compile
 from lam_jax.cli.convert import Convert
 from lam_jax.cli.demo import Demo
+from lam_jax.cli.evaluate import Evaluate
 from lam_jax.cli.export import Export
 from lam_jax.cli.generate import Generate
 from lam_jax.cli.presets import Presets
@@ -31,6 +32,7 @@ COMMANDS = {
     "demo": Demo,
     "report": Report,
     "export": Export,
+    "evaluate": Evaluate,
     "generate": Generate,
     "convert": Convert,
     "compile": Compile,

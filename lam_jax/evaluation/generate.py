@@ -13,7 +13,7 @@ import numpy as np
 from lam_jax.data.collator import Collated
 from lam_jax.data.loader import in_order
 from lam_jax.data.schemas import Example
-from lam_jax.evaluation.diversity import Diversity, distinct_answers, diversity
+from lam_jax.evaluation.diversity import Diversity, distinct_answers, text_diversity
 from lam_jax.evaluation.scoring import Scored
 from lam_jax.parallel.multihost import to_host
 from lam_jax.rewards.embedding import Embedder
@@ -122,8 +122,7 @@ def score_answers(answered: Sequence[Answered], reward: Reward) -> list[Scored]:
 def answer_diversity(answered: Sequence[Answered], embedder: Embedder) -> tuple[Diversity, float]:
     """Diversity of the prompts' answers, and distinct answers per prompt."""
     texts = [[a.text for a in item.answers] for item in answered]
-    flat = np.asarray(embedder([text for group in texts for text in group]))
-    return diversity(flat.reshape(len(texts), len(texts[0]), -1)), distinct_answers(texts)
+    return text_diversity(texts, embedder), distinct_answers(texts)
 
 
 def mean_length(answered: Sequence[Answered]) -> float:

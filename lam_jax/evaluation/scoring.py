@@ -99,7 +99,7 @@ def summarise(
         ValueError: a (row, sample) occurs twice, or verdicts name different dimensions.
     """
     scored = list(scored)
-    _check_keys(scored)
+    check_keys(scored)
     _check_dimensions(scored)
     successful = [item for item in scored if item.verdict.ok]
     rows = sorted({item.row for item in successful})
@@ -197,7 +197,7 @@ def paired_gain(before: Iterable[Scored], after: Iterable[Scored]) -> PairedGain
 
 def _prompt_means(scored: Iterable[Scored]) -> dict[str, float]:
     scored = list(scored)
-    _check_keys(scored)
+    check_keys(scored)
     values: dict[str, list[float]] = {}
     for item in scored:
         if item.verdict.ok:
@@ -215,7 +215,8 @@ def _table(
     return table
 
 
-def _check_keys(scored: Sequence[Scored]) -> None:
+def check_keys(scored: Sequence[Scored]) -> None:
+    """Raises ValueError if a (row, sample) occurs twice."""
     seen: set[tuple[str, int]] = set()
     for item in scored:
         if (item.row, item.sample) in seen:

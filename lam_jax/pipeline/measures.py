@@ -16,7 +16,7 @@ from lam_jax.evaluation.scoring import Scored, paired_gain, summarise
 from lam_jax.latent.agent import Agent
 from lam_jax.pipeline.resources import Resources
 from lam_jax.recipe import PAIRED, TEXT_ONLY, AnswerSet
-from lam_jax.rewards.embedding import load_embedder
+from lam_jax.rewards.embedding import is_lexical, load_embedder
 from lam_jax.rewards.verdict import Verdict
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.tasks.task import Task
@@ -133,7 +133,9 @@ class Evaluator:
         self, answered: Sequence[Answered], scored: Sequence[Scored], phase: str, split: str, answer_set: AnswerSet
     ) -> Record:
         summary = summarise(scored)
-        spread, distinct = answer_diversity(answered, load_embedder(self.resources.recipe.evaluation.embedder))
+        embedder = self.resources.recipe.evaluation.embedder
+        spread, distinct = answer_diversity(answered, load_embedder(embedder))
+        lexical = "lexical_" if is_lexical(embedder) else ""
         return {
             "task": self.task.name,
             "space": self.space.name,
@@ -144,8 +146,8 @@ class Evaluator:
             "samples": answer_set.samples,
             **dataclasses.asdict(summary.score),
             "dimensions": {n: dataclasses.asdict(e) for n, e in summary.dimensions.items()},
-            "diversity": spread.diversity,
-            "diversity_reciprocal_mean": spread.reciprocal_mean,
+            f"{lexical}diversity": spread.diversity,
+            f"{lexical}diversity_reciprocal_mean": spread.reciprocal_mean,
             "distinct": distinct,
             "length": mean_length(answered),
         }

@@ -98,11 +98,30 @@ def diversity_rows(results: Row) -> list[Row]:
     """Latent beside token: one row per task, split, temperature and phase, with each space's score row or None."""
     return [
         {"task": row.task, "split": row.split, "temperature": row.temperature, "phase": phase}
-        | {space: row.score(space, phase) for space in SPACES}
+        | {space: _with_diversity(row.score(space, phase)) for space in SPACES}
         for row in comparisons(results)
         for phase in ("sft", "rl")
         if any(row.score(space, phase) for space in SPACES)
     ]
+
+
+def _with_diversity(row: Row | None) -> Row | None:
+    """A row of scores whose lexical diversity, if that is what it has, stands where the page looks; see the title."""
+    if row is None or row.get("lexical_diversity") is None:
+        return row
+    keys = ("diversity", "diversity_reciprocal_mean")
+    return row | {key: row.get(f"lexical_{key}") for key in keys}
+
+
+def diversity_title(results: Row) -> str:
+    """ "Lexical diversity" where it is of counts of words, as without an embedder, else "Diversity"."""
+    rows = results.get("scores") or []
+    if any(row.get("lexical_diversity") is not None for row in rows):
+        return "Lexical diversity"
+    # Runs of earlier versions say it in their settings only.
+    evaluation = (results.get("config") or {}).get("evaluation")
+    is_named = isinstance(evaluation, dict) and evaluation.get("embedder") in ("hashing", "lexical")
+    return "Lexical diversity" if is_named else "Diversity"
 
 
 @dataclass(frozen=True)

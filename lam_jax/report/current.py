@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from lam_jax.report.evaluations import evaluation_files
+
 PAGE = "report.html"
 MARK = "lam_jax-made-of"  # name of the page's meta element with the hash
 HEAD = 4096  # bytes in which it stands
@@ -22,6 +24,7 @@ def sources_hash(run_dir: Path) -> str:
 
 def _sources(run_dir: Path) -> Iterator[tuple[str, Path]]:
     yield from ((name, run_dir / name) for name in ("results.json", "metrics.jsonl"))
+    yield from ((path.relative_to(run_dir).as_posix(), path) for path in evaluation_files(run_dir))
     for folder, pattern in ((run_dir / "samples", "*.png"), (Path(__file__).parent, "**/*.*[yls]")):
         yield from ((path.relative_to(folder).as_posix(), path) for path in sorted(folder.glob(pattern)))
 

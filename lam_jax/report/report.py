@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from lam_jax.report import comparison, figure, names, plots
+from lam_jax.report import comparison, evaluations, figure, names, plots
 from lam_jax.report.current import MARK, PAGE, sources_hash
 from lam_jax.report.headlines import headlines
 from lam_jax.report.run_files import RunFiles, read_run
@@ -165,6 +165,34 @@ def _code_colours(results: Row) -> list[str]:
     return [plots.code_colour(code, codes) for code in range(codes)]
 
 
+def _evaluation(evaluation: Row) -> Row:
+    """An evaluation as the page shows it: agents by their numbers, dimensions of each task and set as one table."""
+    agents = evaluations.agents_of(evaluation)
+    entries = [{**e, "number": agents.index(e["agent"]) + 1} for e in evaluation["scores"]]
+    tables = []
+    for key in dict.fromkeys((e.get("task"), e["set"]) for e in entries):
+        own = [e for e in entries if (e.get("task"), e["set"]) == key and e.get("dimensions")]
+        if own:
+            rows = list(dict.fromkeys(name for e in own for name in e["dimensions"]))
+            tables.append({"title": own[0]["title"], "entries": own, "rows": rows})
+    return {
+        "name": evaluation["name"],
+        "drawn": evaluations.drawn(evaluation),
+        "agents": [evaluations.describe_agent(evaluation, name) for name in agents],
+        "entries": [
+            e | {"failed": evaluations.failed_kinds(e), "spread": evaluations.diversity_of(e)} for e in entries
+        ],
+        "diversity_title": " or ".join(sorted({evaluations.diversity_of(e)[0] for e in entries})),
+        "tables": tables,
+        "comparisons": [
+            row
+            | {"first_number": agents.index(row["first"]) + 1}
+            | {"second_name": row.get("second_evaluation") or agents.index(row["second"]) + 1}
+            for row in evaluation.get("comparisons") or []
+        ],
+    }
+
+
 def _context(run: RunFiles) -> Row:
     results = run.results
     compared = comparison.comparisons(results)
@@ -186,6 +214,8 @@ def _context(run: RunFiles) -> Row:
         "compared": {task: [row for row in compared if row.task == task] for task in scored},
         "dimensions": comparison.dimension_tables(results),
         "diversity": comparison.diversity_rows(results),
+        "diversity_title": comparison.diversity_title(results),
+        "evaluations": [_evaluation(evaluation) for evaluation in run.evaluations],
         "gain": results.get("gain") or [],
         "speed": comparison.speed_tables(results),
         "base": results.get("base") or {},

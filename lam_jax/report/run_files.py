@@ -9,16 +9,18 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from lam_jax.report.evaluations import read_evaluations
 from lam_jax.report.schema import RUN_AGAIN, Row, RunFilesError, check_results, is_number, shown
 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What the report is made from: the checked results, the logged steps by phase, and the folder they came from."""
+    """What the report is made from: the checked results, steps by phase, evaluations, and the folder they came from."""
 
     folder: Path
     results: Row
     metrics: dict[str, list[Row]]
+    evaluations: list[Row]
 
 
 def read_results(path: Path) -> Row:
@@ -81,8 +83,11 @@ def read_metrics(path: Path) -> dict[str, list[Row]]:
 
 
 def read_run(run_dir: Path) -> RunFiles:
-    """Reads and checks a run folder."""
-    return RunFiles(run_dir, read_results(run_dir / "results.json"), read_metrics(run_dir / "metrics.jsonl"))
+    """Reads and checks a run folder, or that of an evaluation, which has no results.json."""
+    evaluations = read_evaluations(run_dir)
+    file = run_dir / "results.json"
+    results = read_results(file) if file.exists() or not evaluations else {}
+    return RunFiles(run_dir, results, read_metrics(run_dir / "metrics.jsonl"), evaluations)
 
 
 def curve(rows: list[Row], key: str) -> tuple[list[float], list[float]]:

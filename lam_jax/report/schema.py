@@ -33,7 +33,8 @@ def _list_of(words: str, accepts: Callable[[Any], bool]) -> Kind:
     return Kind(f"a list of {words}", lambda value: isinstance(value, list) and all(accepts(item) for item in value))
 
 
-def _optional(kind: Kind) -> Kind:
+def optional(kind: Kind) -> Kind:
+    """A kind, or null."""
     return Kind(f"{kind.words} or null", lambda value: value is None or kind.accepts(value))
 
 
@@ -62,7 +63,7 @@ CODES = _list_of("integers >= 0", lambda item: isinstance(item, int) and not isi
 
 # Per section: keys that every row must have, then keys that may be missing (the report then shows a dash).
 Spec = tuple[dict[str, Kind], dict[str, Kind]]
-PHASE: Spec = ({"name": TEXT, "seconds": NUMBER}, {"compile_seconds": _optional(NUMBER)})
+PHASE: Spec = ({"name": TEXT, "seconds": NUMBER}, {"compile_seconds": optional(NUMBER)})
 SCORE: Spec = (
     {
         "task": TEXT,
@@ -75,18 +76,20 @@ SCORE: Spec = (
         "high": NUMBER,
     },
     {
-        "prompts": _optional(NUMBER),
-        "samples": _optional(NUMBER),
-        "dimensions": _optional(INTERVALS),
-        "diversity": _optional(NUMBER),
-        "diversity_reciprocal_mean": _optional(NUMBER),
-        "distinct": _optional(NUMBER),
-        "length": _optional(NUMBER),
+        "prompts": optional(NUMBER),
+        "samples": optional(NUMBER),
+        "dimensions": optional(INTERVALS),
+        "diversity": optional(NUMBER),
+        "diversity_reciprocal_mean": optional(NUMBER),
+        "lexical_diversity": optional(NUMBER),
+        "lexical_diversity_reciprocal_mean": optional(NUMBER),
+        "distinct": optional(NUMBER),
+        "length": optional(NUMBER),
     },
 )
 GAIN: Spec = (
     {"task": TEXT, "space": SPACE, "before": NUMBER, "after": NUMBER, "difference": NUMBER, "paired_se": NUMBER},
-    {"algorithm": TEXT, "prompts": _optional(NUMBER), "ratio": _optional(NUMBER)},
+    {"algorithm": TEXT, "prompts": optional(NUMBER), "ratio": optional(NUMBER)},
 )
 SPEED_KEYS = (
     "rollout_s",
@@ -96,24 +99,24 @@ SPEED_KEYS = (
     "update_tokens_per_s",
     "trainable_parameters",
 )
-SPEED: Spec = ({"task": TEXT, "space": SPACE}, {key: _optional(NUMBER) for key in SPEED_KEYS})
+SPEED: Spec = ({"task": TEXT, "space": SPACE}, {key: optional(NUMBER) for key in SPEED_KEYS})
 COST: Spec = (
     {"task": TEXT, "space": SPACE, "steps": NUMBERS},
     {key: NUMBERS for key in ("samples", "seconds", "flops")},
 )
-FLUENCY: Spec = ({"share": NUMBER}, {"checked": _optional(NUMBER), "samples": STRINGS})
+FLUENCY: Spec = ({"share": NUMBER}, {"checked": optional(NUMBER), "samples": STRINGS})
 SAMPLE: Spec = (
     {"prompt": LIST, "answers": LIST},
-    {"task": TEXT, "split": TEXT, "id": TEXT, "image": _optional(TEXT), "reference": _optional(TEXT)},
+    {"task": TEXT, "split": TEXT, "id": TEXT, "image": optional(TEXT), "reference": optional(TEXT)},
 )
 MESSAGE: Spec = ({"role": TEXT, "content": TEXT}, {})
 ANSWER: Spec = (
     {"space": SPACE, "text": TEXT},
     {
         "phase": _one_of("sft", "rl"),
-        "tokens": _optional(STRINGS),
-        "actions": _optional(CODES),
-        "score": _optional(NUMBER),
+        "tokens": optional(STRINGS),
+        "actions": optional(CODES),
+        "score": optional(NUMBER),
         "dimensions": OBJECT,
     },
 )
@@ -121,10 +124,10 @@ TITLES: Spec = ({"title": TEXT}, {"splits": OBJECT})
 LATENT: Spec = (
     {},
     {
-        "image_text": _optional(SCALARS),
-        "text_only": _optional(SCALARS),
-        "usage": _optional(NUMBERS),
-        "usage_text_only": _optional(NUMBERS),
+        "image_text": optional(SCALARS),
+        "text_only": optional(SCALARS),
+        "usage": optional(NUMBERS),
+        "usage_text_only": optional(NUMBERS),
     },
 )
 
@@ -135,6 +138,9 @@ def shown(value: Any) -> str:
     return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
 
 
+Fail = Callable[[str, str, str], RunFilesError]
+
+
 def _fail(where: str, found: str, expected: str) -> RunFilesError:
     return RunFilesError(
         f"results.json: {where}: found {found}, expected {expected}. "
@@ -142,16 +148,17 @@ def _fail(where: str, found: str, expected: str) -> RunFilesError:
     )
 
 
-def _check_object(value: Any, spec: Spec, where: str) -> None:
+def check_object(value: Any, spec: Spec, where: str, fail: Fail = _fail) -> None:
+    """Raises `RunFilesError`, made by `fail`, at the first key of an object that is missing or has a wrong value."""
     if not isinstance(value, dict):
-        raise _fail(where, shown(value), "an object")
+        raise fail(where, shown(value), "an object")
     required, optional = spec
     for key, kind in {**required, **optional}.items():
         if key not in value:
             if key in required:
-                raise _fail(f"{where}.{key}", "no such key", kind.words)
+                raise fail(f"{where}.{key}", "no such key", kind.words)
         elif not kind.accepts(value[key]):
-            raise _fail(f"{where}.{key}", shown(value[key]), kind.words)
+            raise fail(f"{where}.{key}", shown(value[key]), kind.words)
 
 
 def _check_rows(results: Row, key: str, spec: Spec) -> list[Row]:
@@ -161,7 +168,7 @@ def _check_rows(results: Row, key: str, spec: Spec) -> list[Row]:
     if not isinstance(rows, list):
         raise _fail(key, shown(rows), "a list")
     for index, row in enumerate(rows):
-        _check_object(row, spec, f"{key}[{index}]")
+        check_object(row, spec, f"{key}[{index}]")
     return rows
 
 
@@ -176,7 +183,7 @@ def check_results(results: Any) -> Row:
         if not isinstance(results.get(key) or {}, dict):
             raise _fail(key, shown(results[key]), "an object")
     for name, titles in (results.get("tasks") or {}).items():
-        _check_object(titles, TITLES, f"tasks.{name}")
+        check_object(titles, TITLES, f"tasks.{name}")
     if results.get("base") is not None and not SCALARS.accepts(results["base"]):
         raise _fail("base", shown(results["base"]), SCALARS.words)
     _check_rows(results, "phases", PHASE)
@@ -189,15 +196,15 @@ def check_results(results: Any) -> Row:
                 expected = f"one for each of the {len(row['steps'])} steps"
                 raise _fail(f"rl[{index}].{key}", f"{len(row[key])} numbers", expected)
     if results.get("latent") is not None:
-        _check_object(results["latent"], LATENT, "latent")
+        check_object(results["latent"], LATENT, "latent")
     if results.get("fluency") is not None:
-        _check_object(results["fluency"], FLUENCY, "fluency")
+        check_object(results["fluency"], FLUENCY, "fluency")
     for index, sample in enumerate(_check_rows(results, "samples", SAMPLE)):
         where = f"samples[{index}]"
         for turn, message in enumerate(sample["prompt"]):
-            _check_object(message, MESSAGE, f"{where}.prompt[{turn}]")
+            check_object(message, MESSAGE, f"{where}.prompt[{turn}]")
         for number, answer in enumerate(sample["answers"]):
-            _check_object(answer, ANSWER, f"{where}.answers[{number}]")
+            check_object(answer, ANSWER, f"{where}.answers[{number}]")
             tokens, actions = answer.get("tokens"), answer.get("actions")
             if actions is not None and len(actions) != len(tokens or ()):
                 raise _fail(

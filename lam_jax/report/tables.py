@@ -13,7 +13,7 @@ from lam_jax.report.names import Titles, number
 from lam_jax.report.schema import Row
 
 
-def _table(title: str, heading: str, labels: list[str], widest: int) -> Table:
+def labelled_table(title: str, heading: str, labels: list[str], widest: int) -> Table:
     """A table whose first column holds labels, and is as wide as they are, up to `widest`."""
     table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     width = min(max(map(len, [heading, *labels])), widest)
@@ -21,18 +21,21 @@ def _table(title: str, heading: str, labels: list[str], widest: int) -> Table:
     return table
 
 
-def _numbers(table: Table, *headings: str) -> None:
+def number_columns(table: Table, *headings: str) -> None:
+    """Adds columns of numbers."""
     for heading in headings:
         table.add_column(heading, justify="right", overflow="fold")
 
 
-def _score(value: float) -> str:
+def short_number(value: float) -> str:
     """With three decimals below 10 and fewer above, so that a reward of any size fits."""
     return number(value, 3 if abs(value) < 10 else 2 if abs(value) < 100 else 1 if abs(value) < 1000 else 0)
 
 
 def _interval(row: Row | None) -> str:
-    return "–" if row is None else f"{_score(row['mean'])}\n[dim]{_score(row['low'])}-{_score(row['high'])}[/dim]"
+    if row is None:
+        return "–"
+    return f"{short_number(row['mean'])}\n[dim]{short_number(row['low'])}-{short_number(row['high'])}[/dim]"
 
 
 def _score_tables(results: Row) -> list[Table]:
@@ -44,8 +47,8 @@ def _score_tables(results: Row) -> list[Table]:
     for task, rows in tasks.items():
         labels = [f"{titles.short_split(task, row.split)}, T {row.temperature:g}" for row in rows]
         title = f"{titles.task(task)}: mean score, below it the confidence interval over prompts"
-        table = _table(title, "Split", labels, 16)
-        _numbers(table, *(f"{space.capitalize()} {phase.upper()}" for space in spaces for phase in ("sft", "rl")))
+        table = labelled_table(title, "Split", labels, 16)
+        number_columns(table, *(f"{space.capitalize()} {phase.upper()}" for space in spaces for phase in ("sft", "rl")))
         compared = len(spaces) > 1
         if compared:
             table.add_column("Ahead", no_wrap=True)
@@ -60,13 +63,13 @@ def _score_tables(results: Row) -> list[Table]:
 def _gain_tables(results: Row) -> list[Table]:
     titles = Titles.of(results)
     labels = [f"{titles.task(g['task'])}, {g['space']}, {g.get('algorithm', '–')}" for g in results["gain"]]
-    table = _table("RL on fixed training prompts", "Task, space, algorithm", labels, 19)
-    _numbers(table, "Prompts", "Before", "After", "Gain", "Paired SE", "Gain/SE")
+    table = labelled_table("RL on fixed training prompts", "Task, space, algorithm", labels, 19)
+    number_columns(table, "Prompts", "Before", "After", "Gain", "Paired SE", "Gain/SE")
     for label, gain in zip(labels, results["gain"], strict=True):
         table.add_row(
             escape(label),
             number(gain.get("prompts"), 0),
-            *(_score(gain[key]) for key in ("before", "after", "difference", "paired_se")),
+            *(short_number(gain[key]) for key in ("before", "after", "difference", "paired_se")),
             number(standard_errors(gain), 1),
         )
     return [table]
@@ -77,10 +80,10 @@ def _speed_tables(results: Row) -> list[Table]:
     tables = []
     for task in speed_tables(results):
         labels = [f"{label} ({unit})" if unit else label for label, unit, *_ in task.rows]
-        table = _table(f"{Titles.of(results).task(task.task)}: one RL step", "", labels, 32)
-        _numbers(table, *(space.capitalize() for space in spaces))
+        table = labelled_table(f"{Titles.of(results).task(task.task)}: one RL step", "", labels, 32)
+        number_columns(table, *(space.capitalize() for space in spaces))
         if len(spaces) > 1:
-            _numbers(table, "Latent / token")
+            number_columns(table, "Latent / token")
         for name, (_, _, digits, latent, token, ratio) in zip(labels, task.rows, strict=True):
             values = {"latent": latent, "token": token}
             cells = [number(values[space], digits) for space in spaces]
@@ -91,8 +94,8 @@ def _speed_tables(results: Row) -> list[Table]:
 
 def _phase_tables(results: Row) -> list[Table]:
     names = [Titles.of(results).phase(phase["name"]) for phase in results["phases"]]
-    table = _table("Time", "Phase", names, 44)
-    _numbers(table, "Seconds", "of which compiling")
+    table = labelled_table("Time", "Phase", names, 44)
+    number_columns(table, "Seconds", "of which compiling")
     for name, phase in zip(names, results["phases"], strict=True):
         table.add_row(escape(name), number(phase["seconds"], 1), number(phase.get("compile_seconds"), 1))
     table.add_section()

@@ -25,10 +25,12 @@ from lam_jax.pipeline import fine_tune, learn_actions, open_run, reinforce
 from lam_jax.pipeline.measures import SCORES, Evaluator
 from lam_jax.pipeline.phases import trained_by
 from lam_jax.report.run_files import RunFilesError
+from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.runs.record import read_record
 from lam_jax.train.spaces import SPACES
 from tests.agents.made_run import make_run, recipe_of, stopped, with_config
 from tests.cli.test_cli import call
+from tests.end_to_end.own_files import value
 
 STAGES = ("stage1_inverse", "stage2_projector", "stage3_joint", "stage4_cloning")
 SPACE_NAMES = ("latent", "token")
@@ -303,3 +305,45 @@ def test_an_export_is_pushed_and_stays_when_that_fails(run, tmp_path, monkeypatc
     assert calls[2] == ("me/public", {"private": False, "exist_ok": True})
     with pytest.raises(AgentError, match=r"complete but could not be pushed to 'me/full' \(RuntimeError: 403 Forb"):
         push(tmp_path / "agent", "me/full")
+
+
+def test_an_evaluation_of_a_run_is_of_its_own_tests_and_in_its_report(run, capsys):
+    """Greedy, so that the answers are known: those of the loaded agent."""
+    flags = ["--temperature", "0", "--samples", "2", "--diversity-samples", "0"]
+    code, out, err = call(["evaluate", str(run), *flags], capsys)
+    assert code == 0, err
+    result = json.loads((run / "evaluations/tests/evaluation.json").read_text())
+    recipe = recipe_of(run)
+    task = recipe.tasks[0]
+    rows = task.rows.read(run / "data", "test")
+    named = [(e["agent"], e["set"], e["title"], e["phase"]) for e in result["scores"]]
+    assert named == [(f"run/own/{s}", "id", task.tests["id"].title, f"rl_{s}_own") for s in SPACE_NAMES]
+    for entry in result["scores"]:
+        lines = (run / "evaluations/tests" / entry["folder"] / "answers.jsonl").read_text().splitlines()
+        answers = [json.loads(line) for line in lines]
+        assert [line["id"] for line in answers] == [row.id for row in rows]
+        greedy = lam_jax.load(run, space=entry["space"]).generate(rows, sampling=SamplingConfig(temperature=0.0))
+        texts = [item.answers[0].text for item in greedy]
+        assert [[a["text"] for a in line["answers"]] for line in answers] == [[text, text] for text in texts]
+        expected = [value(text) for text in texts]
+        assert entry["score"]["mean"] == pytest.approx(sum(expected) / len(expected))
+        assert (entry["reward"], entry["score"]["std"]) == ("score", pytest.approx(0))
+    (pair,) = result["comparisons"]
+    assert (pair["first"], pair["second"]) == ("run/own/latent", "run/own/token")
+    page = (run / "report.html").read_text()
+    assert 'id="evaluations"' in page
+    for number in (result["scores"][0]["score"]["mean"], pair["difference"]["mean"], pair["p_value"]):
+        assert f'<data value="{number}">' in page
+    assert "report.html" in out
+
+
+def test_a_run_whose_rows_have_changed_is_not_evaluated_on_them(run, tmp_path, capsys):
+    def change(values):
+        values["content"]["rows"][-1] = "another"
+
+    other = with_config(run, tmp_path / "changed", change)
+    code, _, err = call(["evaluate", str(other)], capsys)
+    assert (code, "the rows of task own are not those that the run was made on" in err) == (2, True), err
+    early = stopped(run, tmp_path / "early", *STAGES)
+    code, _, err = call(["evaluate", str(early)], capsys)
+    assert (code, "is not fine-tuned in the latent space yet" in err) == (2, True), err

@@ -1,0 +1,117 @@
+"""Which agents of an evaluation are compared with which, and the comparisons."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lam_jax.agents.evaluation_folder import RESULT, EvaluationFolder, SetFolder
+from lam_jax.agents.settings import AgentError
+from lam_jax.evaluation.figures import comparison_figures
+from lam_jax.evaluation.paired import compare
+from lam_jax.evaluation.scoring import Scored
+from lam_jax.evaluation.verdict_file import read_verdicts
+from lam_jax.report.evaluations import read_evaluation
+from lam_jax.values import differences
+
+Record = dict[str, Any]
+Measured = tuple[Record, SetFolder]
+TEST = "two-sided sign test over prompts, ties left out"
+
+
+def comparisons(
+    folder: EvaluationFolder,
+    measured: Sequence[Measured],
+    split: Sequence[int],
+    against: Path | None,
+    confidence: float,
+    seed: int,
+) -> list[Record]:
+    """Every comparison of an evaluation: latent with token of one task, one folder's agents with the other's.
+
+    Args:
+        folder: of the evaluation.
+        measured: its entries.
+        split: agents of each folder that was named.
+        against: folder of another evaluation.
+        confidence: of the intervals.
+        seed: of the bootstrap.
+
+    Raises:
+        AgentError: two folders or evaluations whose agents do not correspond, or that another reward scored.
+        RunFilesError: `against` is no evaluation.
+    """
+    names = list(dict.fromkeys(entry["agent"] for entry, _ in measured))
+    groups = [[m for m in measured if m[0]["agent"] in names[sum(split[:i]) : sum(split[: i + 1])]] for i in (0, 1)]
+    pairs = [pair for group in groups for pair in _spaces(group)]
+    if len(split) > 1:
+        pairs += _matched(*groups, "the two folders")
+    if against is not None:
+        other = [
+            (entry, SetFolder(against, against / entry["folder"]))
+            for entry in read_evaluation(against / RESULT)["scores"]
+        ]
+        pairs += _matched(list(measured), other, f"{folder.path} and {against}")
+    out = []
+    for first, second in pairs:
+        if first[0]["score"] is None or second[0]["score"] is None:
+            continue
+        out.append(_compared(first, second, against is not None and second[1].root == against, confidence, seed))
+    return out
+
+
+def _spaces(measured: Sequence[Measured]) -> list[tuple[Measured, Measured]]:
+    """Latent and token of each task and set."""
+    found: dict[tuple[Any, Any], dict[str, Measured]] = {}
+    for one in measured:
+        found.setdefault((one[0]["task"], one[0]["set"]), {})[one[0]["space"]] = one
+    return [(by["latent"], by["token"]) for by in found.values() if {"latent", "token"} <= by.keys()]
+
+
+def _matched(first: Sequence[Measured], second: Sequence[Measured], what: str) -> list[tuple[Measured, Measured]]:
+    """By set; and by task and action space where one of the two sides has several agents.
+
+    Raises:
+        AgentError: nothing corresponds.
+    """
+    several = any(len({entry["agent"] for entry, _ in side}) > 1 for side in (first, second))
+
+    def place(entry: Record) -> tuple[Any, ...]:
+        return (entry["set"], entry["task"], entry["space"]) if several else (entry["set"],)
+
+    others = {place(entry): (entry, target) for entry, target in second}
+    pairs = [((entry, target), others[place(entry)]) for entry, target in first if place(entry) in others]
+    if not pairs:
+        known = [sorted({str(place(entry)) for entry, _ in side}) for side in (first, second)]
+        raise AgentError(f"{what} have nothing to compare: found {known[0]} and {known[1]}. Name --task and --space.")
+    return pairs
+
+
+def _compared(first: Measured, second: Measured, is_other: bool, confidence: float, seed: int) -> Record:
+    (entry, target), (other, other_target) = first, second
+    if lines := differences(entry["reward_identity"], other["reward_identity"], "reward"):
+        raise AgentError(
+            f"{entry['agent']} and {other['agent']} are scored by different rewards, so their scores do not compare: "
+            f"{'; '.join(lines[:5])}. Score both by one, as --reward or --judge."
+        )
+    hashes, other_hashes = target.row_hashes("answers"), other_target.row_hashes("answers")
+    changed = {row for row, value in hashes.items() if other_hashes.get(row, value) != value}
+
+    def verdicts(of: SetFolder) -> list[Scored]:
+        return [item for item in read_verdicts(of.verdicts) if item.row not in changed]
+
+    try:
+        found = compare(verdicts(target), verdicts(other_target), confidence, seed)
+    except ValueError as error:
+        raise AgentError(f"{entry['agent']} and {other['agent']}, set {entry['set']}: {error}.") from error
+    figures = comparison_figures(found)
+    figures["unpaired"] += len(changed)
+    return {
+        "first": entry["agent"],
+        "second": other["agent"],
+        "second_evaluation": other_target.root.name if is_other else None,
+        "set": entry["set"],
+        "title": entry["title"],
+        "test": TEST,
+        "same_id_other_row": len(changed),
+        **figures,
+    }
