@@ -24,7 +24,7 @@ from lam_jax.parallel.multihost import to_host
 from lam_jax.rl import fill_slots
 from lam_jax.rollout.actions import ActionSpace
 from lam_jax.rollout.engine import Rollout, rollout
-from lam_jax.rollout.run import fill_prompts, run_rollout
+from lam_jax.rollout.run import fill_prompts, require_numbers, run_rollout
 from lam_jax.rollout.weights import rollout_weights
 from lam_jax.train.method import Method
 from lam_jax.train.partition import merge
@@ -131,6 +131,7 @@ class Collector:
         began = time.monotonic()
         prompts, out = self.roll_out(state, drawn.batch, key, attempt)
         jax.block_until_ready(out)
+        require_numbers(out, [example.id for example in drawn.examples])
         generated = time.monotonic()
         scores = score(out.tokens, out.mask, drawn.examples, self.decode, self.reward)
         length = self.config.rollout.length
