@@ -75,7 +75,7 @@ def keep_compiled_programs() -> Path | None:
         logger.warning(
             "Compiled programs are not kept, so each start compiles them again: %s. Set JAX_COMPILATION_CACHE_DIR to a "
             "folder that can be written.",
-            error,
+            str(error).rstrip("."),
         )
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))

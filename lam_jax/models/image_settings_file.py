@@ -83,7 +83,7 @@ def read_image_fields(folder: str | Path) -> dict[str, Any]:
 def unusable(path: Path, reason: str) -> ImageError:
     """The error for a file that cannot be used."""
     return ImageError(
-        f"{path}: not the settings of an image processor ({reason}). Correct the file, or fetch it again."
+        f"{path}: not the settings of an image processor ({reason}). Fetch the file again, or correct it."
     )
 
 

@@ -166,7 +166,8 @@ def read_chat_template(folder: Path, own: str | dict[str, str] | None) -> str:
     jinja = folder / "chat_template.jinja"
     if jinja.is_file():
         return jinja.read_text(encoding="utf-8")
-    for file in (folder / "chat_template.json", folder / PROCESSOR):
+    # The last again, although the tokenizer has read it: further templates beside make it forget that one.
+    for file in (folder / "chat_template.json", folder / PROCESSOR, folder / "tokenizer_config.json"):
         if (found := _template_in(file)) is not None:
             return found
     if own is None:

@@ -157,6 +157,7 @@ OTHER = "{{ 'another template' }}"
         {"chat_template.jinja": CHAT_TEMPLATE, "additional_chat_templates/tool_use.jinja": OTHER},
         {"additional_chat_templates/default.jinja": CHAT_TEMPLATE, "additional_chat_templates/b.jinja": OTHER},
         {"additional_chat_templates/only.jinja": CHAT_TEMPLATE},
+        {"tokenizer_config.json": CHAT_TEMPLATE, "additional_chat_templates/tool_use.jinja": OTHER},
     ],
     ids=lambda files: "+".join(files),
 )
