@@ -100,7 +100,7 @@ def export(
         with whole(folder) as partial:
             _save(agent, partial, stored, read_foreign(found.files()))
             files = partial / FILES if found.space.coded else partial
-            _write_files(found, agent.backbone.config, files, stored)
+            write_files(found.files(), files, found.settings, agent.backbone.config, stored)
             (partial / SETTINGS).write_text(found.settings.to_json(), encoding="utf-8")
             (partial / "README.md").write_text(model_card(found, folder.name), encoding="utf-8")
     else:
@@ -117,21 +117,27 @@ def _save(agent: Agent, folder: Path, dtype: np.dtype, base: Mapping[str, Any] |
         save_checkpoint(folder, agent.backbone, agent.latent, dtype=dtype)
 
 
-def _write_files(found: RunAgent, config: QwenConfig, files: Path, dtype: np.dtype) -> None:
-    """Tokenizer, image settings, sampling; in a folder of ours also the config.json of a Hugging Face folder."""
-    model = found.files()
+def write_files(model: Path, files: Path, settings: AgentSettings, config: QwenConfig, dtype: np.dtype) -> None:
+    """Tokenizer, image settings, sampling; in a folder of ours also the config.json of a Hugging Face folder.
+
+    Args:
+        model: folder with the files of the model that training began with.
+        files: where they go.
+        settings: of the agent.
+        config: of its backbone.
+        dtype: of the stored weights.
+    """
     for path in sorted(path for pattern in TAKEN_ALONG for path in model.glob(pattern)):
         if path.is_file() and path.name not in LEFT_BEHIND:
             target = files / path.relative_to(model)
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(path, target)
-    settings = found.settings
     image = preprocessor_config(settings.image, read_image_values(model))
     contents: dict[str, Mapping[str, Any]] = {PREPROCESSOR: image}
     if (nested := _object(model / PROCESSOR)).get(NESTED):
         contents[PROCESSOR] = nested | {NESTED: image}
     generation = _object(model / GENERATION)
-    if found.space.coded:
+    if settings.action_space.coded:
         contents["config.json"] = over(read_foreign(model), config, dtype.name)
         if generation:
             contents[GENERATION] = generation

@@ -68,7 +68,7 @@ def require_numbers(out: Rollout, rows: Sequence[str]) -> None:
     """
     spoilt = np.asarray(to_host(_spoilt(out.logps, out.logp_gap, out.mask)))[: len(rows)]
     if spoilt.any():
-        named = [rows[index] for index in np.flatnonzero(spoilt)]
+        named = [row for row, is_spoilt in zip(rows, spoilt) if is_spoilt]
         more = f" and {len(named) - 5} more" if len(named) > 5 else ""
         raise NonFiniteError(
             f"The logits of answers to {', '.join(named[:5])}{more} are NaN, so what was answered means nothing. Check "
