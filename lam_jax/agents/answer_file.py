@@ -4,7 +4,6 @@ Beside the output lies OUTPUT.settings.json: which agent, rows and settings it b
 """
 
 import dataclasses
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -20,8 +19,10 @@ from lam_jax.data.schemas import DataError, Example, Where
 from lam_jax.data.sources import hash_files, require_unique
 from lam_jax.errors import LamJaxError, OtherConfigurationError, RunFolderBusyError
 from lam_jax.evaluation.generate import Answer, Answered
+from lam_jax.formats.atomic import beside
 from lam_jax.parallel.multihost import all_agree, from_first, is_first
 from lam_jax.rollout.sampling import SamplingConfig
+from lam_jax.runs.lock import HeldError, Lock, acquire
 from lam_jax.runs.progress import Progress
 from lam_jax.values import differences, encode
 
@@ -138,10 +139,11 @@ def answer_examples(
     """
     progress = progress or Progress(enabled=is_first())
     file: IO[bytes] | None = None
+    lock: Lock | None = None
     done, failure = 0, None
     if is_first():
         try:
-            file, done = _claim(output, owner, examples)
+            file, lock, done = _claim(output, owner, examples)
         except (LamJaxError, OSError) as error:
             failure = error
     if not all_agree(failure is None):
@@ -168,6 +170,8 @@ def answer_examples(
     finally:
         if file is not None:
             file.close()
+        if lock is not None:
+            lock.release()
 
 
 def _after(batches: Iterator[list[Answered]], first: int, done: int) -> Iterator[tuple[int, Answered]]:
@@ -194,55 +198,59 @@ def line(answered: Answered, request: Request) -> dict[str, Any]:
     return {"id": answered.example.id, "answers": [values(answer) for answer in answered.answers]}
 
 
+_SETTINGS_ENDING = ".settings.json"
+_NAME_MAX = 255  # bytes of a file's name
+
+
 def settings_file(output: Path) -> Path:
-    """The file beside an output that says what it belongs to."""
-    return output.with_name(output.name + ".settings.json")
+    """The file beside an output that says what it belongs to; of a very long name a hash, so that it can be there."""
+    name = output.name + _SETTINGS_ENDING
+    return output.with_name(name) if len(os.fsencode(name)) <= _NAME_MAX else beside(output, _SETTINGS_ENDING[1:])
 
 
-def _claim(output: Path, owner: dict[str, Any], examples: Sequence[Example]) -> tuple[IO[bytes], int]:
-    """The output, opened at the end of its last whole line and locked, and the number of its lines."""
-    beside = settings_file(output)
+def _claim(output: Path, owner: dict[str, Any], examples: Sequence[Example]) -> tuple[IO[bytes], Lock, int]:
+    """The output, opened at the end of its last whole line, its lock, and the number of its lines."""
+    beside_it = settings_file(output)
     owner = json.loads(json.dumps(owner))
-    if output.exists() and output.stat().st_size and not beside.exists():
+    if output.exists() and output.stat().st_size and not beside_it.exists():
         raise OtherConfigurationError(
-            f"{output} is there without {beside.name}, so what it belongs to is not known. Choose another output or "
+            f"{output} is there without {beside_it.name}, so what it belongs to is not known. Choose another output or "
             "remove the file."
         )
-    if beside.exists():
-        _require_owner(output, beside, owner)
+    if beside_it.exists():
+        _require_owner(output, beside_it, owner)
     output.parent.mkdir(parents=True, exist_ok=True)
-    file = output.open("ab")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise RunFolderBusyError(f"{output} is being written by another process. Wait, or choose another.") from error
-    if not beside.exists():
-        new = beside.with_name(beside.name + ".new")
-        new.write_text(json.dumps(owner, indent=1) + "\n", encoding="utf-8")
-        new.replace(beside)
+        lock = acquire(output)
+    except HeldError as error:
+        raise RunFolderBusyError(f"{output} is being written by {error}. Wait, or choose another.") from error
     try:
-        whole, ids = _whole_lines(output)
+        if not beside_it.exists():
+            new = beside(output, "settings.new")
+            new.write_text(json.dumps(owner, indent=1) + "\n", encoding="utf-8")
+            new.replace(beside_it)
+        length, ids = _whole_lines(output)
         if ids != [example.id for example in examples[: len(ids)]]:
             raise OtherConfigurationError(f"{output}: its lines are not the answers to these rows. Remove it.")
+        file = output.open("ab")
     except BaseException:
-        file.close()
+        lock.release()
         raise
-    if whole < output.stat().st_size:
-        file.truncate(whole)
-    return file, len(ids)
+    if length < output.stat().st_size:
+        file.truncate(length)
+    return file, lock, len(ids)
 
 
-def _require_owner(output: Path, beside: Path, owner: dict[str, Any]) -> None:
+def _require_owner(output: Path, settings: Path, owner: dict[str, Any]) -> None:
     try:
-        known = json.loads(beside.read_text(encoding="utf-8"))
+        known = json.loads(settings.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise OtherConfigurationError(f"{beside}: damaged ({error}). Remove it and {output.name}.") from error
+        raise OtherConfigurationError(f"{settings}: damaged ({error}). Remove it and {output.name}.") from error
     if lines := differences(known, owner):
         more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
         raise OtherConfigurationError(
             f"{output} holds the answers of another agent, to other rows or to another request: "
-            f"{'; '.join(lines[:5])}{more}. Choose another output, or remove it and {beside.name}."
+            f"{'; '.join(lines[:5])}{more}. Choose another output, or remove it and {settings.name}."
         )
 
 

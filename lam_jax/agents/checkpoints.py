@@ -1,6 +1,7 @@
 """Agents of folders that hold one: a Hugging Face Qwen2.5-VL, a folder of `lam-jax convert`, an exported agent."""
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ from jax.sharding import Mesh
 
 from lam_jax.agents.settings import SETTINGS, AgentError, AgentSettings, read_settings, require_same
 from lam_jax.formats.agent_folder import FILES, MANIFEST, load_checkpoint, read_manifest
+from lam_jax.formats.checkpoint_files import refuse_adapters
 from lam_jax.formats.hf_config import read_config
 from lam_jax.formats.load_backbone import load_backbone
 from lam_jax.latent.agent import Agent
 from lam_jax.latent.config import LatentConfig
 from lam_jax.latent.model import LatentModel
+from lam_jax.models.image_settings_file import PREPROCESSOR, PROCESSOR, image_settings_file
 from lam_jax.models.processor import ImageSettings, read_image_settings
 from lam_jax.models.qwen2_5_vl.config import QwenConfig
 from lam_jax.models.qwen2_5_vl.model import QwenVL
@@ -23,7 +26,7 @@ from lam_jax.pipeline.resources import model_content
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.train.method import METHODS, Method
 
-PREPROCESSOR = "preprocessor_config.json"
+logger = logging.getLogger("lam_jax")
 # Where no recipe says otherwise; a batch gets the smallest that holds its longest prompt.
 PROMPT_LENGTHS = tuple(2**n for n in range(6, 16))
 ANSWER_LENGTH = 256
@@ -98,8 +101,9 @@ def open_hugging_face(path: Path, task: str | None, space: str | None) -> Huggin
 
     Raises:
         AgentError: a task or the latent space was asked for.
-        CheckpointError: the folder's config.json is not a Qwen2.5-VL's.
+        CheckpointError: the folder's config.json is not a Qwen2.5-VL's, or there is an adapter in it.
     """
+    refuse_adapters(path)
     settings = _plain("token", read_config(path), path, Method())
     require_same(path, task, space, settings)
     return HuggingFaceAgent(path, settings)
@@ -127,8 +131,13 @@ def open_converted(path: Path, task: str | None, space: str | None) -> Checkpoin
 def _plain(space: str, config: QwenConfig, files: Path, method: Method) -> AgentSettings:
     vision = config.vision
     image = ImageSettings(patch_size=vision.patch, merge_size=vision.merge, temporal_patch_size=vision.temporal)
-    if (files / PREPROCESSOR).is_file():
+    if image_settings_file(files) is not None:
         image = read_image_settings(files)
+    else:
+        logger.warning(
+            "%s says nothing of image settings (%s or %s): pictures get %d to %d pixels, transformers' defaults.",
+            *(files, PREPROCESSOR, PROCESSOR, image.min_pixels, image.max_pixels),
+        )
     return AgentSettings(space, image, PROMPT_LENGTHS, ANSWER_LENGTH, SamplingConfig(temperature=0.0), method)
 
 

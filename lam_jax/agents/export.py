@@ -13,17 +13,21 @@ from typing import Any
 import numpy as np
 
 from lam_jax.agents.card import model_card
-from lam_jax.agents.checkpoints import PREPROCESSOR, has_latent
+from lam_jax.agents.checkpoints import has_latent
 from lam_jax.agents.load import find
 from lam_jax.agents.run_folder import RunAgent
 from lam_jax.agents.settings import SETTINGS, AgentError, AgentSettings
-from lam_jax.formats.agent_folder import FILES, save_checkpoint
+from lam_jax.formats.agent_folder import FILES, MANIFEST, save_checkpoint
 from lam_jax.formats.atomic import whole
-from lam_jax.formats.hf_config import end_ids, to_hf
+from lam_jax.formats.checkpoint_files import INDEX
+from lam_jax.formats.foreign import over, read_foreign
+from lam_jax.formats.hf_config import end_ids
 from lam_jax.formats.save_backbone import save_backbone
 from lam_jax.latent.agent import Agent
+from lam_jax.models.image_settings_file import NESTED, PREPROCESSOR, PROCESSOR, read_image_values
 from lam_jax.models.processor import ImageSettings
 from lam_jax.models.qwen2_5_vl.config import QwenConfig
+from lam_jax.models.tokenizer import TEMPLATES
 from lam_jax.parallel.multihost import barrier, from_first, is_first
 from lam_jax.parallel.processes import whole_mesh
 from lam_jax.recipe import Weights
@@ -32,11 +36,23 @@ from lam_jax.runs.disk import require_space
 from lam_jax.train.partition import count_parameters
 
 GENERATION = "generation_config.json"
-# What of a model's folder goes along, besides what is written anew.
-TAKEN_ALONG = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
-    *("merges.txt", "chat_template.json", "chat_template.jinja", "video_preprocessor_config.json"),
-    *("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE"),
+# Files of a model's folder that go along: its tokenizer, templates, licence and whatever else describes it. Weights do
+# not, nor what is written anew or is not the model's but of one training.
+TAKEN_ALONG = ("*.json", "*.jinja", "*.txt", "*.py", "*.model", "LICENSE*", "NOTICE*", f"{TEMPLATES}/*.jinja")
+LEFT_BEHIND = (
+    *("config.json", GENERATION, PREPROCESSOR, SETTINGS, MANIFEST, INDEX, "pytorch_model.bin.index.json"),
+    *("trainer_state.json", "training_args.json", "all_results.json", "train_results.json", "eval_results.json"),
+    *("scores.json", "requirements.txt"),
+)
+# Keys of generation_config.json that choose tokens; what an agent does not do must not be done with it elsewhere.
+_CHOOSING = (
+    *("do_sample", "temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"),
+    *("num_beams", "num_beam_groups", "diversity_penalty", "length_penalty", "early_stopping", "penalty_alpha"),
+    *("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "encoder_repetition_penalty", "bad_words_ids"),
+    *("force_words_ids", "constraints", "forced_bos_token_id", "forced_eos_token_id", "suppress_tokens"),
+    *("begin_suppress_tokens", "sequence_bias", "guidance_scale", "exponential_decay_length_penalty"),
+    *("min_length", "min_new_tokens", "max_length", "stop_strings", "dola_layers", "watermarking_config"),
+    *("renormalize_logits", "remove_invalid_values", "num_return_sequences", "prompt_lookup_num_tokens"),
 )
 
 
@@ -83,47 +99,67 @@ def export(
         folder.absolute().parent.mkdir(parents=True, exist_ok=True)
         require_space(folder.absolute(), count_parameters(agent) * stored.itemsize)
         with whole(folder) as partial:
-            _save(agent, partial, stored)
+            _save(agent, partial, stored, read_foreign(found.files()))
             files = partial / FILES if found.space.coded else partial
-            _write_files(found, agent.backbone.config, files, stored)
+            write_files(found.files(), files, found.settings, agent.backbone.config, stored)
             (partial / SETTINGS).write_text(found.settings.to_json(), encoding="utf-8")
             (partial / "README.md").write_text(model_card(found, folder.name), encoding="utf-8")
     else:
-        _save(agent, folder, stored)
+        _save(agent, folder, stored, None)
     barrier("export")
     return found.settings
 
 
-def _save(agent: Agent, folder: Path, dtype: np.dtype) -> None:
-    """The weights; collective."""
+def _save(agent: Agent, folder: Path, dtype: np.dtype, base: Mapping[str, Any] | None) -> None:
+    """The weights; collective. `base`: the model's config.json."""
     if not has_latent(agent):
-        save_backbone(agent.backbone, folder, dtype=dtype)
+        save_backbone(agent.backbone, folder, dtype=dtype, base=base)
     else:
         save_checkpoint(folder, agent.backbone, agent.latent, dtype=dtype)
 
 
-def _write_files(found: RunAgent, config: QwenConfig, files: Path, dtype: np.dtype) -> None:
-    """Tokenizer, image settings, sampling; in a folder of ours also the config.json of a Hugging Face folder."""
-    model = found.files()
-    for name in TAKEN_ALONG:
-        if (model / name).is_file():
-            shutil.copyfile(model / name, files / name)
-    settings = found.settings
-    base = json.loads((model / PREPROCESSOR).read_text()) if (model / PREPROCESSOR).is_file() else {}
-    contents: dict[str, Mapping[str, Any]] = {PREPROCESSOR: preprocessor_config(settings.image, base)}
-    if found.space.coded:
-        contents["config.json"] = to_hf(config, dtype.name)
+def write_files(model: Path, files: Path, settings: AgentSettings, config: QwenConfig, dtype: np.dtype) -> None:
+    """Tokenizer, image settings, sampling; in a folder of ours also the config.json of a Hugging Face folder.
+
+    Args:
+        model: folder with the files of the model that training began with.
+        files: where they go.
+        settings: of the agent.
+        config: of its backbone.
+        dtype: of the stored weights.
+    """
+    for path in sorted(path for pattern in TAKEN_ALONG for path in model.glob(pattern)):
+        if path.is_file() and path.name not in LEFT_BEHIND:
+            target = files / path.relative_to(model)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, target)
+    image = preprocessor_config(settings.image, read_image_values(model))
+    contents: dict[str, Mapping[str, Any]] = {PREPROCESSOR: image}
+    if (nested := _object(model / PROCESSOR)).get(NESTED):
+        contents[PROCESSOR] = nested | {NESTED: image}
+    generation = _object(model / GENERATION)
+    if settings.action_space.coded:
+        contents["config.json"] = over(read_foreign(model), config, dtype.name)
+        if generation:
+            contents[GENERATION] = generation
     else:
-        contents[GENERATION] = generation_config(settings.sampling, settings.answer_length, config)
+        contents[GENERATION] = generation_config(settings.sampling, settings.answer_length, config, generation)
     for name, values in contents.items():
-        (files / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        (files / name).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is none."""
+    values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return values if isinstance(values, dict) else {}
 
 
 def preprocessor_config(image: ImageSettings, base: Mapping[str, Any]) -> dict[str, Any]:
     """The contents of preprocessor_config.json; `base` are those of the model that training began with.
 
-    transformers has no stretching to one size: pictures of about that many pixels come nearest, and one that has the
-    size already stays as it is.
+    The limits stand where older versions of transformers look for them and where newer ones do. transformers has no
+    stretching to one size: pictures of about that many pixels come nearest, and one that has the size already stays as
+    it is.
     """
     kept = {name: value for name, value in base.items() if name not in ("size", "min_pixels", "max_pixels")}
     least, most = (image.min_pixels, image.max_pixels)
@@ -133,6 +169,7 @@ def preprocessor_config(image: ImageSettings, base: Mapping[str, Any]) -> dict[s
         "image_processor_type": "Qwen2VLImageProcessor",
         "processor_class": "Qwen2_5_VLProcessor",
         **kept,
+        "size": {"shortest_edge": least, "longest_edge": most},
         "min_pixels": least,
         "max_pixels": most,
         "patch_size": image.patch_size,
@@ -143,10 +180,16 @@ def preprocessor_config(image: ImageSettings, base: Mapping[str, Any]) -> dict[s
     }
 
 
-def generation_config(sampling: SamplingConfig, length: int, config: QwenConfig) -> dict[str, Any]:
-    """The contents of generation_config.json, so that transformers samples as the agent does."""
+def generation_config(
+    sampling: SamplingConfig, length: int, config: QwenConfig, base: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The contents of generation_config.json, so that transformers samples as the agent does.
+
+    `base` are those of the model that training began with: of them stays what does not choose tokens.
+    """
     ids = {"bos_token_id": config.pad_id, "eos_token_id": end_ids(config), "pad_token_id": config.pad_id}
-    values: dict[str, Any] = {**ids, "max_new_tokens": length, "repetition_penalty": sampling.repetition_penalty}
+    values: dict[str, Any] = {name: value for name, value in (base or {}).items() if name not in _CHOOSING}
+    values |= {**ids, "max_new_tokens": length, "repetition_penalty": sampling.repetition_penalty}
     if sampling.greedy:
         return values | {"do_sample": False}
     # top_k 0 is none; left out, transformers would take 50.

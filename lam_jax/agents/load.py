@@ -10,6 +10,7 @@ from lam_jax.agents.loaded import LoadedAgent
 from lam_jax.agents.run_folder import CONFIG, is_run_folder, open_run_agent
 from lam_jax.agents.settings import AgentError, AgentFolder
 from lam_jax.formats.agent_folder import MANIFEST
+from lam_jax.formats.checkpoint_files import refuse_adapters
 from lam_jax.hosts.start import start_process
 from lam_jax.models.tokenizer import read_tokenizer
 from lam_jax.parallel.processes import whole_mesh
@@ -65,6 +66,7 @@ def find(path: str | Path, task: str | None = None, space: str | None = None) ->
         return open_run_agent(path, task, space)
     if (path / CONFIG).is_file():
         return open_hugging_face(path, task, space)
+    refuse_adapters(path)
     raise AgentError(
         f"{path} holds none of agent.json (an exported agent), {MANIFEST} (a converted checkpoint) and {CONFIG} (a run "
         "or a Hugging Face checkpoint)."

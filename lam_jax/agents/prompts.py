@@ -10,18 +10,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from lam_jax.agents.settings import AgentSettings
 from lam_jax.data.chat import ChatEncoder
 from lam_jax.data.collator import Collated, Collator, CollatorConfig
 from lam_jax.data.schemas import DataError, Example, ImageSource, Message, Where, describe, image_bytes
+from lam_jax.models.decoding import read_rgb, read_upright
 from lam_jax.models.positions import image_layout
 from lam_jax.models.processor import read_grid
 
 logger = logging.getLogger("lam_jax")
 Picture = str | Path | bytes | Image.Image
-_PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # others become RGB first: a PNG would lose what their levels mean
 
 
 class PromptCollator:
@@ -85,6 +86,7 @@ def prompt_of(question: str | Sequence[Message], image: Picture | Sequence[Pictu
 
     Raises:
         DataError: the chat ends otherwise, a message is malformed, or a picture cannot be read.
+        ImageError: a PIL image cannot be decoded.
     """
     where = Where(name)
     messages = ({"role": "user", "content": question},) if isinstance(question, str) else tuple(question)
@@ -103,9 +105,9 @@ def _source(picture: Any, where: Where, index: int) -> ImageSource:
     if isinstance(picture, str | Path):
         return image_bytes(Path(picture), where)
     if isinstance(picture, Image.Image):
-        upright = ImageOps.exif_transpose(picture)
-        out = io.BytesIO()
-        (upright if upright.mode in _PNG_MODES else upright.convert("RGB")).save(out, "PNG")
+        name, out = f"{where}, image[{index}]", io.BytesIO()
+        upright = read_upright(picture, name)
+        (upright if upright.mode in _PNG_MODES else read_rgb(upright, name)).save(out, "PNG")
         return out.getvalue()
     fix = "Pass a path, the bytes of a picture file or a PIL image, or a list of such."
     raise DataError(where, f"image[{index}]", describe(picture), "a picture", fix)

@@ -10,9 +10,11 @@ import ctypes
 import functools
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -82,25 +84,47 @@ def pack(linear: Linear) -> PackedLinear | None:
 @functools.cache
 def has_kernel() -> bool:
     """Compiles and registers packed_linear.c, once in a process; whether that worked. Failing is only slower."""
-    compiler = shutil.which(os.environ.get("CC", "cc"))
+    compiler = _compiler()
     if compiler is None:
         _log_absence("no C compiler was found (`cc`, or what CC names)")
         return False
+    try:
+        return _compile(compiler)
+    except OSError as error:  # no folder for temporary files, or a compiler that cannot be run
+        _log_absence(f"{shlex.join(compiler)} could not be run: {error}")
+        return False
+
+
+def _compiler() -> list[str] | None:
+    """The C compiler and its arguments, CC split as a shell does (`ccache gcc`, `gcc -m64`); None if there is none."""
+    named = os.environ.get("CC", "")
+    try:
+        words = shlex.split(named) or ["cc"]
+    except ValueError:  # a quote that is never closed
+        return None
+    if (program := shutil.which(words[0])) is not None:
+        return [program, *words[1:]]
+    whole = shutil.which(named)  # a path with spaces in it
+    return None if whole is None else [whole]
+
+
+def _compile(compiler: Sequence[str]) -> bool:
+    name = shlex.join(compiler)
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder, "packed_linear.so")
         # A second's work; kept files would have to be told apart by processor, compiler and jaxlib.
-        command = [compiler, "-O3", "-march=native", "-std=c11", "-shared", "-fPIC", "-I", jax.ffi.include_dir()]
+        command = [*compiler, "-O3", "-march=native", "-std=c11", "-shared", "-fPIC", "-I", jax.ffi.include_dir()]
         done = subprocess.run(
             [*command, "-o", str(library), str(Path(__file__).with_suffix(".c"))],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode:
-            _log_absence(f"{compiler} failed: {done.stderr.strip()}")
+            _log_absence(f"{name} failed: {done.stderr.strip()}")
             return False
         try:
             handler = ctypes.CDLL(str(library)).packed_product
         except OSError as error:  # for example a temporary folder that nothing may be run from
-            _log_absence(f"what {compiler} made cannot be loaded: {error}")
+            _log_absence(f"what {name} made cannot be loaded: {error}")
             return False
     jax.ffi.register_ffi_target(_TARGET, jax.ffi.pycapsule(handler), platform="cpu")
     return True

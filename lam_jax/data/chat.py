@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Int32
 from tokenizers import Tokenizer
 
+from lam_jax.data.guard import guard, require_embedded
 from lam_jax.data.schemas import Message
 from lam_jax.models.qwen2_5_vl.config import QwenConfig
 
@@ -52,11 +53,13 @@ class ChatEncoder:
 
     Raises:
       ValueError: the tokenizer's chat template is not Qwen's, or its special ids are not the model's.
+      DataError: it gives ids that the model's embedding has no rows for.
     """
 
     def __init__(self, tokenizer: Any, config: QwenConfig):
         self.config = config
         self.tokenizer = tokenizer
+        require_embedded(tokenizer, config)
         names = (END, VISION_START, VISION_END, IMAGE_PAD)
         expected = (config.eos_id, config.vision_start_id, config.vision_end_id, config.image_id)
         for name, wanted in zip(names, expected):
@@ -71,7 +74,7 @@ class ChatEncoder:
         self._pieces = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._pieces.no_padding()
         self._pieces.no_truncation()
-        self._pieces.encode_special_tokens = True
+        guard(self._pieces, config)
         self._ids = functools.lru_cache(_CACHED_PIECES)(self._encode_piece)
 
     def text(self, messages: Sequence[Message], images: int = 0, generation_prompt: bool = False) -> str:

@@ -20,7 +20,7 @@ from lam_jax.rewards.embedding import Embedder
 from lam_jax.rewards.reward import Reward, check_verdicts
 from lam_jax.rollout.actions import ActionSpace
 from lam_jax.rollout.engine import RolloutConfig
-from lam_jax.rollout.run import fill_prompts, fill_samples, prepared, run_rollout
+from lam_jax.rollout.run import fill_prompts, fill_samples, prepared, require_numbers, run_rollout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +62,9 @@ def generate(
     """Samples answers to all examples, in order.
 
     The last batch is filled up with masked prompts, and a mesh with samples that are thrown away.
+
+    Raises:
+        NonFiniteError: logits of an answer are NaN.
     """
     batches = generate_batches(space, examples, collate, tokenizer, config, key, batch_size)
     return [answered for batch in batches for answered in batch]
@@ -88,6 +91,7 @@ def generate_batches(
         ids = np.arange(count * samples, dtype=np.int32).reshape(count, samples) + start
         surplus = np.full((count, config.samples - samples), np.iinfo(np.int32).max, np.int32)
         rollout = run_rollout(space, prompts, np.concatenate([ids, surplus], axis=1), key, config)
+        require_numbers(rollout, [example.id for example in collated.examples])
         tokens, actions, logps, mask = to_host((rollout.tokens, rollout.actions, rollout.logps, rollout.mask))
         out: list[Answered] = []
         for row, example in enumerate(collated.examples):

@@ -1,6 +1,7 @@
 """Output that is whole or absent: written under a temporary name beside its target, then renamed."""
 
 import contextlib
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ def whole(target: str | Path) -> Iterator[Path]:
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise FileExistsError(f"{target} exists already: remove it or choose another output path.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    partial = beside(target, f"partial-{os.getpid()}")
     _remove(partial)
     try:
         yield partial
@@ -27,6 +28,14 @@ def whole(target: str | Path) -> Iterator[Path]:
         os.replace(partial, target)
     finally:
         _remove(partial)
+
+
+def beside(target: Path, ending: str) -> Path:
+    """A hidden path in the folder of `target`, of its own for each target and ending, and short however long that is.
+
+    A file's name may have 255 bytes, which is 85 Chinese characters: a name with something added may be too long.
+    """
+    return target.with_name(f".{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}.{ending}")
 
 
 def _remove(path: Path) -> None:

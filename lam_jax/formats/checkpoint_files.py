@@ -1,6 +1,7 @@
 """The tensors of a checkpoint, whichever files hold them: one safetensors file, a folder of shards, or an .npz file."""
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
@@ -11,6 +12,9 @@ from lam_jax.formats.safetensors_io import DTYPES, PICKLE_ADVICE, CheckpointErro
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin", "adapter_config.json")
+# What an index may name and no shard hold, or the other way round: the tied head, and buffers that the config gives.
+_OPTIONAL = re.compile(r"(^|\.)lm_head\.weight$|inv_freq$|(^|\.)position_ids$")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
@@ -36,7 +40,7 @@ class SafetensorsFolder:
                         "Remove the shard that does not belong to this checkpoint."
                     )
                 self.tensors[name], self._home[name] = info, shard
-        if (self.path / INDEX).is_file():
+        if (self.path / INDEX).is_file() and [shard.path.name for shard in self.shards] != [SINGLE]:
             self._check_index(self.path / INDEX)
 
     def read(self, name: str, index: tuple[slice, ...] = ()) -> np.ndarray:
@@ -51,6 +55,10 @@ class SafetensorsFolder:
         expected = read_index(index)
         found = {name: shard.path.name for name, shard in self._home.items()}
         for name in sorted(expected.keys() | found.keys()):
+            # A tied head and buffers may stand in the index or in a shard alone: whether they are missed, the model
+            # says, see formats/matching.py.
+            if _OPTIONAL.search(name) and (name not in expected or name not in found):
+                continue
             if expected.get(name) != found.get(name):
                 raise CheckpointError(
                     f"{index}: {name} is found in {found.get(name, 'no shard')}, but the index expects it in "
@@ -73,12 +81,13 @@ def _shards(path: Path) -> list[Path]:
     if not path.is_dir():
         raise FileNotFoundError(f"{path} does not exist: expected a checkpoint folder or a .safetensors file.")
     present = {file.name for file in path.glob("*.safetensors")}
-    if (path / INDEX).is_file():
-        named = sorted(set(read_index(path / INDEX).values()))
-        if missing := [name for name in named if name not in present]:
-            raise CheckpointError(f"{path}: shards {missing} of the index are missing. Fetch them again.")
-    else:
-        named = [SINGLE] if SINGLE in present else []
+    refuse_adapters(path)
+    named = sorted(set(read_index(path / INDEX).values())) if (path / INDEX).is_file() else []
+    # An index whose shards are all gone was left when the weights were saved anew in one file, as transformers sees it.
+    if SINGLE in present and not any(name in present for name in named):
+        named = [SINGLE]
+    if missing := [name for name in named if name not in present]:
+        raise CheckpointError(f"{path}: shards {missing} of the index are missing. Fetch them again.")
     if stray := sorted(present - set(named)):
         raise CheckpointError(
             f"{path}: {stray} do not belong to the checkpoint, which is {named or 'nothing'} (an {INDEX} names all "
@@ -89,6 +98,16 @@ def _shards(path: Path) -> list[Path]:
         found = f"only the pickle files {pickles}. {PICKLE_ADVICE}" if pickles else "no safetensors file."
         raise CheckpointError(f"{path}: expected {SINGLE} or {INDEX}, found {found}")
     return [path / name for name in named]
+
+
+def refuse_adapters(folder: Path) -> None:
+    """Raises CheckpointError for a folder with an adapter (LoRA): it would be passed over without a word."""
+    if found := [name for name in ADAPTERS if (folder / name).is_file()]:
+        raise CheckpointError(
+            f"{folder}: found the adapter {found}, expected whole weights: an adapter alone is no model, and beside "
+            "whole weights it is not known whether it is in them already. Merge it (peft: "
+            "PeftModel.from_pretrained(model, FOLDER).merge_and_unload().save_pretrained(NEW)), or move its files away."
+        )
 
 
 def pickle_files(folder: Path) -> list[str]:

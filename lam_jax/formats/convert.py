@@ -17,7 +17,16 @@ from lam_jax.formats import backbone_names as names
 from lam_jax.formats.agent_folder import FILES, MANIFEST, WEIGHTS, Manifest, open_checkpoint
 from lam_jax.formats.atomic import whole
 from lam_jax.formats.backbone_names import Entry, canonical
-from lam_jax.formats.checkpoint_files import INDEX, NpzFile, SafetensorsFolder, TensorSource, open_tensors, pickle_files
+from lam_jax.formats.checkpoint_files import (
+    INDEX,
+    PICKLE_SUFFIXES,
+    NpzFile,
+    SafetensorsFolder,
+    TensorSource,
+    open_tensors,
+    pickle_files,
+)
+from lam_jax.formats.foreign import read_foreign
 from lam_jax.formats.hf_config import from_hf, from_hf_dicts, read_config
 from lam_jax.formats.load_latent import (
     foreign_entries,
@@ -35,6 +44,8 @@ from lam_jax.models.qwen2_5_vl.config import QwenConfig
 from lam_jax.models.qwen2_5_vl.model import QwenVL
 
 _SKIPPED = "skipped."  # before the names of tensors that no weight needs, in a checkpoint of ours
+# Other pickles (optimizer.pt, training_args.bin, rng_state.pth) are left behind by training and never opened.
+_WEIGHT_PICKLES = ("pytorch_model", "model", "consolidated")
 MAX_SHARD_BYTES = 5 * 10**9
 
 
@@ -58,7 +69,8 @@ def convert(source: str | Path, target: str | Path, config: QwenConfig | None = 
 
     A Hugging Face folder, or a state dict of the released code, becomes a folder of ours. A folder of ours becomes a
     state dict if `target` ends in .safetensors or .npz, else a Hugging Face folder; where ours came from the same kind,
-    that checkpoint is given back byte for byte (an .npz file: array for array).
+    that checkpoint is given back byte for byte (an .npz file: array for array). Pickles that training left beside the
+    weights are not taken along; the report names them.
 
     Args:
         source: folder or file.
@@ -95,10 +107,10 @@ def read_any_config(path: str | Path) -> QwenConfig:
 
 
 def _import(path: Path, target: Path, config: QwenConfig | None) -> Report:
-    if path.is_dir() and (pickles := pickle_files(path)):
+    if path.is_dir() and (pickles := [name for name in pickle_files(path) if name.startswith(_WEIGHT_PICKLES)]):
         raise CheckpointError(
-            f"{path}: found the pickle files {pickles}, expected none. Move those that are not weights away. "
-            f"{PICKLE_ADVICE}"
+            f"{path}: found the pickle files {pickles}, expected none that could be weights: of two copies it is not "
+            f"known which is meant. Move them away. {PICKLE_ADVICE}"
         )
     if config is None and path.is_dir():
         config = read_config(path)
@@ -116,18 +128,26 @@ def _import(path: Path, target: Path, config: QwenConfig | None) -> Report:
         key: (filling.dtype, filling.weight.shape) for key, filling in matching.fillings.items()
     }
     plan |= {_SKIPPED + name: (tensors.tensors[name].dtype, tensors.tensors[name].shape) for name in matching.skipped}
+    left: list[str] = []
     with whole(target) as partial:
         partial.mkdir()
         if folder:
             shards = {shard.path for shard in tensors.shards} if isinstance(tensors, SafetensorsFolder) else set()
-            is_shard = lambda at, found: {name for name in found if Path(at) / name in shards}  # noqa: E731
-            shutil.copytree(path, partial / FILES, ignore=is_shard)
+
+            def left_out(at: str, found: list[str]) -> set[str]:
+                here = {name for name in found if Path(at) / name in shards}
+                pickles = {name for name in found if Path(name).suffix in PICKLE_SUFFIXES}
+                left.extend(str((Path(at) / name).relative_to(path)) for name in sorted(pickles))
+                return here | pickles
+
+            shutil.copytree(path, partial / FILES, ignore=left_out)
         else:
             (partial / FILES).mkdir()
         (partial / MANIFEST).write_text(manifest.to_json())
         write(partial / WEIGHTS, header_text(plan, {}), lambda key: _our_chunks(tensors, matching, key))
     skipped = [f"{name}: the tied head, equal to the embedding" for name in matching.aliases]
     skipped += [f"{name}: a buffer that the config determines" for name in matching.skipped]
+    skipped += [f"{name}: a pickle beside the weights (an optimiser's state, say), never opened" for name in left]
     kind = "Hugging Face folder" if folder else "released state dict"
     return Report(f"{kind} -> lam_jax", len(tensors.tensors), tuple(skipped))
 
@@ -233,10 +253,17 @@ def _export_folder(ours: _OurTensors, folder: Path, target: Path) -> Report:
     dtypes = {key.removeprefix("backbone."): dtype for key, dtype in ours.dtypes.items()}
     plan = plan_tensors(names.backbone(config), QwenVL.spec(config), dtypes, config.vision)
     plan = {published(name): part for name, part in plan.items()}
-    files = {path.name: path for path in (folder / FILES).iterdir() if path.is_file()}
+    at = folder / FILES
+    files = {path.relative_to(at).as_posix(): path for path in at.rglob("*") if path.is_file()}
     files = {name: path for name, path in files.items() if name not in ("config.json", INDEX)}
     write_backbone_folder(
-        target, config, plan, lambda key, layer: ours.layer(f"backbone.{key}", layer), files, MAX_SHARD_BYTES
+        target,
+        config,
+        plan,
+        lambda key, layer: ours.layer(f"backbone.{key}", layer),
+        files,
+        MAX_SHARD_BYTES,
+        read_foreign(at),
     )
     left = tuple(f"{key}: not part of a backbone" for key in ours.dtypes if key.startswith("latent."))
     return Report("lam_jax -> Hugging Face folder", len(plan), left)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lam_jax.formats.checkpoint_files import refuse_adapters
 from lam_jax.formats.end_tokens import end_ids_of, read_generation_config, split_ends, turn_end_of
 from lam_jax.formats.safetensors_io import CheckpointError
 from lam_jax.models.qwen2_5_vl.config import QwenConfig, TextConfig, VisionConfig
@@ -132,10 +133,11 @@ def read_config(folder: str | Path) -> QwenConfig:
 
     Raises:
         FileNotFoundError: no config.json.
-        CheckpointError: not JSON, or not a config this implementation can run; the message names the file.
+        CheckpointError: not JSON, or not a config this implementation can run, or an adapter; the message names it.
     """
     path = Path(folder) / "config.json"
     if not path.is_file():
+        refuse_adapters(Path(folder))
         raise FileNotFoundError(f"{path} is missing: expected the folder of a Hugging Face Qwen2.5-VL checkpoint.")
     try:
         values = json.loads(path.read_text())

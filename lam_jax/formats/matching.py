@@ -10,12 +10,12 @@ import numpy as np
 
 from lam_jax.formats.backbone_names import Entry, canonical
 from lam_jax.formats.checkpoint_files import TensorSource, listing
-from lam_jax.formats.safetensors_io import CheckpointError, row_chunks
+from lam_jax.formats.safetensors_io import CODES, DTYPES, CheckpointError, row_chunks
 from lam_jax.models.qwen2_5_vl.config import VisionConfig
 from lam_jax.nn.weight import Weight, is_weight
 
-# Buffers that old transformers versions stored; they are computed from the config.
-_BUFFERS = re.compile(r"\.(rotary_emb|rotary_pos_emb)\.inv_freq$")
+# Buffers that transformers versions and other tools stored; they are computed from the config.
+_BUFFERS = re.compile(r"\.(rotary_emb|rotary_pos_emb)\.(original_)?inv_freq$|(^|\.)position_ids$")
 HEAD, TABLE = "lm_head.weight", "model.language_model.embed_tokens.weight"
 
 
@@ -92,6 +92,11 @@ def match(entries: Sequence[Entry], specs: Any, source: TensorSource, vision: Vi
         for name in present:
             if (found := source.tensors[name].shape) != shape:
                 problems.append(f"{name} ({source.file_of(name).name}): found shape {found}, expected {shape}")
+            if (dtype := source.tensors[name].dtype) not in DTYPES.values():
+                problems.append(
+                    f"{name} ({source.file_of(name).name}): found dtype {CODES.get(dtype, dtype)}, expected one of "
+                    f"{', '.join(DTYPES)}: quantised weights cannot be used, take the model's unquantised release"
+                )
         dtypes = {source.tensors[name].dtype for name in present}
         if len(dtypes) > 1:
             problems.append(f"{entry.name}: layers have the dtypes {sorted(map(str, dtypes))}, expected one")
@@ -99,9 +104,12 @@ def match(entries: Sequence[Entry], specs: Any, source: TensorSource, vision: Vi
             fillings[entry.path] = Filling(entry, weight, present, dtypes.pop())
     table = next((entry.path for entry in entries if entry.name == TABLE), "")
     aliases = {actual.pop(HEAD): table} if tied and table and HEAD in actual else {}
-    skipped = tuple(name for key, name in actual.items() if _BUFFERS.search(key))
-    unexpected = [name for key, name in actual.items() if not _BUFFERS.search(key)]
-    problems += [f"{n} ({source.file_of(n).name}): unexpected, no weight of this model" for n in unexpected]
+    skipped = tuple(name for key, name in actual.items() if is_buffer(key))
+    unexpected = [name for key, name in actual.items() if not is_buffer(key)]
+    problems += [
+        f"{n} ({source.file_of(n).name}): unexpected, no weight of this model (dtype {_code(source, n)})"
+        for n in unexpected
+    ]
     if problems:
         raise CheckpointError(
             f"{source.path}: {len(problems)} keys do not fit the model of its config:{listing(problems)}\n"
@@ -112,6 +120,16 @@ def match(entries: Sequence[Entry], specs: Any, source: TensorSource, vision: Vi
     if unfilled:
         raise ValueError(f"The names table has no entry for the weights {sorted(unfilled)}.")
     return Matching(fillings, aliases, skipped)
+
+
+def is_buffer(name: str) -> bool:
+    """Whether a tensor is a buffer that the config determines."""
+    return _BUFFERS.search(name) is not None
+
+
+def _code(source: TensorSource, name: str) -> str:
+    dtype = source.tensors[name].dtype
+    return CODES.get(dtype, str(dtype))
 
 
 def _canonical_names(source: TensorSource) -> dict[str, str]:

@@ -14,7 +14,7 @@ from lam_jax.models.qwen2_5_vl.model import QwenVL
 from lam_jax.parallel import Rules
 
 logger = logging.getLogger("lam_jax")
-PATTERNS = ("*.json", "*.safetensors", "*.jinja", "*.txt")
+PATTERNS = ("*.json", "*.safetensors", "*.jinja", "*.txt", "additional_chat_templates/*.jinja")
 
 
 def is_ours(folder: Path) -> bool:

@@ -21,7 +21,16 @@ DTYPES: dict[str, np.dtype] = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(jnp.bfloat16),
 }
-_CODES = {dtype: code for code, dtype in DTYPES.items()}
+# Those of buffers and of quantised weights: kept and given back bit by bit, never a weight of ours.
+OTHER_DTYPES: dict[str, np.dtype] = {
+    "F64": np.dtype(np.float64),
+    "F8_E4M3": np.dtype(jnp.float8_e4m3fn),
+    "F8_E5M2": np.dtype(jnp.float8_e5m2),
+    "BOOL": np.dtype(np.bool_),
+    **{f"{kind.upper()}{8 * size}": np.dtype(f"{kind}{size}") for kind in "iu" for size in (1, 2, 4, 8)},
+}
+_KNOWN = DTYPES | OTHER_DTYPES
+CODES = {dtype: code for code, dtype in _KNOWN.items()}
 CHUNK_BYTES = 32 * 2**20  # of one streamed read or write
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 PICKLE_ADVICE = (
@@ -102,12 +111,12 @@ class SafetensorsFile:
 
     def _info(self, name: str, entry: dict[str, Any], base: int) -> TensorInfo:
         code, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        if code not in DTYPES:
+        if code not in _KNOWN:
             raise CheckpointError(
-                f"{self.path}: {name} has dtype {code}, expected one of {', '.join(DTYPES)}. Quantised or integer "
-                "checkpoints cannot be used: take the model's unquantised release."
+                f"{self.path}: {name} has dtype {code}, which is not known, expected one of {', '.join(DTYPES)}. Take "
+                "the model's release in one of those."
             )
-        info = TensorInfo(shape, DTYPES[code], base + begin)
+        info = TensorInfo(shape, _KNOWN[code], base + begin)
         if info.nbytes != end - begin or begin < 0:
             raise CheckpointError(
                 f"{self.path}: {name} of shape {shape} and dtype {code} needs {info.nbytes} bytes, but its entry "
@@ -152,7 +161,7 @@ def header_text(tensors: Mapping[str, tuple[np.dtype, tuple[int, ...]]], metadat
     at = 0
     for name, (dtype, shape) in tensors.items():
         size = math.prod(shape) * np.dtype(dtype).itemsize
-        header[name] = {"dtype": _CODES[np.dtype(dtype)], "shape": list(shape), "data_offsets": [at, at + size]}
+        header[name] = {"dtype": CODES[np.dtype(dtype)], "shape": list(shape), "data_offsets": [at, at + size]}
         at += size
     text = json.dumps(header, separators=(",", ":"))
     return text + " " * (-len(text.encode()) % 8)

@@ -14,7 +14,7 @@ from lam_jax.formats import backbone_names as names
 from lam_jax.formats.atomic import whole
 from lam_jax.formats.backbone_names import Entry
 from lam_jax.formats.checkpoint_files import INDEX, SINGLE
-from lam_jax.formats.hf_config import to_hf
+from lam_jax.formats.foreign import over
 from lam_jax.formats.matching import file_shape, weights_by_path
 from lam_jax.formats.safetensors_io import header_text, row_chunks, write
 from lam_jax.models.qwen2_5_vl.config import QwenConfig, VisionConfig
@@ -32,6 +32,7 @@ def save_backbone(
     dtype: Any = None,
     files: Mapping[str, str | Path] | None = None,
     max_shard_bytes: int = 5 * 10**9,
+    base: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a Hugging Face folder with the published tensor names, which `load_backbone` and transformers read.
 
@@ -43,6 +44,7 @@ def save_backbone(
         dtype: to store (float32, float16 or bfloat16); default: the arrays' own.
         files: further files of the folder, name -> path to copy (tokenizer.json, ...).
         max_shard_bytes: above this size the weights are split into shards with an index.
+        base: contents of the config.json that the model came with: what it holds of keys that are not ours is kept.
 
     Raises:
         FileExistsError: `folder` is there already.
@@ -59,7 +61,7 @@ def save_backbone(
         for entry, layer, _, _ in plan.values():  # the gathers are collective
             read(entry.path, layer)
         return
-    write_backbone_folder(folder, model.config, plan, read, files or {}, max_shard_bytes)
+    write_backbone_folder(folder, model.config, plan, read, files or {}, max_shard_bytes, base)
 
 
 def fetch(array: jax.Array | np.ndarray) -> np.ndarray:
@@ -99,6 +101,7 @@ def write_backbone_folder(
     read: ReadLayer,
     files: Mapping[str, str | Path],
     max_shard_bytes: int,
+    base: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes config.json, the shards (with an index if there are several) and copies of `files`."""
     dtype = max((part[2] for part in plan.values()), key=lambda d: d.itemsize)
@@ -106,8 +109,9 @@ def write_backbone_folder(
     with whole(folder) as partial:
         partial.mkdir()
         for name, path in files.items():
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, partial / name)
-        (partial / "config.json").write_text(json.dumps(to_hf(config, dtype.name), indent=2) + "\n")
+        (partial / "config.json").write_text(json.dumps(over(base, config, dtype.name), indent=2) + "\n")
         weight_map: dict[str, str] = {}
         for number, group in enumerate(groups, 1):
             shard = SINGLE if len(groups) == 1 else f"model-{number:05d}-of-{len(groups):05d}.safetensors"

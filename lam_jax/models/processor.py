@@ -8,23 +8,19 @@ Resizing, normalisation and patch order equal transformers' `Qwen2VLImageProcess
 argument handling, which is twenty times what a small image itself costs.
 """
 
-import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-CHANNELS = 3
+from lam_jax.models.decoding import CHANNELS, ImageError, read_rgb, read_upright
+from lam_jax.models.image_settings_file import image_settings_file, read_image_fields, unusable
+
 Grid = tuple[int, int, int]
-
-
-class ImageError(ValueError):
-    """An image that cannot be decoded or brought to a size that the vision tower reads."""
 
 
 @dataclass(frozen=True)
@@ -92,28 +88,20 @@ def image_tokens(grid: Grid, merge_size: int = 2) -> int:
 
 
 def read_image_settings(folder: str | Path) -> ImageSettings:
-    """The settings in a Hugging Face folder's `preprocessor_config.json`, under its old or its new key names.
+    """The settings in a Hugging Face folder, in whichever file and under whichever names its transformers kept them.
+
+    Limits of the size that stand beside the other keys count before those under `size`, as in transformers; where they
+    differ a warning names both.
 
     Raises:
         FileNotFoundError: no such file.
-        ImageError: the file is damaged, or holds settings that cannot be.
+        ImageError: the file is damaged, or holds settings that cannot be or that this processor does not have.
     """
-    path = Path(folder) / "preprocessor_config.json"
-    default = ImageSettings()
+    fields = read_image_fields(folder)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        size = values.get("size") or {}
-        return ImageSettings(
-            patch_size=values.get("patch_size", default.patch_size),
-            merge_size=values.get("merge_size", default.merge_size),
-            temporal_patch_size=values.get("temporal_patch_size", default.temporal_patch_size),
-            min_pixels=values.get("min_pixels") or size.get("shortest_edge") or default.min_pixels,
-            max_pixels=values.get("max_pixels") or size.get("longest_edge") or default.max_pixels,
-            mean=tuple(values.get("image_mean", default.mean)),
-            std=tuple(values.get("image_std", default.std)),
-        )
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ImageError(f"{path}: not the settings of an image processor ({error}). Fetch the file again.") from error
+        return ImageSettings(**fields)
+    except ValueError as error:
+        raise unusable(image_settings_file(folder) or Path(folder), str(error)) from error
 
 
 def process_image(
@@ -130,9 +118,10 @@ def process_image(
         grid: (t, h, w) in patches; t is 1.
 
     Raises:
-        ImageError: not an image, truncated, of an unsupported mode, or of an aspect ratio above 200.
+        ImageError: not an image, truncated, too large, of grey levels whose range is not known, or of an aspect ratio
+            above 200.
     """
-    rgb = _to_rgb(_open(image, source), source)
+    rgb = read_rgb(image, source)
     try:
         height, width = settings.target_size(rgb.height, rgb.width)
     except ValueError as error:
@@ -145,7 +134,7 @@ def process_image(
 
 def read_grid(image: bytes, settings: ImageSettings, source: str = "image") -> Grid:
     """(t, h, w) in patches that `process_image` gives an encoded image; raises what that does."""
-    opened = _open(image, source)
+    opened = read_upright(image, source)
     try:
         return settings.grid(opened.height, opened.width)
     except ValueError as error:
@@ -171,57 +160,3 @@ def cut_patches(pixels: UInt8[np.ndarray, "height width 3"], settings: ImageSett
     values = (rescaled - mean) / std
     patches = np.repeat(values[:, :, None], frames, axis=2)  # a still image fills every frame
     return patches.reshape(len(groups), settings.patch_dim)
-
-
-def _open(image: bytes | Image.Image | np.ndarray, source: str) -> Image.Image:
-    if isinstance(image, Image.Image):
-        return image
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != CHANNELS or 0 in image.shape:
-            raise ImageError(
-                f"{source}: found an array of shape {image.shape} and type {image.dtype}, expected uint8 [height, "
-                "width, 3]; convert it to 8-bit RGB"
-            )
-        return Image.fromarray(image)
-    if not image:
-        raise ImageError(f"{source}: found 0 bytes, expected an encoded image (PNG, JPEG, ...); check the file")
-    try:
-        opened = Image.open(io.BytesIO(image))
-        opened.load()
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{source}: found more pixels than Pillow opens ({error}); scale the image down") from error
-    except Image.UnidentifiedImageError as error:
-        raise ImageError(
-            f"{source}: found {len(image)} bytes that begin with {image[:8]!r}, expected an encoded image (PNG, JPEG, "
-            "...); replace the file or drop its row"
-        ) from error
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's ways to say truncated or corrupt
-        raise ImageError(
-            f"{source}: found an image that cannot be decoded to its end ({error}), expected a complete file; fetch "
-            "it again or drop its row"
-        ) from error
-    return ImageOps.exif_transpose(opened)
-
-
-def _to_rgb(image: Image.Image, source: str) -> Image.Image:
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I"):
-        # Pillow clips instead of scaling when it converts 16-bit grey, which turns most photographs white.
-        levels = np.asarray(image)
-        if levels.min() < 0 or levels.max() > 0xFFFF:
-            raise ImageError(
-                f"{source}: found grey levels from {levels.min()} to {levels.max()}, expected 0 to 65535; convert it "
-                "to 8-bit RGB"
-            )
-        return Image.fromarray((levels.astype(np.int32) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise ImageError(
-            f"{source}: found floating-point pixels (mode F), whose range is not known; convert it to 8-bit RGB"
-        )
-    if image.has_transparency_data:
-        # What hides under full transparency is arbitrary, so it is shown on white, as Qwen's own utilities do.
-        image = image.convert("RGBA")
-        opaque = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(opaque, image)
-    return image.convert("RGB")

@@ -16,11 +16,11 @@ from lam_jax.latent.agent import Agent, Reading
 from lam_jax.latent.world import TabulatedWorld, readout
 from lam_jax.models.inputs import Batch
 from lam_jax.models.qwen2_5_vl.model import QwenVL
-from lam_jax.nn.axes import ANY, constrain
+from lam_jax.nn.axes import ANY, active, constrain
 from lam_jax.nn.kv_cache import KVCache
 from lam_jax.nn.rope import Rotary
 from lam_jax.nn.stack import is_apart
-from lam_jax.nn.vocabulary import arg_max
+from lam_jax.nn.vocabulary import arg_max, pick
 from lam_jax.rollout.sampling import Sample, SamplingConfig, entropy, sample
 
 # Repetition penalty on next-token logits [N, G, V]; the identity where there is none.
@@ -178,7 +178,11 @@ class LatentActions(struct.PyTreeNode):
         """A code, and the most likely token under it; the penalty falls on the token."""
         drawn, spread = _draw(keys, logits, sampling, "codes")
         token_logits = penalise(self.next_token_logits(hidden, drawn.action, has_image))
-        return Act(drawn, spread, arg_max(token_logits))
+        token = arg_max(token_logits)
+        # The code's log-probability knows nothing of these logits: a NaN of theirs must show in it too.
+        largest = jnp.max(token_logits, axis=-1) if active() is None else pick(token_logits, token)
+        drawn = drawn.replace(logp=jnp.where(jnp.isnan(largest), jnp.nan, drawn.logp))
+        return Act(drawn, spread, token)
 
     def next_token_logits(
         self, hidden: Float[Array, "N *G D"], action: Int[Array, "N *G"], has_image: Bool[Array, " N"]

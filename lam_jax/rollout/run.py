@@ -4,17 +4,21 @@ Legend: N prompts, G samples of a prompt, L length, P patches of a row.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from lam_jax.errors import NonFiniteError
 from lam_jax.models.inputs import Batch
 from lam_jax.nn.layout import Layout
 from lam_jax.parallel import ROLLOUT, mesh_of, place, replicate, use
 from lam_jax.parallel.choose_layout import statics
+from lam_jax.parallel.multihost import to_host
 from lam_jax.rollout.actions import ActionSpace
 from lam_jax.rollout.engine import Rollout, RolloutConfig, rollout
 from lam_jax.rollout.weights import rollout_weights
@@ -48,6 +52,34 @@ def run_rollout(
     mesh = static["mesh"]
     prompts, sample_ids = place(prompts, mesh, ROLLOUT), place(sample_ids, mesh, ROLLOUT, "prompts", "samples")
     return jitted(space, prompts, sample_ids, replicate(key, mesh), config=config, **static)
+
+
+def require_numbers(out: Rollout, rows: Sequence[str]) -> None:
+    """Refuses a rollout with actions that were taken of logits that are no numbers. Every process has to call it.
+
+    Whatever chooses the largest chooses something of such logits too, and answers look whole.
+
+    Args:
+        out: as it came.
+        rows: names of its first prompts; others fill up the mesh.
+
+    Raises:
+        NonFiniteError: the rows, by name.
+    """
+    spoilt = np.asarray(to_host(_spoilt(out.logps, out.logp_gap, out.mask)))[: len(rows)]
+    if spoilt.any():
+        named = [row for row, is_spoilt in zip(rows, spoilt) if is_spoilt]
+        more = f" and {len(named) - 5} more" if len(named) > 5 else ""
+        raise NonFiniteError(
+            f"The logits of answers to {', '.join(named[:5])}{more} are NaN, so what was answered means nothing. Check "
+            "that the weights are finite; in float16 or bfloat16 they may have overflowed: try float32."
+        )
+
+
+@jax.jit
+def _spoilt(logps: Float[Array, "N G T"], gap: Float[Array, "N G T"], mask: Bool[Array, "N G T"]) -> Bool[Array, " N"]:
+    """The gap too: a NaN among truncated logits may be cut off, and what is left looks sound."""
+    return jnp.any(jnp.isnan(logps + gap) & mask, axis=(1, 2))
 
 
 def prepared(space: ActionSpace) -> ActionSpace:

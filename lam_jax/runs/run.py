@@ -12,10 +12,8 @@ With several processes all open the same folder: the first writes what is writte
 
 import dataclasses
 import errno
-import fcntl
 import json
 import logging
-import os
 import re
 import shutil
 import time
@@ -39,6 +37,7 @@ from lam_jax.hosts.compilation import CompileClock
 from lam_jax.parallel.multihost import all_agree, barrier, from_first, is_first
 from lam_jax.runs.checkpoint import remove_unfinished, restore_checkpoint, save_checkpoint
 from lam_jax.runs.disk import is_no_space
+from lam_jax.runs.lock import HeldError, Lock, acquire
 from lam_jax.runs.metrics import MetricsWriter, read_metrics
 from lam_jax.runs.phase_checkpoint import PhaseSaver
 from lam_jax.runs.profiler import Profiler
@@ -143,7 +142,7 @@ class Run:
         self.results: dict[str, PhaseResult] = {}
         self.phases = self.folder / "phases"
         self._may_change = may_change or (lambda place: False)
-        self._lock: int | None = None
+        self._lock: Lock | None = None
         self._schedule: Schedule | None = None
         sinks: list[Sink] = []
         failure: LamJaxError | None = None
@@ -197,7 +196,7 @@ class Run:
 
     def _unlock(self) -> None:
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
     def follow(self, phases: Sequence[ScheduledPhase]) -> None:
@@ -250,17 +249,13 @@ class Run:
         new.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         new.replace(file)
 
-    def _acquire(self) -> int:
-        # Released by the kernel when the process ends, however it ends.
-        lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    def _acquire(self) -> Lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(lock)
+            return acquire(self.folder / ".lock")
+        except HeldError as error:
             raise RunFolderBusyError(
-                f"{self.folder} is in use by another process. Wait until it ends or choose another output folder."
+                f"{self.folder} is in use by {error}. Wait until it ends or choose another output folder."
             ) from error
-        return lock
 
     def phase(self, name: str, function: Callable[[], tuple[Any, dict[str, Any]]], like: Any = None) -> PhaseResult:
         """The result of a phase: restored if it is complete, else run and checkpointed.

@@ -24,7 +24,7 @@ from lam_jax.parallel.multihost import to_host
 from lam_jax.rl import ends_well, fill_slots
 from lam_jax.rollout.actions import ActionSpace
 from lam_jax.rollout.engine import Rollout, rollout
-from lam_jax.rollout.run import fill_prompts, run_rollout
+from lam_jax.rollout.run import fill_prompts, require_numbers, run_rollout
 from lam_jax.rollout.weights import rollout_weights
 from lam_jax.runs.metrics import FAILED_PART
 from lam_jax.train.method import Method
@@ -201,6 +201,7 @@ class Collector:
         drawn, out = rolling.drawn, rolling.out
         if self.ahead is None:
             jax.block_until_ready(out)
+        require_numbers(out, [example.id for example in drawn.examples])
         waiting = time.monotonic()
         scores = gathered(rolling.asked(self.decode, self.reward))
         waited = time.monotonic() - waiting

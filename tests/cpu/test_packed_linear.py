@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 
 import jax
 import jax.numpy as jnp
@@ -109,6 +110,63 @@ def test_a_rollout_from_packed_weights_is_the_plain_one(name, monkeypatch):
     np.testing.assert_array_equal(ours.tokens, plain.tokens)
     np.testing.assert_allclose(ours.logps, plain.logps, atol=1e-5)
     np.testing.assert_allclose(ours.hidden, plain.hidden, atol=1e-4)
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """The compilers' commands, none of which is run: each fails."""
+    found = []
+
+    def run(command, **_):
+        found.append(command)
+        return subprocess.CompletedProcess(command, 1, "", "not run")
+
+    monkeypatch.setattr(packed_linear.subprocess, "run", run)
+    monkeypatch.setattr(packed_linear.shutil, "which", lambda name: f"/bin/{name}" if name in PROGRAMS else None)
+    return found
+
+
+PROGRAMS = ("cc", "gcc", "ccache", "my cc")
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        (None, ["/bin/cc"]),
+        ("", ["/bin/cc"]),
+        ("  ", ["/bin/cc"]),
+        ("gcc", ["/bin/gcc"]),
+        ("ccache gcc", ["/bin/ccache", "gcc"]),
+        ("gcc -m64 -DNAME='a b'", ["/bin/gcc", "-m64", "-DNAME=a b"]),
+        ("'my cc' -O1", ["/bin/my cc", "-O1"]),
+        ("my cc", ["/bin/my cc"]),
+    ],
+)
+def test_cc_is_split_as_a_shell_does(monkeypatch, commands, named, expected):
+    monkeypatch.delenv("CC", raising=False)
+    if named is not None:
+        monkeypatch.setenv("CC", named)
+    assert not packed_linear.has_kernel.__wrapped__()
+    ((*command,),) = commands
+    assert command[: len(expected)] == expected
+    assert command[len(expected)] == "-O3"
+
+
+@pytest.mark.parametrize("named", ["no-such-cc", "no-such-cc -m64", "gcc 'never closed"])
+def test_a_compiler_that_is_not_there_is_said(monkeypatch, commands, caplog, named):
+    monkeypatch.setenv("CC", named)
+    assert not packed_linear.has_kernel.__wrapped__()
+    assert not commands
+    assert "no C compiler was found" in caplog.text
+
+
+def test_nowhere_to_compile_is_slower_and_no_error(monkeypatch, caplog):
+    def refuse(*args, **kwargs):
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(packed_linear.tempfile, "TemporaryDirectory", refuse)
+    assert not packed_linear.has_kernel.__wrapped__()
+    assert "could not be run" in caplog.text
 
 
 @pytest.mark.parametrize(

