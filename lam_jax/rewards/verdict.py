@@ -15,11 +15,13 @@ class Verdict:
         scores: dimension -> (score of the answer, score of the reference); empty if the call failed.
         error: why the call failed; None if it succeeded.
         parts: what the reward is made of, by name, where the dimensions do not tell: they are logged apart.
+        kind: of the failure in a short word, such as `timeout` or `unparsable`, by which failures are counted.
     """
 
     scores: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     error: str | None = None
     parts: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    kind: str | None = None
 
     def __post_init__(self):
         if bool(self.scores) == (self.error is not None):
