@@ -158,7 +158,7 @@ OPERATION = (
     "max_calls",
     "max_total_tokens",
 )
-_PLACE = re.compile(rf"^recipe\.tasks\[\d+\]\..*\bjudge\.(?:{'|'.join(OPERATION)})\b")
+_PLACE = re.compile(rf"^recipe\..*\bjudge\.(?:{'|'.join(OPERATION)})\b")
 
 
 def is_of_operation(place: str) -> bool:

@@ -57,16 +57,17 @@ class JudgeStore:
         folder: of the log, and of the replies unless $LAM_JAX_JUDGE_CACHE names a file.
         process: number of this process; others than the first log to files of their own, and where the file of replies
             lies in the folder they keep theirs apart, since a folder that several machines share has no safe locks.
+        shared: whether $LAM_JAX_JUDGE_CACHE counts.
 
     Raises:
         JudgeStoreError: the file of replies cannot be opened.
     """
 
-    def __init__(self, folder: str | Path, process: int = 0):
+    def __init__(self, folder: str | Path, process: int = 0, shared: bool = True):
         suffix = f".{process}" if process else ""
         self.folder = Path(folder)
-        shared = os.environ.get(VARIABLE)
-        self.path = Path(shared) if shared else self.folder / f"{CACHE}{suffix}"
+        file = os.environ.get(VARIABLE) if shared else None
+        self.path = Path(file) if file else self.folder / f"{CACHE}{suffix}"
         self.log_path = self.folder / f"{LOG}{suffix}"
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
