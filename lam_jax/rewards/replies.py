@@ -12,6 +12,7 @@ from lam_jax.rewards.verdict import Verdict
 
 Pair = tuple[float, float]
 Match = Literal["name", "order"]
+HEADING = 200  # characters of a line in which a heading is looked for
 
 # Full-width forms of ASCII, and brackets and commas of Chinese and Japanese text.
 _WIDE = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
@@ -30,7 +31,8 @@ _BEFORE_BRACKET = re.compile(r"[\s*_`:$]*")
 _NUMBER = r"([0-9]{1,2}(?:\.[0-9]+)?)"
 _SCORE = re.compile(rf"{_NUMBER}(?:\s*/\s*10|\s+out\s+of\s+10)?", re.IGNORECASE)
 _LABEL = re.compile(r"(?:(?:model|assistant|answer|response|candidate)[\s_-]*)?([ab12])", re.IGNORECASE)
-_LATER_PAIR = re.compile(r"[(\[][^()\[\]\n]*\d[^()\[\]\n]*[,;:][^()\[\]\n]*\d[^()\[\]\n]*[)\]]")
+_LATER_BRACKET = re.compile(r"[(\[]([^()\[\]\n]{0,200})[)\]]")
+_TWO_NUMBERS = re.compile(r"[0-9][^,;:]*[,;:][^0-9]*[0-9]")
 _NUMBERING = r"(?:(?:\(?(?:\d{1,2}|[a-z]|[ivx]{1,4})[.):]|\d{1,2}\s*[-–—])\s*)?"
 _LEAD = re.compile(
     rf"[\s>#*_`|•·–—+-]*{_NUMBERING}[\s*_`]*"
@@ -46,7 +48,9 @@ _OTHER_HEADING = re.compile(
     r"aggregated?|general)\b",
     re.IGNORECASE,
 )
-_SHORT_TITLE = re.compile(r"[\s>*_`|•·+-]*(?:\(?\d{1,2}[.)]\s*)?[*_`]*((?:[A-Z][\w'&/-]*\s*){1,5})[\s*_`]*:")
+_SHORT_TITLE = re.compile(
+    r"[\s>*_`|•·+-]*(?:\(?\d{1,2}[.)]\s*)?[*_`]*([A-Z][\w'&/-]*(?:\s+[A-Z][\w'&/-]*){0,4})[\s*_`]*:"
+)
 # Titles that stand inside a dimension's paragraph.
 _INNER_TITLE = re.compile(
     r"(?:model|assistant|answer|response|candidate)\s*[ab12]?|analysis|review|evaluation|comments?|assessment|reason(?:ing)?"
@@ -194,7 +198,8 @@ def _scored(text: str, dimensions: list[str]) -> Iterator[tuple[str | None, "Pai
         heading = _heading(text[start : tag.start()], patterns, heading)
         end = tags[number + 1].start() if number + 1 < len(tags) else len(text)
         outcome, start = _pair_after(text, tag, end)
-        if not isinstance(outcome, Unreadable) and _LATER_PAIR.search(_rest(text[start:end], patterns)):
+        later = _LATER_BRACKET.findall(_rest(text[start:end], patterns))
+        if not isinstance(outcome, Unreadable) and any(map(_TWO_NUMBERS.search, later)):
             outcome = Unreadable("unparsable", "more than one pair after a [Scores] tag, expected one")
         yield heading, outcome
 
@@ -217,6 +222,7 @@ def _heading(piece: str, patterns: Sequence[tuple[str, re.Pattern[str]]], before
 
 def _named(line: str, patterns: Sequence[tuple[str, re.Pattern[str]]]) -> str | None:
     """The dimension that a line begins with, as a heading."""
+    line = line.strip()[:HEADING]
     lead = _LEAD.match(line)
     starts = {0, lead.end()} if lead else {0}
     for start in sorted(starts, reverse=True):
@@ -228,6 +234,7 @@ def _named(line: str, patterns: Sequence[tuple[str, re.Pattern[str]]]) -> str | 
 
 
 def _is_other_heading(line: str) -> bool:
+    line = line.strip()[:HEADING]
     if _OTHER_HEADING.match(line):
         return True
     title = _SHORT_TITLE.match(line)
@@ -238,7 +245,7 @@ def _rest(after: str, patterns: Sequence[tuple[str, re.Pattern[str]]]) -> str:
     """What follows a pair up to the next heading."""
     lines: list[str] = []
     for number, line in enumerate(after.splitlines()):
-        if _named(line, patterns) or (number and _OTHER_HEADING.match(line)):
+        if _named(line, patterns) or (number and _OTHER_HEADING.match(line.strip()[:HEADING])):
             break
         lines.append(line)
     return "\n".join(lines)
