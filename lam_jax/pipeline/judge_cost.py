@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 
 from lam_jax.data.schemas import Example
-from lam_jax.pipeline.resources import Resources
+from lam_jax.pipeline.resources import Resources, rewards_of_task
 from lam_jax.rewards.judge import JudgeReward, judges_of
 from lam_jax.rewards.judge_prompt import judge_messages
 from lam_jax.tasks.task import Task
@@ -56,8 +56,15 @@ class JudgeCost:
 
 
 def judge_costs(resources: Resources) -> list[JudgeCost]:
-    """The estimate of each task that has a judge."""
-    return [_cost(resources, task, judge) for task in resources.recipe.tasks for judge in judges_of(task.reward)]
+    """The estimate of each task that has a judge; of training's and the tests' judges apart where they differ."""
+    found: list[JudgeCost] = []
+    for task in resources.recipe.tasks:
+        training, own, tests = _calls(resources, task)
+        rewards = rewards_of_task(task)
+        shared = len(rewards) == 1
+        found += [_cost(resources, task, j, training, own + tests * shared) for j in judges_of(task.reward)]
+        found += [_cost(resources, task, judge, 0, tests) for reward in rewards[1:] for judge in judges_of(reward)]
+    return found
 
 
 def judge_cost_lines(resources: Resources) -> list[str]:
@@ -65,25 +72,32 @@ def judge_cost_lines(resources: Resources) -> list[str]:
     return [str(cost) for cost in judge_costs(resources)]
 
 
-def _cost(resources: Resources, task: Task, judge: JudgeReward) -> JudgeCost:
+def _calls(resources: Resources, task: Task) -> tuple[int, int, int]:
+    """Answers that are scored in RL, in its validation and on fixed prompts, and of the tests; over all spaces."""
     recipe = resources.recipe
     rl, settings, spaces = recipe.rl, recipe.evaluation, len(recipe.spaces)
-    examples = resources.examples(task.name, task.rl)
-    training = rl.steps * rl.prompts * rl.samples * spaces
     validations = 1 + (math.ceil(rl.steps / rl.validate_every) if rl.validate_every else 1)
     validated = min(rl.prompts, len(resources.examples(task.name, task.val))) * rl.samples
-    tested = sum(len(resources.examples(task.name, scored.split)[: settings.prompts]) for scored in task.tests.values())
-    fixed = min(settings.gain_prompts, len(examples)) * settings.gain_samples
-    # After stage 5 and after stage 6.
-    scored = 2 * (sum(answers.samples for answers in settings.answers) * tested + fixed)
-    algorithm = rl.algorithm_of(task.name)
+    tests = sum(len(resources.examples(task.name, scored.split)[: settings.prompts]) for scored in task.tests.values())
+    answers = sum(answer_set.samples for answer_set in settings.answers)
+    fixed = min(settings.gain_prompts, len(resources.examples(task.name, task.rl))) * settings.gain_samples
+    # Tests and fixed prompts after stage 5 and after stage 6.
+    return (
+        rl.steps * rl.prompts * rl.samples * spaces,
+        (validations * validated + 2 * fixed) * spaces,
+        2 * answers * tests * spaces,
+    )
+
+
+def _cost(resources: Resources, task: Task, judge: JudgeReward, training: int, evaluation: int) -> JudgeCost:
+    algorithm = resources.recipe.rl.algorithm_of(task.name)
     refills = algorithm.max_refills if algorithm.dynamic_sampling_std is not None else 0
-    prompt, rows, counter = _prompt_tokens(resources, judge, examples)
+    prompt, rows, counter = _prompt_tokens(resources, judge, resources.examples(task.name, task.rl))
     return JudgeCost(
         task.name,
         judge.judge.model,
         training,
-        (validations * validated + scored) * spaces,
+        evaluation,
         refills * training,
         prompt,
         min(judge.judge.max_tokens, TOKENS_A_DIMENSION * len(judge.rubric.dimensions)),

@@ -30,7 +30,7 @@ from lam_jax.parallel.rows import from_own_rows, own_rows
 from lam_jax.recipe import PAIRED, TEXT_ONLY, Model, Recipe
 from lam_jax.rewards.embedding import load_embedder
 from lam_jax.rewards.judge import judges_of, require_usable
-from lam_jax.rewards.reward import WithContent, check_verdicts
+from lam_jax.rewards.reward import Reward, WithContent, check_verdicts
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.runs.disk import is_no_space
@@ -149,7 +149,8 @@ class Resources:
         failure: Exception | None = None
         for task in recipe.tasks:
             try:
-                _try_reward(task, self.examples(task.name, task.rl))
+                for reward in rewards_of_task(task):
+                    _try_reward(task, reward, self.examples(task.name, task.rl))
             except Exception as error:
                 failure = failure or error
         # A judge may fail on one process alone, and the others would wait for it.
@@ -239,22 +240,28 @@ def _require_rows(examples: Sequence[Example], source: str, split: str, whole: b
             raise DataError(example.where, "images", f"{len(example.images)} pictures", "one", "Keep one of them.")
 
 
-def _try_reward(task: Task, examples: Sequence[Example]) -> None:
+def _try_reward(task: Task, reward: Reward, examples: Sequence[Example]) -> None:
     """Scores the reference answer of a row twice, or some text where it has none; of more rows if a judge fails."""
-    judged = bool(judges_of(task.reward))
+    judged = bool(judges_of(reward))
     if judged and not is_first():
         return
-    name, tried = type(task.reward).__name__, []
+    name, tried = type(reward).__name__, []
     for example in examples[: 3 if judged else 1]:
         text = example.reference if example.has_reference else example.prompt[-1]["content"]
-        verdicts = check_verdicts(task.reward([example], [[text] * 2], range(2)), name, 1, 2)[0]
+        verdicts = check_verdicts(reward([example], [[text] * 2], range(2)), name, 1, 2)[0]
         for verdict in verdicts:
             if not verdict.ok:
                 logger.warning("Task %s: the reward failed on row %s: %s", task.name, example.id, verdict.error)
         tried += verdicts
         if any(verdict.ok for verdict in verdicts):
             return
-    require_usable(task.reward, tried, f"Task {task.name}")
+    require_usable(reward, tried, f"Task {task.name}")
+
+
+def rewards_of_task(task: Task) -> list[Reward]:
+    """Of training, and of the tests where that is another one."""
+    examiner = getattr(task, "examiner", task.reward)
+    return [task.reward] if examiner is task.reward else [task.reward, examiner]
 
 
 def sources_of(recipe: Recipe) -> list[RowSource]:

@@ -32,6 +32,7 @@ REMEDIES = {
     "html": "The address leads to a web page: an endpoint's ends in /v1.",
     "broken_json": "Check that the address is that of a chat-completions endpoint.",
     "http_405": "Check the address: it should end in /v1.",
+    "out_of_range": "The judge does not keep to the scale; take a stronger model.",
     "http_402": "The account has no credit left.",
     "quota": "The account's quota is used up.",
     "rate_limit": "Set requests_per_minute or tokens_per_minute to what the account may, or a lower concurrency.",

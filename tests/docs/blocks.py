@@ -11,6 +11,7 @@ PAGES = (
     "docs/own_data.md",
     "docs/python.md",
     "docs/own_task.md",
+    "docs/judge.md",
     "docs/agents.md",
     "docs/watching.md",
     "README.md",

@@ -116,3 +116,24 @@ def test_a_run_keeps_replies_and_may_go_on_elsewhere(tmp_path):
         open_run(recipe(tmp_path, fake.url, temperature=1.0), out),
     ):
         pass
+
+
+def test_a_judge_by_name(tmp_path):
+    recipe(tmp_path, "http://h/v1")
+    files = str(tmp_path / "task.json"), str(tmp_path / "paired.json")
+    settings = ("temperature=none", "max_calls=9")
+    made = own.recipe(
+        *files, reward=("judge=2", "similarity"), judge="http://h/v1", judge_model="m", judge_settings=settings
+    )
+    (name, judge, weight), (other, _, _) = made.tasks[0].reward.rewards
+    assert (name, weight, other) == ("judge", 2.0, "similarity")
+    assert judge.judge == JudgeConfig("http://h/v1", "m", temperature=None, max_calls=9)
+    assert list(judge.rubric.dimensions) == ["Accuracy", "Completeness", "Image-Text Relevance", "Fluency"]
+    role_play = own.recipe(*files, reward=("judge:role_play",), judge="http://h/v1", judge_model="m")
+    assert role_play.tasks[0].reward.rubric == ROLE_PLAY_RUBRIC
+    with pytest.raises(ValueError, match="expected --judge and --judge-model beside it"):
+        own.recipe(*files, reward=("judge",))
+    with pytest.raises(ValueError, match="found the rubric 'x', expected one of"):
+        own.recipe(*files, reward=("judge:x",), judge="http://h/v1", judge_model="m")
+    with pytest.raises(ValueError, match="found one of them"):
+        own.recipe(*files, judge="http://h/v1")
