@@ -35,6 +35,7 @@ from lam_jax.recipe import Recipe
 from lam_jax.report.current import refresh_report
 from lam_jax.report.tables import summary_tables
 from lam_jax.rewards import judge_store
+from lam_jax.rewards.judge import usage_lines
 from lam_jax.rewards.judge_config import is_of_operation
 from lam_jax.runs.run import Run
 from lam_jax.runs.watching import Watching
@@ -115,9 +116,15 @@ def _run(
     )
 
 
-def _judged(run: Run) -> contextlib.AbstractContextManager[Any]:
+@contextlib.contextmanager
+def _judged(run: Run) -> Iterator[None]:
     """Judges keep their replies and log their calls in the run's folder; a run that goes on pays for none twice."""
-    return judge_store.opened(run.folder, jax.process_index())
+    with judge_store.opened(run.folder, jax.process_index()):
+        try:
+            yield
+        finally:
+            for line in usage_lines():
+                run.progress.say(line)
 
 
 def _devices(run: Run, recipe: Recipe, mesh: MeshShape) -> Mesh:

@@ -143,6 +143,8 @@ def _advice(status: int, said: str) -> str:
         return ""
     if "max_tokens" in text and "max_completion_tokens" in text:
         return "; set token_limit=max_completion_tokens"
+    if "system" in text and ("role" in text or "message" in text):
+        return "; set system_role=none"
     if "temperature" in text:
         return "; set temperature=none (none is sent then)"
     if "context" in text or "too long" in text or "maximum" in text or status == 413:

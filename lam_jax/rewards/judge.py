@@ -111,6 +111,20 @@ def require_usable(reward: Any, verdicts: Sequence[Verdict], what: str) -> None:
     )
 
 
+def judge_metrics(reward: Any) -> dict[str, float]:
+    """Calls, tokens and failures of the judges in a reward since the process began, by name; empty without a judge."""
+    total: dict[str, float] = {}
+    for judge in judges_of(reward):
+        for name, value in judge.usage.metrics().items():
+            total[name] = total.get(name, 0.0) + value
+    return total
+
+
+def usage_lines() -> list[str]:
+    """What each judge of this process did so far, as sentences."""
+    return [f"judge {judge.config.model}: {judge.usage}" for judge in _clients.values() if judge.usage.asked]
+
+
 _clients: dict[str, Judge] = {}
 
 

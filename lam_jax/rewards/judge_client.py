@@ -57,6 +57,18 @@ class JudgeUsage:
     failed: dict[str, int] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
 
+    @property
+    def asked(self) -> bool:
+        """Whether there was anything to score."""
+        return bool(self.calls or self.cached)
+
+    def __str__(self) -> str:
+        failed = ", ".join(f"{count} {kind}" for kind, count in sorted(self.failed.items())) or "none"
+        return (
+            f"{self.calls:,} calls, {self.prompt:,} tokens in and {self.completion:,} out, {self.cached:,} verdicts "
+            f"from kept replies, failed for good: {failed}"
+        )
+
     def metrics(self) -> dict[str, float]:
         """As numbers by name."""
         failed = {f"judge_failed/{kind}": float(count) for kind, count in self.failed.items()}

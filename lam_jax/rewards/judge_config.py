@@ -39,6 +39,7 @@ class JudgeConfig:
         match: how a reply's scores find their dimensions: by name, or in the order asked for.
         form: of the prompt: answers between marked lines, or under plain headings as the released code has them.
         token_limit: the request's name for `max_tokens`.
+        system_role: role of the message that says who the judge is; "none": it begins the user's message.
         seed: sent along; None: not sent.
         headers: further ones; a value `$NAME` is taken from that environment variable.
         extra_body: further entries of the request, such as {"chat_template_kwargs": {"enable_thinking": false}}.
@@ -61,6 +62,7 @@ class JudgeConfig:
     match: Match = "name"
     form: Literal["marked", "plain"] = "marked"
     token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    system_role: Literal["system", "developer", "none"] = "system"
     seed: int | None = None
     headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
     extra_body: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -115,7 +117,12 @@ class JudgeConfig:
 
     def body(self, messages: Sequence[Mapping[str, str]]) -> dict[str, Any]:
         """A request: what its reply depends on, and nothing else."""
-        found: dict[str, Any] = {"model": self.model, "messages": list(messages), self.token_limit: self.max_tokens}
+        first, *rest = map(dict, messages)
+        if first["role"] == "system" and self.system_role == "none" and rest:
+            first = {"role": "user", "content": f"{first['content']}\n\n{rest.pop(0)['content']}"}
+        elif first["role"] == "system":
+            first["role"] = self.system_role
+        found: dict[str, Any] = {"model": self.model, "messages": [first, *rest], self.token_limit: self.max_tokens}
         if self.temperature is not None:
             found["temperature"] = self.temperature
         if self.seed is not None:

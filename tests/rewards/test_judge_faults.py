@@ -17,7 +17,16 @@ from pathlib import Path
 import pytest
 
 from lam_jax.rewards import judge_client, judge_store
-from lam_jax.rewards.judge import Judge, JudgeBudgetError, JudgeConfig
+from lam_jax.rewards.functions import WeightedReward
+from lam_jax.rewards.judge import (
+    Judge,
+    JudgeBudgetError,
+    JudgeConfig,
+    JudgeReward,
+    client_of,
+    judge_metrics,
+    usage_lines,
+)
 from lam_jax.rewards.judge_store import CACHE, LOG, VARIABLE
 from tests.rewards.faulty_judge import FAULTS, FaultyJudge, request, true_scores
 
@@ -223,3 +232,26 @@ def test_one_repair_request_shows_what_was_wrong():
     assert second[:2] == first
     assert [message["role"] for message in second[2:]] == ["assistant", "user"]
     assert "without: Image-Text Relevance" in second[3]["content"]
+
+
+def test_what_was_spent_is_told(tmp_path):
+    with FaultyJudge(lambda number, call: "few" if number == 1 else None) as fake, judge_store.opened(tmp_path):
+        reward = JudgeReward(config(fake), request(0).rubric)
+        judge = client_of(reward.judge)
+        judge.score([request(number) for number in range(3)])
+        judge.score([request(0)])
+        both = WeightedReward((("a", reward, 1.0), ("b", reward, 1.0)))
+    assert judge_metrics(reward) == {
+        "judge_calls": 4,  # one of them repeated
+        "judge_prompt_tokens": 400,
+        "judge_completion_tokens": 40,
+        "judge_cached": 1,
+        "judge_failed/missing_dimension": 1,
+    }
+    assert judge_metrics(both)["judge_calls"] == 8
+    assert judge_metrics(object()) == {}
+    assert any(
+        "fake: 4 calls, 400 tokens in and 40 out, 1 verdicts from kept replies, failed for good: 1 missing_dimension"
+        in line
+        for line in usage_lines()
+    )

@@ -34,6 +34,17 @@ def test_the_request_holds_what_is_set():
     assert body == {"model": "m", "messages": MESSAGES, "max_completion_tokens": 99, "seed": 7, "a": {"b": 1}}
 
 
+def test_who_the_judge_is_may_stand_in_the_user_message():
+    messages = [{"role": "system", "content": "You judge."}, {"role": "user", "content": "This?"}]
+    roles = {
+        role: JudgeConfig(URL, "m", system_role=role).body(messages)["messages"]
+        for role in ("system", "developer", "none")
+    }
+    assert roles["system"] == messages
+    assert [message["role"] for message in roles["developer"]] == ["developer", "user"]
+    assert roles["none"] == [{"role": "user", "content": "You judge.\n\nThis?"}]
+
+
 def test_headers_take_keys_from_the_environment(monkeypatch):
     monkeypatch.setenv("MY_KEY", " abcd-1234\n")
     config = JudgeConfig(URL, "m", api_key_env="NO_SUCH", headers={"api-key": "$MY_KEY", "X-Title": "mine"})
@@ -228,6 +239,7 @@ def test_no_minute_holds_more_requests_or_tokens_than_allowed():
     [
         ("'max_tokens'. Use 'max_completion_tokens' instead.", "set token_limit=max_completion_tokens"),
         ("'temperature' must be 1", "set temperature=none"),
+        ("System role not supported", "set system_role=none"),
         ("this model's maximum context length is 4096", "too long for this model"),
     ],
 )
