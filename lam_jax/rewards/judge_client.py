@@ -328,8 +328,9 @@ def _pause(retry: int) -> float:
 
 def _account(config: JudgeConfig, store: JudgeStore | None) -> str:
     """Under which spending is counted: a file that runs share counts each apart."""
-    own = store is None or store.path.parent == store.folder
-    return config.model if own else json.dumps([str(store.folder), config.model])
+    if store is None or store.path.parent == store.folder:
+        return config.model
+    return json.dumps([str(store.folder), config.model])
 
 
 def _used_up(config: JudgeConfig, field: str, spent: str) -> JudgeBudgetError:
