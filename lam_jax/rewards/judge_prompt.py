@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+from lam_jax.errors import BadSettingError
 from lam_jax.rewards.dimensions import JudgeRubric
 
 
@@ -32,7 +33,7 @@ class JudgeRequest:
     def __post_init__(self):
         missing = [key for key in self.rubric.facts if key not in self.facts]
         if missing:
-            raise ValueError(
+            raise BadSettingError(
                 f"row {self.row!r}: facts lack {missing} (found {sorted(self.facts)}), which the judge "
                 "is shown; add them to the row's facts (eval_info of PCogAlignBench)"
             )
