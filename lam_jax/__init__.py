@@ -19,6 +19,7 @@ _MODULES = {
     "rewards.functions": ("FileReward", "FunctionReward", "WeightedReward"),
     "rewards.reward": ("Reward",),
     "rewards.verdict": ("Verdict",),
+    "rewards.dimensions": ("JudgeRubric",),
     "rewards.judge": ("JudgeConfig", "JudgeReward"),
     "rewards.embedding": ("SimilarityReward", "load_embedder"),
     "rl": ("ALGORITHMS", "Algorithm"),

@@ -13,6 +13,7 @@ from lam_jax.pipeline import open_run as open_run
 from lam_jax.pipeline import reinforce as reinforce
 from lam_jax.pipeline import run_recipe as run_recipe
 from lam_jax.recipe import Recipe as Recipe
+from lam_jax.rewards.dimensions import JudgeRubric as JudgeRubric
 from lam_jax.rewards.embedding import SimilarityReward as SimilarityReward
 from lam_jax.rewards.embedding import load_embedder as load_embedder
 from lam_jax.rewards.functions import FileReward as FileReward

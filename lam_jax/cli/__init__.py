@@ -18,8 +18,10 @@ from lam_jax.cli.demo import Demo
 from lam_jax.cli.evaluate import Evaluate
 from lam_jax.cli.export import Export
 from lam_jax.cli.generate import Generate
+from lam_jax.cli.judge import Judge
 from lam_jax.cli.presets import Presets
 from lam_jax.cli.report import Report
+from lam_jax.cli.reviews import Reviews
 from lam_jax.cli.train import Train, train_command
 from lam_jax.cli.watch import Watch
 from lam_jax.errors import NoSpaceError
@@ -38,6 +40,8 @@ COMMANDS = {
     "compile": Compile,
     "presets": Presets,
     "watch": Watch,
+    "judge": Judge,
+    "reviews": Reviews,
 }
 
 

@@ -138,9 +138,12 @@ class TrainCommand:
 def _show_plan(recipe: Any, flags: RunFlags) -> None:
     from lam_jax.aot.plan import show_plan
     from lam_jax.pipeline import opened_apart
+    from lam_jax.pipeline.judge_cost import judge_cost_lines
 
     with opened_apart(recipe, flags.mesh) as resources:
         show_plan(resources, Console())
+        for line in judge_cost_lines(resources):
+            Console().print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def train_command(args: Sequence[str]) -> TrainCommand:

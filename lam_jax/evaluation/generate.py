@@ -13,11 +13,13 @@ import numpy as np
 from lam_jax.data.collator import Collated
 from lam_jax.data.loader import in_order
 from lam_jax.data.schemas import Example
+from lam_jax.errors import RewardError
 from lam_jax.evaluation.diversity import Diversity, distinct_answers, text_diversity
 from lam_jax.evaluation.scoring import Scored
-from lam_jax.parallel.multihost import to_host
+from lam_jax.parallel.multihost import all_agree, gather_json, to_host
 from lam_jax.rewards.embedding import Embedder
-from lam_jax.rewards.reward import Reward, check_verdicts
+from lam_jax.rewards.reward import Reward, Verdicts, check_verdicts
+from lam_jax.rewards.verdict import Verdict
 from lam_jax.rollout.actions import ActionSpace
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.rollout.run import fill_prompts, fill_samples, prepared, require_numbers, run_rollout
@@ -109,18 +111,46 @@ def generate_batches(
 
 
 def score_answers(answered: Sequence[Answered], reward: Reward) -> list[Scored]:
-    """Verdicts on every answer, keyed by (row, sample).
+    """Verdicts on every answer, keyed by (row, sample), the same on every process; all of them must call it.
+
+    Each process scores its share of the prompts, so that a judge is asked about each answer once.
 
     Raises:
         RewardShapeError: the reward gave something else than a verdict an answer.
+        RewardError: it failed on another process.
     """
     if not answered:
         return []
     samples = range(len(answered[0].answers))
-    texts = [[answer.text for answer in item.answers] for item in answered]
-    found = reward([item.example for item in answered], texts, samples)
-    verdicts = check_verdicts(found, type(reward).__name__, len(answered), len(samples))
-    return [Scored(item.example.id, g, row[g]) for item, row in zip(answered, verdicts) for g in samples]
+    processes, own = jax.process_count(), jax.process_index()
+    share = answered[own::processes]
+    found: Verdicts = []
+    failure: Exception | None = None
+    try:
+        if share:
+            texts = [[answer.text for answer in item.answers] for item in share]
+            given = reward([item.example for item in share], texts, samples)
+            found = check_verdicts(given, type(reward).__name__, len(share), len(samples))
+    except Exception as error:
+        failure = error
+    # The other processes would wait for this one's verdicts.
+    if not all_agree(failure is None):
+        raise failure or RewardError("A reward failed on another process of the run; its message says where.")
+    verdicts = found if processes == 1 else _gathered(found, len(answered))
+    return [Scored(item.example.id, g, row[g]) for item, row in zip(answered, verdicts, strict=True) for g in samples]
+
+
+def _gathered(own: Verdicts, count: int) -> Verdicts:
+    """The verdicts on all `count` prompts, of which each process has every n-th."""
+    shares = gather_json([[dataclasses.asdict(verdict) for verdict in row] for row in own])
+    verdicts: Verdicts = [[] for _ in range(count)]
+    for first, share in enumerate(shares):
+        verdicts[first :: len(shares)] = [[_verdict(fields) for fields in row] for row in share]
+    return verdicts
+
+
+def _verdict(fields: dict[str, Any]) -> Verdict:
+    return Verdict(**fields | {"scores": {name: (a, b) for name, (a, b) in fields["scores"].items()}})
 
 
 def answer_diversity(answered: Sequence[Answered], embedder: Embedder) -> tuple[Diversity, float]:

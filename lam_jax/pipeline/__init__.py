@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from lam_jax.hosts.consistency import code_hash, require_consistent, require_consistent_weights, versions
@@ -23,6 +24,7 @@ from lam_jax.parallel.parked import park
 from lam_jax.parallel.processes import whole_mesh
 from lam_jax.pipeline.choose import MeshShape, mesh_for
 from lam_jax.pipeline.finished import RESULTS, finished_results
+from lam_jax.pipeline.judge_cost import judge_cost_lines
 from lam_jax.pipeline.measures import measure_codes, measure_control
 from lam_jax.pipeline.phases import BASE_MODEL, CODES, DATA, control_phase
 from lam_jax.pipeline.plan import phases_of, require_trained_phase, schedule_of
@@ -33,6 +35,9 @@ from lam_jax.pipeline.tasks import evaluate, fine_tune, reinforce
 from lam_jax.recipe import Recipe
 from lam_jax.report.current import refresh_report
 from lam_jax.report.tables import summary_tables
+from lam_jax.rewards import judge_store
+from lam_jax.rewards.judge import usage_lines
+from lam_jax.rewards.judge_config import is_of_operation
 from lam_jax.runs.run import Run
 from lam_jax.runs.watching import Watching
 from lam_jax.train.spaces import SPACES
@@ -72,7 +77,7 @@ def open_run(
     """
     start_process()
     _refuse(mesh)
-    with _run(recipe, out, save_every, profile, changed_reward, watching) as run:
+    with _run(recipe, out, save_every, profile, changed_reward, watching) as run, _judged(run):
         yield run, _open_resources(run, recipe, _devices(run, recipe, mesh))
 
 
@@ -106,10 +111,21 @@ def _run(
         {"recipe": recipe, "content": content},
         save_every=save_every,
         profile=profile,
-        may_change=is_of_reward if changed_reward else None,
+        may_change=lambda place: is_of_operation(place) or (changed_reward and is_of_reward(place)),
         watching=watching,
         environment=environment,
     )
+
+
+@contextlib.contextmanager
+def _judged(run: Run) -> Iterator[None]:
+    """Judges keep their replies and log their calls in the run's folder; a run that goes on pays for none twice."""
+    with judge_store.opened(run.folder, jax.process_index()):
+        try:
+            yield
+        finally:
+            for line in usage_lines():
+                run.progress.say(line)
 
 
 def _devices(run: Run, recipe: Recipe, mesh: MeshShape) -> Mesh:
@@ -128,6 +144,8 @@ def _open_resources(run: Run, recipe: Recipe, devices: Mesh) -> Resources:
     def open_resources() -> tuple[None, dict[str, Any]]:
         opened.append(Resources.open(recipe, run.folder / "data", devices))
         opened[0].try_out()
+        for line in judge_cost_lines(opened[0]):
+            run.progress.say(line)
         lengths = opened[0].lengths()
         for found in lengths:
             if found.longer:
@@ -185,7 +203,7 @@ def run_recipe(
     require_trained_phase(recipe, profile)
     if new := not from_first(int((Path(out) / RESULTS).exists())):
         _refuse(mesh)
-    with _run(recipe, out, save_every, profile, changed_reward, watching) as run:
+    with _run(recipe, out, save_every, profile, changed_reward, watching) as run, _judged(run):
         # Where several processes run, the devices are checked before one of them waits for the others.
         devices = _devices(run, recipe, mesh) if new else None
         results = finished_results(run, recipe) if is_first() else None

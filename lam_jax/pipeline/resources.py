@@ -19,7 +19,7 @@ from lam_jax.data.lengths import Lengths, measure_lengths
 from lam_jax.data.loader import Loader, LoaderConfig, Placed, in_order
 from lam_jax.data.schemas import DataError, Example, Where, require_reference
 from lam_jax.data.sources import RowSource
-from lam_jax.errors import NoSpaceError
+from lam_jax.errors import NoSpaceError, RewardError
 from lam_jax.formats.model_folder import load_model, model_files, read_model_config, tokenizer_folder
 from lam_jax.latent.agent import Agent, init_latent
 from lam_jax.models.inputs import Batch
@@ -28,11 +28,12 @@ from lam_jax.models.qwen2_5_vl.config import QwenConfig
 from lam_jax.models.qwen2_5_vl.model import QwenVL
 from lam_jax.models.tokenizer import read_tokenizer
 from lam_jax.parallel import TRAIN, place
-from lam_jax.parallel.multihost import barrier, is_first
+from lam_jax.parallel.multihost import all_agree, barrier, is_first
 from lam_jax.parallel.rows import from_own_rows, own_rows
 from lam_jax.recipe import PAIRED, TEXT_ONLY, Model, Recipe
 from lam_jax.rewards.embedding import load_embedder
-from lam_jax.rewards.reward import WithContent, check_verdicts
+from lam_jax.rewards.judge import judges_of, require_usable
+from lam_jax.rewards.reward import Reward, WithContent, check_verdicts
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.runs.disk import is_no_space
@@ -136,6 +137,7 @@ class Resources:
             DataError: rows that cannot be used.
             RewardShapeError: a reward gave something else than a verdict an answer.
             ImportError: a reward or the embedder needs an extra that is not installed.
+            JudgeError: a judge cannot be reached, refuses every call or gives nothing that can be read.
         """
         recipe = self.recipe
         named = [(PAIRED, recipe.paired.train), (PAIRED, recipe.paired.held_out)]
@@ -149,8 +151,16 @@ class Resources:
             for collators in (self.chats, self.prompts, self.rl_prompts):
                 if source in collators and (collators is not self.chats or self._is_trained_on(source, split)):
                     collators[source](first)
+        failure: Exception | None = None
         for task in recipe.tasks:
-            _try_reward(task, self.examples(task.name, task.rl)[0])
+            try:
+                for reward in rewards_of_task(task):
+                    _try_reward(task, reward, self.examples(task.name, task.rl))
+            except Exception as error:
+                failure = failure or error
+        # A judge may fail on one process alone, and the others would wait for it.
+        if not all_agree(failure is None):
+            raise failure or RewardError("A reward failed on another process; its message says where.")
         load_embedder(recipe.evaluation.embedder)
 
     def lengths(self) -> list[Lengths]:
@@ -274,13 +284,28 @@ def _require_rows(examples: Sequence[Example], source: str, split: str, whole: b
             raise DataError(example.where, "images", f"{len(example.images)} pictures", "one", "Keep one of them.")
 
 
-def _try_reward(task: Task, example: Example) -> None:
-    """Scores a reference answer twice, or some text where the row has none."""
-    text = example.reference if example.has_reference else example.prompt[-1]["content"]
-    found = task.reward([example], [[text] * 2], range(2))
-    for verdict in check_verdicts(found, type(task.reward).__name__, 1, 2)[0]:
-        if not verdict.ok:
-            logger.warning("Task %s: the reward failed on row %s: %s", task.name, example.id, verdict.error)
+def _try_reward(task: Task, reward: Reward, examples: Sequence[Example]) -> None:
+    """Scores the reference answer of a row twice, or some text where it has none; of more rows if a judge fails."""
+    judged = bool(judges_of(reward))
+    if judged and not is_first():
+        return
+    name, tried = type(reward).__name__, []
+    for example in examples[: 3 if judged else 1]:
+        text = example.reference if example.has_reference else example.prompt[-1]["content"]
+        verdicts = check_verdicts(reward([example], [[text] * 2], range(2)), name, 1, 2)[0]
+        for verdict in verdicts:
+            if not verdict.ok:
+                logger.warning("Task %s: the reward failed on row %s: %s", task.name, example.id, verdict.error)
+        tried += verdicts
+        if any(verdict.ok for verdict in verdicts):
+            return
+    require_usable(reward, tried, f"Task {task.name}")
+
+
+def rewards_of_task(task: Task) -> list[Reward]:
+    """Of training, and of the tests where that is another one."""
+    examiner = getattr(task, "examiner", task.reward)
+    return [task.reward] if examiner is task.reward else [task.reward, examiner]
 
 
 def sources_of(recipe: Recipe) -> list[RowSource]:

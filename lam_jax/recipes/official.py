@@ -13,7 +13,7 @@ from lam_jax.models.processor import ImageSettings
 from lam_jax.recipe import Corpus, Recipe, algorithm_named
 from lam_jax.recipes.paper import TASKS, TaskName
 from lam_jax.recipes.settings import ANSWERS, ROLLOUTS, published
-from lam_jax.rewards.judge import JudgeConfig
+from lam_jax.rewards.judge_config import judge_config
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.train.method import METHODS
 
@@ -41,6 +41,7 @@ def recipe(
     token_rollouts: Literal["overridden", "plain"] = "overridden",
     rows: int = 2500,
     seed: int = 0,
+    judge_settings: tuple[str, ...] = (),
 ) -> Recipe:
     """The released code's recipe; arguments as of `lam_jax.recipes.paper`.
 
@@ -54,6 +55,7 @@ def recipe(
         token_rollouts: how the token baseline samples; see the file's first lines.
         rows: of each pre-training file that are used.
         seed: of everything random.
+        judge_settings: NAME=VALUE of other fields of lam_jax.JudgeConfig (docs/judge.md).
     """
     splits = {"train": (0.0, 0.99), "test": (0.99, 1.0)}
     corpora = tuple(
@@ -63,7 +65,7 @@ def recipe(
     sampling = _released(ROLLOUTS if plain else {**ROLLOUTS, "token": GREEDY})
     if plain:
         sampling["token"] = ROLLOUTS["token"].official()
-    own = TASKS[task](data, images, JudgeConfig(judge, judge_model).official())
+    own = TASKS[task](data, images, judge_config(judge, judge_model, judge_settings).official())
     found = published(
         "official",
         model,

@@ -28,6 +28,7 @@ from lam_jax.recipe import (
 )
 from lam_jax.recipes.rewards import Rewards, reward_of
 from lam_jax.recipes.settings import IMAGE, PUBLISHED, SHIPPED_IMAGE, SHIPPED_MODEL, SMALL, SMALL_RL, stages
+from lam_jax.rewards.judge_config import judge_config
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.tasks.task import ScoredSplit, Task
 from lam_jax.train.method import Method
@@ -71,6 +72,9 @@ def recipe(
     least_usable: float = 0.1,
     overlap_scoring: bool = False,
     seed: int = 0,
+    judge: str | None = None,
+    judge_model: str | None = None,
+    judge_settings: tuple[str, ...] = (),
 ) -> Recipe:
     """Your own rows, model and reward, with the published settings of the stages.
 
@@ -80,9 +84,9 @@ def recipe(
         text: File of text-only rows, or a built folder; without it stages 3 and 4 go without.
         sft: File of task rows with reference answers, for SFT and validation; the rows of `task` may then lack theirs,
             if the reward needs none, and 85 % of them are for RL, 15 % are scored.
-        reward: "similarity" to the reference answer, `file.py:function` or `module:function`, where the function takes
-            (examples, answers[N][G]) and gives numbers [N][G] or {part: numbers}; several are added up, each may end in
-            `=WEIGHT`. From Python also a function, or a `Reward`.
+        reward: "similarity" to the reference answer; "judge" or "judge:role_play"; `file.py:function` or
+            `module:function`, where the function takes (examples, answers[N][G]) and gives numbers [N][G] or {part:
+            numbers}; several are added up, each may end in `=WEIGHT`. From Python also a function, or a `Reward`.
         model: Folder of a Qwen2.5-VL with its tokenizer. Default: the small one that ships with the package.
         space: Action spaces to train.
         algorithm: Policy gradient of stage 6.
@@ -109,7 +113,13 @@ def recipe(
         least_usable: Share of a rollout's reward calls.
         overlap_scoring: Rewards are asked for while the next rollout is drawn, from the policy before the update.
         seed: Of everything random.
+        judge: Address of an OpenAI-compatible endpoint, for the reward "judge".
+        judge_model: The judge's name there.
+        judge_settings: NAME=VALUE of other fields of lam_jax.JudgeConfig (docs/judge.md).
     """
+    if (judge is None) != (judge_model is None):
+        raise ValueError("--judge and --judge-model: found one of them, expected both or none.")
+    judged = None if judge is None or judge_model is None else judge_config(judge, judge_model, judge_settings)
     small = model == SHIPPED_MODEL
     lengths = SHIPPED_LENGTHS if small else LENGTHS
     rows, prompt, answer = (
@@ -128,7 +138,7 @@ def recipe(
         name,
         name.replace("_", " ").capitalize(),
         rows_of_task,
-        reward_of(reward),
+        reward_of(reward, judged),
         chat_lengths=(rows,),
         prompt_lengths=(prompt,),
         answer_length=answer,

@@ -8,7 +8,7 @@ from typing import Literal
 from lam_jax.data.sources import JsonRows
 from lam_jax.recipe import Corpus, Recipe, algorithm_named
 from lam_jax.recipes.settings import ANSWERS, ROLLOUTS, mmrole, pcogalign, published
-from lam_jax.rewards.judge import JudgeConfig
+from lam_jax.rewards.judge_config import judge_config
 from lam_jax.train.method import METHODS
 
 TaskName = Literal["mmrole", "pcogalign"]
@@ -26,6 +26,7 @@ def recipe(
     task: TaskName = "mmrole",
     algorithm: Literal["grpo", "dr_grpo", "dapo", "bnpo"] = "grpo",
     seed: int = 0,
+    judge_settings: tuple[str, ...] = (),
 ) -> Recipe:
     """The paper's recipe.
 
@@ -37,9 +38,10 @@ def recipe(
         task: which task.
         algorithm: policy gradient of stage 6.
         seed: of everything random.
+        judge_settings: NAME=VALUE of other fields of lam_jax.JudgeConfig (docs/judge.md).
     """
     splits = {"train": (0.0, 0.99), "test": (0.99, 1.0)}
     corpora = (Corpus(JsonRows(paired, splits), (2048,)), Corpus(JsonRows(text_only, splits), (2048,)))
-    own = TASKS[task](data, images, JudgeConfig(judge, judge_model))
+    own = TASKS[task](data, images, judge_config(judge, judge_model, judge_settings))
     method, values = METHODS["paper"], algorithm_named(algorithm)
     return published("paper", model, corpora, (own,), method, values, ROLLOUTS, ANSWERS, seed)

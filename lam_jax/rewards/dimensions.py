@@ -59,3 +59,15 @@ HELP_RUBRIC = JudgeRubric(
         "EvalHelp": "What you expect of a good answer",
     },
 )
+# For rows of one's own: any question about a picture.
+ANSWER_RUBRIC = JudgeRubric(
+    "You are a strict and fair evaluator of answers about pictures. You do not see the picture; rely on what the "
+    "conversation and the two answers tell about it.",
+    {
+        "Accuracy": "Is what the answer says right, as far as the conversation and the other answer let you tell?",
+        "Completeness": "Does the answer give all that was asked for, and nothing beside the point?",
+        "Image-Text Relevance": "Does the answer relate to what is in the picture?",
+        "Fluency": "Is the language grammatical and smooth?",
+    },
+)
+RUBRICS = {"answer": ANSWER_RUBRIC, "role_play": ROLE_PLAY_RUBRIC, "help": HELP_RUBRIC}

@@ -1,149 +1,49 @@
-"""A judge behind an OpenAI-compatible endpoint (extra `judge`): concurrent calls that may fail one by one."""
+"""A judge as a reward, in training and in evaluation (method.md section 4)."""
 
 import dataclasses
-import functools
-import os
 import warnings
-import zlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any
 
 from lam_jax.data.schemas import Example
 from lam_jax.rewards.dimensions import JudgeRubric
-from lam_jax.rewards.judge_prompt import JudgeRequest, judge_messages
-from lam_jax.rewards.reviews import parse_reply
+from lam_jax.rewards.judge_client import Judge, JudgeBudgetError, JudgeError, JudgeUsage, shows_reference_first
+from lam_jax.rewards.judge_config import JudgeConfig
+from lam_jax.rewards.judge_prompt import JudgeRequest
 from lam_jax.rewards.reward import Verdicts
 from lam_jax.rewards.verdict import Verdict
+from lam_jax.values import fingerprint
 
+__all__ = [
+    "Judge",
+    "JudgeBudgetError",
+    "JudgeConfig",
+    "JudgeError",
+    "JudgeReward",
+    "JudgeUsage",
+    "shows_reference_first",
+    "warn_same_judge",
+]
 
-class JudgeError(RuntimeError):
-    """The endpoint refuses every call (key, address or model name), so going on would only collect failures."""
-
-
-@dataclasses.dataclass(frozen=True)
-class JudgeConfig:
-    """How the judge is reached and read.
-
-    Attributes:
-        base_url: of the endpoint, ending in /v1.
-        model: its name there.
-        api_key_env: environment variable with the key; servers of one's own need none.
-        temperature: of the judge.
-        max_tokens: of its reply.
-        timeout_s: seconds for one HTTP call.
-        max_retries: further tries of a call that the server refused or that broke off, with growing pauses.
-        attempts: tries at getting a reply that can be read.
-        concurrency: calls under way at once.
-        order: `balanced` shows the reference first for about half of the answers, chosen by (row, sample);
-            `answer_first` always shows the answer first.
-        integers_only: a score such as 8.5 fails the call.
-    """
-
-    base_url: str
-    model: str
-    api_key_env: str = "OPENAI_API_KEY"
-    temperature: float = 0.0
-    max_tokens: int = 2048
-    timeout_s: float = 120.0
-    max_retries: int = 4
-    attempts: int = 2
-    concurrency: int = 16
-    order: Literal["balanced", "answer_first"] = "balanced"
-    integers_only: bool = False
-
-    def __post_init__(self):
-        if not self.base_url.startswith(("http://", "https://")):
-            raise ValueError(f"base_url is {self.base_url!r}, expected an address such as http://localhost:8000/v1")
-        for field, least in (("max_retries", 0), ("attempts", 1), ("concurrency", 1), ("max_tokens", 1)):
-            if getattr(self, field) < least:
-                raise ValueError(f"{field} is {getattr(self, field)}, expected at least {least}")
-        if self.timeout_s <= 0:
-            raise ValueError(f"timeout_s is {self.timeout_s}, expected more than 0 seconds")
-
-    def official(self) -> "JudgeConfig":
-        """As the released code: the answer always comes first, scores are integers, an unreadable reply is final."""
-        return dataclasses.replace(self, order="answer_first", integers_only=True, attempts=1)
-
-
-class Judge:
-    """Client of one judge. Safe to share; use as a context manager or call `close`.
-
-    Raises:
-        ImportError: the extra `judge` is not installed.
-    """
-
-    def __init__(self, config: JudgeConfig):
-        try:
-            import openai
-        except ImportError as error:
-            raise ImportError("the judge needs the package openai: pip install 'lam_jax[judge]'") from error
-        self.config = config
-        self._openai = openai
-        self._client = openai.OpenAI(
-            base_url=config.base_url,
-            api_key=os.environ.get(config.api_key_env) or "none",
-            timeout=config.timeout_s,
-            max_retries=config.max_retries,
-        )
-
-    def __enter__(self) -> "Judge":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._client.close()
-
-    def score(self, requests: Sequence[JudgeRequest]) -> list[Verdict]:
-        """Verdicts in the order of the requests; a call that failed for good has `ok` False and its reason.
-
-        Raises:
-            JudgeError: the endpoint rejects the key or does not know the address or model.
-        """
-        if not requests:
-            return []
-        with ThreadPoolExecutor(min(self.config.concurrency, len(requests))) as pool:
-            calls = [pool.submit(self._score_one, request) for request in requests]
-            try:
-                return [call.result() for call in calls]
-            except JudgeError:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-
-    def _score_one(self, request: JudgeRequest) -> Verdict:
-        swapped = self.config.order == "balanced" and shows_reference_first(request.row, request.sample)
-        messages = judge_messages(request, swapped)
-        names = list(request.rubric.dimensions)
-        verdict = Verdict(error="not called")
-        for _ in range(self.config.attempts):
-            try:
-                reply = self._complete(messages)
-            except self._openai.APIError as error:  # the client has already retried what can be retried
-                return Verdict(error=f"{type(error).__name__}: {error}")
-            verdict = parse_reply(reply, names, swapped, self.config.integers_only)
-            if verdict.ok:
-                break
-        return verdict
-
-    def _complete(self, messages: list[dict[str, str]]) -> str:
-        """The judge's reply, empty if it has none."""
-        openai = self._openai
-        try:
-            response = self._client.chat.completions.create(
-                model=self.config.model,
-                messages=messages,  # pyright: ignore[reportArgumentType]
-                temperature=self.config.temperature,
-                max_tokens=self.config.max_tokens,
-            )
-        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-            raise JudgeError(
-                f"{self.config.base_url} refuses model {self.config.model!r}: {error}; check the address, the model "
-                f"name and the key in ${self.config.api_key_env}"
-            ) from error
-        return (response.choices[0].message.content or "") if response.choices else ""
+# What to do about a judge of which no call can be used, by the kind of the failure.
+REMEDIES = {
+    "connection": "Check the address, and that the server runs and can be reached from this machine.",
+    "timeout": "Check the server, or set a larger timeout_s.",
+    "html": "The address leads to a web page: an endpoint's ends in /v1.",
+    "broken_json": "Check that the address is that of a chat-completions endpoint.",
+    "http_405": "Check the address: it should end in /v1.",
+    "out_of_range": "The judge does not keep to the scale; take a stronger model.",
+    "http_402": "The account has no credit left.",
+    "quota": "The account's quota is used up.",
+    "rate_limit": "Set requests_per_minute or tokens_per_minute to what the account may, or a lower concurrency.",
+    "truncated": "Set a larger max_tokens; a judge that thinks needs several thousand.",
+    "unfinished_thinking": "Set a larger max_tokens, or switch thinking off "
+    '(extra_body={"chat_template_kwargs": {"enable_thinking": false}} with vLLM).',
+    "no_finish_reason": "The server does not say whether a reply is whole; take one that sends finish_reason.",
+    "missing_dimension": "The judge does not keep to the form asked for; take a stronger model.",
+    "unparsable": "The judge does not keep to the form asked for; take a stronger model.",
+    "empty": "Check the model; one that only thinks needs a larger max_tokens.",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,19 +56,29 @@ class JudgeReward:
     def __call__(
         self, examples: Sequence[Example], answers: Sequence[Sequence[str]], samples: Sequence[int]
     ) -> Verdicts:
-        """Verdicts [N][G]; a call that failed for good has `ok` False and its reason.
+        """Verdicts [N][G]; a call that failed for good has `ok` False, its reason and its kind.
 
         Raises:
             JudgeError: the endpoint rejects the key or does not know the address or model.
-            ImportError: the extra `judge` is not installed.
+            JudgeBudgetError: the budget is used up.
         """
         requests = [
-            JudgeRequest(e.id, sample, self.rubric, conversation(e), answer, e.reference, e.facts or {})
+            self.request(e, sample, answer)
             for e, group in zip(examples, answers, strict=True)
             for sample, answer in zip(samples, group, strict=True)
         ]
-        verdicts = iter(_client(self.judge).score(requests))
+        verdicts = iter(client_of(self.judge).score(requests))
         return [[next(verdicts) for _ in group] for group in answers]
+
+    def request(self, example: Example, sample: int, answer: str) -> JudgeRequest:
+        """What the judge is asked about an answer."""
+        facts = example.facts or {}
+        return JudgeRequest(example.id, sample, self.rubric, conversation(example), answer, example.reference, facts)
+
+    @property
+    def usage(self) -> JudgeUsage:
+        """What this process spent on the judge so far."""
+        return client_of(self.judge).usage
 
 
 def conversation(example: Example) -> list[dict[str, str]]:
@@ -176,15 +86,51 @@ def conversation(example: Example) -> list[dict[str, str]]:
     return [{"role": message["role"], "content": message["content"]} for message in example.prompt]
 
 
-@functools.cache
-def _client(config: JudgeConfig) -> Judge:
-    """One client a process and judge: its connections are kept."""
-    return Judge(config)
+def judges_of(reward: Any) -> list[JudgeReward]:
+    """The judges in a reward: itself, or those that a `WeightedReward` adds up."""
+    if isinstance(reward, JudgeReward):
+        return [reward]
+    return [judge for _, part, _ in getattr(reward, "rewards", ()) for judge in judges_of(part)]
 
 
-def shows_reference_first(row: str, sample: int) -> bool:
-    """Order of an answer under `balanced`: a function of its key, so that a repeated run asks the same."""
-    return zlib.crc32(f"{row}/{sample}".encode()) % 2 == 1
+def require_usable(reward: Any, verdicts: Sequence[Verdict], what: str) -> None:
+    """Stops before a training in which no call of the judge could be used.
+
+    Raises:
+        JudgeError: the reward has a judge, and every verdict failed; says what to set.
+    """
+    judges = judges_of(reward)
+    if not judges or not verdicts or any(verdict.ok for verdict in verdicts):
+        return
+    config, first = judges[0].judge, verdicts[0]
+    remedy = REMEDIES.get(first.kind or "", "")
+    raise JudgeError(
+        f"{what}: the judge {config.model!r} at {config.base_url} gave no usable verdict in {len(verdicts)} calls "
+        f"({first.kind}): {first.error}. {remedy} Try it with: lam-jax judge check --judge {config.base_url} "
+        f"--judge-model {config.model}"
+    )
+
+
+def judge_metrics(reward: Any) -> dict[str, float]:
+    """Calls, tokens and failures of the judges in a reward since the process began, by name; empty without a judge."""
+    total: dict[str, float] = {}
+    for judge in judges_of(reward):
+        for name, value in judge.usage.metrics().items():
+            total[name] = total.get(name, 0.0) + value
+    return total
+
+
+def usage_lines() -> list[str]:
+    """What each judge of this process did so far, as sentences."""
+    return [f"judge {judge.config.model}: {judge.usage}" for judge in _clients.values() if judge.usage.asked]
+
+
+_clients: dict[str, Judge] = {}
+
+
+def client_of(config: JudgeConfig) -> Judge:
+    """The one client of a process and judge: limits and counts are shared."""
+    return _clients.setdefault(fingerprint(config), Judge(config))
 
 
 def warn_same_judge(reward_judge: str, evaluation_judge: str, reference_writer: str | None = None) -> None:

@@ -1,11 +1,15 @@
-"""Reading score pairs out of a judge's prose, and files of stored reviews (MMRole's layout)."""
+"""Files of stored reviews (MMRole's layout), read by their authors' rules.
+
+Each stored text is about one dimension and was accepted by its authors, so these rules are laxer than those of a live
+judge's replies (`replies.py`): with them the published means come out.
+"""
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lam_jax.rewards.replies import excerpt
 from lam_jax.rewards.verdict import Verdict
 
 TAG = re.compile(r"\[\s*scores?\s*\]\W*?[:：]?|\[?\bscores?\s*[:：]", re.IGNORECASE)
@@ -15,9 +19,9 @@ Pair = tuple[float, float]
 
 
 def parse_pairs(text: str) -> list[Pair]:
-    """The pair after each `[Scores]:` tag of a text, in order; a tag without a readable pair is left out.
+    """The pair after each `[Scores]:` tag of a stored text, in order; a tag without a readable pair is left out.
 
-    Judges vary the format. All of these are read: `[Scores]: (9, 8)`, `[Scores]: 9, 8`, `**[Scores]**: (9.5, 8)`,
+    Reviews vary the format. All of these are read: `[Scores]: (9, 8)`, `[Scores]: 9, 8`, `**[Scores]**: (9.5, 8)`,
     `[Scores]: (Model A: 9, Model B: 8)`, `[Scores]: (9/10, 8/10)`, `[Scores: (9, 8)]`, full-width brackets and commas.
     """
     return [pair for piece in TAG.split(text)[1:] if (pair := _pair(piece)) is not None]
@@ -39,31 +43,6 @@ def _pair(piece: str) -> Pair | None:
     else:
         numbers = NUMBER.findall(line)
     return (float(numbers[0]), float(numbers[1])) if len(numbers) == 2 else None
-
-
-def parse_reply(text: str, dimensions: Sequence[str], swapped: bool = False, integers_only: bool = False) -> Verdict:
-    """Verdict from one reply that scores all dimensions in order.
-
-    Args:
-        text: the judge's reply.
-        dimensions: names, in the order in which they were asked for.
-        swapped: the reference was shown first, so that the pairs are (reference, answer).
-        integers_only: fail on 8.5 (the released code's rule).
-
-    Returns:
-        A failed verdict unless there is exactly one pair a dimension, every score from 1 to 10.
-    """
-    pairs = parse_pairs(text)
-    if len(pairs) != len(dimensions):
-        return Verdict(error=f"{len(pairs)} score pairs in the reply, expected {len(dimensions)}: {_excerpt(text)}")
-    for name, pair in zip(dimensions, pairs, strict=True):
-        if not all(1 <= score <= 10 for score in pair):
-            return Verdict(error=f"{name}: scores {pair}, expected 1 to 10")
-        if integers_only and not all(score.is_integer() for score in pair):
-            return Verdict(error=f"{name}: scores {pair}, expected integers")
-    return Verdict(
-        {name: (pair[1], pair[0]) if swapped else pair for name, pair in zip(dimensions, pairs, strict=True)}
-    )
 
 
 def read_reviews(path: Path) -> list[tuple[str, Verdict]]:
@@ -91,17 +70,12 @@ def _row_id(row: Any, path: Path, number: int) -> str:
 def _stored_verdict(row: dict[str, Any]) -> Verdict:
     reviews = row.get("rm_review")
     if not reviews:
-        return Verdict(error="no review")
+        return Verdict(error="no review", kind="no_review")
     scores = {}
     for name, entry in reviews.items():
         text = entry.get("review", "") if isinstance(entry, dict) else ""
         pairs = parse_pairs(text) or [(float(a), float(b)) for a, b in BARE_PAIR.findall(text)]
         if not pairs or pairs[-1][1] <= 0:
-            return Verdict(error=f"{name}: no usable score pair in the review: {_excerpt(text)}")
+            return Verdict(error=f"{name}: no usable score pair in the review: {excerpt(text)}", kind="unparsable")
         scores[name] = pairs[-1]
     return Verdict(scores)
-
-
-def _excerpt(text: str) -> str:
-    tail = " ".join(text.split())[-80:]
-    return f"...{tail!r}"

@@ -12,6 +12,7 @@ PAGES = (
     "docs/corpora.md",
     "docs/python.md",
     "docs/own_task.md",
+    "docs/judge.md",
     "docs/agents.md",
     "docs/watching.md",
     "README.md",

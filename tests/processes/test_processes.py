@@ -171,3 +171,18 @@ def test_a_process_may_compile_for_longer_than_gloo_waits_for_a_connection(tmp_p
     logs = [(tmp_path / f"run_{index}.log").read_text() for index in range(2)]
     assert codes == [0, 0], logs
     assert all("sums {42}" in log for log in logs)
+
+
+@pytest.mark.processes
+def test_each_answer_is_scored_by_one_process_and_known_to_all(tmp_path):
+    """A judge is paid once, and no process goes on with verdicts of its own."""
+    folder = tmp_path / "scores"
+    folder.mkdir()
+    codes = [process.wait(timeout=600) for process in launch(folder, "tests.processes.scoring", [str(folder)], 1, 2)]
+    assert not any(codes), "\n".join(file.read_text()[-3000:] for file in tmp_path.glob("scores_*.log"))
+    first, second = (json.loads((folder / f"{i}.json").read_text()) for i in range(2))
+    assert (first["asked"], second["asked"]) == (["0", "2", "4"], ["1", "3"])
+    assert first["scored"] == second["scored"]
+    assert [(s["row"], s["sample"]) for s in first["scored"]] == [(str(i), g) for i in range(5) for g in range(2)]
+    assert [s["verdict"]["scores"].get("a") for s in first["scored"][::2]] == [[0, 3], [1, 3], [2, 3], None, [4, 3]]
+    assert first["scored"][7]["verdict"] == {"scores": {}, "error": "3/1", "parts": {}, "kind": "timeout"}

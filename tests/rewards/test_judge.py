@@ -73,7 +73,8 @@ class FakeJudge:
 
 
 def scores(count, first, second):
-    return "\n".join(f"Something. [Scores]: ({first}, {second})" for _ in range(count))
+    assert count == len(ROLE_PLAY)
+    return "\n".join(f"{name}: something. [Scores]: ({first}, {second})" for name in ROLE_PLAY)
 
 
 @pytest.fixture
@@ -137,7 +138,8 @@ def test_a_call_that_keeps_failing_is_one_failed_verdict(fake):
     with Judge(config(fake, max_retries=1)) as judge:
         verdicts = judge.score([request("a"), request("b", answer="bad one"), request("c")])
     assert [v.ok for v in verdicts] == [True, False, True]
-    assert "InternalServerError" in verdicts[1].error
+    assert verdicts[1].kind == "http_500"
+    assert "Internal Server Error" in verdicts[1].error
 
 
 def test_unreadable_reply_is_asked_again(fake):
@@ -149,13 +151,14 @@ def test_unreadable_reply_is_asked_again(fake):
         verdict = judge.score([request()])[0]
     assert not verdict.ok
     assert "0 score pairs in the reply, expected 8" in verdict.error
+    assert verdict.kind == "unparsable"
 
 
 def test_timeout_is_a_failed_verdict(fake):
     fake.reply = lambda prompt, call: 0.6
     with Judge(config(fake, timeout_s=0.15, max_retries=0)) as judge:
         verdict = judge.score([request()])[0]
-    assert not verdict.ok
+    assert verdict.kind == "timeout"
     assert "Timeout" in verdict.error
 
 
@@ -164,6 +167,7 @@ def test_unreachable_server_is_a_failed_verdict(fake):
     fake.server.server_close()
     with Judge(settings) as judge:
         verdict = judge.score([request()])[0]
+    assert verdict.kind == "connection"
     assert "Connection" in verdict.error
 
 

@@ -1,0 +1,298 @@
+"""Reading a judge's reply, strictly: a score that is not written out in the form asked for is a failed call.
+
+A score is never guessed. The pair of a dimension stands in brackets after a `[Scores]` tag, and the tag belongs to the
+last heading before it; dimensions are found by their names. Stored reviews are read by other rules, `reviews.py`.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from lam_jax.rewards.verdict import Verdict
+
+Pair = tuple[float, float]
+Match = Literal["name", "order"]
+HEADING = 200  # characters of a line in which a heading is looked for
+
+# Full-width forms of ASCII, and brackets and commas of Chinese and Japanese text.
+_WIDE = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
+_WIDE |= {0x3010: ord("["), 0x3011: ord("]"), 0x3001: ord(","), 0x3000: ord(" "), 0xA0: ord(" "), 0x202F: ord(" ")}
+
+_THINK = r"(?:seed:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratchpad)"
+_OPEN = re.compile(rf"<\s*{_THINK}\b[^<>]*(?<!/)>|<\|begin_of_thought\|>|\[THINK\]|◁think▷", re.IGNORECASE)
+_CLOSE = re.compile(rf"<\s*/\s*{_THINK}\s*>|<\|end_of_thought\|>|\[/THINK\]|◁/think▷", re.IGNORECASE)
+_CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<]*<\|message\|>")
+
+_JSON = re.compile(r"\s*(?:`{3,}\w*\s*)?[\[{]\s*[\"{]")
+_EMPHASIS = " \t*_`"
+_TAG = re.compile(r"\[[\s*_`]*scores?[\s*_`]*(?:\]|(?=:))", re.IGNORECASE)
+_BARE_TAG = re.compile(r"(?<![\w\[])scores?(?=[\s*_`]*:)", re.IGNORECASE)
+_BEFORE_BRACKET = re.compile(r"[\s*_`:$]*")
+_NUMBER = r"([0-9]{1,2}(?:\.[0-9]+)?)"
+_SCORE = re.compile(rf"{_NUMBER}(?:\s*/\s*10|\s+out\s+of\s+10)?", re.IGNORECASE)
+_LABEL = re.compile(r"(?:(?:model|assistant|answer|response|candidate)[\s_-]*)?([ab12])", re.IGNORECASE)
+_LATER_BRACKET = re.compile(r"[(\[]([^()\[\]\n]{0,200})[)\]]")
+_TWO_NUMBERS = re.compile(r"[0-9][^,;:]*[,;:][^0-9]*[0-9]")
+_NUMBERING = r"(?:(?:\(?(?:\d{1,2}|[a-z]|[ivx]{1,4})[.):]|\d{1,2}\s*[-–—])\s*)?"
+_LEAD = re.compile(
+    rf"[\s>#*_`|•·–—+-]*{_NUMBERING}[\s*_`]*"
+    rf"(?:(?:dimension|criterion|criteria|aspect|category|metric|name)\s*(?:\d{{1,2}})?[\s*_`]*[:.(–—-]?\s*)?"
+    rf"{_NUMBERING}[\s*_`\[(]*",
+    re.IGNORECASE,
+)
+# What ends a heading: its line, bold type, a colon, dash or full stop, or the tag itself.
+_HEADING_END = re.compile(r"(?:\*\*|__)|[\s*_`\])]*(?:\([^()\n]*\)[\s*_`]*)?(?:$|[:|.]|[-–—]+(?:\s|$)|\[)")
+_OTHER_HEADING = re.compile(
+    r"[\s>*_`|•·+-]*#{1,6}\s*\S|[\s>*_`|•·#+-]*(?:\(?\d{1,2}[.)]\s*)?[\s*_`]*"
+    r"(?:in\s+)?(?:the\s+)?(?:overall|totals?|final|average|averages|mean|sum|summary|summing|conclusion|combined|"
+    r"aggregated?|general)\b",
+    re.IGNORECASE,
+)
+_SHORT_TITLE = re.compile(
+    r"[\s>*_`|•·+-]*(?:\(?\d{1,2}[.)]\s*)?[*_`]*([A-Z][\w'&/-]*(?:\s+[A-Z][\w'&/-]*){0,4})[\s*_`]*:"
+)
+# Titles that stand inside a dimension's paragraph.
+_INNER_TITLE = re.compile(
+    r"(?:model|assistant|answer|response|candidate)\s*[ab12]?|analysis|review|evaluation|comments?|assessment|reason(?:ing)?"
+    r"|rationale|explanation|justification|comparison|text|note|verdict|scores?|both(?:\s+\w+)?",
+    re.IGNORECASE,
+)
+
+
+class Unreadable(Exception):
+    """Why a reply gives no verdict: a short word, and a sentence."""
+
+    def __init__(self, kind: str, reason: str):
+        super().__init__(reason)
+        self.kind, self.reason = kind, reason
+
+
+def parse_reply(
+    text: str,
+    dimensions: Sequence[str],
+    swapped: bool = False,
+    integers_only: bool = False,
+    match: Match = "name",
+) -> Verdict:
+    """Verdict from one reply that scores all dimensions.
+
+    Read are `[Scores]: (9, 8)` with or without bold and backticks, full-width signs, decimals, `(9/10, 8 out of 10)`
+    and `(Model A: 9, Model B: 8)`; nothing else. Blocks of thought are left out first.
+
+    Args:
+        text: the judge's reply.
+        dimensions: names.
+        swapped: the reference was shown first, so that the pairs are (reference, answer).
+        integers_only: fail on 8.5 (the released code's rule).
+        match: "name": by the headings of the reply, in any order; "order": one pair a dimension in the order asked
+            for, as the released code reads them; a heading that contradicts the order fails the call.
+
+    Returns:
+        A failed verdict unless each dimension has exactly one pair, every score from 1 to 10.
+    """
+    try:
+        pairs = _pairs(_plain(without_thoughts(text)), list(dimensions), match)
+        for name, pair in pairs.items():
+            _check(name, pair, integers_only)
+    except Unreadable as why:
+        return Verdict(error=f"{why.reason}: {excerpt(text)}" if text.strip() else why.reason, kind=why.kind)
+    return Verdict({name: (pair[1], pair[0]) if swapped else pair for name, pair in pairs.items()})
+
+
+def without_thoughts(text: str) -> str:
+    """A reply without its blocks of thought, such as `<think>..</think>`.
+
+    What stands before a closing tag without its opening one is thought too: some chat templates open the block.
+
+    Raises:
+        Unreadable: a block that does not end.
+    """
+    channels = list(_CHANNEL.finditer(text))
+    if channels:
+        if channels[-1][1].lower() != "final":
+            raise Unreadable("unfinished_thinking", "The judge thought and gave no final reply")
+        text = re.sub(r"<\|(?:end|return)\|>\s*$", "", text[channels[-1].end() :])
+    while (first := _OPEN.search(text)) and (end := _CLOSE.search(text, first.end())):
+        text = text[: first.start()] + "\n" + text[end.end() :]
+    closings = list(_CLOSE.finditer(text))
+    if closings:
+        text = text[closings[-1].end() :]
+    if _OPEN.search(text):
+        raise Unreadable("unfinished_thinking", "The judge's thought does not end; give it more tokens")
+    return text
+
+
+def excerpt(text: str) -> str:
+    """The end of a text, for messages."""
+    joined = " ".join(text.split())
+    return f"...{joined[-80:]!r}" if len(joined) > 80 else repr(joined)
+
+
+def _plain(text: str) -> str:
+    """Without escapes of Markdown, and with ASCII for full-width signs."""
+    return re.sub(r"\\([\[\]()*_`])", r"\1", text.translate(_WIDE))
+
+
+def _check(name: str, pair: Pair, integers_only: bool) -> None:
+    if not all(1 <= score <= 10 for score in pair):
+        raise Unreadable("out_of_range", f"{name}: scores {pair}, expected 1 to 10")
+    if integers_only and not all(score.is_integer() for score in pair):
+        raise Unreadable("not_integer", f"{name}: scores {pair}, expected integers")
+
+
+def _pairs(text: str, dimensions: list[str], match: Match) -> dict[str, Pair]:
+    if not text.strip():
+        raise Unreadable("empty", "The judge's reply is empty")
+    if _JSON.match(text):
+        raise Unreadable("unparsable", "The reply is JSON, expected paragraphs with [Scores]: (a, b)")
+    found = list(_scored(text, dimensions))
+    if not found:
+        raise Unreadable("unparsable", f"0 score pairs in the reply, expected {len(dimensions)}: no [Scores] tag")
+    if match == "order":
+        return _in_order(found, dimensions)
+    if len(dimensions) == len(found) == 1 and found[0][0] is None:  # nothing that it could be mistaken for
+        found = [(dimensions[0], found[0][1])]
+    pairs: dict[str, Pair] = {}
+    for name, outcome in found:
+        if name not in dimensions:
+            continue
+        if isinstance(outcome, Unreadable):
+            raise Unreadable(outcome.kind, f"{name}: {outcome.reason}")
+        if pairs.setdefault(name, outcome) != outcome:
+            raise Unreadable("doubled_dimension", f"{name}: scored {pairs[name]} and {outcome}, expected once")
+    if missing := [name for name in dimensions if name not in pairs]:
+        raise Unreadable(
+            "missing_dimension",
+            f"{len(pairs)} score pairs under the names asked for, expected {len(dimensions)}; without: "
+            f"{', '.join(missing)}",
+        )
+    return {name: pairs[name] for name in dimensions}
+
+
+def _in_order(found: list[tuple[str | None, "Pair | Unreadable"]], dimensions: list[str]) -> dict[str, Pair]:
+    if len(found) != len(dimensions):
+        few = len(found) < len(dimensions)
+        raise Unreadable(
+            "missing_dimension" if few else "unparsable",
+            f"{len(found)} score pairs in the reply, expected {len(dimensions)}",
+        )
+    pairs: dict[str, Pair] = {}
+    for expected, (name, outcome) in zip(dimensions, found, strict=True):
+        if isinstance(outcome, Unreadable):
+            raise Unreadable(outcome.kind, f"{expected}: {outcome.reason}")
+        if name is not None and name != expected:
+            raise Unreadable("unparsable", f"Found the scores of {name!r} in the place of {expected!r}")
+        pairs[expected] = outcome
+    return pairs
+
+
+def _scored(text: str, dimensions: list[str]) -> Iterator[tuple[str | None, "Pair | Unreadable"]]:
+    """Of each tag the dimension that it stands under, or None, and its pair."""
+    tags = list(_TAG.finditer(text)) or list(_BARE_TAG.finditer(text))
+    patterns = [(name, _name_pattern(name)) for name in sorted(dimensions, key=len, reverse=True)]
+    heading: str | None = None
+    start = 0
+    for number, tag in enumerate(tags):
+        if tag.start() < start:  # inside the bracket of the tag before
+            continue
+        heading = _heading(text[start : tag.start()], patterns, heading)
+        end = tags[number + 1].start() if number + 1 < len(tags) else len(text)
+        outcome, start = _pair_after(text, tag, end)
+        later = _LATER_BRACKET.findall(_rest(text[start:end], patterns))
+        if not isinstance(outcome, Unreadable) and any(map(_TWO_NUMBERS.search, later)):
+            outcome = Unreadable("unparsable", "more than one pair after a [Scores] tag, expected one")
+        yield heading, outcome
+
+
+def _name_pattern(name: str) -> re.Pattern[str]:
+    words = [re.escape(word) for word in re.split(r"[\s\-_]+", name.strip()) if word]
+    return re.compile(r"[\s*_`‐‑‒–—-]*".join(words) + r"(?![^\W_])", re.IGNORECASE)
+
+
+def _heading(piece: str, patterns: Sequence[tuple[str, re.Pattern[str]]], before: str | None) -> str | None:
+    """The heading that holds at the end of a piece of text; `before`: at its beginning."""
+    for line in piece.splitlines():
+        found = _named(line, patterns)
+        if found is not None:
+            before = found
+        elif _is_other_heading(line):
+            before = None
+    return before
+
+
+def _named(line: str, patterns: Sequence[tuple[str, re.Pattern[str]]]) -> str | None:
+    """The dimension that a line begins with, as a heading."""
+    line = line.strip()[:HEADING]
+    lead = _LEAD.match(line)
+    starts = {0, lead.end()} if lead else {0}
+    for start in sorted(starts, reverse=True):
+        for name, pattern in patterns:
+            hit = pattern.match(line, start)
+            if hit and _HEADING_END.match(line, hit.end()):
+                return name
+    return None
+
+
+def _is_other_heading(line: str) -> bool:
+    line = line.strip()[:HEADING]
+    if _OTHER_HEADING.match(line):
+        return True
+    title = _SHORT_TITLE.match(line)
+    return title is not None and not _INNER_TITLE.fullmatch(title[1].strip())
+
+
+def _rest(after: str, patterns: Sequence[tuple[str, re.Pattern[str]]]) -> str:
+    """What follows a pair up to the next heading."""
+    lines: list[str] = []
+    for number, line in enumerate(after.splitlines()):
+        if _named(line, patterns) or (number and _OTHER_HEADING.match(line.strip()[:HEADING])):
+            break
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _pair_after(text: str, tag: re.Match[str], end: int) -> tuple["Pair | Unreadable", int]:
+    """The pair in the bracket after a tag, and where the bracket ends."""
+    inside = not tag[0].endswith("]") and tag[0].startswith("[")  # [Scores: (9, 8)]
+    lead = _BEFORE_BRACKET.match(text, tag.end())
+    start = lead.end() if lead else tag.end()
+    opening = text[start : start + 1]
+    if opening and opening in "([" and start < end:
+        closing = ")" if opening == "(" else "]"
+        first = start + 1
+    elif inside:
+        closing, first = "]", start
+    else:
+        return Unreadable("unparsable", "no bracket after the [Scores] tag, expected (a, b)"), tag.end()
+    stop = text.find(closing, first, end)
+    if stop < 0 or "\n" in text[first:stop].strip():
+        return Unreadable("unparsable", f"the bracket of the scores is not closed: {excerpt(text[start:end])}"), start
+    return _pair(text[first:stop]), stop + 1
+
+
+def _pair(content: str) -> "Pair | Unreadable":
+    parts = content.split(",")
+    why = Unreadable("unparsable", f"found ({' '.join(content.split())[:60]}), expected two plain numbers (a, b)")
+    if len(parts) != 2:
+        return why
+    found = [_labelled(part) for part in parts]
+    if None in found:
+        return why
+    (first, a), (second, b) = [entry for entry in found if entry is not None]
+    if (first, second) in ((None, None), ("a", "b"), ("1", "2")):
+        return a, b
+    if (first, second) in (("b", "a"), ("2", "1")):
+        return b, a
+    return why
+
+
+def _labelled(part: str) -> tuple[str | None, float] | None:
+    """Label and score of "Model A: 9" or "9"; None for anything else."""
+    label, colon, score = part.rpartition(":")
+    number = _SCORE.fullmatch(score.strip(_EMPHASIS))
+    if number is None:
+        return None
+    if not colon:
+        return None, float(number[1])
+    named = _LABEL.fullmatch(label.strip(_EMPHASIS + "\n"))
+    return (named[1].lower(), float(number[1])) if named else None
