@@ -29,7 +29,7 @@ from lam_jax.parallel.multihost import barrier, is_first
 from lam_jax.parallel.rows import from_own_rows, own_rows
 from lam_jax.recipe import PAIRED, TEXT_ONLY, Model, Recipe
 from lam_jax.rewards.embedding import load_embedder
-from lam_jax.rewards.reward import WithContent, check_verdicts
+from lam_jax.rewards.reward import Reward, WithContent, check_verdicts
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.runs.disk import is_no_space
@@ -145,7 +145,9 @@ class Resources:
                 if source in collators and (collators is not self.chats or self._is_trained_on(source, split)):
                     collators[source](first)
         for task in recipe.tasks:
-            _try_reward(task, self.examples(task.name, task.rl)[0])
+            example = self.examples(task.name, task.rl)[0]
+            for reward in {id(r): r for r in (task.reward, task.examiner)}.values():
+                _try_reward(task, reward, example)
         load_embedder(recipe.evaluation.embedder)
 
     def _is_trained_on(self, source: str, split: str) -> bool:
@@ -230,11 +232,11 @@ def _require_rows(examples: Sequence[Example], source: str, split: str, whole: b
             raise DataError(example.where, "images", f"{len(example.images)} pictures", "one", "Keep one of them.")
 
 
-def _try_reward(task: Task, example: Example) -> None:
+def _try_reward(task: Task, reward: Reward, example: Example) -> None:
     """Scores a reference answer twice, or some text where the row has none."""
     text = example.reference if example.has_reference else example.prompt[-1]["content"]
-    found = task.reward([example], [[text] * 2], range(2))
-    for verdict in check_verdicts(found, type(task.reward).__name__, 1, 2)[0]:
+    found = reward([example], [[text] * 2], range(2))
+    for verdict in check_verdicts(found, type(reward).__name__, 1, 2)[0]:
         if not verdict.ok:
             logger.warning("Task %s: the reward failed on row %s: %s", task.name, example.id, verdict.error)
 
@@ -250,13 +252,20 @@ def content_of(recipe: Recipe) -> dict[str, Any]:
     return {
         "model": model_content(recipe.model.path),
         "rows": [source.content() for source in sources_of(recipe)],
-        "rewards": {t.name: t.reward.content() for t in recipe.tasks if isinstance(t.reward, WithContent)},
+        "rewards": {name: r.content() for name, r in _rewards_of(recipe).items() if isinstance(r, WithContent)},
     }
+
+
+def _rewards_of(recipe: Recipe) -> dict[str, Reward]:
+    """By task, and where another scores the tests, that one too."""
+    examiners = {f"{t.name}/evaluation": t.evaluation_reward for t in recipe.tasks if t.evaluation_reward is not None}
+    return {task.name: task.reward for task in recipe.tasks} | examiners
 
 
 def is_of_reward(place: str) -> bool:
     """Whether a place in a run's identity (`recipe.tasks[0].reward.sha256`, say) is a hash of a reward's code."""
-    return place.startswith("content.rewards.") or (".reward." in place and place.endswith("sha256"))
+    named = ".reward." in place or ".evaluation_reward." in place
+    return place.startswith("content.rewards.") or (named and place.endswith("sha256"))
 
 
 def model_content(folder: Path) -> dict[str, str]:
