@@ -122,12 +122,13 @@ def whole(
     judge: str,
     judge_model: str,
     text: str | None = None,
+    image_root: str | None = None,
     model: str | None = None,
     evaluation_judge: str | None = None,
     evaluation_judge_model: str | None = None,
     reference_writer: str | None = None,
-    judge_setting: tuple[str, ...] = (),
-    evaluation_judge_setting: tuple[str, ...] = (),
+    judge_settings: tuple[str, ...] = (),
+    evaluation_judge_settings: tuple[str, ...] = (),
     preset: Preset = "published",
     space: tuple[Literal["latent", "token"], ...] = ("latent", "token"),
     algorithm: Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "cispo"] = "grpo",
@@ -161,14 +162,15 @@ def whole(
         judge: Address of an OpenAI-compatible endpoint, such as http://localhost:8000/v1.
         judge_model: The judge's name there.
         text: File of text-only rows; without it stages 3 and 4 go without.
+        image_root: Folder that the picture paths of `paired` start from. Default: that of the file.
         model: Folder of a Qwen2.5-VL with its tokenizer. Default with `tiny`: the small one that ships with the
             package.
         evaluation_judge: Address of the judge that scores the test rows. Default: that of `judge`.
         evaluation_judge_model: Its name. Default: the same judge as in training, which is warned of.
         reference_writer: Name of the model that wrote the reference answers, if known: only for that warning.
-        judge_setting: `NAME=VALUE` of `lam_jax.rewards.judge.JudgeConfig`, such as concurrency=8 timeout_s=60; for both
+        judge_settings: `NAME=VALUE` of `lam_jax.rewards.judge.JudgeConfig`, such as concurrency=8 timeout_s=60; for both
             judges.
-        evaluation_judge_setting: The same, of the judge of evaluation alone.
+        evaluation_judge_settings: The same, of the judge of evaluation alone.
         preset: "tiny" tries files, judge and machine in minutes, with the small model, short rows and few steps.
         space: Action spaces to train.
         algorithm: Policy gradient of stage 6.
@@ -205,17 +207,17 @@ def whole(
     # Dynamic sampling mixes prompts of several batches, which then have one length.
     buckets = lengths.prompt[-1:] if policy.dynamic_sampling_std is not None else lengths.prompt
     lengths = Lengths(chat_lengths or lengths.chat, prompt_lengths or buckets, answer_length or lengths.answer)
-    trainer = judge_config(judge, judge_model, judge_setting)
+    trainer = judge_config(judge, judge_model, judge_settings)
     examiner = judge_config(
         evaluation_judge or judge,
         evaluation_judge_model or judge_model,
-        (*judge_setting, *evaluation_judge_setting),
+        (*judge_settings, *evaluation_judge_settings),
     )
     warn_same_judge(trainer.model, examiner.model, reference_writer)
     own = benchmark.task(raw, images, trainer, None if examiner == trainer else examiner, lengths)
 
     def corpus(file: str) -> Corpus:
-        return Corpus(JsonRows(file, HELD_OUT, limit=rows), (row_length or sizes.row,))
+        return Corpus(JsonRows(file, HELD_OUT, image_root, limit=rows), (row_length or sizes.row,))
 
     settings = {
         "steps": rl_steps,
@@ -272,12 +274,12 @@ def judge_config(url: str, model: str, settings: Sequence[str] = ()) -> JudgeCon
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals:
-            raise ValueError(f"--judge-setting: found {setting!r}, expected NAME=VALUE, such as concurrency=8.")
+            raise ValueError(f"--judge-settings: found {setting!r}, expected NAME=VALUE, such as concurrency=8.")
         try:
             found[name] = json.loads(value)
         except json.JSONDecodeError:
             found[name] = value
-    return decode(found, "--judge-setting")
+    return decode(found, "--judge-settings")
 
 
 def bound(
