@@ -168,8 +168,8 @@ def whole(
         evaluation_judge: Address of the judge that scores the test rows. Default: that of `judge`.
         evaluation_judge_model: Its name. Default: the same judge as in training, which is warned of.
         reference_writer: Name of the model that wrote the reference answers, if known: only for that warning.
-        judge_settings: `NAME=VALUE` of `lam_jax.rewards.judge.JudgeConfig`, such as concurrency=8 timeout_s=60; for both
-            judges.
+        judge_settings: `NAME=VALUE` of other fields of lam_jax.JudgeConfig, such as concurrency=8 timeout_s=60; of
+            both judges.
         evaluation_judge_settings: The same, of the judge of evaluation alone.
         preset: "tiny" tries files, judge and machine in minutes, with the small model, short rows and few steps.
         space: Action spaces to train.

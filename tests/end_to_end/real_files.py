@@ -39,7 +39,8 @@ def write_pretraining(folder: Path, pictures: Path) -> dict[str, str]:
     for i in range(30):
         answer = {"role": "assistant", "content": f"I see a {COLOURS[i % 4]} wall, and it is {COLOURS[i % 3]}."}
         ask = [{"role": "user", "content": "<image>\nWhat do you see?"}, answer]
-        paired.append({"id": f"p{i}", "images": [f"{pictures.name}/{picture(i)}"], "messages": ask, "instance_type": "cc"})
+        image = f"{pictures.name}/{picture(i)}"
+        paired.append({"id": f"p{i}", "images": [image], "messages": ask, "instance_type": "cc"})
         text.append({"id": f"t{i}", "messages": [{"role": "user", "content": f"Say {COLOURS[i % 4]}."}, answer]})
     for name, rows in (("paired", paired), ("text", text)):
         (folder / f"{name}.json").write_text(json.dumps(rows))
