@@ -77,6 +77,23 @@ def dropped_dialogues() -> list[dict[str, Any]]:
     ]
 
 
+def odd_dialogues() -> list[Any]:
+    """Those that cannot be used for reasons of their own."""
+    good = dialogue("Ann Lee", 91)
+    first, *others = good["conversations"]
+    return [
+        {**good, "id": "no question", "conversations": others[:1]},
+        {**good, "id": "blank answer", "conversations": [first, {**others[0], "value": "  "}]},
+        {**good, "id": "no value", "conversations": [first, {"from": "Ann Lee"}]},
+        {**good, "id": "wrong value", "conversations": [first, {"from": "Ann Lee", "value": ["a"]}]},
+        {**good, "id": "no turns", "conversations": "Hello"},
+        {**good, "id": "outside", "image": "../MMRole/profiles/in-distribution/detailed_profiles/Bo.json"},
+        {key: value for key, value in good.items() if key != "id"},
+        dialogue("Ann Lee", 1),  # an id that is there already
+        None,
+    ]
+
+
 def write_mmrole(folder: Path) -> dict[str, str]:
     """A raw MMRole folder, with what the real one has that cannot be used, by the recipe's flags."""
     raw, pictures = folder / "MMRole", folder / "pictures"
@@ -93,7 +110,7 @@ def write_mmrole(folder: Path) -> dict[str, str]:
         (place / "comment").mkdir(parents=True)
         rows = {name: [dialogue(name, i) for i in range(i0, DIALOGUES[name] + i0)] for name, i0 in _first(characters)}
         if distribution == "in-distribution":
-            rows["Ann Lee"] += dropped_dialogues()
+            rows["Ann Lee"] += [*dropped_dialogues(), *odd_dialogues()]
             for name, found in rows.items():
                 (place / "comment" / f"{name.replace(' ', '_')}.json").write_text(json.dumps(found))
         else:
@@ -133,8 +150,20 @@ def write_pcogalign(folder: Path) -> dict[str, str]:
                     "split_type": "made up",
                 }
             )
-        (raw / f"{name}.json").write_text(json.dumps(found))
+        (raw / f"{name}.json").write_text(json.dumps([*found, *odd_rows(found[0])] if rows == 40 else found))
     return {"raw": str(raw), "images": str(pictures), **write_pretraining(folder, pictures)}
+
+
+def odd_rows(good: dict[str, Any]) -> list[Any]:
+    """Rows of PCogAlignBench that cannot be used."""
+    return [
+        {**good, "golden_response": None},
+        {**good, "query": ""},
+        {**good, "individual_RoleSet": {}},
+        {**good, "image": {"file_path": "gone.png"}},
+        {**good, "eval_info": {"location": "School"}},
+        "row",
+    ]
 
 
 class LoopbackJudge:

@@ -8,6 +8,8 @@ import pytest
 from lam_jax.cli import main
 from lam_jax.rewards.dimensions import HELP, ROLE_PLAY
 from lam_jax.runs.metrics import read_metrics
+from lam_jax.tasks.mmrole import read_mmrole
+from lam_jax.tasks.pcogalign import read_pcogalign
 from tests.end_to_end.own_files import flags
 from tests.end_to_end.real_files import LoopbackJudge, loopback_judge, write_mmrole, write_pcogalign
 
@@ -62,3 +64,33 @@ def test_tiny_run_in_both_spaces(task, tmp_path):
     agent = tmp_path / "agent"
     assert main(["export", str(tmp_path / "run"), str(agent), "--space", "latent"]) == 0
     assert agent.is_dir()
+
+
+def test_what_cannot_be_used_is_counted_by_reason(tmp_path):
+    files = write_mmrole(tmp_path / "mmrole")
+    splits, drops = read_mmrole(Path(files["raw"]), Path(files["images"]))
+    assert len(splits.id_test) + len(splits.ood_test) == sum(TESTS["mmrole"].values())
+    assert drops.counts == {
+        "missing image": 2,
+        "unreadable profile": 2,
+        "no character speaks": 1,
+        "empty conversation": 1,
+        "no answer to a user": 1,
+        "empty answer": 1,
+        "turn without text": 2,
+        "no conversation": 1,
+        "image outside the folder": 1,
+        "no id": 1,
+        "duplicate id": 1,
+        "no object": 1,
+    }
+    files = write_pcogalign(tmp_path / "pcogalign")
+    _, drops = read_pcogalign(Path(files["raw"]), Path(files["images"]))
+    assert drops.counts == {
+        "no golden answer": 1,
+        "no question": 1,
+        "no role set": 1,
+        "missing image": 1,
+        "no eval_info": 1,
+        "no object": 1,
+    }
