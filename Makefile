@@ -6,6 +6,7 @@
 #   make sharding every stage, update and rollout on every mesh of 8 host devices
 #   make aot      compiles training steps for TPUs and NVIDIA cards that are not attached (installs the compilers in .venv)
 #   make processes  every stage and RL in two processes against one
+#   make real     whole runs in both spaces from made-up raw files of MMRole and PCogAlignBench, with a judge
 #   make soak     small runs that are killed at random steps and resumed
 #   make bench    the benchmark suite;   make bench-accelerator   what a GPU or TPU that is at hand can do
 #   make docs     the site in site/, and every code block of the pages
@@ -32,7 +33,7 @@ PYTEST_ARGS ?=
 SOAK_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: demo test test-newest test-newest-in-brief newest-venv newest parity sharding aot processes soak bench bench-accelerator docs lint format setup clean
+.PHONY: demo test test-newest test-newest-in-brief newest-venv newest parity sharding aot processes real soak bench bench-accelerator docs lint format setup clean
 .DEFAULT_GOAL := setup
 
 $(VENV)/.stamp-venv:
@@ -110,6 +111,9 @@ aot: $(VENV)/.stamp-aot
 
 processes: $(VENV)/.stamp-test
 	$(BIN)/python -m pytest tests/processes -m '' $(PYTEST_ARGS)
+
+real: $(VENV)/.stamp-test
+	$(BIN)/python -m pytest tests/end_to_end/test_real_data.py -m real $(PYTEST_ARGS)
 
 soak: $(VENV)/.stamp-test
 	$(BIN)/python -m tests.soak $(SOAK_ARGS)

@@ -118,7 +118,7 @@ class Evaluator:
             answers = iter(self.answers(agent, together, config, SCORES, settings.batch))
             for key, part in examples.items():
                 answered = [next(answers) for _ in part]
-                scored = score_answers(answered, task.reward)
+                scored = score_answers(answered, task.examiner)
                 rows.append(self._scores(answered, scored, phase, key, answer_set))
                 if number == 0:
                     first = [item.verdict for item in scored if item.sample == 0]

@@ -304,8 +304,7 @@ def _try_reward(task: Task, reward: Reward, examples: Sequence[Example]) -> None
 
 def rewards_of_task(task: Task) -> list[Reward]:
     """Of training, and of the tests where that is another one."""
-    examiner = getattr(task, "examiner", task.reward)
-    return [task.reward] if examiner is task.reward else [task.reward, examiner]
+    return [task.reward] if task.examiner is task.reward else [task.reward, task.examiner]
 
 
 def sources_of(recipe: Recipe) -> list[RowSource]:
@@ -319,13 +318,20 @@ def content_of(recipe: Recipe) -> dict[str, Any]:
     return {
         "model": model_content(recipe.model.path),
         "rows": [source.content() for source in sources_of(recipe)],
-        "rewards": {t.name: t.reward.content() for t in recipe.tasks if isinstance(t.reward, WithContent)},
+        "rewards": {name: r.content() for name, r in _rewards_of(recipe).items() if isinstance(r, WithContent)},
     }
+
+
+def _rewards_of(recipe: Recipe) -> dict[str, Reward]:
+    """By task, and where another scores the tests, that one too."""
+    examiners = {f"{t.name}/evaluation": t.evaluation_reward for t in recipe.tasks if t.evaluation_reward is not None}
+    return {task.name: task.reward for task in recipe.tasks} | examiners
 
 
 def is_of_reward(place: str) -> bool:
     """Whether a place in a run's identity (`recipe.tasks[0].reward.sha256`, say) is a hash of a reward's code."""
-    return place.startswith("content.rewards.") or (".reward." in place and place.endswith("sha256"))
+    named = ".reward." in place or ".evaluation_reward." in place
+    return place.startswith("content.rewards.") or (named and place.endswith("sha256"))
 
 
 def model_content(folder: Path) -> dict[str, str]:

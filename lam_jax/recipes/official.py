@@ -12,7 +12,7 @@ from lam_jax.data.sources import JsonRows
 from lam_jax.models.processor import ImageSettings
 from lam_jax.recipe import Corpus, Recipe, algorithm_named
 from lam_jax.recipes.paper import TASKS, TaskName
-from lam_jax.recipes.settings import ANSWERS, ROLLOUTS, published
+from lam_jax.recipes.settings import ANSWERS, ROLLOUTS, judges, published
 from lam_jax.rewards.judge_config import judge_config
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.train.method import METHODS
@@ -31,11 +31,13 @@ def _released(sampling: dict[str, SamplingConfig]) -> dict[str, SamplingConfig]:
 def recipe(
     model: str,
     paired: str,
-    text_only: str,
-    data: str,
+    text: str,
+    raw: str,
     images: str,
     judge: str,
     judge_model: str,
+    evaluation_judge: str | None = None,
+    evaluation_judge_model: str | None = None,
     task: TaskName = "mmrole",
     algorithm: Literal["grpo", "dr_grpo", "dapo", "bnpo"] = "grpo",
     token_rollouts: Literal["overridden", "plain"] = "overridden",
@@ -47,9 +49,11 @@ def recipe(
 
     Args:
         model: folder of a Qwen2.5-VL.
-        paired, text_only: pre-training JSON files; literal `<image>` tags are kept as text.
-        data, images: the task's raw folder, and the folder of its pictures.
+        paired, text: pre-training JSON files; literal `<image>` tags are kept as text.
+        raw, images: the task's raw folder, and the folder of its pictures.
         judge, judge_model: address of an OpenAI-compatible endpoint, and the judge's name there.
+        evaluation_judge, evaluation_judge_model: the same of the judge that scores the test rows; default: the judge of
+            training, which is warned of.
         task: which task.
         algorithm: policy gradient of stage 6.
         token_rollouts: how the token baseline samples; see the file's first lines.
@@ -59,13 +63,15 @@ def recipe(
     """
     splits = {"train": (0.0, 0.99), "test": (0.99, 1.0)}
     corpora = tuple(
-        Corpus(JsonRows(file, splits, parse=released_examples, limit=rows), (2048,)) for file in (paired, text_only)
+        Corpus(JsonRows(file, splits, parse=released_examples, limit=rows), (2048,)) for file in (paired, text)
     )
     plain = token_rollouts == "plain"
     sampling = _released(ROLLOUTS if plain else {**ROLLOUTS, "token": GREEDY})
     if plain:
         sampling["token"] = ROLLOUTS["token"].official()
-    own = TASKS[task](data, images, judge_config(judge, judge_model, judge_settings).official())
+    given = judge_config(judge, judge_model, judge_settings).official()
+    trainer, examiner = judges(given, evaluation_judge, evaluation_judge_model)
+    own = TASKS[task](raw, images, trainer, examiner)
     found = published(
         "official",
         model,

@@ -7,7 +7,7 @@ from lam_jax.latent.config import LatentConfig
 from lam_jax.models.processor import ImageSettings
 from lam_jax.recipe import AnswerSet, Corpus, EvaluationSettings, Model, Recipe, RLSettings, StageSettings
 from lam_jax.rewards.dimensions import HELP_RUBRIC, ROLE_PLAY_RUBRIC
-from lam_jax.rewards.judge import JudgeConfig, JudgeReward
+from lam_jax.rewards.judge import JudgeConfig, JudgeReward, warn_same_judge
 from lam_jax.rl import Algorithm
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.tasks.mmrole import MMRoleRows
@@ -85,35 +85,83 @@ def evaluation(answers: dict[str, SamplingConfig]) -> EvaluationSettings:
     return EvaluationSettings((AnswerSet(3, answers),), embedder="BAAI/bge-m3")
 
 
-def mmrole(folder: str, images: str, judge: JudgeConfig) -> Task:
-    """MMRole's commentary dialogues; prompts up to 1,024 tokens, as published."""
+@dataclasses.dataclass(frozen=True)
+class Lengths:
+    """Of a task's rows, tokens, the picture's included.
+
+    Attributes:
+        chat: buckets of whole chats in stage 5; longer ones are cut on the right.
+        prompt: buckets of prompts; longer ones are cut on the left.
+        answer: most tokens of an answer.
+    """
+
+    chat: tuple[int, ...]
+    prompt: tuple[int, ...]
+    answer: int
+
+
+# As published, which cuts 87 % of MMRole's RL prompts on the left: their median is 2,178 tokens, the longest 2,820.
+MMROLE_LENGTHS, PCOGALIGN_LENGTHS = Lengths((4096,), (1024,), 1024), Lengths((4096,), (512,), 1024)
+
+
+def judges(
+    training: JudgeConfig, url: str | None, model: str | None, reference_writer: str | None = None
+) -> tuple[JudgeConfig, JudgeConfig | None]:
+    """The judge of training, and that of evaluation, None where it is the same one; warns if their models are.
+
+    Args:
+        training: the judge of training.
+        url, model: of the judge of evaluation; None: as in training.
+        reference_writer: name of the model that wrote the reference answers, if known.
+    """
+    examiner = dataclasses.replace(training, base_url=url or training.base_url, model=model or training.model)
+    warn_same_judge(training.model, examiner.model, reference_writer)
+    return training, None if examiner == training else examiner
+
+
+def mmrole(
+    folder: str,
+    images: str,
+    judge: JudgeConfig,
+    evaluation_judge: JudgeConfig | None = None,
+    lengths: Lengths = MMROLE_LENGTHS,
+) -> Task:
+    """MMRole's commentary dialogues; `evaluation_judge` None: the judge of training scores the tests too."""
     return Task(
         "mmrole",
         "MMRole",
         MMRoleRows(folder, images),
         JudgeReward(judge, ROLE_PLAY_RUBRIC),
-        chat_lengths=(4096,),
-        prompt_lengths=(1024,),
-        answer_length=1024,
+        lengths.chat,
+        lengths.prompt,
+        lengths.answer,
         val="rl_val",
         tests={
             "id": ScoredSplit("id_test", "ID: known characters"),
             "ood": ScoredSplit("ood_test", "OOD: new characters"),
         },
+        evaluation_reward=JudgeReward(evaluation_judge, ROLE_PLAY_RUBRIC) if evaluation_judge else None,
     )
 
 
-def pcogalign(folder: str, images: str, judge: JudgeConfig) -> Task:
-    """PCogAlignBench with golden answers; prompts up to 512 tokens, as published."""
+def pcogalign(
+    folder: str,
+    images: str,
+    judge: JudgeConfig,
+    evaluation_judge: JudgeConfig | None = None,
+    lengths: Lengths = PCOGALIGN_LENGTHS,
+) -> Task:
+    """PCogAlignBench with golden answers; `evaluation_judge` None: the judge of training scores the tests too."""
     return Task(
         "pcogalign",
         "PCogAlignBench",
         PCogAlignRows(folder, images),
         JudgeReward(judge, HELP_RUBRIC),
-        chat_lengths=(4096,),
-        prompt_lengths=(512,),
-        answer_length=1024,
+        lengths.chat,
+        lengths.prompt,
+        lengths.answer,
         tests={"id": ScoredSplit("ls1", "LS1: known role sets"), "ood": ScoredSplit("ls2", "LS2: new role sets")},
+        evaluation_reward=JudgeReward(evaluation_judge, HELP_RUBRIC) if evaluation_judge else None,
     )
 
 

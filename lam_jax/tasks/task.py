@@ -37,13 +37,15 @@ class Task:
         name: in phases, metrics and results: letters, digits and _.
         title: in reports.
         rows: where the rows come from, prompts built.
-        reward: scores answers in training and evaluation.
+        reward: scores answers in training, and in evaluation where no other does.
         chat_lengths: buckets of whole chats in stage 5, tokens; longer rows are cut on the right.
         prompt_lengths: buckets of prompts, tokens; of longer ones the oldest text is cut, all picture tokens and the
             chat's header kept.
         answer_length: most tokens of an answer.
         sft, rl, val: names of the splits of stage 5, of stage 6 and of validation.
         tests: key in results ("id", "ood") -> split that is scored.
+        evaluation_reward: scores answers to the `tests`; None: `reward` does. Validation and RL's gain on training
+            prompts are the training reward's in any case.
         check: whether a text is well formed (for example fluent); its share is reported. None: not measured.
     """
 
@@ -61,6 +63,7 @@ class Task:
         default_factory=lambda: {"id": ScoredSplit("id_test", "ID"), "ood": ScoredSplit("ood_test", "OOD")}
     )
     check: Callable[[str], bool] | None = None
+    evaluation_reward: Reward | None = None
 
     def __post_init__(self):
         if not self.name.replace("_", "").isalnum() or not self.name.isascii():
@@ -71,6 +74,11 @@ class Task:
             require_lengths(getattr(self, field), f"Task {self.name!r}: {field}")
         if not self.tests:
             raise ValueError(f"Task {self.name!r}: tests is empty, expected one split or more that is scored.")
+
+    @property
+    def examiner(self) -> Reward:
+        """What scores the answers to the `tests`."""
+        return self.evaluation_reward or self.reward
 
 
 def require_lengths(lengths: Sequence[int], name: str) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from lam_jax.recipe import Recipe
 from lam_jax.recipes import official, paper
+from lam_jax.rewards.judge import JudgeReward
 from lam_jax.values import differences
 from tests.recipes.shipped import GOLDEN, REAL, SHIPPED
 
@@ -34,6 +35,10 @@ def test_published_settings_by_hand():
     assert (answers.samples, answers.sampling["latent"].top_k, answers.sampling["token"].temperature) == (3, 64, 0.1)
     assert (found.tasks[0].prompt_lengths, found.tasks[0].answer_length) == ((1024,), 1024)
     assert paper.recipe(**REAL, task="pcogalign").tasks[0].prompt_lengths == (512,)
+    for task in (found.tasks[0], official.recipe(**REAL).tasks[0]):
+        assert isinstance(task.reward, JudgeReward)
+        assert isinstance(task.examiner, JudgeReward)
+        assert (task.reward.judge.model, task.examiner.judge.model) == ("judge", "examiner")
 
 
 def test_official_differs_from_the_paper_where_the_released_code_does():

@@ -1,0 +1,30 @@
+"""PCogAlignBench, Qwen2.5-VL-7B, Dr.GRPO, tokens.
+
+The paper: none in our notes. On one host:
+
+    experiments/launch/one_host.sh \
+        lam-jax train experiments/published/pcogalign_7b_dr_grpo_token.py \
+        --model Qwen2.5-VL-7B-Instruct --raw PCogAlignBench --images PCogAlignBench/images --paired paired.json \
+        --text text.json --judge http://localhost:8000/v1 --judge-model JUDGE --evaluation-judge-model OTHER \
+        --out runs/pcogalign_7b_dr_grpo_token --micro-batches 4 --sft-micro-batches 4
+
+On a v5e-16 slice, four hosts:
+
+    python -m experiments.launch.hosts --kind tpu --hosts h0 h1 h2 h3 --folder /shared/lam_jax -- \
+        lam-jax train experiments/published/pcogalign_7b_dr_grpo_token.py \
+        --model Qwen2.5-VL-7B-Instruct --raw PCogAlignBench --images PCogAlignBench/images --paired paired.json \
+        --text text.json --judge http://localhost:8000/v1 --judge-model JUDGE --evaluation-judge-model OTHER \
+        --out runs/pcogalign_7b_dr_grpo_token
+
+On a node of eight GPUs:
+
+    sbatch --nodes 1 experiments/launch/slurm.sbatch \
+        lam-jax train experiments/published/pcogalign_7b_dr_grpo_token.py \
+        --model Qwen2.5-VL-7B-Instruct --raw PCogAlignBench --images PCogAlignBench/images --paired paired.json \
+        --text text.json --judge http://localhost:8000/v1 --judge-model JUDGE --evaluation-judge-model OTHER \
+        --out runs/pcogalign_7b_dr_grpo_token
+"""
+
+from lam_jax.recipes.published import experiment
+
+recipe = experiment("pcogalign", "7b", "dr_grpo", "token")
