@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lam_jax.data.bad_rows import tally_of_reading, tried
 from lam_jax.data.readers import Drops, read_json, read_rows, resolve_image, strip_image_tag
 from lam_jax.data.schemas import DataError, Example, Message, Where, describe, field
 from lam_jax.data.sources import require_unique
@@ -184,9 +185,14 @@ def process_raw(raw: Path, image_root: Path, distribution: str, drops: Drops) ->
     for path in paths:
         for index, row in enumerate(read_rows(path)):
             where = Where(str(path), index)
+            before = drops.counts.copy()
             done = process_row(row, where, profiles, image_root, drops)
             if done is not None:
                 processed.append((done, where))
+            elif (tally := tally_of_reading()) is not None:
+                reason = next(iter(drops.counts - before))
+                picture = row.get("image")
+                tally.drop(where, reason, picture=picture if isinstance(picture, str) else None)
     return processed
 
 
@@ -199,7 +205,7 @@ def mmrole_splits(
     """
 
     def examples(rows: Sequence[Placed]) -> list[Example]:
-        return [example for row, where in rows for example in mmrole_examples(row, where, image_root)]
+        return [example for row, where in rows for example in tried(mmrole_examples, row, where, image_root)]
 
     rows = shuffled(in_rows, seed)
     sft, sft_val = hold_out(examples(cut(rows, 0.0, 0.5)), 0.1, seed)
