@@ -43,6 +43,19 @@ class BadRowError(DataError):
         return BadRowError, (self.where, self.reason, self.text, self.picture)
 
 
+@contextlib.contextmanager
+def hinted() -> Iterator[None]:
+    """Inside, errors about a row of a file also say how to find all such rows and how to go on without them."""
+    try:
+        yield
+    except BadRowError:
+        raise
+    except DataError as error:
+        if error.where.row is None:
+            raise
+        raise DataError(error.where, error.key, error.found, error.expected, f"{error.fix} {HINT}") from error
+
+
 @dataclasses.dataclass(frozen=True)
 class Skipped:
     """A bad row that another took the place of, or that was left out.

@@ -211,8 +211,16 @@ class Collator:
         return Collated(batch, tuple(row.example for row in rows), cuts, tuple(skipped))
 
     def _row(self, example: Example, pictures: Sequence[Decoded]) -> Row:
+        encoded, tokens = self.fit(example, [grid for _, grid in pictures])
+        return Row(example, encoded, tuple(pictures), tokens)
+
+    def fit(self, example: Example, grids: Sequence[Grid]) -> tuple[Encoded, int]:
+        """A row's tokens, cut to the longest bucket, and how many there were; `grids`: of its pictures, in patches.
+
+        Raises:
+          BadRowError: the pictures do not fit the row, or a text cannot be tokenized.
+        """
         config = self.config
-        grids = [grid for _, grid in pictures]
         needed = sum(h * w for _, h, w in grids)
         if len(grids) > config.max_images or needed > self.patches:
             found = f"{len(grids)} images of {needed} patches"
@@ -222,7 +230,7 @@ class Collator:
         whole = self._encode(example, grids)
         try:
             cut = cut_left if config.kind == "prompt" else cut_right
-            return Row(example, cut(whole, config.lengths[-1], example), tuple(pictures), len(whole))
+            return cut(whole, config.lengths[-1], example), len(whole)
         except DataError as error:
             raise BadRowError(example.where, TOO_LARGE, str(error), pictures_of(example)[0].path) from error
 

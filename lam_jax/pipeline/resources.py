@@ -1,6 +1,7 @@
 """What a recipe's stages draw on, opened: rows, collators, loaders, tokenizer, backbone."""
 
 import dataclasses
+import functools
 import hashlib
 import logging
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from lam_jax.data.bad_rows import Skip, Tally, hinted, tolerant, too_many
 from lam_jax.data.chat import ChatEncoder
 from lam_jax.data.collator import Collated, Collator, CollatorConfig
 from lam_jax.data.loader import Loader, LoaderConfig, Placed, in_order
@@ -27,6 +29,7 @@ from lam_jax.models.tokenizer import read_tokenizer
 from lam_jax.parallel import TRAIN, place
 from lam_jax.parallel.multihost import barrier, is_first
 from lam_jax.parallel.rows import from_own_rows, own_rows
+from lam_jax.pipeline.skipped import SkipLog
 from lam_jax.recipe import PAIRED, TEXT_ONLY, Model, Recipe
 from lam_jax.rewards.embedding import load_embedder
 from lam_jax.rewards.reward import WithContent, check_verdicts
@@ -51,6 +54,7 @@ class Resources:
         tokenizer: the backbone's.
         chats, prompts: collators of whole chats and of prompts, by source.
         rl_prompts: collators of stage 6's prompts, by task.
+        skipped: bad rows, where the recipe says to skip them.
     """
 
     recipe: Recipe
@@ -61,11 +65,19 @@ class Resources:
     chats: dict[str, Collator]
     prompts: dict[str, Collator]
     rl_prompts: dict[str, Collator]
+    skipped: SkipLog = dataclasses.field(default_factory=SkipLog)
     _read: dict[tuple[str, str], Sequence[Example]] = dataclasses.field(default_factory=dict, repr=False)
 
     @classmethod
-    def open(cls, recipe: Recipe, folder: Path, mesh: Mesh) -> "Resources":
+    def open(
+        cls, recipe: Recipe, folder: Path, mesh: Mesh, workers: int = 0, run_folder: Path | None = None
+    ) -> "Resources":
         """Builds what the sources need in `folder` (the first process does) and opens the rest.
+
+        Args:
+            recipe, folder, mesh: see above.
+            workers: processes that decode pictures; 0: this one does.
+            run_folder: where skipped rows are listed; None: nowhere.
 
         Raises:
             DataError: rows that cannot be read.
@@ -84,8 +96,14 @@ class Resources:
         for task in recipe.tasks:
             chats[task.name], prompts[task.name] = task.chat_lengths, task.prompt_lengths
 
-        def prompt_collator(lengths: tuple[int, ...], image: ImageSettings) -> Collator:
-            return Collator(encoder, CollatorConfig(lengths, kind="prompt", padding="left", image=image))
+        skipped = SkipLog(run_folder if recipe.bad_rows == "skip" else None)
+
+        def collator(name: str, config: CollatorConfig) -> Collator:
+            skip = Skip(functools.partial(skipped.note, name), recipe.max_bad_share)
+            return Collator(encoder, config, workers, skip if recipe.bad_rows == "skip" else None)
+
+        def prompt_collator(name: str, lengths: tuple[int, ...], image: ImageSettings) -> Collator:
+            return collator(name, CollatorConfig(lengths, kind="prompt", padding="left", image=image))
 
         found = cls(
             recipe,
@@ -94,11 +112,12 @@ class Resources:
             config,
             tokenizer,
             {
-                name: Collator(encoder, CollatorConfig(lengths, padding=recipe.padding, image=recipe.image))
+                name: collator(name, CollatorConfig(lengths, padding=recipe.padding, image=recipe.image))
                 for name, lengths in chats.items()
             },
-            {name: prompt_collator(lengths, recipe.image) for name, lengths in prompts.items()},
-            {t.name: prompt_collator(t.prompt_lengths, recipe.rl.image or recipe.image) for t in recipe.tasks},
+            {name: prompt_collator(name, lengths, recipe.image) for name, lengths in prompts.items()},
+            {t.name: prompt_collator(t.name, t.prompt_lengths, recipe.rl.image or recipe.image) for t in recipe.tasks},
+            skipped,
         )
         if is_first():
             for source in sources_of(recipe):
@@ -112,15 +131,27 @@ class Resources:
         return {task.name: task for task in self.recipe.tasks}
 
     def examples(self, source: str, split: str) -> Sequence[Example]:
-        """A split of a source; read once.
+        """A split of a source; read once. Rows that cannot be used are left out where the recipe skips them.
 
         Raises:
-            DataError: rows that cannot be read or none, or a row with too many pictures or too few for its source.
+            DataError: rows that cannot be read or none, or a row with too many pictures or too few for its source; too
+                many such rows, where they are skipped.
         """
         key = source, split
         if key not in self._read:
-            found = self._rows(source).read(self.folder, split)
-            _require_rows(found, source, split, self._is_trained_on(source, split))
+            skips = self.recipe.bad_rows == "skip"
+            with tolerant(skips) as tally, hinted():
+                found = self._rows(source).read(self.folder, split)
+                found = usable(found, source, self._is_trained_on(source, split), tally if skips else None)
+            if tally.dropped:
+                self.skipped.dropped(source, tally)
+                logger.warning("%s, split %r: %s", source, split, tally)
+                if len(tally.dropped) > self.recipe.max_bad_share * len(tally.rows):
+                    example = next(iter(tally.dropped.values())).text
+                    raise too_many(len(tally.dropped), len(tally.rows), self.recipe.max_bad_share, example)
+            if not len(found):
+                where = Where(f"split {split!r} of {source!r}")
+                raise DataError(where, None, "no rows", "one row or more", "Add rows, or take a larger share of them.")
             self._read[key] = found
         return self._read[key]
 
@@ -140,10 +171,9 @@ class Resources:
             tests = (scored.split for scored in task.tests.values())
             named += [(task.name, split) for split in (task.sft, task.rl, task.val, *tests)]
         for source, split in named:
-            first = self.examples(source, split)[:1]
             for collators in (self.chats, self.prompts, self.rl_prompts):
                 if source in collators and (collators is not self.chats or self._is_trained_on(source, split)):
-                    collators[source](first)
+                    next(in_order(self.examples(source, split), collators[source], 1))
         for task in recipe.tasks:
             _try_reward(task, self.examples(task.name, task.rl)[0])
         load_embedder(recipe.evaluation.embedder)
@@ -166,7 +196,13 @@ class Resources:
         own = own_rows(self.mesh, TRAIN, rows)
         examples = self.examples(source, split)
         loader = Loader(examples, self.chats[source], LoaderConfig(rows, seed=self.recipe.seed, rows=own))
-        return Placed(loader, lambda made: from_own_rows(made.batch, own, rows, self.mesh, TRAIN)), len(examples)
+
+        def placed(made: Collated) -> Batch:
+            if self.recipe.bad_rows == "skip":
+                self.skipped.count(made.skipped, own, rows, self.mesh)
+            return from_own_rows(made.batch, own, rows, self.mesh, TRAIN)
+
+        return Placed(loader, placed), len(examples)
 
     def held_out(self, source: str, split: str) -> Batch:
         """The first rows of a split, on the mesh."""
@@ -212,22 +248,48 @@ def base_backbone(model: Model, mesh: Mesh) -> QwenVL:
     return load_model(model.path, mesh, TRAIN, np.float32).replace(config=model_config(model))
 
 
-def _require_rows(examples: Sequence[Example], source: str, split: str, whole: bool) -> None:
-    """Raises DataError for an empty split, a row with other pictures than its source has, or without its answer."""
-    if not len(examples):
-        where = Where(f"split {split!r} of {source!r}")
-        raise DataError(where, None, "no rows", "one row or more", "Add rows, or take a larger share of them.")
+def usable(examples: Sequence[Example], source: str, whole: bool, tally: Tally | None) -> Sequence[Example]:
+    """The examples, if each has the pictures that its source needs, and its answer where rows are used whole.
+
+    Args:
+        examples: of a split.
+        source: "paired", "text_only", or a task's name.
+        whole: rows go into a loss with their answers.
+        tally: gets those that cannot be used, which are then left out, duplicates among them.
+
+    Raises:
+        DataError: without a tally, one cannot be used.
+    """
+    if tally is None:
+        for example in examples:
+            _require_usable(example, source, whole)
+        return examples
+    double = {id(example): text for example, text in tally.duplicates}
+    kept = []
     for example in examples:
-        if whole:
-            require_reference(example)
-        if source == PAIRED and not example.images:
-            fix = "Add it, or move the row to the text-only rows."
-            raise DataError(example.where, "images", "no picture", "a picture in a paired row", fix)
-        if source == TEXT_ONLY and example.images:
-            fix = "Drop it, or move the row to the paired rows."
-            raise DataError(example.where, "images", "a picture", "none in a text-only row", fix)
-        if len(example.images) > 1:
-            raise DataError(example.where, "images", f"{len(example.images)} pictures", "one", "Keep one of them.")
+        if text := double.get(id(example)):
+            tally.drop(example.where, "duplicate id", text)
+            continue
+        try:
+            _require_usable(example, source, whole)
+        except DataError as error:
+            tally.drop(example.where, f"{error.key}: {error.found}", str(error))
+            continue
+        kept.append(example)
+    return kept
+
+
+def _require_usable(example: Example, source: str, whole: bool) -> None:
+    if whole:
+        require_reference(example)
+    if source == PAIRED and not example.images:
+        fix = "Add it, or move the row to the text-only rows."
+        raise DataError(example.where, "images", "no picture", "a picture in a paired row", fix)
+    if source == TEXT_ONLY and example.images:
+        fix = "Drop it, or move the row to the paired rows."
+        raise DataError(example.where, "images", "a picture", "none in a text-only row", fix)
+    if len(example.images) > 1:
+        raise DataError(example.where, "images", f"{len(example.images)} pictures", "one", "Keep one of them.")
 
 
 def _try_reward(task: Task, example: Example) -> None:
@@ -252,6 +314,11 @@ def content_of(recipe: Recipe) -> dict[str, Any]:
         "rows": [source.content() for source in sources_of(recipe)],
         "rewards": {t.name: t.reward.content() for t in recipe.tasks if isinstance(t.reward, WithContent)},
     }
+
+
+def is_of_policy(place: str) -> bool:
+    """Whether a place in a run's identity says what is done with bad rows; a run that one ended goes on without it."""
+    return place in ("recipe.bad_rows", "recipe.max_bad_share")
 
 
 def is_of_reward(place: str) -> bool:
