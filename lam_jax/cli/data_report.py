@@ -19,7 +19,7 @@ def report_lines(report: CheckReport, most: float) -> Iterator[str]:
     if any(source.errors for source in report.sources):
         yield "Not everything could be read, see above."
     if report.bad:
-        yield "--bad-out FILE lists all of them; `lam-jax train` with --bad-rows skip leaves them out."
+        yield "--bad-out FILE lists all of them; lam-jax train --bad-rows skip leaves them out."
 
 
 def _source_lines(source: SourceReport) -> Iterator[str]:
@@ -28,7 +28,7 @@ def _source_lines(source: SourceReport) -> Iterator[str]:
     yield f"  rows       {_count(source.read)} read, {_count(source.kept)} kept, {_count(dropped)} dropped"
     for reason, count in source.reasons.items():
         yield from _wrapped(f"{count:>10,}  {reason}", 12)
-    if source.examples != source.kept:
+    if source.examples > source.read:  # dialogues
         yield f"  examples   {_count(source.examples)}"
     splits = ", ".join(f"{name} {_count(rows)}" for name, rows in source.splits.items())
     yield from _wrapped(f"  splits     {splits or 'none'}", 13)

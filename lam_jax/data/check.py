@@ -8,8 +8,8 @@ from typing import Any
 
 from lam_jax.data.bad_rows import BAD_TEXT, BadRowError, Picture, Tally, pictures_of
 from lam_jax.data.collator import Collator
-from lam_jax.data.pictures import picture_grid, picture_pool
 from lam_jax.data.schemas import Example, Where
+from lam_jax.data.workers import picture_grid, picture_pool
 from lam_jax.models.processor import Grid, ImageSettings
 
 FEW = 64  # pictures that are decoded sooner than worker processes start

@@ -13,8 +13,8 @@ import numpy as np
 
 from lam_jax.data.bad_rows import BAD_TEXT, TOO_LARGE, BadRowError, Skip, Skipped, pictures_of
 from lam_jax.data.chat import ChatEncoder, Encoded
-from lam_jax.data.pictures import Decoded, decode_picture, picture_pool
 from lam_jax.data.schemas import DataError, Example, require_reference
+from lam_jax.data.workers import Decoded, decode_picture, picture_pool
 from lam_jax.models.inputs import Batch, Images
 from lam_jax.models.positions import image_layout, mrope_positions
 from lam_jax.models.processor import Grid, ImageSettings, image_tokens
@@ -226,25 +226,31 @@ class Collator:
             found = f"{len(grids)} images of {needed} patches"
             expected = f"at most {config.max_images} images of {self.patches} patches"
             error = DataError(example.where, "images", found, expected, "Raise max_images and patches.")
-            raise BadRowError(example.where, TOO_LARGE, str(error), pictures_of(example)[0].path)
-        whole = self._encode(example, grids)
+            raise BadRowError(example.where, TOO_LARGE, str(error), _first_path(example))
         try:
-            cut = cut_left if config.kind == "prompt" else cut_right
-            return cut(whole, config.lengths[-1], example), len(whole)
-        except DataError as error:
-            raise BadRowError(example.where, TOO_LARGE, str(error), pictures_of(example)[0].path) from error
-
-    def _encode(self, example: Example, grids: Sequence[Grid]) -> Encoded:
-        counts = [image_tokens(grid, self.config.image.merge_size) for grid in grids]
-        prompt = self.config.kind == "prompt"
-        try:
-            messages = example.prompt if prompt else require_reference(example).messages
-            return self.encoder.encode(messages, counts, generation_prompt=prompt)
+            whole = self._encode_row(example, grids)
         except DataError as error:
             raise BadRowError(error.where, BAD_TEXT, str(error)) from error
         except (ValueError, TypeError) as error:  # half a surrogate pair, say
             text = f"{example.where}: found a text that cannot be tokenized ({type(error).__name__}: {error})."
             raise BadRowError(example.where, BAD_TEXT, text) from error
+        try:
+            return self._cut(whole, config.lengths[-1], example), len(whole)
+        except DataError as error:
+            raise BadRowError(example.where, TOO_LARGE, str(error), _first_path(example)) from error
+
+    @property
+    def is_prompt(self) -> bool:
+        """Rows are prompts, not whole chats."""
+        return self.config.kind == "prompt"
+
+    def _encode_row(self, example: Example, grids: Sequence[Grid]) -> Encoded:
+        counts, prompt = [image_tokens(grid, self.config.image.merge_size) for grid in grids], self.is_prompt
+        messages = example.prompt if prompt else require_reference(example).messages
+        return self.encoder.encode(messages, counts, generation_prompt=prompt)
+
+    def _cut(self, row: Encoded, length: int, example: Example) -> Encoded:
+        return (cut_left if self.is_prompt else cut_right)(row, length, example)
 
     def _pad(self, encoded: Sequence[Encoded], rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """tokens, mask, valid and response [B, L] of the rows."""
@@ -271,6 +277,10 @@ class Collator:
                 patches[index, at : at + len(values)] = values
                 at += len(values)
         return Images(patches=patches, patch_hw=patch_hw, image_id=image_id, window_slots=window_slots)
+
+
+def _first_path(example: Example) -> str | None:
+    return next((picture.path for picture in pictures_of(example)), None)
 
 
 # Batches of equally sized pictures share one layout; the arrays are read-only because of that.

@@ -9,8 +9,8 @@ from PIL import Image
 
 from lam_jax.data.bad_rows import BadRowError, pictures_of
 from lam_jax.data.collator import Collator
-from lam_jax.data.pictures import decode_picture
 from lam_jax.data.schemas import DataError, Example, image_bytes
+from lam_jax.data.workers import decode_picture
 from lam_jax.models.processor import image_tokens
 
 OPEN, CLOSE = "[[", "]]"  # around the response

@@ -173,7 +173,7 @@ def run_recipe(
         changed_reward: goes on although the code of a reward has changed since the run began; config.json keeps both
             hashes.
         watching: what is shown and logged while it goes on; default: `Watching()`.
-        workers: processes that decode pictures, see `lam_jax.data.pictures`; no number depends on it. A program that
+        workers: processes that decode pictures, see `lam_jax.data.workers`; no number depends on it. A program that
             asks for them begins with `if __name__ == "__main__":`. 0: this process does.
 
     Raises:

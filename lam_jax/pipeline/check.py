@@ -56,6 +56,8 @@ class Readable:
                 try:
                     self.rows.prepare(folder)
                     examples = self.rows.read(folder, split)
+                    if split == ROWS:  # of a plain file: as they stand there
+                        examples = sorted(examples, key=lambda example: example.where.row or 0)
                     parts.append(Part(split, usable(examples, self.name, split in self.whole, tally), kinds))
                 except DataError as error:
                     errors.append(str(error))

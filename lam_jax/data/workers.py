@@ -59,6 +59,8 @@ class PicturePool:
         self.workers = workers
         self._pool: ProcessPoolExecutor | None = None
         self._lock = threading.Lock()
+        self._single: ProcessPoolExecutor | None = None
+        self._one_by_one = threading.Lock()
         atexit.register(self.close)
 
     def map(
@@ -83,6 +85,10 @@ class PicturePool:
             if self._pool is not None:
                 self._pool.shutdown(wait=False, cancel_futures=True)
                 self._pool = None
+        with self._one_by_one:
+            if self._single is not None:
+                self._single.shutdown(wait=False)
+                self._single = None
 
     def _submit(self, call: Sequence[Any]) -> tuple[Future, ProcessPoolExecutor]:
         with self._lock:
@@ -104,18 +110,19 @@ class PicturePool:
                 if self._pool is pool:
                     pool.shutdown(wait=False, cancel_futures=True)
                     self._pool = None
-            return _alone(call, error)
+            return self._alone(call, error)
 
-
-def _alone(call: Sequence[Any], cause: BaseException) -> Any:
-    """The call in a worker of its own: if that dies too, it dies of this picture and of no other."""
-    picture = call[1]
-    with _start(1) as pool:
-        try:
-            return pool.submit(*call).result()
-        except BrokenProcessPool:
-            text = f"{picture}: found a picture that a worker process died of; replace the file."
-            raise BadRowError(picture.where, BROKEN, text, picture.path) from cause
+    def _alone(self, call: Sequence[Any], cause: BaseException) -> Any:
+        """The call in a worker that has no other one: if that dies, it dies of this picture."""
+        with self._one_by_one:
+            self._single = self._single or _start(1)
+            try:
+                return self._single.submit(*call).result()
+            except BrokenProcessPool:
+                self._single = None
+                picture = call[1]
+                text = f"{picture}: found a picture that a worker process died of; replace the file."
+                raise BadRowError(picture.where, BROKEN, text, picture.path) from cause
 
 
 def _start(workers: int) -> ProcessPoolExecutor:
