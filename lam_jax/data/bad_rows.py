@@ -172,6 +172,11 @@ class Tally:
         self.saw(where)
         self.dropped.setdefault(str(where), Dropped(where, reason, text or f"{where}: {reason}", picture))
 
+    def add(self, other: "Tally") -> None:
+        """The rows of another tally too."""
+        self.rows |= other.rows
+        self.dropped |= other.dropped
+
     @property
     def reasons(self) -> dict[str, int]:
         """Number of rows that were left out, by reason, the commonest first."""

@@ -3,8 +3,9 @@
 import dataclasses
 import functools
 import hashlib
+import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from lam_jax.data.bad_rows import Skip, Tally, hinted, tolerant, too_many
+from lam_jax.data.bad_rows import BadRowError, Skip, Skipped, Tally, hinted, tolerant, too_many
 from lam_jax.data.chat import ChatEncoder
 from lam_jax.data.collator import Collated, Collator, CollatorConfig
 from lam_jax.data.loader import Loader, LoaderConfig, Placed, in_order
@@ -30,7 +31,7 @@ from lam_jax.parallel import TRAIN, place
 from lam_jax.parallel.multihost import barrier, is_first
 from lam_jax.parallel.rows import from_own_rows, own_rows
 from lam_jax.pipeline.skipped import SkipLog
-from lam_jax.recipe import PAIRED, TEXT_ONLY, Model, Recipe
+from lam_jax.recipe import PAIRED, TEXT_ONLY, Corpus, Model, Recipe
 from lam_jax.rewards.embedding import load_embedder
 from lam_jax.rewards.reward import WithContent, check_verdicts
 from lam_jax.rollout.engine import RolloutConfig
@@ -67,6 +68,7 @@ class Resources:
     rl_prompts: dict[str, Collator]
     skipped: SkipLog = dataclasses.field(default_factory=SkipLog)
     _read: dict[tuple[str, str], Sequence[Example]] = dataclasses.field(default_factory=dict, repr=False)
+    _tallies: dict[str, Tally] = dataclasses.field(default_factory=dict, repr=False)
 
     @classmethod
     def open(
@@ -139,21 +141,71 @@ class Resources:
         """
         key = source, split
         if key not in self._read:
-            skips = self.recipe.bad_rows == "skip"
-            with tolerant(skips) as tally, hinted():
-                found = self._rows(source).read(self.folder, split)
-                found = usable(found, source, self._is_trained_on(source, split), tally if skips else None)
-            if tally.dropped:
-                self.skipped.dropped(source, tally)
-                logger.warning("%s, split %r: %s", source, split, tally)
-                if len(tally.dropped) > self.recipe.max_bad_share * len(tally.rows):
-                    example = next(iter(tally.dropped.values())).text
-                    raise too_many(len(tally.dropped), len(tally.rows), self.recipe.max_bad_share, example)
-            if not len(found):
-                where = Where(f"split {split!r} of {source!r}")
-                raise DataError(where, None, "no rows", "one row or more", "Add rows, or take a larger share of them.")
-            self._read[key] = found
+            self._read[key] = self._good(source, split) if self.recipe.bad_rows == "skip" else self._all(source, split)
         return self._read[key]
+
+    def first(self, source: str, split: str, count: int) -> Sequence[Example]:
+        """The first rows of a split; of those that can be used, where the recipe skips the others."""
+        if self.recipe.bad_rows != "skip":
+            return self.examples(source, split)[:count]
+        return list(itertools.islice(self._usable(source, split, self.examples(source, split)), count))
+
+    def _all(self, source: str, split: str) -> Sequence[Example]:
+        with hinted():
+            found = self._rows(source).read(self.folder, split)
+            usable(found, source, self._is_trained_on(source, split), None)
+        if not len(found):
+            where = Where(f"split {split!r} of {source!r}")
+            raise DataError(where, None, "no rows", "one row or more", "Add rows, or take a larger share of them.")
+        return found
+
+    def _good(self, source: str, split: str) -> Sequence[Example]:
+        """The rows that a reader takes; where none of them can be used, one of those that are trained on, if it may."""
+        trained = self._trained_split(source)
+        if split != trained:
+            self.examples(source, trained)
+        with tolerant() as tally:
+            found = self._rows(source).read(self.folder, split)
+            found = usable(found, source, self._is_trained_on(source, split), tally)
+        # The share is that of the source, as far as it was read: a split may be a row or two.
+        whole = self._tallies.setdefault(source, Tally())
+        whole.add(tally)
+        if tally.dropped:
+            self.skipped.dropped(source, tally)
+            logger.warning("%s, split %r: %s", source, split, tally)
+            if len(whole.dropped) > self.recipe.max_bad_share * len(whole.rows):
+                example = next(iter(whole.dropped.values())).text
+                raise too_many(len(whole.dropped), len(whole.rows), self.recipe.max_bad_share, example)
+        if next(self._usable(source, split, found), None) is not None:
+            return found
+        if not self._may_stand_in(source, split):
+            where = Where(f"split {split!r} of {source!r}")
+            raise DataError(where, None, f"no row that can be used; {tally}", "one or more", "Correct the rows.")
+        logger.warning("%s, split %r: no row of it can be used; a row of %r stands in.", source, split, trained)
+        return self.first(source, trained, 1)
+
+    def _usable(self, source: str, split: str, examples: Sequence[Example]) -> Iterator[Example]:
+        """Those of which a batch can be made, as they are asked for."""
+        collators = self.chats if self._is_trained_on(source, split) else self.rl_prompts
+        for example in examples:
+            try:
+                collators[source].begin(example)()
+            except BadRowError as error:
+                self.skipped.note(source, [Skipped.of(example, error, 0)])
+            else:
+                yield example
+
+    def _corpus(self, source: str) -> Corpus | None:
+        return {PAIRED: self.recipe.paired, TEXT_ONLY: self.recipe.text_only}.get(source)
+
+    def _trained_split(self, source: str) -> str:
+        corpus = self._corpus(source)
+        return self.tasks[source].sft if corpus is None else corpus.train
+
+    def _may_stand_in(self, source: str, split: str) -> bool:
+        """A row that is trained on may stand in for rows that only watch training, not for scored ones."""
+        corpus = self._corpus(source)
+        return split == (self.tasks[source].val if corpus is None else corpus.held_out)
 
     def try_out(self) -> None:
         """Reads all rows and uses collators, rewards and embedder once: what cannot work fails before training.
@@ -207,7 +259,10 @@ class Resources:
     def held_out(self, source: str, split: str) -> Batch:
         """The first rows of a split, on the mesh."""
         rows = self.recipe.evaluation.held_out
-        first = next(in_order(self.examples(source, split)[:rows], self.chats[source], rows)).batch
+        examples = self.examples(source, split)
+        # Where bad rows are skipped, the first ones may all be bad.
+        chosen = examples if self.recipe.bad_rows == "skip" else examples[:rows]
+        first = next(in_order(chosen, self.chats[source], rows)).batch
         return place(first, self.mesh, TRAIN)
 
     def prompt_loader(self, task: Task) -> Loader[Example, Collated]:

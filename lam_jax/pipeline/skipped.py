@@ -90,6 +90,7 @@ class SkipLog:
                     )
         if self._file is not None:
             self._file.append(new)
+            self._file.close()
 
 
 @jax.jit

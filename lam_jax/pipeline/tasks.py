@@ -83,7 +83,7 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
     trainable, frozen = partition(agent, space.trains(agent.backbone.config, recipe.method))
     resting, wake = rest(frozen, agent.backbone.config.dtype)
     phase = rl_phase(task.name, space)
-    validation = resources.examples(task.name, task.val)[: config.prompts]
+    validation = resources.first(task.name, task.val, config.prompts)
     evaluator = Evaluator(resources, task, space)
 
     def train() -> tuple[Any, dict[str, Any]]:
