@@ -130,14 +130,15 @@ def test_without_skip_the_row_the_picture_and_the_ways_out_are_named(encoder, tm
 
 
 def test_too_many_bad_rows_end_it_and_none_left_does_in_any_case(encoder, tmp_path):
-    rows = pictures(tmp_path, 10)
-    for i in range(3):
+    rows = pictures(tmp_path, 22)
+    for i in range(5):
         truncated(tmp_path / f"{i}.png")
-    drawn(Loader(rows, collator(encoder, Log(), most=0.3), LoaderConfig(5, prefetch=0)), 4)
-    with pytest.raises(DataError, match=r"3 of 10 rows that cannot be used.*at most 20%"):
-        drawn(Loader(rows, collator(encoder, Log(), most=0.2), LoaderConfig(5, prefetch=0)), 4)
-    with pytest.raises(DataError, match="3 of 10 rows"):
+    drawn(Loader(rows, collator(encoder, Log(), most=0.3), LoaderConfig(11, prefetch=0)), 4)
+    with pytest.raises(DataError, match=r"5 of 22 rows that cannot be used.*at most 20%"):
+        drawn(Loader(rows, collator(encoder, Log(), most=0.2), LoaderConfig(11, prefetch=0)), 4)
+    with pytest.raises(DataError, match="5 of 22 rows"):
         list(in_order(rows, collator(encoder, Log(), most=0.2), 4))
+    assert ids(in_order(rows[2:6], collator(encoder, Log(), most=0.2), 4)) == [["5"]]  # of four a share says nothing
     with pytest.raises(DataError, match="3 of 3 rows"):
         drawn(Loader(rows[:3], collator(encoder, Log()), LoaderConfig(2)), 1)
     with pytest.raises(DataError, match="3 of 3 rows"):
