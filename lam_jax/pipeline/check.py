@@ -16,7 +16,8 @@ from lam_jax.data.sources import JsonRows, RowSource
 from lam_jax.formats.model_folder import tokenizer_folder
 from lam_jax.models.processor import ImageSettings
 from lam_jax.models.tokenizer import read_tokenizer
-from lam_jax.pipeline.resources import model_config, usable
+from lam_jax.pipeline.resources import model_config
+from lam_jax.pipeline.usable import usable
 from lam_jax.recipe import PAIRED, TEXT_ONLY, Corpus, Model, Recipe
 from lam_jax.tasks.mmrole import MMRoleRows
 from lam_jax.tasks.pcogalign import FILES, PCogAlignRows

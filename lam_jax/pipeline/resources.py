@@ -17,7 +17,7 @@ from lam_jax.data.bad_rows import BadRowError, Skip, Skipped, Tally, hinted, tol
 from lam_jax.data.chat import ChatEncoder
 from lam_jax.data.collator import Collated, Collator, CollatorConfig
 from lam_jax.data.loader import Loader, LoaderConfig, Placed, in_order
-from lam_jax.data.schemas import DataError, Example, Where, require_reference
+from lam_jax.data.schemas import DataError, Example, Where
 from lam_jax.data.sources import RowSource
 from lam_jax.errors import NoSpaceError
 from lam_jax.formats.model_folder import load_model, model_files, read_model_config, tokenizer_folder
@@ -31,6 +31,7 @@ from lam_jax.parallel import TRAIN, place
 from lam_jax.parallel.multihost import barrier, is_first
 from lam_jax.parallel.rows import from_own_rows, own_rows
 from lam_jax.pipeline.skipped import SkipLog
+from lam_jax.pipeline.usable import usable
 from lam_jax.recipe import PAIRED, TEXT_ONLY, Corpus, Model, Recipe
 from lam_jax.rewards.embedding import load_embedder
 from lam_jax.rewards.reward import WithContent, check_verdicts
@@ -301,50 +302,6 @@ def model_config(model: Model) -> QwenConfig:
 def base_backbone(model: Model, mesh: Mesh) -> QwenVL:
     """A recipe's backbone before training, float32."""
     return load_model(model.path, mesh, TRAIN, np.float32).replace(config=model_config(model))
-
-
-def usable(examples: Sequence[Example], source: str, whole: bool, tally: Tally | None) -> Sequence[Example]:
-    """The examples, if each has the pictures that its source needs, and its answer where rows are used whole.
-
-    Args:
-        examples: of a split.
-        source: "paired", "text_only", or a task's name.
-        whole: rows go into a loss with their answers.
-        tally: gets those that cannot be used, which are then left out, duplicates among them.
-
-    Raises:
-        DataError: without a tally, one cannot be used.
-    """
-    if tally is None:
-        for example in examples:
-            _require_usable(example, source, whole)
-        return examples
-    double = {id(example): text for example, text in tally.duplicates}
-    kept = []
-    for example in examples:
-        if text := double.get(id(example)):
-            tally.drop(example.where, "duplicate id", text)
-            continue
-        try:
-            _require_usable(example, source, whole)
-        except DataError as error:
-            tally.drop(example.where, f"{error.key}: {error.found}", str(error))
-            continue
-        kept.append(example)
-    return kept
-
-
-def _require_usable(example: Example, source: str, whole: bool) -> None:
-    if whole:
-        require_reference(example)
-    if source == PAIRED and not example.images:
-        fix = "Add it, or move the row to the text-only rows."
-        raise DataError(example.where, "images", "no picture", "a picture in a paired row", fix)
-    if source == TEXT_ONLY and example.images:
-        fix = "Drop it, or move the row to the paired rows."
-        raise DataError(example.where, "images", "a picture", "none in a text-only row", fix)
-    if len(example.images) > 1:
-        raise DataError(example.where, "images", f"{len(example.images)} pictures", "one", "Keep one of them.")
 
 
 def _try_reward(task: Task, example: Example) -> None:
