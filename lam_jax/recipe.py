@@ -28,6 +28,7 @@ PAIRED, TEXT_ONLY = "paired", "text_only"  # names of the corpora beside those o
 
 
 Weights = Literal["last", "best"]
+BadRows = Literal["fail", "skip"]
 
 
 def _require_weights(value: Any) -> None:
@@ -271,6 +272,8 @@ class Recipe:
         inverse, projector, joint, cloning, sft: stages 1 to 5.
         rl: stage 6.
         evaluation: what is measured.
+        bad_rows: a row that cannot be read ends the run, or is skipped: left out and counted, another in its place.
+        max_bad_share: of the rows of a split that may be skipped; above it the run ends.
     """
 
     name: str
@@ -292,6 +295,8 @@ class Recipe:
     padding: Literal["left", "right"] = "right"
     keep_prompt_header: bool = True
     seed: int = 0
+    bad_rows: BadRows = "fail"
+    max_bad_share: float = 0.5  # more is a wrong setting, of the pictures' folder say, and no set with bad rows
 
     def __post_init__(self):
         names = [task.name for task in self.tasks]
@@ -305,6 +310,10 @@ class Recipe:
             raise ValueError(f"Recipe.spaces is {self.spaces}, expected different spaces.")
         if self.padding not in ("left", "right"):
             raise ValueError(f"Recipe.padding is {self.padding!r}, expected 'left' or 'right'.")
+        if self.bad_rows not in get_args(BadRows):
+            raise ValueError(f"Recipe.bad_rows is {self.bad_rows!r}, expected one of {get_args(BadRows)}.")
+        if not 0 <= self.max_bad_share <= 1:
+            raise ValueError(f"Recipe.max_bad_share is {self.max_bad_share}, expected 0 to 1.")
         if self.seed < 0:
             raise ValueError(f"Recipe.seed is {self.seed}, expected a number that is not negative.")
         if self.method.text_only and self.text_only is None:

@@ -14,6 +14,7 @@ from rich.console import Console
 from lam_jax import __version__
 from lam_jax.cli.compile import Compile
 from lam_jax.cli.convert import Convert
+from lam_jax.cli.data import Data, data_command
 from lam_jax.cli.demo import Demo
 from lam_jax.cli.evaluate import Evaluate
 from lam_jax.cli.export import Export
@@ -42,6 +43,7 @@ COMMANDS = {
     "watch": Watch,
     "judge": Judge,
     "reviews": Reviews,
+    "data": Data,
 }
 
 
@@ -83,7 +85,8 @@ def main(args: list[str] | None = None) -> int:
         Console().print(f"lam_jax {__version__}", highlight=False)
         return 0
     try:
-        command = train_command(args[1:]) if args[:1] == ["train"] else _command(args)
+        own = {"train": train_command, "data": data_command}.get(args[0] if args else "")
+        command = own(args[1:]) if own else _command(args)
     except ValueError as error:
         _complain(error)
         return BAD_FLAG

@@ -1,6 +1,7 @@
 """`lam-jax train RECIPE`."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -45,6 +46,14 @@ class RunFlags(WatchingFlags):
     """Optimiser updates between two checkpoints inside a phase; 0: only when the run is asked to stop."""
     profile: str | None = None
     """Phase of which three steps are traced into OUT/profile."""
+    bad_rows: Literal["fail", "skip"] | None = None
+    """What a row does that cannot be read, or whose picture cannot: fail ends the run; skip leaves the row out, counts
+    it and lists it in OUT/skipped_rows.jsonl. A run that ended so may go on with skip. Default: the recipe's, fail."""
+    max_bad_share: float | None = None
+    """Of the rows of a split that may be skipped; above it the run ends. Default: the recipe's, 0.5."""
+    workers: Literal["auto"] | int = "auto"
+    """Processes that decode pictures; 0: none besides the run's own. auto: none on a CPU, whose cores the model needs,
+    else up to 8. No result depends on it."""
     changed_reward: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Goes on although the reward's file has changed since the run began; OUT/config.json keeps both hashes."""
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -59,6 +68,10 @@ class RunFlags(WatchingFlags):
         if self.mesh != "auto" and min(self.mesh) < 1:
             sizes = " ".join(map(str, self.mesh))
             raise ValueError(f"--mesh: found {sizes}, expected 'auto' or three sizes of 1 or more: data, fsdp, tensor.")
+        if self.max_bad_share is not None and not 0 <= self.max_bad_share <= 1:
+            raise ValueError(f"--max-bad-share: found {self.max_bad_share}, expected a share, 0 to 1.")
+        if self.workers != "auto" and self.workers < 0:
+            raise ValueError(f"--workers: found {self.workers}, expected 'auto' or a number that is not negative.")
         if self.codes is not None and self.codes < 1:
             raise ValueError(f"--codes: found {self.codes}, expected at least 1.")
 
@@ -97,6 +110,8 @@ def _changed(recipe: Any, run: RunFlags) -> Any:
         raise ValueError(f"The recipe's function gave a {type(recipe).__name__}, expected a lam_jax.Recipe.")
     for part in run.without:
         recipe = without(recipe, part)
+    policy = {"bad_rows": run.bad_rows, "max_bad_share": run.max_bad_share}
+    recipe = dataclasses.replace(recipe, **{name: value for name, value in policy.items() if value is not None})
     if run.codes is not None:
         recipe = with_codes(recipe, run.codes)
     return quick(recipe) if run.quick else recipe
@@ -131,8 +146,20 @@ class TrainCommand:
             profile=flags.profile,
             changed_reward=flags.changed_reward,
             watching=flags.watching(),
+            workers=_workers(flags.workers),
         )
         return 0
+
+
+def _workers(asked: int | Literal["auto"]) -> int:
+    """Processes that decode pictures beside this one; jax must have started."""
+    if asked != "auto":
+        return asked
+    import jax
+
+    if jax.default_backend() == "cpu":
+        return 0
+    return max(1, min(8, (os.cpu_count() or 1) // 4))
 
 
 def _show_plan(recipe: Any, flags: RunFlags) -> None:

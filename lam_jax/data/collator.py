@@ -7,17 +7,20 @@ length (one of a few buckets), P patches of a row, W attention windows of a row,
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Int
 
+from lam_jax.data.bad_rows import BAD_TEXT, TOO_LARGE, BadRowError, Skip, Skipped, pictures_of
 from lam_jax.data.chat import ChatEncoder, Encoded
 from lam_jax.data.cuts import Cuts, cut_left, cut_prompt, cut_right
 from lam_jax.data.schemas import DataError, Example, ImageSource, image_bytes, require_reference
+from lam_jax.data.workers import Decoded, decode_picture, picture_pool
+from lam_jax.models.decoding import ImageError
 from lam_jax.models.inputs import Batch, Images
 from lam_jax.models.positions import image_layout, mrope_positions
-from lam_jax.models.processor import Grid, ImageSettings, image_tokens, process_image, read_grid
+from lam_jax.models.processor import Grid, ImageSettings, image_tokens, read_grid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,19 +67,47 @@ class CollatorConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Collated:
-    """A batch, the examples of its rows (fewer than rows if it was filled up), and what was cut."""
+    """A batch, the examples of its rows (fewer than rows if it was filled up), what was cut, and bad rows."""
 
     batch: Batch
     examples: tuple[Example, ...]
     cuts: Cuts
+    skipped: tuple[Skipped, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """An example, ready to be put into a batch: its tokens as they were cut, and its decoded pictures.
+
+    Attributes:
+      tokens: before the cut.
+    """
+
+    example: Example
+    encoded: Encoded
+    pictures: tuple[Decoded, ...]
+    tokens: int
+
+    @property
+    def grids(self) -> list[Grid]:
+        """Of the pictures, in patches."""
+        return [grid for _, grid in self.pictures]
 
 
 class Collator:
-    """Makes a `Collated` of a list of examples; see `CollatorConfig`."""
+    """Makes a `Collated` of a list of examples.
 
-    def __init__(self, encoder: ChatEncoder, config: CollatorConfig):
+    Args:
+      encoder: of the tokenizer and model.
+      config: shapes.
+      workers: processes that decode pictures; 0: this one does.
+      skip: what becomes of rows that turn out to be bad; None: they are an error.
+    """
+
+    def __init__(self, encoder: ChatEncoder, config: CollatorConfig, workers: int = 0, skip: Skip | None = None):
         self.encoder = encoder
         self.config = config
+        self.workers, self.skip = workers, skip
         model = encoder.config
         image, vision = config.image, model.vision
         if (image.patch_size, image.merge_size, image.temporal_patch_size) != (
@@ -93,18 +124,43 @@ class Collator:
     def __call__(self, examples: Sequence[Example], rows: int | None = None) -> Collated:
         """The batch of `examples`, filled up to `rows` rows that are padding throughout.
 
+        With `skip`, bad rows are left out, and there is a row of padding more for each; all may be bad.
+
         Raises:
-          DataError: a picture cannot be read, or pictures do not fit the row.
+          BadRowError: without `skip`, a picture cannot be read, or pictures do not fit the row.
+          DataError: too many rows are bad.
           ValueError: more examples than `rows`.
         """
         if not examples or len(examples) > (rows or len(examples)):
             raise ValueError(f"Collator: found {len(examples)} examples; expected 1 to {rows or 'any number'}.")
-        total = rows or len(examples)
-        pictures = [[self._process(example, source) for source in example.images] for example in examples]
-        grids = [[grid for _, grid in row] for row in pictures]
-        encoded, cuts = self._encode(examples, grids)
-        tokens, mask, valid, response = self._pad(encoded, total)
-        grids += [[] for _ in range(total - len(examples))]
+        made, skipped = [], []
+        for place, (example, wait) in enumerate([(example, self.begin(example)) for example in examples]):
+            try:
+                made.append(wait())
+            except BadRowError as error:
+                if self.skip is None:
+                    raise
+                skipped.append(Skipped.of(example, error, place))
+        if self.skip is not None and skipped:
+            self.skip.log(skipped)
+        return self.join(made, rows or len(examples), skipped)
+
+    def begin(self, example: Example) -> Callable[[], Row]:
+        """Starts decoding a row's pictures, where there are workers; returns what waits for the row.
+
+        Raises:
+          BadRowError: when waited for: a picture cannot be read, or the pictures do not fit the row.
+        """
+        pictures = pictures_of(example)
+        if not (self.workers and pictures):
+            return lambda: self._row(example, [decode_picture(picture, self.config.image) for picture in pictures])
+        wait = picture_pool(self.workers).map(decode_picture, pictures, self.config.image)
+        return lambda: self._row(example, wait())
+
+    def join(self, rows: Sequence[Row], total: int, skipped: Sequence[Skipped] = ()) -> Collated:
+        """The batch of rows that are ready, filled up to `total`."""
+        tokens, mask, valid, response = self._pad([row.encoded for row in rows], total)
+        grids = [row.grids for row in rows] + [[] for _ in range(total - len(rows))]
         batch = Batch(
             tokens=tokens,
             mask=mask,
@@ -112,9 +168,33 @@ class Collator:
             response=response,
             positions=mrope_positions(tokens, mask, grids, self.encoder.config),
             has_image=np.array([bool(row) for row in grids]),
-            images=self._images(examples, pictures, grids) if any(grids) else None,
+            images=self._images(rows, grids) if any(grids) else None,
         )
-        return Collated(batch, tuple(examples), cuts)
+        cuts = sum((Cuts(1, row.tokens - len(row.encoded)) for row in rows if row.tokens > len(row.encoded)), Cuts())
+        return Collated(batch, tuple(row.example for row in rows), cuts, tuple(skipped))
+
+    def _row(self, example: Example, pictures: Sequence[Decoded]) -> Row:
+        encoded, tokens = self.fit(example, [grid for _, grid in pictures])
+        return Row(example, encoded, tuple(pictures), tokens)
+
+    def fit(self, example: Example, grids: Sequence[Grid]) -> tuple[Encoded, int]:
+        """A row's tokens, cut to the longest bucket, and how many there were; `grids`: of its pictures, in patches.
+
+        Raises:
+          BadRowError: the pictures do not fit the row, or a text cannot be tokenized.
+        """
+        config = self.config
+        needed = sum(h * w for _, h, w in grids)
+        if len(grids) > config.max_images or needed > self.patches:
+            found = f"{len(grids)} images of {needed} patches"
+            expected = f"at most {config.max_images} images of {self.patches} patches"
+            error = DataError(example.where, "images", found, expected, "Raise max_images and patches.")
+            raise BadRowError(example.where, TOO_LARGE, str(error), _first_path(example))
+        whole = self._whole(example, grids)
+        try:
+            return self._cut(whole, config.lengths[-1], example), len(whole)
+        except DataError as error:
+            raise BadRowError(example.where, TOO_LARGE, str(error), _first_path(example)) from error
 
     @property
     def is_prompt(self) -> bool:
@@ -124,8 +204,10 @@ class Collator:
     def lengths(self, examples: Sequence[Example]) -> Int[np.ndarray, "n"]:
         """Tokens of each row before any cut; of pictures only the size is read, and that only where it matters.
 
+        With `skip`, rows whose size cannot be told are left out.
+
         Raises:
-          DataError: a picture's size cannot be read.
+          DataError: without `skip`, a picture's size cannot be read, or a text cannot be tokenized.
         """
         image = self.config.image
 
@@ -134,20 +216,23 @@ class Collator:
                 return image.grid(*image.size)
             return read_grid(image_bytes(source, example.where), image, str(example.where))
 
-        return np.array([len(self._encode_row(e, [grid(e, source) for source in e.images])) for e in examples])
+        found = []
+        for example in examples:
+            try:
+                found.append(len(self._whole(example, [grid(example, source) for source in example.images])))
+            except (DataError, ImageError):
+                if self.skip is None:
+                    raise
+        return np.array(found, np.int64)
 
-    def _process(self, example: Example, source: ImageSource) -> tuple[np.ndarray, Grid]:
-        return process_image(image_bytes(source, example.where), self.config.image, str(example.where))
-
-    def _encode(self, examples: Sequence[Example], grids: Sequence[Sequence[Grid]]) -> tuple[list[Encoded], Cuts]:
-        longest, encoded, cuts = self.config.lengths[-1], [], Cuts()
-        for example, row_grids in zip(examples, grids):
-            row = self._encode_row(example, row_grids)
-            fitted = self._cut(row, longest, example)
-            if len(fitted) < len(row):
-                cuts += Cuts(1, len(row) - len(fitted))
-            encoded.append(fitted)
-        return encoded, cuts
+    def _whole(self, example: Example, grids: Sequence[Grid]) -> Encoded:
+        try:
+            return self._encode_row(example, grids)
+        except DataError as error:
+            raise BadRowError(error.where, BAD_TEXT, str(error)) from error
+        except (ValueError, TypeError) as error:  # half a surrogate pair, say
+            text = f"{example.where}: found a text that cannot be tokenized ({type(error).__name__}: {error})."
+            raise BadRowError(example.where, BAD_TEXT, text) from error
 
     def _encode_row(self, example: Example, grids: Sequence[Grid]) -> Encoded:
         counts, prompt = [image_tokens(grid, self.config.image.merge_size) for grid in grids], self.is_prompt
@@ -163,7 +248,7 @@ class Collator:
 
     def _pad(self, encoded: Sequence[Encoded], rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """tokens, mask, valid and response [B, L] of the rows."""
-        longest = max(map(len, encoded))
+        longest = max(map(len, encoded), default=0)
         length = next(bucket for bucket in self.config.lengths if bucket >= longest)
         tokens = np.full((rows, length), self.encoder.config.pad_id, np.int32)
         mask, valid, response = (np.zeros((rows, length), bool) for _ in range(3))
@@ -175,23 +260,21 @@ class Collator:
             response[index, place] = row.response
         return tokens, mask, valid, response
 
-    def _images(self, examples: Sequence[Example], pictures: Sequence, grids: Sequence[Sequence[Grid]]) -> Images:
-        for example, row in zip(examples, grids):
-            needed = sum(h * w for _, h, w in row)
-            if len(row) > self.config.max_images or needed > self.patches:
-                found = f"{len(row)} images of {needed} patches"
-                expected = f"at most {self.config.max_images} images of {self.patches} patches"
-                raise DataError(example.where, "images", found, expected, "Raise max_images and patches.")
+    def _images(self, rows: Sequence[Row], grids: Sequence[Sequence[Grid]]) -> Images:
         patch_hw, image_id, window_slots = _layout(
             tuple(map(tuple, grids)), self.encoder.config.vision, self.patches, self.windows
         )
         patches = np.zeros((len(grids), self.patches, self.config.image.patch_dim), np.float32)
-        for index, row in enumerate(pictures):
+        for index, row in enumerate(rows):
             at = 0
-            for values, _ in row:
+            for values, _ in row.pictures:
                 patches[index, at : at + len(values)] = values
                 at += len(values)
         return Images(patches=patches, patch_hw=patch_hw, image_id=image_id, window_slots=window_slots)
+
+
+def _first_path(example: Example) -> str | None:
+    return next((picture.path for picture in pictures_of(example)), None)
 
 
 # Batches of equally sized pictures share one layout; the arrays are read-only because of that.

@@ -62,6 +62,6 @@ def measure_lengths(name: str, collator: Collator, examples: Sequence[Example], 
         bucket,
         int((over > 0).sum()),
         int(over.sum()),
-        int(lengths.max()),
-        float(np.median(lengths)),
+        int(lengths.max(initial=0)),
+        float(np.median(lengths)) if len(lengths) else 0.0,
     )

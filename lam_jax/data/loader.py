@@ -5,15 +5,18 @@ that its devices hold. Hence the global batches and the position in the stream d
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-from lam_jax.data.collator import Collated
+from lam_jax.data.bad_rows import BadRowError, Skip, Skipped, too_many
+from lam_jax.data.collator import Collated, Collator, Row
 from lam_jax.data.schemas import Example
 
-Row = TypeVar("Row")
+Item = TypeVar("Item")
 Out = TypeVar("Out")
 ENDLESS = 2**62  # batches
+TELLING = 20  # rows of an evaluation, below which a share of bad ones says nothing: one bad row must not end a run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +28,8 @@ class LoaderConfig:
       seed: of the shuffles.
       rows: which rows of each global batch this process makes, in order; None: all. `lam_jax.parallel.rows.own_rows`
         names those that the process's devices hold.
-      prefetch: batches made ahead by a thread of their own; 0 makes them when asked.
+      prefetch: batches made ahead by a thread of their own (each by one, where a collator's workers decode pictures); 0
+        makes them when asked.
     """
 
     batch_size: int
@@ -45,8 +49,11 @@ class LoaderConfig:
             raise ValueError(f"LoaderConfig.prefetch must be at least 0, got {self.prefetch}.")
 
 
-class Loader(Iterator[Out], Generic[Row, Out]):
+class Loader(Iterator[Out], Generic[Item, Out]):
     """Iterates over `collate` of this process's rows of each global batch, without end.
+
+    With a `Collator` that skips, the next good row of `examples`, by index, stands in for a bad one. So which rows a
+    batch holds depends on the rows alone: not on the number of processes or workers, nor on where a run was resumed.
 
     Args:
       examples: random-access rows, usually examples.
@@ -56,27 +63,36 @@ class Loader(Iterator[Out], Generic[Row, Out]):
       ValueError: there are no rows.
     """
 
-    def __init__(self, examples: Sequence[Row], collate: Callable[[list[Row]], Out], config: LoaderConfig):
+    def __init__(self, examples: Sequence[Item], collate: Callable[[list[Item]], Out], config: LoaderConfig):
         if not len(examples):
             raise ValueError("Loader: found no rows; expected at least one. Check the split and the reader's drops.")
         import grain  # here, so that rollouts and updates, which use other parts of this module, do without it
 
         self.config = config
         self.rows = len(examples)
-        stream = grain.MapDataset.source(examples).shuffle(seed=config.seed).repeat(None)
+        # Of the indices, in the order that the rows themselves would have.
+        stream = grain.MapDataset.range(self.rows).shuffle(seed=config.seed).repeat(None)
         own = range(config.batch_size) if config.rows is None else config.rows
+        by_row = isinstance(collate, Collator)
+        self._skip: Skip | None = collate.skip if by_row else None
+        make = _Filled(examples, collate) if by_row else lambda chosen: collate([examples[i] for i in chosen])
 
-        def make(batch: int) -> Out:
-            rows = (stream[batch * config.batch_size + row] for row in own)
-            return collate([row for row in rows if row is not None])  # an endless stream has them all
+        def batch(number: int) -> Out:
+            rows = (stream[number * config.batch_size + row] for row in own)
+            return make([row for row in rows if row is not None])  # an endless stream has them all
 
-        batches = grain.MapDataset.range(ENDLESS).map(make)
-        # One thread: batches come in order whatever the number, and more would take cores from the model on a CPU.
-        options = grain.ReadOptions(num_threads=min(config.prefetch, 1), prefetch_buffer_size=config.prefetch)
+        batches = grain.MapDataset.range(ENDLESS).map(batch)
+        # One thread: batches come in order whatever the number, and more would take cores from the model on a CPU. But
+        # where workers decode, a thread waits for them, and several keep them busy.
+        threads = config.prefetch if by_row and collate.workers else min(config.prefetch, 1)
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=config.prefetch)
         self._iterator = iter(batches.to_iter_dataset(options))
 
     def __next__(self) -> Out:
-        return next(self._iterator)
+        made = next(self._iterator)
+        if self._skip is not None and made.skipped:
+            self._skip.log(made.skipped)  # here and not when it is made ahead: what is not used is not told of
+        return made
 
     def get_state(self) -> dict[str, Any]:
         """JSON-able position in the stream; batches made ahead do not count."""
@@ -95,6 +111,46 @@ class Loader(Iterator[Out], Generic[Row, Out]):
                     "Resume with the data and seed that the run started with."
                 )
         self._iterator.set_state(state["position"])
+
+
+class _Filled:
+    """Batches of rows by index, bad ones replaced by the next good one."""
+
+    def __init__(self, examples: Sequence[Any], collate: Collator):
+        self.examples, self.collate = examples, collate
+        self._bad: set[int] = set()
+
+    def __call__(self, chosen: Sequence[int]) -> Collated:
+        begun = [self.collate.begin(self.examples[index]) for index in chosen]
+        rows: list[Row] = []
+        skipped: list[Skipped] = []
+        for place, (index, wait) in enumerate(zip(chosen, begun)):
+            row, bad = self._good(index, wait, place)
+            rows.append(row)
+            skipped += bad
+        return self.collate.join(rows, len(rows), skipped)
+
+    def _good(self, index: int, wait: Callable[[], Row], place: int) -> tuple[Row, list[Skipped]]:
+        """The row `index`, or the next good one, and those passed over."""
+        count, bad = len(self.examples), []
+        for other in (number % count for number in range(index, index + count)):
+            try:
+                row = wait()
+            except BadRowError as error:
+                skip = self.collate.skip
+                if skip is None:
+                    raise
+                self._bad.add(other)
+                skip.require_few(len(self._bad), count, error.text)
+                bad.append(Skipped.of(self.examples[other], error, place))
+                wait = functools.partial(_now, self.collate, self.examples[(other + 1) % count])
+            else:
+                return row, [dataclasses.replace(one, replaced_by=row.example.where) for one in bad]
+        raise too_many(count, count, 1.0, bad[-1].text)
+
+
+def _now(collate: Collator, example: Example) -> Row:
+    return collate.begin(example)()
 
 
 class Placed(Iterator[Any]):
@@ -187,6 +243,21 @@ class Together(Iterator[tuple[Any, ...]]):
 def in_order(
     examples: Sequence[Example], collate: Callable[[Sequence[Example], int], Collated], batch_size: int
 ) -> Iterator[Collated]:
-    """All rows once, in order, for evaluation; the last batch is filled up with padding rows to keep one shape."""
+    """All rows once, in order, for evaluation; the last batch is filled up with padding rows to keep one shape.
+
+    With a `Collator` that skips, bad rows are left out, and so is a batch of nothing else.
+
+    Raises:
+      DataError: at the end, too many rows were bad.
+    """
+    bad: list[Skipped] = []
     for start in range(0, len(examples), batch_size):
-        yield collate(examples[start : start + batch_size], batch_size)
+        made = collate(examples[start : start + batch_size], batch_size)
+        bad += made.skipped
+        if made.examples:
+            yield made
+    if bad and isinstance(collate, Collator) and collate.skip is not None:
+        if len(examples) >= TELLING:
+            collate.skip.require_few(len(bad), len(examples), bad[0].text)
+        if len(bad) == len(examples):
+            raise too_many(len(bad), len(bad), collate.skip.most, bad[0].text)

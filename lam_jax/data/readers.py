@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lam_jax.data.bad_rows import Unreadable, tally_of_reading, tried
 from lam_jax.data.schemas import DataError, Example, ImageSource, Message, Where, describe, field, require_reference
 
 IMAGE_TAG = "<image>"
@@ -43,10 +44,14 @@ class Drops:
     places: list[Dropped] = dataclasses.field(default_factory=list)
 
     def add(self, reason: str, where: Where | None = None, detail: str = "") -> None:
-        """Count one row."""
+        """Count one row; inside `tolerant` it goes on the tally too."""
         self.counts[reason] += 1
-        if where is not None and self.counts[reason] <= MOST_PLACES:
+        if where is None:
+            return
+        if self.counts[reason] <= MOST_PLACES:
             self.places.append(Dropped(reason, where, detail))
+        if (tally := tally_of_reading()) is not None:
+            tally.drop(where, reason, f"{where}: {reason}{detail and f' ({detail})'}")
 
     @property
     def total(self) -> int:
@@ -113,7 +118,10 @@ def _read_lines(path: Path) -> list[Any]:
             except json.JSONDecodeError as error:
                 found = f"{error.msg} at column {error.colno}"
                 fix = "The file is cut or edited; correct or drop the line."
-                raise DataError(Where(f"{path}, line {number}"), None, found, "a JSON object", fix) from error
+                bad = DataError(Where(f"{path}, line {number}"), None, found, "a JSON object", fix)
+                if tally_of_reading() is None:
+                    raise bad from error
+                rows.append(Unreadable(bad))
     return rows
 
 
@@ -128,7 +136,8 @@ def resolve_image(value: Any, image_root: Path | None, where: Where, key: str) -
     if not isinstance(value, str):
         raise DataError(where, key, describe(value), "an image path", "Correct the row.")
     path = (image_root or Path()) / value
-    if not path.is_file():
+    # Where bad rows are skipped, a file that is gone must not move the rows after it: it is missed when it is opened.
+    if tally_of_reading() is None and not path.is_file():
         raise DataError(
             where, key, f"no file {path}", "an image file", "Fetch it, correct image_root, or drop the row."
         )
@@ -179,7 +188,7 @@ def row_facts(row: Mapping[str, Any], where: Where) -> dict[str, Any] | None:
 
 def read_examples(rows: Iterable[Any], name: str, parse: Callable[[Any, Where], list[Example]]) -> list[Example]:
     """Examples of all rows, in order; `parse(row, where)` is one of the `*_examples` functions."""
-    return [example for index, row in enumerate(rows) for example in parse(row, Where(name, index))]
+    return [example for index, row in enumerate(rows) for example in tried(parse, row, Where(name, index))]
 
 
 def read_pretraining(path: Path, image_root: Path | None = None, keep_image_tag: bool = False) -> list[Example]:

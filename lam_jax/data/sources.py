@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from lam_jax.data.bad_rows import tally_of_reading, tried
 from lam_jax.data.readers import pretraining_examples, read_rows
 from lam_jax.data.schemas import DataError, Example, Where
 from lam_jax.data.splits import SEED, cut, shuffled
@@ -103,7 +104,7 @@ class JsonRows:
                 *(self.file, split, start, stop, len(mixed)),
             )
         root = Path(self.image_root) if self.image_root else Path(self.file).parent
-        examples = [e for index, row in chosen for e in self.parse(row, Where(self.file, index), root)]
+        examples = [e for index, row in chosen for e in tried(self.parse, row, Where(self.file, index), root)]
         require_unique(examples)
         return examples
 
@@ -164,13 +165,17 @@ def shrunk(source: RowSource, rows: int) -> RowSource:
 
 
 def require_unique(examples: Sequence[Example]) -> None:
-    """Raises DataError if two examples have one id: scores are keyed by it."""
+    """Raises DataError if two examples have one id: scores are keyed by it. Inside `tolerant`, it goes on the tally."""
     known: dict[str, Example] = {}
+    tally = tally_of_reading()
     for example in examples:
         if example.id in known:
             found = f"{example.id!r}, which {known[example.id].where} has too"
-            raise DataError(example.where, "id", found, "an id of its own", "Rename one of them.")
-        known[example.id] = example
+            error = DataError(example.where, "id", found, "an id of its own", "Rename one of them.")
+            if tally is None:
+                raise error
+            tally.duplicates.append((example, str(error)))
+        known.setdefault(example.id, example)
 
 
 def hash_files(files: Sequence[Path]) -> str:

@@ -28,7 +28,7 @@ from lam_jax.pipeline.judge_cost import judge_cost_lines
 from lam_jax.pipeline.measures import measure_codes, measure_control
 from lam_jax.pipeline.phases import BASE_MODEL, CODES, DATA, control_phase
 from lam_jax.pipeline.plan import phases_of, require_trained_phase, schedule_of
-from lam_jax.pipeline.resources import Resources, content_of, is_of_reward
+from lam_jax.pipeline.resources import Resources, content_of, is_of_policy, is_of_reward
 from lam_jax.pipeline.results import Scores, collect, environment, write_results
 from lam_jax.pipeline.stages import learn_actions
 from lam_jax.pipeline.tasks import evaluate, fine_tune, reinforce
@@ -65,6 +65,7 @@ def open_run(
     profile: str | None = None,
     changed_reward: bool = False,
     watching: Watching | None = None,
+    workers: int = 0,
 ) -> Iterator[tuple[Run, Resources]]:
     """A run folder that belongs to `recipe`, its rows and its model, and the opened recipe; arguments: `run_recipe`.
 
@@ -78,7 +79,7 @@ def open_run(
     start_process()
     _refuse(mesh)
     with _run(recipe, out, save_every, profile, changed_reward, watching) as run, _judged(run):
-        yield run, _open_resources(run, recipe, _devices(run, recipe, mesh))
+        yield run, _open_resources(run, recipe, _devices(run, recipe, mesh), workers)
 
 
 def _refuse(mesh: MeshShape) -> None:
@@ -111,7 +112,9 @@ def _run(
         {"recipe": recipe, "content": content},
         save_every=save_every,
         profile=profile,
-        may_change=lambda place: is_of_operation(place) or (changed_reward and is_of_reward(place)),
+        may_change=lambda place: (
+            is_of_operation(place) or is_of_policy(place) or (changed_reward and is_of_reward(place))
+        ),
         watching=watching,
         environment=environment,
     )
@@ -138,11 +141,12 @@ def _devices(run: Run, recipe: Recipe, mesh: MeshShape) -> Mesh:
     return devices
 
 
-def _open_resources(run: Run, recipe: Recipe, devices: Mesh) -> Resources:
+def _open_resources(run: Run, recipe: Recipe, devices: Mesh, workers: int) -> Resources:
     opened: list[Resources] = []
+    where = run.folder / "data", devices, workers, run.folder
 
     def open_resources() -> tuple[None, dict[str, Any]]:
-        opened.append(Resources.open(recipe, run.folder / "data", devices))
+        opened.append(Resources.open(recipe, *where))
         opened[0].try_out()
         for line in judge_cost_lines(opened[0]):
             run.progress.say(line)
@@ -153,7 +157,7 @@ def _open_resources(run: Run, recipe: Recipe, devices: Mesh) -> Resources:
         return None, {"lengths": [dataclasses.asdict(found) for found in lengths]}
 
     run.phase(DATA, open_resources)
-    return opened[0] if opened else Resources.open(recipe, run.folder / "data", devices)
+    return opened[0] if opened else Resources.open(recipe, *where)
 
 
 @contextlib.contextmanager
@@ -180,6 +184,7 @@ def run_recipe(
     profile: str | None = None,
     changed_reward: bool = False,
     watching: Watching | None = None,
+    workers: int = 0,
 ) -> dict[str, Any]:
     """Runs or resumes all of a recipe in `out`, writes the report, and returns the results, on the first process.
 
@@ -193,6 +198,8 @@ def run_recipe(
         changed_reward: goes on although the code of a reward has changed since the run began; config.json keeps both
             hashes.
         watching: what is shown and logged while it goes on; default: `Watching()`.
+        workers: processes that decode pictures, see `lam_jax.data.workers`; no number depends on it. A program that
+            asks for them begins with `if __name__ == "__main__":`. 0: this process does.
 
     Raises:
         BadSettingError: an argument that cannot be used.
@@ -210,7 +217,7 @@ def run_recipe(
         if from_first(int(results is not None)):
             run.progress.say("All phases are complete.")
         else:
-            results = _go_through(run, recipe, devices or _devices(run, recipe, mesh))
+            results = _go_through(run, recipe, devices or _devices(run, recipe, mesh), workers)
         if is_first():
             path = refresh_report(run.folder)
             for table in summary_tables(results or {}) if run.progress.enabled else ():
@@ -220,9 +227,9 @@ def run_recipe(
         return results or {}
 
 
-def _go_through(run: Run, recipe: Recipe, devices: Mesh) -> dict[str, Any]:
+def _go_through(run: Run, recipe: Recipe, devices: Mesh, workers: int) -> dict[str, Any]:
     """Runs or restores every phase and collects the results, on the first process."""
-    resources = _open_resources(run, recipe, devices)
+    resources = _open_resources(run, recipe, devices, workers)
     run.follow(schedule_of(recipe, lambda source, split: len(resources.examples(source, split))))
     agent = resources.base_agent()
     require_consistent_weights(agent)

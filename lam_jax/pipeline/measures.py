@@ -115,11 +115,13 @@ class Evaluator:
             together = [example for part in examples.values() for example in part]
             sampling = answer_set.sampling[self.space.name]
             config = self.resources.rollout_config(task, answer_set.samples, sampling)
-            answers = iter(self.answers(agent, together, config, SCORES, settings.batch))
+            answers = self.answers(agent, together, config, SCORES, settings.batch)
+            by_row = {id(item.example): item for item in answers}  # skipped rows have none
             for key, part in examples.items():
-                answered = [next(answers) for _ in part]
+                answered = [by_row[id(example)] for example in part if id(example) in by_row]
                 scored = score_answers(answered, task.examiner)
-                rows.append(self._scores(answered, scored, phase, key, answer_set))
+                row = self._scores(answered, scored, phase, key, answer_set)
+                rows.append(row | ({"skipped": left} if (left := len(part) - len(answered)) else {}))
                 if number == 0:
                     first = [item.verdict for item in scored if item.sample == 0]
                     pairs = list(zip(answered, first, strict=True))

@@ -3,8 +3,9 @@
 import dataclasses
 import functools
 import hashlib
+import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from lam_jax.data.bad_rows import BadRowError, Skip, Skipped, Tally, hinted, tolerant, too_many
 from lam_jax.data.chat import ChatEncoder
 from lam_jax.data.collator import Collated, Collator, CollatorConfig
 from lam_jax.data.lengths import Lengths, measure_lengths
 from lam_jax.data.loader import Loader, LoaderConfig, Placed, in_order
-from lam_jax.data.schemas import DataError, Example, Where, require_reference
+from lam_jax.data.schemas import DataError, Example, Where
 from lam_jax.data.sources import RowSource
 from lam_jax.errors import NoSpaceError, RewardError
 from lam_jax.formats.model_folder import load_model, model_files, read_model_config, tokenizer_folder
@@ -30,7 +32,9 @@ from lam_jax.models.tokenizer import read_tokenizer
 from lam_jax.parallel import TRAIN, place
 from lam_jax.parallel.multihost import all_agree, barrier, is_first
 from lam_jax.parallel.rows import from_own_rows, own_rows
-from lam_jax.recipe import PAIRED, TEXT_ONLY, Model, Recipe
+from lam_jax.pipeline.skipped import SkipLog
+from lam_jax.pipeline.usable import usable
+from lam_jax.recipe import PAIRED, TEXT_ONLY, Corpus, Model, Recipe
 from lam_jax.rewards.embedding import load_embedder
 from lam_jax.rewards.judge import judges_of, require_usable
 from lam_jax.rewards.reward import Reward, WithContent, check_verdicts
@@ -55,6 +59,7 @@ class Resources:
         tokenizer: the backbone's.
         chats, prompts: collators of whole chats and of prompts, by source.
         rl_prompts: collators of stage 6's prompts, by task.
+        skipped: bad rows, where the recipe says to skip them.
     """
 
     recipe: Recipe
@@ -65,11 +70,20 @@ class Resources:
     chats: dict[str, Collator]
     prompts: dict[str, Collator]
     rl_prompts: dict[str, Collator]
+    skipped: SkipLog = dataclasses.field(default_factory=SkipLog)
     _read: dict[tuple[str, str], Sequence[Example]] = dataclasses.field(default_factory=dict, repr=False)
+    _tallies: dict[str, Tally] = dataclasses.field(default_factory=dict, repr=False)
 
     @classmethod
-    def open(cls, recipe: Recipe, folder: Path, mesh: Mesh) -> "Resources":
+    def open(
+        cls, recipe: Recipe, folder: Path, mesh: Mesh, workers: int = 0, run_folder: Path | None = None
+    ) -> "Resources":
         """Builds what the sources need in `folder` (the first process does) and opens the rest.
+
+        Args:
+            recipe, folder, mesh: see above.
+            workers: processes that decode pictures; 0: this one does.
+            run_folder: where skipped rows are listed; None: nowhere.
 
         Raises:
             DataError: rows that cannot be read.
@@ -88,10 +102,17 @@ class Resources:
         for task in recipe.tasks:
             chats[task.name], prompts[task.name] = task.chat_lengths, task.prompt_lengths
 
-        def prompt_collator(lengths: tuple[int, ...], image: ImageSettings) -> Collator:
+        skipped = SkipLog(run_folder if recipe.bad_rows == "skip" else None)
+
+        def collator(name: str, config: CollatorConfig) -> Collator:
+            skip = Skip(functools.partial(skipped.note, name), recipe.max_bad_share)
+            return Collator(encoder, config, workers, skip if recipe.bad_rows == "skip" else None)
+
+        def prompt_collator(name: str, lengths: tuple[int, ...], image: ImageSettings) -> Collator:
             header = recipe.keep_prompt_header
-            config = CollatorConfig(lengths, kind="prompt", padding="left", image=image, keep_header=header)
-            return Collator(encoder, config)
+            return collator(
+                name, CollatorConfig(lengths, kind="prompt", padding="left", image=image, keep_header=header)
+            )
 
         found = cls(
             recipe,
@@ -100,11 +121,12 @@ class Resources:
             config,
             tokenizer,
             {
-                name: Collator(encoder, CollatorConfig(lengths, padding=recipe.padding, image=recipe.image))
+                name: collator(name, CollatorConfig(lengths, padding=recipe.padding, image=recipe.image))
                 for name, lengths in chats.items()
             },
-            {name: prompt_collator(lengths, recipe.image) for name, lengths in prompts.items()},
-            {t.name: prompt_collator(t.prompt_lengths, recipe.rl.image or recipe.image) for t in recipe.tasks},
+            {name: prompt_collator(name, lengths, recipe.image) for name, lengths in prompts.items()},
+            {t.name: prompt_collator(t.name, t.prompt_lengths, recipe.rl.image or recipe.image) for t in recipe.tasks},
+            skipped,
         )
         if is_first():
             for source in sources_of(recipe):
@@ -118,17 +140,79 @@ class Resources:
         return {task.name: task for task in self.recipe.tasks}
 
     def examples(self, source: str, split: str) -> Sequence[Example]:
-        """A split of a source; read once.
+        """A split of a source; read once. Rows that cannot be used are left out where the recipe skips them.
 
         Raises:
-            DataError: rows that cannot be read or none, or a row with too many pictures or too few for its source.
+            DataError: rows that cannot be read or none, or a row with too many pictures or too few for its source; too
+                many such rows, where they are skipped.
         """
         key = source, split
         if key not in self._read:
-            found = self._rows(source).read(self.folder, split)
-            _require_rows(found, source, split, self._is_trained_on(source, split))
-            self._read[key] = found
+            self._read[key] = self._good(source, split) if self.recipe.bad_rows == "skip" else self._all(source, split)
         return self._read[key]
+
+    def first(self, source: str, split: str, count: int) -> Sequence[Example]:
+        """The first rows of a split; of those that can be used, where the recipe skips the others."""
+        if self.recipe.bad_rows != "skip":
+            return self.examples(source, split)[:count]
+        return list(itertools.islice(self._usable(source, split, self.examples(source, split)), count))
+
+    def _all(self, source: str, split: str) -> Sequence[Example]:
+        with hinted():
+            found = self._rows(source).read(self.folder, split)
+            usable(found, source, self._is_trained_on(source, split), None)
+        if not len(found):
+            where = Where(f"split {split!r} of {source!r}")
+            raise DataError(where, None, "no rows", "one row or more", "Add rows, or take a larger share of them.")
+        return found
+
+    def _good(self, source: str, split: str) -> Sequence[Example]:
+        """The rows that a reader takes; where none of them can be used, one of those that are trained on, if it may."""
+        trained = self._trained_split(source)
+        if split != trained:
+            self.examples(source, trained)
+        with tolerant() as tally:
+            found = self._rows(source).read(self.folder, split)
+            found = usable(found, source, self._is_trained_on(source, split), tally)
+        # The share is that of the source, as far as it was read: a split may be a row or two.
+        whole = self._tallies.setdefault(source, Tally())
+        whole.add(tally)
+        if tally.dropped:
+            self.skipped.dropped(source, tally)
+            logger.warning("%s, split %r: %s", source, split, tally)
+            if len(whole.dropped) > self.recipe.max_bad_share * len(whole.rows):
+                example = next(iter(whole.dropped.values())).text
+                raise too_many(len(whole.dropped), len(whole.rows), self.recipe.max_bad_share, example)
+        if next(self._usable(source, split, found), None) is not None:
+            return found
+        if not self._may_stand_in(source, split):
+            where = Where(f"split {split!r} of {source!r}")
+            raise DataError(where, None, f"no row that can be used; {tally}", "one or more", "Correct the rows.")
+        logger.warning("%s, split %r: no row of it can be used; a row of %r stands in.", source, split, trained)
+        return self.first(source, trained, 1)
+
+    def _usable(self, source: str, split: str, examples: Sequence[Example]) -> Iterator[Example]:
+        """Those of which a batch can be made, as they are asked for."""
+        collators = self.chats if self._is_trained_on(source, split) else self.rl_prompts
+        for example in examples:
+            try:
+                collators[source].begin(example)()
+            except BadRowError as error:
+                self.skipped.note(source, [Skipped.of(example, error, 0)])
+            else:
+                yield example
+
+    def _corpus(self, source: str) -> Corpus | None:
+        return {PAIRED: self.recipe.paired, TEXT_ONLY: self.recipe.text_only}.get(source)
+
+    def _trained_split(self, source: str) -> str:
+        corpus = self._corpus(source)
+        return self.tasks[source].sft if corpus is None else corpus.train
+
+    def _may_stand_in(self, source: str, split: str) -> bool:
+        """A row that is trained on may stand in for rows that only watch training, not for scored ones."""
+        corpus = self._corpus(source)
+        return split == (self.tasks[source].val if corpus is None else corpus.held_out)
 
     def try_out(self) -> None:
         """Reads all rows and uses collators, rewards and embedder once: what cannot work fails before training.
@@ -147,10 +231,9 @@ class Resources:
             tests = (scored.split for scored in task.tests.values())
             named += [(task.name, split) for split in (task.sft, task.rl, task.val, *tests)]
         for source, split in named:
-            first = self.examples(source, split)[:1]
             for collators in (self.chats, self.prompts, self.rl_prompts):
                 if source in collators and (collators is not self.chats or self._is_trained_on(source, split)):
-                    collators[source](first)
+                    next(in_order(self.examples(source, split), collators[source], 1))
         failure: Exception | None = None
         for task in recipe.tasks:
             try:
@@ -204,12 +287,21 @@ class Resources:
         examples = self.examples(source, split)
         loader = Loader(examples, self.chats[source], LoaderConfig(rows, seed=self.recipe.seed, rows=own))
         place_rows = functools.partial(from_own_rows, rows=own, size=rows, mesh=self.mesh, rules=TRAIN)
-        return Placed(loader, lambda made: place_rows(made.batch), functools.partial(_cuts, place_rows)), len(examples)
+
+        def placed(made: Collated) -> Batch:
+            if self.recipe.bad_rows == "skip":
+                self.skipped.count(made.skipped, own, rows, self.mesh)
+            return place_rows(made.batch)
+
+        return Placed(loader, placed, functools.partial(_cuts, place_rows)), len(examples)
 
     def held_out(self, source: str, split: str) -> Batch:
         """The first rows of a split, on the mesh."""
         rows = self.recipe.evaluation.held_out
-        first = next(in_order(self.examples(source, split)[:rows], self.chats[source], rows)).batch
+        examples = self.examples(source, split)
+        # Where bad rows are skipped, the first ones may all be bad.
+        chosen = examples if self.recipe.bad_rows == "skip" else examples[:rows]
+        first = next(in_order(chosen, self.chats[source], rows)).batch
         return place(first, self.mesh, TRAIN)
 
     def prompt_loader(self, task: Task) -> Loader[Example, Collated]:
@@ -266,24 +358,6 @@ def base_backbone(model: Model, mesh: Mesh) -> QwenVL:
     return load_model(model.path, mesh, TRAIN, np.float32).replace(config=model_config(model))
 
 
-def _require_rows(examples: Sequence[Example], source: str, split: str, whole: bool) -> None:
-    """Raises DataError for an empty split, a row with other pictures than its source has, or without its answer."""
-    if not len(examples):
-        where = Where(f"split {split!r} of {source!r}")
-        raise DataError(where, None, "no rows", "one row or more", "Add rows, or take a larger share of them.")
-    for example in examples:
-        if whole:
-            require_reference(example)
-        if source == PAIRED and not example.images:
-            fix = "Add it, or move the row to the text-only rows."
-            raise DataError(example.where, "images", "no picture", "a picture in a paired row", fix)
-        if source == TEXT_ONLY and example.images:
-            fix = "Drop it, or move the row to the paired rows."
-            raise DataError(example.where, "images", "a picture", "none in a text-only row", fix)
-        if len(example.images) > 1:
-            raise DataError(example.where, "images", f"{len(example.images)} pictures", "one", "Keep one of them.")
-
-
 def _try_reward(task: Task, reward: Reward, examples: Sequence[Example]) -> None:
     """Scores the reference answer of a row twice, or some text where it has none; of more rows if a judge fails."""
     judged = bool(judges_of(reward))
@@ -326,6 +400,11 @@ def _rewards_of(recipe: Recipe) -> dict[str, Reward]:
     """By task, and where another scores the tests, that one too."""
     examiners = {f"{t.name}/evaluation": t.evaluation_reward for t in recipe.tasks if t.evaluation_reward is not None}
     return {task.name: task.reward for task in recipe.tasks} | examiners
+
+
+def is_of_policy(place: str) -> bool:
+    """Whether a place in a run's identity says what is done with bad rows; a run that one ended goes on without it."""
+    return place in ("recipe.bad_rows", "recipe.max_bad_share")
 
 
 def is_of_reward(place: str) -> bool:

@@ -2,7 +2,9 @@
 
 import importlib.metadata
 import io
+import itertools
 import json
+import logging
 import os
 import platform
 import re
@@ -15,13 +17,14 @@ import jax
 from PIL import Image, ImageOps
 
 import lam_jax
-from lam_jax.data.schemas import image_bytes
+from lam_jax.data.schemas import DataError, Example, image_bytes
 from lam_jax.pipeline.finished import RESULTS, records_hash
 from lam_jax.pipeline.measures import Record, gain
 from lam_jax.pipeline.resources import Resources
 from lam_jax.runs.run import PhaseResult, Run
 from lam_jax.values import encode
 
+logger = logging.getLogger("lam_jax")
 Scores = dict[tuple[str, str, str], Record]  # by task, space and phase
 SHOWN_SAMPLES = 4  # conversations of each split in the report
 SHOWN_SIDE = 640  # pixels
@@ -133,14 +136,19 @@ def _samples(folder: Path, resources: Resources, scores: Scores) -> list[Record]
     out = []
     for task in resources.recipe.tasks:
         for name, scored in task.tests.items():
-            shown = min(
-                [SHOWN_SAMPLES, *(len(r["answers"][name]) for (t, _, _), r in scores.items() if t == task.name)]
-            )
-            for index, example in enumerate(resources.examples(task.name, scored.split)[:shown]):
+            # By row: bad ones that were skipped have no answers.
+            answers = [
+                (phase, {shown["id"]: shown for shown in record["answers"][name]})
+                for (t, _, phase), record in scores.items()
+                if t == task.name
+            ]
+            examples = (e for e in resources.examples(task.name, scored.split) if all(e.id in by for _, by in answers))
+            for index, example in enumerate(itertools.islice(examples, SHOWN_SAMPLES)):
                 image = None
                 if example.images:
                     image = f"samples/{re.sub(r'[^A-Za-z0-9_.-]', '_', f'{task.name}_{name}_{index}')}.png"
-                    (folder / image).write_bytes(as_png(image_bytes(example.images[0], example.where)))
+                    if not _write_png(folder / image, example):
+                        image = None
                 out.append(
                     {
                         "task": task.name,
@@ -149,14 +157,21 @@ def _samples(folder: Path, resources: Resources, scores: Scores) -> list[Record]
                         "image": image,
                         "prompt": [dict(message) for message in example.prompt],
                         "reference": example.reference if example.has_reference else None,
-                        "answers": [
-                            {"phase": phase, **answer(record["answers"][name][index])}
-                            for (t, _, phase), record in scores.items()
-                            if t == task.name
-                        ],
+                        "answers": [{"phase": phase, **answer(by[example.id])} for phase, by in answers],
                     }
                 )
     return out
+
+
+def _write_png(path: Path, example: Example) -> bool:
+    """Writes the row's first picture for the report; whether it could be read, as it could when it was answered."""
+    try:
+        content = as_png(image_bytes(example.images[0], example.where))
+    except (DataError, OSError, ValueError, SyntaxError) as error:
+        logger.warning("%s: its picture is left out of the report: %s", example.where, error)
+        return False
+    path.write_bytes(content)
+    return True
 
 
 def as_png(content: bytes, side: int = SHOWN_SIDE) -> bytes:

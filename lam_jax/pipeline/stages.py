@@ -1,6 +1,6 @@
 """One of stages 1 to 5 as a phase of a run, and stages 1 to 4 in a row (method.md section 3)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -49,7 +49,8 @@ def learn_actions(run: Run, resources: Resources, agent: Agent) -> Agent:
     for phase, stage in STAGE_PHASES.items():
         settings: StageSettings = getattr(recipe, stage.name)
         rows = (mixed if stage.mixed else shown)(settings.rows)
-        agent = train_stage(run, recipe, phase, stage, settings, agent, rows, held_out if stage.mixed else paired)
+        validation = held_out if stage.mixed else paired
+        agent = train_stage(run, recipe, phase, stage, settings, agent, rows, validation, skipped_of(resources))
         if stage.name in ("inverse", "joint"):
             _require_codes(recipe, agent, paired, method, phase)
     return agent
@@ -64,6 +65,7 @@ def train_stage(
     agent: Agent,
     rows: tuple[Iterator[Any], int],
     validation: Any,
+    skipped: Callable[[], Mapping[str, Any]] | None = None,
 ) -> Agent:
     """The agent after a phase that trains what `stage` does.
 
@@ -77,6 +79,7 @@ def train_stage(
         agent: before it.
         rows: batches, and the number of rows that they are made of.
         validation: batch on which the loss is measured on the way.
+        skipped: metrics of the bad rows that were replaced in a step's batch; None: none are skipped.
     """
     method, (batches, count) = recipe.method, rows
     steps = settings.steps_of(count)
@@ -95,10 +98,20 @@ def train_stage(
 
         every = max(1, steps // 3)
         plan = Phase(phase, steps, evaluate=evaluate, evaluate_every=every, keep_best=settings.weights == "best")
-        fitted = fit(plan, state, step, batches, run.tools(phase))
+
+        def counted(state: TrainState, batch: Any) -> tuple[TrainState, Mapping[str, Any]]:
+            state, metrics = step(state, batch)
+            return state, {**metrics, **(skipped() if skipped else {})}
+
+        fitted = fit(plan, state, counted if skipped else step, batches, run.tools(phase))
         return chosen_weights(fitted, settings.weights), best_record(fitted)
 
     return merge(run.phase(phase, train, trainable).tree, wake())
+
+
+def skipped_of(resources: Resources) -> Callable[[], Mapping[str, Any]] | None:
+    """Metrics of skipped rows, where the recipe skips them."""
+    return resources.skipped.of_step if resources.recipe.bad_rows == "skip" else None
 
 
 def chosen_weights(fitted: Fitted, weights: Weights) -> Any:

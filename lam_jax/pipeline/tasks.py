@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from lam_jax.data.collator import Collated
 from lam_jax.data.loader import Peekable
 from lam_jax.latent.agent import Agent
 from lam_jax.parallel.parked import rest
@@ -13,7 +14,8 @@ from lam_jax.pipeline.measures import Evaluator
 from lam_jax.pipeline.observe import observer
 from lam_jax.pipeline.phases import rl_phase, scores_phase, sft_phases
 from lam_jax.pipeline.resources import Resources
-from lam_jax.pipeline.stages import best_record, chosen_weights, train_stage
+from lam_jax.pipeline.skipped import SkipLog, totals_of
+from lam_jax.pipeline.stages import best_record, chosen_weights, skipped_of, train_stage
 from lam_jax.runs.run import Run
 from lam_jax.tasks.task import Task
 from lam_jax.train.compile_ahead import compile_ahead
@@ -21,6 +23,7 @@ from lam_jax.train.loop import Phase, fit
 from lam_jax.train.optimiser import make_optimiser
 from lam_jax.train.partition import count_parameters, merge, partition
 from lam_jax.train.rl import RLStep
+from lam_jax.train.rl_batch import RLBatch
 from lam_jax.train.rl_collect import Collector
 from lam_jax.train.rl_config import RLConfig
 from lam_jax.train.rl_rewards import Decoder
@@ -37,7 +40,7 @@ def fine_tune(run: Run, resources: Resources, task: Task, space: Space, agent: A
     held_out = resources.held_out(task.name, task.val)
     for phase, stage in sft_phases(task.name, space, recipe.method).items():
         rows = resources.batches(task.name, task.sft, recipe.sft.rows)
-        agent = train_stage(run, recipe, phase, stage, recipe.sft, agent, rows, held_out)
+        agent = train_stage(run, recipe, phase, stage, recipe.sft, agent, rows, held_out, skipped_of(resources))
     return agent
 
 
@@ -62,6 +65,19 @@ def rl_config(resources: Resources, task: Task, space: Space) -> RLConfig:
     )
 
 
+class _CountingStep(RLStep):
+    """With the metrics of the bad rows that others took the place of, among a step's prompts and refills."""
+
+    def __init__(self, collect: Collector, update: Update, skipped: SkipLog):
+        super().__init__(collect, update)
+        self.skipped = skipped
+
+    def prepare(self, state: TrainState, prompts: Collated) -> tuple[RLBatch, dict[str, Any]]:
+        self.skipped.recent = list(prompts.skipped)
+        batch, metrics = super().prepare(state, prompts)
+        return batch, metrics | totals_of(self.skipped.recent)
+
+
 def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: Agent) -> tuple[Agent, dict[str, Any]]:
     """Stage 6 on the task's prompts; returns the agent, and median times of the later two thirds of the steps.
 
@@ -71,7 +87,7 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
     trainable, frozen = partition(agent, space.trains(agent.backbone.config, recipe.method))
     resting, wake = rest(frozen, agent.backbone.config.dtype)
     phase = rl_phase(task.name, space)
-    validation = resources.examples(task.name, task.val)[: config.prompts]
+    validation = resources.first(task.name, task.val, config.prompts)
     evaluator = Evaluator(resources, task, space)
 
     def train() -> tuple[Any, dict[str, Any]]:
@@ -83,7 +99,9 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
         observe = observer(run, phase, config, decode, ends)
         ahead = loader.peek if config.overlap_scoring else None
         collect = Collector(config, recipe.method, resting, task.reward, decode, loader, observe=observe, ahead=ahead)
-        step = RLStep(collect, Update(config, recipe.method, optimiser, resting, trainable))
+        update = Update(config, recipe.method, optimiser, resting, trainable)
+        skips = recipe.bad_rows == "skip"
+        step = _CountingStep(collect, update, resources.skipped) if skips else RLStep(collect, update)
         if len(task.prompt_lengths) > 1 or len(config.update_buckets) > 1:
             like = next(resources.prompt_loader(task)).batch
             compile_ahead(step, state, like, task.prompt_lengths, run.progress)

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lam_jax.data.bad_rows import tried
 from lam_jax.data.readers import Drops, read_json, read_rows, strip_image_tag
 from lam_jax.data.schemas import DataError, Example, Message, Where, describe, field
 from lam_jax.data.splits import SEED, cut, hold_out, shuffled
@@ -282,7 +283,7 @@ def mmrole_splits(
     """
 
     def examples(rows: Sequence[Placed]) -> list[Example]:
-        return [example for row, where in rows for example in mmrole_examples(row, where, image_root)]
+        return [example for row, where in rows for example in tried(mmrole_examples, row, where, image_root)]
 
     rows = shuffled(in_rows, seed)
     sft, sft_val = hold_out(examples(cut(rows, 0.0, 0.5)), 0.1, seed)

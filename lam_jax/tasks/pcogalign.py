@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lam_jax.data.bad_rows import tried
 from lam_jax.data.readers import Drops, read_rows, row_facts, strip_image_tag
 from lam_jax.data.schemas import DataError, Example, Message, Where, describe, field
 from lam_jax.data.sources import hash_files
@@ -67,7 +68,7 @@ def pcogalign_splits(
     """The paper's splits: training rows shuffled, 0-50 % SFT, 50-70 % RL, a tenth of the SFT rows for validation."""
 
     def examples(rows: Sequence[Placed]) -> list[Example]:
-        return [example for row, where in rows for example in pcogalign_examples(row, where, image_root)]
+        return [example for row, where in rows for example in tried(pcogalign_examples, row, where, image_root)]
 
     rows = shuffled(train, seed)
     sft, val = hold_out(examples(cut(rows, 0.0, 0.5)), 0.1, seed)

@@ -179,13 +179,17 @@ def test_results_show_as_many_conversations_as_were_kept(files, tmp_path):
     from lam_jax.pipeline.results import _samples
 
     resources = opened(recipe(files), files)
-    answers = {"test": [{"id": "x", "space": "latent", "text": str(i)} for i in range(2)]}
+    names = [example.id for example in resources.examples("own", "test")]
+    # Of the second row there is no answer: it was skipped.
+    kept = [names[0], names[2]]
+    answers = {"test": [{"id": name, "space": "latent", "text": str(i)} for i, name in enumerate(kept)]}
     made = resources.recipe
     scored = {"test": dataclasses.replace(made.tasks[0].tests["id"])}
     made = dataclasses.replace(made, tasks=(dataclasses.replace(made.tasks[0], tests=scored),))
     resources = dataclasses.replace(resources, recipe=made)
     shown = _samples(tmp_path, resources, {("own", "latent", "rl"): {"answers": answers}})
     assert [[a["text"] for a in s["answers"]] for s in shown] == [["0"], ["1"]]
+    assert [s["id"] for s in shown] == kept
     assert np.all([(tmp_path / s["image"]).is_file() for s in shown])
 
 

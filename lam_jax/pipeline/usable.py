@@ -1,0 +1,51 @@
+"""Rows that their source cannot use: with the wrong pictures, or without an answer where it is trained on."""
+
+from collections.abc import Sequence
+
+from lam_jax.data.bad_rows import Tally
+from lam_jax.data.schemas import DataError, Example, require_reference
+from lam_jax.recipe import PAIRED, TEXT_ONLY
+
+
+def usable(examples: Sequence[Example], source: str, whole: bool, tally: Tally | None) -> Sequence[Example]:
+    """The examples, if each has the pictures that its source needs, and its answer where rows are used whole.
+
+    Args:
+        examples: of a split.
+        source: "paired", "text_only", or a task's name.
+        whole: rows go into a loss with their answers.
+        tally: gets those that cannot be used, which are then left out, duplicates among them.
+
+    Raises:
+        DataError: without a tally, one cannot be used.
+    """
+    if tally is None:
+        for example in examples:
+            _require_usable(example, source, whole)
+        return examples
+    double = {id(example): text for example, text in tally.duplicates}
+    kept = []
+    for example in examples:
+        if text := double.get(id(example)):
+            tally.drop(example.where, "duplicate id", text)
+            continue
+        try:
+            _require_usable(example, source, whole)
+        except DataError as error:
+            tally.drop(example.where, f"{error.key}: {error.found}", str(error))
+            continue
+        kept.append(example)
+    return kept
+
+
+def _require_usable(example: Example, source: str, whole: bool) -> None:
+    if whole:
+        require_reference(example)
+    if source == PAIRED and not example.images:
+        fix = "Add it, or move the row to the text-only rows."
+        raise DataError(example.where, "images", "no picture", "a picture in a paired row", fix)
+    if source == TEXT_ONLY and example.images:
+        fix = "Drop it, or move the row to the paired rows."
+        raise DataError(example.where, "images", "a picture", "none in a text-only row", fix)
+    if len(example.images) > 1:
+        raise DataError(example.where, "images", f"{len(example.images)} pictures", "one", "Keep one of them.")
