@@ -12,6 +12,7 @@ PAGES = (
     "docs/python.md",
     "docs/own_task.md",
     "docs/agents.md",
+    "docs/evaluation.md",
     "docs/watching.md",
     "README.md",
 )
