@@ -4,11 +4,12 @@ The folder of an evaluation: settings.json (what it belongs to), for each agent 
 diversity.jsonl and verdicts.jsonl, written as they come, and at the end evaluation.json (docs/evaluation.md).
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +17,24 @@ import jax
 
 import lam_jax
 from lam_jax.agents.answer_file import answer_examples
-from lam_jax.agents.evaluated import (
-    RowSet,
-    Subject,
-    judges_of,
-    named_apart,
-    reward_identity,
-    reward_name,
-    subjects_of,
-)
+from lam_jax.agents.evaluated import RowSet, Subject, named_apart, subjects_of
 from lam_jax.agents.evaluation_folder import RESULT, EvaluationFolder, SetFolder, write_json
+from lam_jax.agents.evaluation_rewards import judges_of, require_scorable, reward_identity, reward_name, warn_of_judges
 from lam_jax.agents.load import load_folder
 from lam_jax.agents.pairs import comparisons
 from lam_jax.agents.run_folder import is_run_folder
-from lam_jax.data.schemas import require_reference
 from lam_jax.errors import BadSettingError, LamJaxError
 from lam_jax.evaluation.figures import AnswerText, call_figures, diversity_figures, score_figures, text_figures
 from lam_jax.evaluation.generate import Answered
 from lam_jax.evaluation.protocol import EvaluationProtocol
-from lam_jax.evaluation.verdict_file import score_rows
+from lam_jax.evaluation.verdict_file import failed_kinds, read_verdicts, score_rows
 from lam_jax.hosts.start import start_process
 from lam_jax.parallel.multihost import all_agree, is_first
 from lam_jax.report.current import refresh_report
 from lam_jax.report.evaluations import read_evaluation
-from lam_jax.rewards.embedding import SimilarityReward, embedder_identity, is_lexical, load_embedder
-from lam_jax.rewards.functions import FunctionReward, ScoreFunction, WeightedReward
-from lam_jax.rewards.judge import JudgeReward, warn_same_judge
-from lam_jax.rewards.reward import Reward, check_verdicts
+from lam_jax.rewards.embedding import embedder_identity, is_lexical, load_embedder
+from lam_jax.rewards.functions import FunctionReward, ScoreFunction
+from lam_jax.rewards.reward import Reward
 from lam_jax.runs.progress import Progress
 from lam_jax.values import encode
 
@@ -114,12 +106,16 @@ def evaluate_agent(
     other = None if against is None else Path(against)
     groups = [subjects_of(path, task, space, rows, reward, protocol.prompts) for path in paths]  # pyright: ignore[reportArgumentType]
     subjects = named_apart([subject for group in groups for subject in group])
-    _check_rewards(subjects)
+    for part in {id(part.examples): part for _, part in _parts(subjects)}.values():
+        if part.reward is not None:
+            require_scorable(part.reward, part.examples)
     identity = embedder_identity(embedder) if protocol.diversity_samples else None
     folder = EvaluationFolder(Path(out) if out is not None else default_folder(paths, rows))
-    with folder.claimed(_settings(protocol, subjects)):
-        _warn_same_judges(subjects, reference_writer)
-        targets = [folder.of(n, subject, part) for n, subject in enumerate(subjects, start=1) for part in subject.sets]
+    with folder.claimed(_settings(protocol, subjects)), _judged(folder.path):
+        if is_first():
+            warn_of_judges([(subject.trained_by, part.reward) for subject, part in _parts(subjects)], reference_writer)
+        numbers = {id(subject): number for number, subject in enumerate(subjects, start=1)}
+        targets = [folder.of(numbers[id(subject)], subject, part) for subject, part in _parts(subjects)]
 
         def check() -> None:
             if other is not None:
@@ -128,13 +124,14 @@ def evaluate_agent(
                 load_embedder(embedder)
 
         _on_first(check, folder)
+        _say_cost(targets, subjects, protocol.samples, retry_failed, progress)
         for number, subject in enumerate(subjects, start=1):
             _answer(folder, number, subject, protocol, batch, mesh, progress)
 
         def measure() -> Record:
             measured = [
                 _measure(target, subject, part, protocol, embedder, identity, (confidence, retry_failed, progress))
-                for target, (subject, part) in zip(targets, ((s, part) for s in subjects for part in s.sets))
+                for target, (subject, part) in zip(targets, _parts(subjects), strict=True)
             ]
             split = [len(group) for group in groups]
             result = _result(protocol, confidence, embedder, identity, measured)
@@ -144,6 +141,18 @@ def evaluate_agent(
             return result
 
         return _on_first(measure, folder) or {}
+
+
+@contextlib.contextmanager
+def _judged(folder: Path) -> Iterator[None]:
+    """Judges keep their replies and log their calls in the folder, where they can."""
+    try:
+        from lam_jax.rewards import judge_store  # pyright: ignore[reportAttributeAccessIssue]
+    except ImportError:
+        yield
+        return
+    with judge_store.opened(folder, jax.process_index()):
+        yield
 
 
 def _on_first(work: Callable[[], Record | None], folder: EvaluationFolder) -> Record | None:
@@ -179,7 +188,7 @@ def _settings(protocol: EvaluationProtocol, subjects: Sequence[Subject]) -> Reco
         "agents": [
             {
                 "name": subject.name,
-                "content": subject.folder.content(),
+                "content": subject.content,
                 "settings": encode(dataclasses.replace(subject.folder.settings, batch=1), "settings"),
                 "sets": {part.key: part.identity() for part in subject.sets},
             }
@@ -212,7 +221,7 @@ def _answer(
             key = jax.random.fold_in(jax.random.key(protocol.seed), zlib.crc32(f"{kind}/{part.key}".encode()))
             options = {"samples": samples, "sampling": sampling, "length": length, "seed": key}
             owner = {
-                "agent": subject.folder.content(),
+                "agent": subject.content,
                 "set": part.identity()["rows"],
                 "request": {"samples": samples, "sampling": encode(sampling, "sampling"), "length": length}
                 | {"seed": protocol.seed, "kind": kind},
@@ -266,8 +275,7 @@ def _measure(
             target, part, part.reward, answers, retry_failed, progress, f"{subject.name}, {part.key}: scores"
         )
         entry["score"], entry["dimensions"] = score_figures(scored, confidence, protocol.seed)
-        entry["calls"] = call_figures([item.verdict for item in scored])
-        entry["calls"]["scored_prompts"] = len({item.row for item in scored if item.verdict.ok})
+        entry["calls"] = call_figures(scored, failed_kinds(target.verdicts))
     if identity is not None:
         drawn = target.read_answers(DIVERSITY)
         figures = target.cached(DIVERSITY, identity, lambda: diversity_figures(drawn, load_embedder(embedder)))
@@ -325,41 +333,21 @@ def _show_in_runs(folder: EvaluationFolder, subjects: Sequence[Subject], result:
             progress.say(f"{run}: its report could not be written anew ({error}); the result is in {folder.path}.")
 
 
-def _check_rewards(subjects: Sequence[Subject]) -> None:
-    """Finds before anything is answered what a reward cannot score.
-
-    Raises:
-        DataError: a row without the reference answer that a reward needs.
-        RewardShapeError, RewardError: a function that fails on the first row. A judge is not asked: that costs.
-    """
-    tried = []
-    for part in (part for subject in subjects for part in subject.sets):
-        if part.reward is None or part in tried:
-            continue
-        tried.append(part)
-        if _needs_reference(part.reward):
-            for example in part.examples:
-                require_reference(example)
-        if not judges_of(part.reward):
-            first = part.examples[0]
-            text = first.reference if first.has_reference else first.prompt[-1]["content"]
-            check_verdicts(part.reward([first], [[text]], range(1)), type(part.reward).__name__, 1, 1)
+def _parts(subjects: Sequence[Subject]) -> list[tuple[Subject, RowSet]]:
+    return [(subject, part) for subject in subjects for part in subject.sets]
 
 
-def _needs_reference(reward: Reward) -> bool:
-    if isinstance(reward, WeightedReward):
-        return any(_needs_reference(part) for _, part, _ in reward.rewards)
-    return isinstance(reward, SimilarityReward | JudgeReward)
-
-
-def _warn_same_judges(subjects: Sequence[Subject], reference_writer: str | None) -> None:
-    """Warns once of each judge that has several roles."""
-    roles = {
-        (trainer, examiner): None
-        for subject in subjects
-        for part in subject.sets
-        for examiner in judges_of(part.reward)
-        for trainer in judges_of(subject.trained_by) or [""]
-    }
-    for trainer, examiner in roles if is_first() else ():
-        warn_same_judge(trainer, examiner, reference_writer)
+def _say_cost(
+    targets: Sequence[SetFolder], subjects: Sequence[Subject], samples: int, retry_failed: bool, progress: Progress
+) -> None:
+    """Of each judge how many answers it will be asked about."""
+    asked: dict[str, int] = {}
+    for target, (_, part) in zip(targets, _parts(subjects), strict=True) if is_first() else ():
+        known = sum(item.verdict.ok or not retry_failed for item in read_verdicts(target.verdicts))
+        for model in judges_of(part.reward):
+            asked[model] = asked.get(model, 0) + len(part.examples) * samples - known
+    for model, count in asked.items():
+        if count > 0:
+            progress.say(
+                f"judge {model}: {count:,} answers to score, a call each and more where one has to be repeated."
+            )

@@ -1,6 +1,7 @@
 """What an evaluation is of: agents of any folder, and the sets of rows that each answers."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lam_jax.agents.answer_file import read_prompts
+from lam_jax.agents.evaluation_rewards import RUBRICS, judge_rewards, reward_identity
 from lam_jax.agents.load import find
 from lam_jax.agents.run_folder import CONFIG, RunAgent, is_run_folder, open_run_agent
 from lam_jax.agents.settings import AgentError, AgentFolder
@@ -17,17 +19,12 @@ from lam_jax.errors import BadSettingError
 from lam_jax.parallel.multihost import barrier, is_first
 from lam_jax.pipeline.phases import STAGE_PHASES
 from lam_jax.pipeline.resources import sources_of
-from lam_jax.rewards.dimensions import HELP_RUBRIC, ROLE_PLAY_RUBRIC
-from lam_jax.rewards.functions import WeightedReward
 from lam_jax.rewards.judge import JudgeConfig, JudgeReward
-from lam_jax.rewards.reward import Reward, WithContent
+from lam_jax.rewards.reward import Reward
 from lam_jax.tasks.task import Task
-from lam_jax.values import TYPE, ValueFormError, decode, encode
+from lam_jax.values import ValueFormError, decode, encode
 
-RUBRICS = {"role_play": ROLE_PLAY_RUBRIC, "help": HELP_RUBRIC}
 ROWS = "rows"  # key of the set of a file of rows
-# Settings that change no verdict: how a judge is reached, where a file of known content lies.
-_LEFT_OUT = {"JudgeConfig": ("api_key_env", "timeout_s", "max_retries", "concurrency"), "FileReward": ("file",)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +69,10 @@ class Subject:
     run: Path | None = None
     trained_by: Reward | None = None
 
-    @property
-    def place(self) -> tuple[str | None, str]:
-        """Task and action space."""
-        return self.folder.settings.task, self.folder.settings.space
+    @functools.cached_property
+    def content(self) -> dict[str, Any]:
+        """Hashes that tell its weights from others; of a large folder they take a while."""
+        return self.folder.content()
 
 
 def subjects_of(
@@ -99,15 +96,15 @@ def subjects_of(
     found = []
     for folder in folders:
         run = folder if isinstance(folder, RunAgent) else None
-        own = None if run is None else _reward_of(run.task)
+        scores = reward if reward is not None or run is None else _reward_of(run.task)
         if rows is not None:
-            sets: tuple[RowSet, ...] = (_set(ROWS, rows.name, read_prompts(rows), reward or own, prompts),)
+            sets: tuple[RowSet, ...] = (_set(ROWS, rows.name, read_prompts(rows), scores, prompts),)
         elif run is not None:
-            sets = _tests(run, reward or own, prompts)
+            sets = _tests(run, scores, prompts)
         else:
             raise AgentError(f"{path} is no run and has no rows of its own: name a file of rows, as --rows FILE.")
         name = base if run is None else f"{base}/{run.task.name}/{run.space.name}"
-        trained_by = None if run is None else _imported(run.task.reward, f"{path}, task {run.task.name}")
+        trained_by = None if run is None else run.task.reward
         found.append(Subject(name, folder, sets, None if run is None else path, trained_by))
     return found
 
@@ -199,67 +196,24 @@ def _imported(value: Any, where: str) -> Any:
         ) from error
 
 
-def reward_identity(reward: Reward | None) -> Any:
-    """A reward as JSON values with the hash of its code; how a judge is reached is no part."""
-    if reward is None:
-        return None
-    try:
-        value = _without(encode(reward, "reward"))
-    except ValueFormError:  # an object of the caller's own
-        value = {TYPE: f"{type(reward).__module__}:{type(reward).__qualname__}"}
-    return {"value": value} | ({"code": reward.content()} if isinstance(reward, WithContent) else {})
-
-
-def _without(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_without(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    left_out = _LEFT_OUT.get(str(value.get(TYPE, "")).rpartition(":")[2], ())
-    return {key: _without(item) for key, item in value.items() if key not in left_out}
-
-
-def judges_of(reward: Reward | None) -> list[str]:
-    """Names of the judge models in a reward."""
-    return [judge.judge.model for judge in _judges(reward)]
-
-
-def _judges(reward: Reward | None) -> list[JudgeReward]:
-    if isinstance(reward, JudgeReward):
-        return [reward]
-    if isinstance(reward, WeightedReward):
-        return [judge for _, part, _ in reward.rewards for judge in _judges(part)]
-    return []
-
-
-def reward_name(reward: Reward | None) -> str | None:
-    """How a reward is called in a result."""
-    if reward is None:
-        return None
-    if models := judges_of(reward):
-        return f"judge {', '.join(dict.fromkeys(models))}"
-    if isinstance(reward, WeightedReward):
-        return " + ".join(name for name, _, _ in reward.rewards)
-    return str(getattr(reward, "name", type(reward).__name__))
-
-
 def judge_reward(url: str, model: str, rubric: str | None, path: Path, task: str | None) -> JudgeReward:
     """A judge as the reward of an evaluation.
 
     Args:
         url, model: of the endpoint.
-        rubric: "role_play" or "help"; None: that of the run's own judge.
+        rubric: one of `RUBRICS`; None: that of the run's own judge.
         path, task: of the run.
 
     Raises:
-        BadSettingError: no rubric is named, and the run has no judge or several with different rubrics.
+        BadSettingError: no such rubric, or none is named and the run has no judge or several with different rubrics.
     """
-    config = JudgeConfig(url, model)
     if rubric is not None:
-        return JudgeReward(config, RUBRICS[rubric])
+        if rubric not in RUBRICS:
+            raise BadSettingError(f"--rubric: found {rubric!r}, expected one of {sorted(RUBRICS)}.")
+        return JudgeReward(JudgeConfig(url, model), RUBRICS[rubric])
     judges: list[JudgeReward] = []
     if is_run_folder(path):
-        judges = [judge for agent in _run_agents(path, task, None) for judge in _judges(_reward_of(agent.task))]
+        judges = [judge for agent in _run_agents(path, task, None) for judge in judge_rewards(_reward_of(agent.task))]
     rubrics = [judge.rubric for judge in judges]
     if not rubrics or any(other != rubrics[0] for other in rubrics):
         found = "several tasks with different ones" if rubrics else "no run with a judge"

@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import json
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from lam_jax.parallel.multihost import all_agree, is_first
 from lam_jax.runs.jsonl import read_lines
 from lam_jax.values import differences
 
+logger = logging.getLogger("lam_jax")
 RESULT, SETTINGS = "evaluation.json", "settings.json"
 Record = dict[str, Any]
 
@@ -126,8 +129,12 @@ class EvaluationFolder:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            lock.close()
-            raise RunFolderBusyError(f"{self.path} is in use by another process. Wait, or choose another.") from error
+            if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
+                lock.close()
+                raise RunFolderBusyError(
+                    f"{self.path} is in use by another process. Wait, or choose another folder, as --out."
+                ) from error
+            logger.warning("%s: this file system has no locks (%s): see that one process uses it.", self.path, error)
         if not file.exists():
             write_json(file, settings)
         return lock

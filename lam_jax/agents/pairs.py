@@ -44,7 +44,7 @@ def comparisons(
     groups = [[m for m in measured if m[0]["agent"] in names[sum(split[:i]) : sum(split[: i + 1])]] for i in (0, 1)]
     pairs = [pair for group in groups for pair in _spaces(group)]
     if len(split) > 1:
-        pairs += _matched(*groups, "the two folders")
+        pairs += _matched(groups[0], groups[1], "the two folders")
     if against is not None:
         other = [
             (entry, SetFolder(against, against / entry["folder"]))

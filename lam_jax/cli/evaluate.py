@@ -7,8 +7,6 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-Rubric = Literal["role_play", "help"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
@@ -32,8 +30,8 @@ class Evaluate:
     """Address of an OpenAI-compatible endpoint, ending in /v1: a judge scores, instead of --reward."""
     judge_model: str | None = None
     """The judge's name there."""
-    rubric: Rubric | None = None
-    """What the judge is asked: MMRole's dimensions or PCogAlignBench's. Default: as in the run."""
+    rubric: str | None = None
+    """What the judge is asked: role_play (MMRole's dimensions) or help (PCogAlignBench's). Default: as in the run."""
     reference_writer: str | None = None
     """Model that wrote the reference answers; you are warned where it is the judge."""
     samples: int = 3

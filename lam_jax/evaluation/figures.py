@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -104,10 +104,15 @@ def _sample_means(successful: Sequence[Scored], value: Callable[[Verdict], float
     return [float(np.mean(by_number[number])) for number in sorted(by_number)]
 
 
-def call_figures(verdicts: Sequence[Verdict]) -> Record:
-    """How many calls there were, and the failed ones by kind."""
-    kinds = [getattr(verdict, "kind", None) or NO_KIND for verdict in verdicts if not verdict.ok]
-    return {"calls": len(verdicts), "failed": len(kinds), "kinds": dict(sorted(collections.Counter(kinds).items()))}
+def call_figures(scored: Sequence[Scored], kinds: Mapping[tuple[str, int], str]) -> Record:
+    """How many calls there were, and the failed ones by kind; `kinds`: of the (row, sample) that failed."""
+    failed = [kinds.get((item.row, item.sample), NO_KIND) for item in scored if not item.verdict.ok]
+    return {
+        "calls": len(scored),
+        "failed": len(failed),
+        "kinds": dict(sorted(collections.Counter(failed).items())),
+        "scored_prompts": len({item.row for item in scored if item.verdict.ok}),
+    }
 
 
 def comparison_figures(found: Comparison) -> Record:

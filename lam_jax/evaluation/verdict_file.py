@@ -64,6 +64,13 @@ def read_verdicts(path: Path) -> list[Scored]:
     return found
 
 
+def failed_kinds(path: Path) -> dict[tuple[str, int], str]:
+    """The kinds of the failed calls in a file, by (row, sample), where the reward gave one."""
+    return {
+        (line["id"], line["sample"]): line["kind"] for line in read_lines(path) if "error" in line and "kind" in line
+    }
+
+
 def score_rows(
     path: Path,
     examples: Sequence[Example],

@@ -234,7 +234,7 @@ def test_failed_calls_are_dropped_counted_and_never_scored(folders, rows, whole,
     (entry,) = json.loads((out / "evaluation.json").read_text())["scores"]
     others = [line["scores"]["reward"][0] for line in kept[1:]]
     assert entry["score"]["mean"] == pytest.approx(np.mean(others))
-    assert (entry["calls"]["calls"], entry["calls"]["failed"]) == (2 * ROWS, 1)
+    assert entry["calls"] == {"calls": 2 * ROWS, "failed": 1, "kinds": {"server": 1}, "scored_prompts": ROWS}
     calls().clear()
     assert main(arguments(folders[1], rows, out, "--retry-failed")) == 0
     assert [len(asked) for asked in calls()] == [1, 1]  # the try on the first row, then the one that failed
@@ -280,6 +280,36 @@ def test_a_judge_that_wrote_the_references_is_warned_of_once(folders, rows, tmp_
         moved = JudgeReward(JudgeConfig("http://127.0.0.1:9/v1", "big-judge", concurrency=2), ROLE_PLAY_RUBRIC)
         again = evaluate_agent(folders[0], tmp_path / "out", reference_writer="another", **{**options, "reward": moved})
     assert again["scores"] == result["scores"]  # how a judge is reached changes no verdict
+
+
+def test_a_judge_of_the_command_line_gets_the_numbers_of_the_samples(folders, rows, tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def judge(self, examples, answers, samples):
+        asked.extend((self.judge.base_url, self.judge.model, e.id, g) for e in examples for g in samples)
+        return judged(self, examples, answers, samples)
+
+    monkeypatch.setattr(JudgeReward, "__call__", judge)
+    args = [
+        "evaluate",
+        str(folders[0]),
+        "--rows",
+        str(rows),
+        "--out",
+        str(tmp_path / "out"),
+        "--diversity-samples",
+        "0",
+    ]
+    args += ["--samples", "2", "--length", "2", "--batch", "2", "--prompts", "2"]
+    url = ["--judge", "http://127.0.0.1:9/v1", "--judge-model", "big"]
+    code, _, err = call([*args, *url], capsys)
+    assert (code, "--rubric: found no run with a judge" in err) == (2, True), err
+    code, out, _ = call([*args, *url, "--rubric", "role_play"], capsys)
+    assert (code, "judge big: 4 answers to score" in out) == (0, True)
+    assert asked == [("http://127.0.0.1:9/v1", "big", f"row{i}", g) for i in range(2) for g in range(2)]
+    # At another address it is the same judge, and nothing is asked again.
+    code, out, _ = call([*args, "--judge", "http://127.0.0.1:7/v1", *url[2:], "--rubric", "role_play"], capsys)
+    assert (code, len(asked), "answers to score" in out) == (0, 4, False)
 
 
 def judged(self, examples, answers, samples):

@@ -1,6 +1,5 @@
 """The figures of a result, by hand."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -53,7 +52,9 @@ def test_scores_by_hand():
     assert dimensions["a"]["mean"] == pytest.approx(2 / 3)
     assert dimensions["a"]["sample_means"] == pytest.approx([0.5, 1.0])
     assert dimensions["b"]["mean"] == pytest.approx(2.5 / 3)
-    assert call_figures([item.verdict for item in scored]) == {"calls": 4, "failed": 1, "kinds": {"failed": 1}}
+    counts = {"calls": 4, "failed": 1, "scored_prompts": 2}
+    assert call_figures(scored, {}) == counts | {"kinds": {"failed": 1}}
+    assert call_figures(scored, {("q", 1): "timeout", ("p", 9): "x"}) == counts | {"kinds": {"timeout": 1}}
     assert score_figures(scored, seed=1) == score_figures(scored[::-1], seed=1)
     json.dumps([score, dimensions], allow_nan=False)
 
@@ -62,16 +63,6 @@ def test_without_a_single_score_there_is_no_number():
     assert score_figures([Scored("p", 0, Verdict(error="x"))]) == (None, {})
     one, _ = score_figures([Scored("p", 0, Verdict({"a": (1.0, 2.0)}))])
     assert one == {"mean": 0.5, "low": None, "high": None, "std": None, "sample_means": [0.5]}
-
-
-def test_failed_calls_are_counted_by_the_kind_that_a_reward_gives():
-    @dataclasses.dataclass(frozen=True)
-    class WithKind(Verdict):
-        kind: str | None = None
-
-    kinds = ("timeout", "refused", "timeout")
-    verdicts = [*(WithKind(error="x", kind=kind) for kind in kinds), Verdict(error="y"), Verdict({"a": (1.0, 1.0)})]
-    assert call_figures(verdicts) == {"calls": 5, "failed": 4, "kinds": {"failed": 1, "refused": 1, "timeout": 2}}
 
 
 def test_diversity_by_hand():

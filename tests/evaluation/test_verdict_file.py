@@ -1,6 +1,7 @@
 """Verdicts on disk: what is there is not asked for again, and nothing is scored that failed."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -92,7 +93,12 @@ def test_parts_and_kinds_come_back(tmp_path):
     assert module.scored_of(module.record_of("r", 2, verdict)).verdict == verdict
     failed = Verdict(error="HTTP 500")
     object.__setattr__(failed, "kind", "server")
-    assert module.record_of("r", 0, failed) == {"id": "r", "sample": 0, "error": "HTTP 500", "kind": "server"}
+    line = module.record_of("r", 0, failed)
+    assert line == {"id": "r", "sample": 0, "error": "HTTP 500", "kind": "server"}
+    other = module.record_of("r", 1, Verdict(error="?"))
+    (tmp_path / "v.jsonl").write_text("".join(json.dumps(one) + "\n" for one in (line, other)))
+    assert module.failed_kinds(tmp_path / "v.jsonl") == {("r", 0): "server"}
+    assert [item.verdict.ok for item in read_verdicts(tmp_path / "v.jsonl")] == [False, False]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,100 @@
+"""What scores an evaluation: its identity, its name, what it needs, and the judges in it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from lam_jax.data.schemas import Example, require_reference
+from lam_jax.rewards import dimensions
+from lam_jax.rewards.dimensions import JudgeRubric
+from lam_jax.rewards.embedding import SimilarityReward
+from lam_jax.rewards.functions import WeightedReward
+from lam_jax.rewards.judge import JudgeReward, warn_same_judge
+from lam_jax.rewards.reward import Reward, WithContent, check_verdicts
+from lam_jax.values import TYPE, ValueFormError, encode
+
+RUBRICS: Mapping[str, JudgeRubric] = getattr(
+    dimensions, "RUBRICS", {"role_play": dimensions.ROLE_PLAY_RUBRIC, "help": dimensions.HELP_RUBRIC}
+)
+# Settings that change no verdict: how a judge is reached, where a file of known content lies.
+_REACHED = ("base_url", "api_key_env", "timeout_s", "max_retries", "concurrency", "headers", "requests_per_minute")
+_REACHED += ("tokens_per_minute", "max_calls", "max_total_tokens")
+_LEFT_OUT = {"JudgeConfig": _REACHED, "FileReward": ("file",)}
+
+
+def reward_identity(reward: Reward | None) -> Any:
+    """A reward as JSON values with the hash of its code; how a judge is reached is no part."""
+    if reward is None:
+        return None
+    try:
+        value = _without(encode(reward, "reward"))
+    except ValueFormError:  # an object of the caller's own
+        value = {TYPE: f"{type(reward).__module__}:{type(reward).__qualname__}", "name": getattr(reward, "name", "")}
+    return {"value": value} | ({"code": reward.content()} if isinstance(reward, WithContent) else {})
+
+
+def _without(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    left_out = _LEFT_OUT.get(str(value.get(TYPE, "")).rpartition(":")[2], ())
+    return {key: _without(item) for key, item in value.items() if key not in left_out}
+
+
+def judges_of(reward: Reward | None) -> list[str]:
+    """Names of the judge models in a reward."""
+    return [judge.judge.model for judge in judge_rewards(reward)]
+
+
+def judge_rewards(reward: Reward | None) -> list[JudgeReward]:
+    """The judges in a reward."""
+    if isinstance(reward, JudgeReward):
+        return [reward]
+    if isinstance(reward, WeightedReward):
+        return [judge for _, part, _ in reward.rewards for judge in judge_rewards(part)]
+    return []
+
+
+def reward_name(reward: Reward | None) -> str | None:
+    """How a reward is called in a result."""
+    if reward is None:
+        return None
+    if models := judges_of(reward):
+        return f"judge {', '.join(dict.fromkeys(models))}"
+    if isinstance(reward, WeightedReward):
+        return " + ".join(name for name, _, _ in reward.rewards)
+    return str(getattr(reward, "name", type(reward).__name__))
+
+
+def require_scorable(reward: Reward, examples: Sequence[Example]) -> None:
+    """Finds before anything is answered what a reward cannot score.
+
+    Raises:
+        DataError: a row without the reference answer that a reward needs.
+        RewardShapeError, RewardError: a function that fails on the first row. A judge is not asked: that costs.
+    """
+    if _needs_reference(reward):
+        for example in examples:
+            require_reference(example)
+    if not judges_of(reward):
+        first = examples[0]
+        text = first.reference if first.has_reference else first.prompt[-1]["content"]
+        check_verdicts(reward([first], [[text]], range(1)), type(reward).__name__, 1, 1)
+
+
+def _needs_reference(reward: Reward) -> bool:
+    if isinstance(reward, WeightedReward):
+        return any(_needs_reference(part) for _, part, _ in reward.rewards)
+    return isinstance(reward, SimilarityReward | JudgeReward)
+
+
+def warn_of_judges(pairs: Iterable[tuple[Reward | None, Reward | None]], reference_writer: str | None) -> None:
+    """Warns once of each judge that has several roles; `pairs`: what trained an agent, and what scores it."""
+    roles = {
+        (trainer, examiner): None
+        for trained_by, reward in pairs
+        for examiner in judges_of(reward)
+        for trainer in judges_of(trained_by) or [""]
+    }
+    for trainer, examiner in roles:
+        warn_same_judge(trainer, examiner, reference_writer)
