@@ -33,7 +33,8 @@ def _groups(path: Path, drops: Drops) -> Iterator[tuple[Where, dict[str, Any]]]:
     if start[:2] == b"\x1f\x8b" or start == b"\x28\xb5\x2f\xfd":
         found = "a packed tar, in which no picture can be found by its place"
         raise DataError(Where(str(path)), None, found, "a plain .tar", "Unpack it with gunzip or zstd -d.")
-    number, group = -1, {}
+    number = -1
+    group: dict[str, Any] = {}
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:

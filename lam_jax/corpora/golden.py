@@ -210,11 +210,8 @@ def _ask_all(
         if answer is None:
             options: dict[str, Any] = {} if writer.temperature is None else {"temperature": writer.temperature}
             try:
-                reply = client.chat.completions.create(
-                    model=writer.model,
-                    messages=messages,
-                    max_tokens=writer.max_tokens,
-                    **options,  # pyright: ignore
+                reply: Any = client.chat.completions.create(
+                    **{"model": writer.model, "messages": messages, "max_tokens": writer.max_tokens}, **options
                 )
                 if not reply.choices:
                     raise ValueError("the reply has no choices")

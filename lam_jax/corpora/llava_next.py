@@ -58,7 +58,7 @@ def _row(record: Any, where: Where, root: Path, table: bool) -> Row:
 def _messages(turns: list[Any]) -> list[Message]:
     messages: list[Message] = []
     for index, turn in enumerate(turns):
-        role = ROLES.get(turn.get("from")) if isinstance(turn, dict) and isinstance(turn.get("from"), str) else None
+        role = ROLES.get(str(turn.get("from"))) if isinstance(turn, dict) else None
         if role is None or not isinstance(turn.get("value"), str):
             raise Odd("unusable turn", f"conversations[{index}]: {describe(turn)}")
         if role == "assistant" and not strip_image_tag(turn["value"]).strip():

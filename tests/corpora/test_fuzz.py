@@ -36,7 +36,7 @@ TURN = st.one_of(
 )
 KEYS = {
     "id": PLAIN,
-    "image": st.one_of(NAMES, ANY, st.fixed_dictionaries({"file_path": st.one_of(NAMES, PLAIN)})),
+    "image": st.one_of(NAMES, NAMES, ANY, st.fixed_dictionaries({"file_path": st.one_of(NAMES, PLAIN)})),
     "images": st.one_of(st.lists(NAMES, max_size=2), ANY),
     "image_id": st.one_of(st.just("a"), NAMES, PLAIN),
     "conversations": st.one_of(st.lists(TURN, max_size=4), ANY),
@@ -73,7 +73,9 @@ VALID = {
     "section_image_captions": [["c"]],
 }
 # Odd throughout, or odd in one place.
-ONE = st.sampled_from(sorted(KEYS)).flatmap(lambda key: KEYS[key].map(lambda value: VALID | {key: value}))
+ONE = st.sampled_from([*sorted(KEYS), *["image"] * 20]).flatmap(
+    lambda key: KEYS[key].map(lambda value: VALID | {key: value})
+)
 ROW = st.one_of(ANY, st.fixed_dictionaries({}, optional=KEYS), st.fixed_dictionaries(KEYS), ONE, ONE)
 
 
@@ -95,7 +97,7 @@ def readers(root: Path):
     yield "wikiweb2m", pages
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(record=ROW)
 def test_readers(record, tmp_path_factory):
     root = tmp_path_factory.getbasetemp() / "fuzz" / "root"
