@@ -15,7 +15,8 @@ class Verdict:
         scores: dimension -> (score of the answer, score of the reference); empty if the call failed.
         error: why the call failed; None if it succeeded.
         parts: what the reward is made of, by name, where the dimensions do not tell: they are logged apart.
-        kind: of the failure in a short word, such as `timeout` or `unparsable`, by which failures are counted.
+        kind: of a failed call, what went wrong as a short slug, by which failures are counted: `timeout`, `rate_limit`,
+            `http_400`, `truncated`, `unparsable`, `refused` and the like.
     """
 
     scores: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
