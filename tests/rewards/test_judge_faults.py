@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -87,8 +88,9 @@ def test_faults_in_a_third_of_the_calls(tmp_path):
         again = Judge(config(fake)).score([request(number) for number in range(ANSWERS) if number not in failed])
         assert len(fake.calls) == done, "a second pass asks nothing"
         assert again == [verdict for verdict in verdicts if verdict.ok]
-        # What failed was not kept: it is asked for again.
+        # What failed was not kept, whatever its text: it is asked for again.
         mended = Judge(config(fake)).score([request(number) for number in failed])
+        assert len(fake.calls) == done + len(failed)
         assert [dict(v.scores) for v in mended] == [true_scores(number) for number in failed]
 
 
@@ -127,13 +129,24 @@ def test_a_reply_that_drips_is_not_waited_for():
 
 
 def test_a_killed_process_pays_for_no_finished_call_again(tmp_path):
-    with FaultyJudge(delay_s=0.02) as fake:
+    killed = threading.Event()
+    with FaultyJudge() as fake:
+        answer = fake.answer
+
+        def half(handler, body):
+            if len(fake.calls) >= 25 and not killed.is_set():
+                killed.wait(60)
+                return
+            answer(handler, body)
+
+        fake.answer = half
         command = [sys.executable, "-m", "tests.rewards.judge_child", fake.url, str(tmp_path), "0", "60"]
         child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
         while len(fake.calls) < 25 and child.poll() is None:
             time.sleep(0.005)
         child.send_signal(signal.SIGKILL)
         child.wait()
+        killed.set()
         assert child.stdout is not None
         child.stdout.close()
         with sqlite3.connect(tmp_path / CACHE) as connection:
