@@ -1,6 +1,7 @@
 """What a model's config.json says besides the sizes of a `QwenConfig`, kept from loading through training to export."""
 
 import copy
+import dataclasses
 import json
 import logging
 from collections.abc import Mapping
@@ -35,13 +36,18 @@ def over(base: Mapping[str, Any] | None, config: QwenConfig, dtype: str) -> dict
     values = copy.deepcopy(dict(base))
     values["compute_dtype"] = config.compute_dtype
     try:
-        same = from_hf(values) == config
+        found = from_hf(values)
     except (ValueError, TypeError, AttributeError, KeyError):
-        same = False
-    if not same:
+        found = None
+    # Which tokens end an answer other files say too: they are no sign of another model.
+    ends = {name: value for name, value in vars(config).items() if "eos" in name}
+    if found is None or dataclasses.replace(found, **ends) != config:
         logger.warning("The config.json that the model came with describes another model: its further keys are lost.")
         return ours
     parts = [values, *(part for name in ("text_config", "vision_config") if isinstance(part := values.get(name), dict))]
+    if found != config:
+        for part in parts[:2]:
+            part |= {"eos_token_id": ours["eos_token_id"]} if "eos_token_id" in part or part is values else {}
     for part in parts:
         part |= {key: dtype for key in _DTYPE_KEYS if part.get(key) is not None}
     if not any(values.get(key) for key in _DTYPE_KEYS):

@@ -11,7 +11,7 @@ import lam_jax
 from lam_jax.formats.checkpoint_files import SafetensorsFolder
 from lam_jax.formats.convert import convert
 from lam_jax.formats.foreign import over
-from lam_jax.formats.hf_config import read_config
+from lam_jax.formats.hf_config import from_hf, read_config
 from lam_jax.formats.load_backbone import load_backbone
 from lam_jax.formats.safetensors_io import CheckpointError
 from lam_jax.models.qwen2_5_vl.config import QwenConfig, TextConfig, VisionConfig
@@ -159,6 +159,15 @@ def test_foreign_keys_survive_loading_and_saving(tmp_path, nested):
     assert written == expected
     (folder / "config.json").write_text(json.dumps(over(values, config, "bfloat16")))
     assert read_config(folder) == config
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["flat", "nested"])
+def test_end_tokens_that_other_files_named_do_not_make_it_another_model(nested):
+    base = made.config_json(TIED, nested) | {"our_lab": 1}
+    config = QwenConfig(**{**vars(TIED), "eos_id": 58})
+    written = over(base, config, "float32")
+    assert written["our_lab"] == 1
+    assert from_hf(written) == config
 
 
 def test_a_config_of_another_model_is_left_aside(caplog):

@@ -40,10 +40,10 @@ def assert_ramp(pixels: np.ndarray, within: int = 1) -> None:
     "levels",
     [
         RAMP.astype(np.int32),  # 0..255 in 32 bits
-        RAMP.astype(np.int32) * 257,
+        RAMP.astype(np.int32) * 256 + 128,
         RAMP.astype(np.float32),
         RAMP.astype(np.float32) / 255,
-        RAMP.astype(np.uint16) * 257,
+        RAMP.astype(np.uint16) * 256 + 128,
     ],
     ids=["I_8", "I_16", "F_255", "F_1", "I;16"],
 )
