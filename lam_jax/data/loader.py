@@ -77,7 +77,7 @@ class Loader(Iterator[Out], Generic[Item, Out]):
         self._skip: Skip | None = collate.skip if by_row else None
         make = _Filled(examples, collate) if by_row else lambda chosen: collate([examples[i] for i in chosen])
 
-        def batch(number: int) -> Out:
+        def batch(number: int) -> Any:
             rows = (stream[number * config.batch_size + row] for row in own)
             return make([row for row in rows if row is not None])  # an endless stream has them all
 
@@ -89,7 +89,7 @@ class Loader(Iterator[Out], Generic[Item, Out]):
         self._iterator = iter(batches.to_iter_dataset(options))
 
     def __next__(self) -> Out:
-        made = next(self._iterator)
+        made: Any = next(self._iterator)
         if self._skip is not None and made.skipped:
             self._skip.log(made.skipped)  # here and not when it is made ahead: what is not used is not told of
         return made

@@ -35,7 +35,7 @@ class SkipLog:
 
     def __init__(self, folder: Path | None = None):
         self.recent: list[Skipped] = []
-        self._counts: list[jax.Array] = []
+        self._counts: list[Any] = []
         self._known: set[tuple[Any, ...]] = set()
         self._file: JsonLines | None = None
         if folder is not None:
