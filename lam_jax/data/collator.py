@@ -163,7 +163,7 @@ class Collator:
         for example, row_grids in zip(examples, grids):
             counts = [image_tokens(grid, self.config.image.merge_size) for grid in row_grids]
             messages = example.prompt if prompt else require_reference(example).messages
-            row = self.encoder.encode(messages, counts, generation_prompt=prompt)
+            row = self.encoder.encode(messages, counts, generation_prompt=prompt, places=example.places)
             fitted = (cut_left if prompt else cut_right)(row, longest, example)
             if len(fitted) < len(row):
                 cuts += Cuts(1, len(row) - len(fitted))

@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from lam_jax.data.readers import pretraining_examples, read_rows
+from lam_jax.data.files import hash_files as hash_files
+from lam_jax.data.files import hash_rows, read_rows
+from lam_jax.data.readers import pretraining_examples
 from lam_jax.data.schemas import DataError, Example, Where
 from lam_jax.data.splits import SEED, cut, shuffled
 
@@ -49,14 +51,15 @@ class ShrinkableRows(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class JsonRows:
-    """Rows of one JSON file (a list of objects), cut into splits after a shuffle.
+    """Rows of one file or folder (`lam_jax.data.files`), cut into splits after a shuffle.
 
     Attributes:
-        file: the file.
+        file: JSON, JSON Lines, either with .gz or .zst, Parquet, or a folder that `datasets` saved.
         splits: name -> (from, to), shares of the shuffled rows. A split that would be empty gets one row, which
             another may have too.
-        image_root: what relative picture paths start from; default: the file's own folder.
-        parse: makes examples of a row; default: the chat format `{"id", "images", "messages"}`.
+        image_root: what relative picture paths start from, and pictures must lie in; default: the file's own folder.
+        parse: makes examples of a row; default: `pretraining_examples`, which reads all of `lam_jax.data.layouts`; one
+            with other settings is a `RowParser`.
         seed: of the shuffle.
         limit: most rows that are used, after the shuffle; None: all.
     """
@@ -90,7 +93,8 @@ class JsonRows:
             raise DataError(
                 Where(self.file), None, f"no split {split!r}", f"one of {sorted(self.splits)}", "Correct the name."
             )
-        rows = list(enumerate(read_rows(Path(self.file))))
+        path = Path(self.file)
+        rows = list(enumerate(read_rows(path)))
         if not rows:
             raise DataError(Where(self.file), None, "an empty list", "one row or more", "Add rows.")
         start, stop = self.splits[split]
@@ -102,7 +106,7 @@ class JsonRows:
                 "%s: the split %r, shares %s to %s of %d rows, holds none; it gets a row that others may have too.",
                 *(self.file, split, start, stop, len(mixed)),
             )
-        root = Path(self.image_root) if self.image_root else Path(self.file).parent
+        root = Path(self.image_root) if self.image_root else home_of(path)
         examples = [e for index, row in chosen for e in self.parse(row, Where(self.file, index), root)]
         require_unique(examples)
         return examples
@@ -112,8 +116,8 @@ class JsonRows:
         return dataclasses.replace(self, limit=min(rows, self.limit or rows))
 
     def content(self) -> str:
-        """SHA-256 of the file; pictures count by their paths."""
-        return hash_files([Path(self.file)])
+        """SHA-256 of the file, or of a folder's files; pictures beside it count by their paths."""
+        return hash_rows(Path(self.file))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,30 +167,25 @@ def shrunk(source: RowSource, rows: int) -> RowSource:
     return source.shrunk(rows) if isinstance(source, ShrinkableRows) else source
 
 
-def require_unique(examples: Sequence[Example]) -> None:
-    """Raises DataError if two examples have one id: scores are keyed by it."""
-    known: dict[str, Example] = {}
-    for example in examples:
-        if example.id in known:
-            found = f"{example.id!r}, which {known[example.id].where} has too"
-            raise DataError(example.where, "id", found, "an id of its own", "Rename one of them.")
-        known[example.id] = example
+def home_of(path: Path) -> Path:
+    """The folder that relative picture paths of a file or folder of rows start from."""
+    return path if path.is_dir() else path.parent
 
 
-def hash_files(files: Sequence[Path]) -> str:
-    """SHA-256 of the contents of files, in order.
+def require_unique(*splits: Sequence[Example]) -> None:
+    """Raises DataError if two examples have one id: scores are keyed by it.
 
-    Raises:
-        DataError: a file cannot be read.
+    Of different splits two may be one row, where a small file lends one.
     """
-    digest = hashlib.sha256()
-    for file in files:
-        try:
-            with file.open("rb") as handle:
-                while block := handle.read(1 << 20):
-                    digest.update(block)
-        except OSError as error:
-            raise DataError(
-                Where(str(file)), None, str(error.strerror), "a readable file", "Check the path."
-            ) from error
-    return digest.hexdigest()
+    known: dict[str, tuple[int, Example]] = {}
+    for number, examples in enumerate(splits):
+        for example in examples:
+            first, other = known.setdefault(example.id, (number, example))
+            if other is example or (first != number and other.where == example.where and other == example):
+                continue
+            found = f"{_shown(example.id)}, which {other.where} has too"
+            raise DataError(example.where, "id", found, "an id of its own", "Rename one of them.")
+
+
+def _shown(name: str) -> str:
+    return repr(name) if len(name) <= 120 else f"{name[:117]!r}..."
