@@ -6,7 +6,7 @@
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -172,19 +172,53 @@ def home_of(path: Path) -> Path:
     return path if path.is_dir() else path.parent
 
 
-def require_unique(*splits: Sequence[Example]) -> None:
-    """Raises DataError if two examples have one id: scores are keyed by it.
+def require_unique(examples: Sequence[Example]) -> None:
+    """Raises DataError if two examples have one id: scores are keyed by it."""
+    known: dict[str, Example] = {}
+    for example in examples:
+        if example.id in known:
+            raise _twice(example, known[example.id])
+        known[example.id] = example
 
-    Of different splits two may be one row, where a small file lends one.
+
+def require_unique_splits(rows: RowSource, splits: Mapping[str, Sequence[Example]], scored: Collection[str]) -> None:
+    """Checks the ids of a source's splits, within each and between them; one row may be in two splits.
+
+    Between files that are numbered apart from each other an id may recur, which is warned of, unless rows of both are
+    scored and the source was put together of several.
+
+    Args:
+        rows: where the splits come from.
+        splits: rows by the name of their split.
+        scored: names of splits whose answers are scored.
+
+    Raises:
+        DataError: two rows have one id.
     """
-    known: dict[str, tuple[int, Example]] = {}
-    for number, examples in enumerate(splits):
+    known: dict[str, tuple[str, Example]] = {}
+    recurring: list[tuple[Example, Example]] = []
+    for name, examples in splits.items():
+        require_unique(examples)
         for example in examples:
-            first, other = known.setdefault(example.id, (number, example))
-            if other is example or (first != number and other.where == example.where and other == example):
+            first, other = known.setdefault(example.id, (name, example))
+            if first == name or (other.where == example.where and other == example):
                 continue
-            found = f"{_shown(example.id)}, which {other.where} has too"
-            raise DataError(example.where, "id", found, "an id of its own", "Rename one of them.")
+            both = first in scored and name in scored
+            if other.where.file == example.where.file or (both and isinstance(rows, SplitRows)):
+                raise _twice(example, other)
+            recurring.append((example, other))
+    if recurring:
+        example, other = recurring[0]
+        logger.warning(
+            "%d ids are those of rows in two files, %s for one in %s and in %s: if these are the same rows, some are "
+            "trained on and scored.",
+            *(len(recurring), _shown(example.id), other.where, example.where),
+        )
+
+
+def _twice(example: Example, other: Example) -> DataError:
+    found = f"{_shown(example.id)}, which {other.where} has too"
+    return DataError(example.where, "id", found, "an id of its own", "Rename one of them.")
 
 
 def _shown(name: str) -> str:

@@ -15,7 +15,7 @@ from lam_jax.data.chat import ChatEncoder
 from lam_jax.data.collator import Collated, Collator, CollatorConfig
 from lam_jax.data.loader import Loader, LoaderConfig, Placed, in_order
 from lam_jax.data.schemas import DataError, Example, Where, require_reference
-from lam_jax.data.sources import RowSource
+from lam_jax.data.sources import RowSource, require_unique_splits
 from lam_jax.errors import NoSpaceError
 from lam_jax.formats.model_folder import load_model, model_files, read_model_config, tokenizer_folder
 from lam_jax.latent.agent import Agent, init_latent
@@ -128,7 +128,7 @@ class Resources:
         """Reads all rows and uses collators, rewards and embedder once: what cannot work fails before training.
 
         Raises:
-            DataError: rows that cannot be used.
+            DataError: rows that cannot be used, or two with one id.
             RewardShapeError: a reward gave something else than a verdict an answer.
             ImportError: a reward or the embedder needs an extra that is not installed.
         """
@@ -144,6 +144,10 @@ class Resources:
             for collators in (self.chats, self.prompts, self.rl_prompts):
                 if source in collators and (collators is not self.chats or self._is_trained_on(source, split)):
                     collators[source](first)
+        for source in {source for source, _ in named}:
+            splits = {split: self.examples(source, split) for name, split in named if name == source}
+            scored = [] if source not in self.tasks else [split for split in splits if split != self.tasks[source].sft]
+            require_unique_splits(self._rows(source), splits, scored)
         for task in recipe.tasks:
             _try_reward(task, self.examples(task.name, task.rl)[0])
         load_embedder(recipe.evaluation.embedder)

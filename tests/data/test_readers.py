@@ -28,7 +28,10 @@ def write(path, value):
 
 def test_paired_and_text_only_files(tmp_path, make_png):
     (tmp_path / "a.png").write_bytes(make_png())
-    path = write(tmp_path / "paired.json", [row(), row(id=7, images=["a.png", "a.png"], messages=[CHAT[0] | {"content": "Compare."}, CHAT[1]])])
+    path = write(
+        tmp_path / "paired.json",
+        [row(), row(id=7, images=["a.png", "a.png"], messages=[CHAT[0] | {"content": "Compare."}, CHAT[1]])],
+    )
     first, second = read_pretraining(path, tmp_path)
     assert first.id == "r0"
     assert second.id == "7"
