@@ -4,6 +4,7 @@ What a row means is `lam_jax.data.layouts`'; here a row is whatever stands in th
 a file that is cut, holds a key twice, or a number that JSON does not have, is an error that names the row.
 """
 
+import gzip
 import hashlib
 import importlib
 import itertools
@@ -11,7 +12,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from lam_jax.data.schemas import DataError, Where
 
@@ -98,22 +99,16 @@ def _unreadable(where: Where, error: Exception) -> DataError:
     return DataError(where, None, str(found), "a readable file of rows", "Check the path, or fetch the file again.")
 
 
-def _open(path: Path) -> IO[bytes]:
-    """The file's bytes, unpacked.
+def _open(path: Path) -> Any:
+    """The file, to be read as bytes; gzip is unpacked.
 
     Raises:
-      DataError: there is no such file, or an extra is missing.
+      DataError: there is no such file.
     """
-    where = Where(str(path))
     try:
-        file = path.open("rb")
+        return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
     except (OSError, ValueError) as error:
-        raise _unreadable(where, error) from error
-    if path.suffix == ".gz":
-        import gzip
-
-        return gzip.GzipFile(fileobj=file)  # pyright: ignore[reportReturnType]
-    return file
+        raise _unreadable(Where(str(path)), error) from error
 
 
 def _unpacked(path: Path) -> Iterator[bytes]:

@@ -81,7 +81,7 @@ class RowParser:
         key = _layout_of(row, where)
         self._require_known(row, key, where)
         identifier = _identifier(row, key, where)
-        turns = _turns(row, key, where)
+        turns = _turns({name: value for name, value in row.items() if name not in self.facts}, key, where)
         roles, contents = [role for role, _, _ in turns], [content for _, content, _ in turns]
         values = _pictures(row, where)
         if self.tags == "text":
@@ -107,6 +107,7 @@ class RowParser:
 
     def _facts(self, row: Mapping[str, Any], where: Where) -> dict[str, Any] | None:
         facts = row_facts(row, where)
+        _require_plain(facts, where, "facts")
         columns = {name: row[name] for name in self.facts if name in row}
         for name, value in columns.items():
             if facts and name in facts:
@@ -127,7 +128,9 @@ def _require_plain(value: Any, where: Where, key: str) -> None:
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
             _require_plain(item, where, f"{key}[{index}]")
-    elif not (value is None or isinstance(value, str | bool | int | float)):
+    elif isinstance(value, int):
+        _written(value, where, key)
+    elif not (value is None or isinstance(value, str | float)):
         fix = "Facts are what JSON can hold; pictures belong under 'images'."
         raise DataError(where, key, describe(value), "text, numbers, lists and objects", fix)
 
@@ -148,10 +151,14 @@ def _identifier(row: Mapping[str, Any], key: str, where: Where) -> str:
     if isinstance(value, bool) or value == "":
         raise DataError(where, "id", describe(value), "a text or a number", "Give the row a name of its own.")
     require_text(value, where, "id")
+    return _written(value, where, "id")
+
+
+def _written(value: str | int, where: Where, key: str) -> str:
     try:
         return str(value)
     except ValueError as error:  # Python writes no integers of thousands of digits
-        raise DataError(where, "id", "a number of too many digits", "a short id", "Write it as text.") from error
+        raise DataError(where, key, "a number of too many digits", "a short one", "Write it as text.") from error
 
 
 def _turns(row: Mapping[str, Any], key: str, where: Where) -> list[tuple[str, Content, Where]]:
@@ -183,9 +190,10 @@ def _answer(row: Mapping[str, Any], where: Where) -> list[tuple[str, Content, Wh
     if isinstance(value, bool) or not isinstance(value, str | int):
         fix = "Write it as text." if isinstance(value, float) else "Correct the row."
         raise DataError(where, name, describe(value), "str or int", fix)
-    if not str(value).strip():
+    text = _written(value, where, name)
+    if not text.strip():
         raise DataError(where, name, describe(value), "a non-empty answer", "Drop the key or the row.")
-    return [("assistant", Content(str(value)), where)]
+    return [("assistant", Content(text, literal=True), where)]
 
 
 def _messages(values: Any, where: Where, key: str) -> list[tuple[str, Content, Where]]:

@@ -26,12 +26,17 @@ class DataError(ValueError):
     """A data file, row or key that cannot be used: where it is, what was found, what was expected, what to do."""
 
     def __init__(self, where: "Where", key: str | None, found: str, expected: str, fix: str):
-        place = f"{where}, key {key!r}" if key is not None else str(where)
-        super().__init__(f"{place}: found {found}; expected {expected}. {fix}")
+        place = f"{where}, key {_cut(key, 100)!r}" if key is not None else str(where)
+        super().__init__(f"{place}: found {_cut(found)}; expected {_cut(expected)}. {_cut(fix)}")
         self.where, self.key, self.found, self.expected, self.fix = where, key, found, expected, fix
 
     def __reduce__(self):
         return DataError, (self.where, self.key, self.found, self.expected, self.fix)
+
+
+def _cut(text: str, most: int = 600) -> str:
+    """A text for a message: rows may hold megabytes where a name is expected."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +52,10 @@ class Where:
 
 def describe(value: Any) -> str:
     """Short text for an error message: the type, and the value when it is small."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Python writes no integers of thousands of digits
+        return f"{type(value).__name__} that is too large to show"
     return f"{type(value).__name__} {text}" if len(text) <= 60 else f"{type(value).__name__} {text[:57]}..."
 
 

@@ -3,9 +3,9 @@
     lam-jax train own --paired pairs.json --text texts.json --task rows.jsonl --reward mine.py:score --out runs/own
 
 Rows are chats, `{"id", "images": [path], "messages": [{"role", "content"}, ..]}`, without `images` where there is only
-text, conversations of LLaVA and ShareGPT, prompts of TRL or problems of EasyR1; the last message is the reference answer.
-A row has at most one picture. Files are JSON, JSON Lines, either with .gz or .zst, Parquet, or a folder that `datasets`
-saved.
+text, conversations of LLaVA and ShareGPT, prompts of TRL or problems of EasyR1; the last message is the reference
+answer. A row has at most one picture. Files are JSON, JSON Lines, either with .gz or .zst, Parquet, or a folder that
+`datasets` saved.
 """
 
 import dataclasses

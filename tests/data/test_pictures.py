@@ -124,7 +124,7 @@ def test_further_folders_are_asked_for(root, tmp_path):
     away = tmp_path / "away"
     assert resolve("away/c.png", root, folders=[away]) == root / "away" / "c.png"
     assert resolve(str(away / "c.png"), root, folders=[away]) == away / "c.png"
-    with pytest.raises(DataError, match="a file inside .*data or .*away"):
+    with pytest.raises(DataError, match=r"a file inside .*data or .*away"):
         resolve("../secret.png", root, folders=[away])
     assert resolve("sub/a b.png", tmp_path / "data") == root / "sub" / "a b.png"
     assert resolve(str(tmp_path / "secret.png"), tmp_path) == tmp_path / "secret.png"
