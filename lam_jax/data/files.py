@@ -6,7 +6,6 @@ a file that is cut, holds a key twice, or a number that JSON does not have, is a
 
 import gzip
 import hashlib
-import importlib
 import itertools
 import json
 import math
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lam_jax.data.schemas import DataError, Where
+from lam_jax.data.tables import extra, rows_of_folder, rows_of_parquet, unreadable
 
 LINES, LIST, PARQUET = (".jsonl", ".ndjson"), ".json", ".parquet"
 PACKED = (".gz", ".zst")
@@ -94,11 +94,6 @@ def _skip(text: str, at: int) -> int:
     return at
 
 
-def _unreadable(where: Where, error: Exception) -> DataError:
-    found = getattr(error, "strerror", None) or f"a file that cannot be read ({error})"
-    return DataError(where, None, str(found), "a readable file of rows", "Check the path, or fetch the file again.")
-
-
 def _open(path: Path) -> Any:
     """The file, to be read as bytes; gzip is unpacked.
 
@@ -108,7 +103,7 @@ def _open(path: Path) -> Any:
     try:
         return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
     except (OSError, ValueError) as error:
-        raise _unreadable(Where(str(path)), error) from error
+        raise unreadable(Where(str(path)), error) from error
 
 
 def _unpacked(path: Path) -> Iterator[bytes]:
@@ -125,7 +120,7 @@ def _unpacked(path: Path) -> Iterator[bytes]:
         except DataError:
             raise
         except Exception as error:  # each packing has exceptions of its own for damage
-            raise _unreadable(where, error) from error
+            raise unreadable(where, error) from error
 
 
 def _without_zstd(blocks: Iterator[bytes], where: Where) -> Iterator[bytes]:
@@ -146,19 +141,6 @@ def _without_zstd(blocks: Iterator[bytes], where: Where) -> Iterator[bytes]:
             ended, block = frame.eof, frame.unused_data if frame.eof else b""
     if not ended:
         raise DataError(where, None, "a compressed file that ends too early", "a whole one", "Fetch it again.")
-
-
-def extra(module: str, name: str, where: Where) -> Any:
-    """A module of the extra `name`.
-
-    Raises:
-      DataError: it is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        found = f"a file that is read with the package {module}, which is not installed"
-        raise DataError(where, None, found, "the package", f"pip install 'lam_jax[{name}]'.") from error
 
 
 def _text_of(raw: bytes, where: Where) -> str:
@@ -206,10 +188,10 @@ def iterate_rows(path: Path) -> Iterator[Any]:
     """
     where = Where(str(path))
     if path.is_dir():
-        return _rows_of_folder(path)
+        return rows_of_folder(path, READ)
     kind = path.with_suffix("").suffix if path.suffix in PACKED else path.suffix
     if kind == PARQUET and path.suffix == PARQUET:
-        return _rows_of_parquet(path)
+        return rows_of_parquet(path)
     if kind in (*LINES, LIST):
         return _rows_of_json(path, lines=kind in LINES)
     if not path.exists():
@@ -306,44 +288,6 @@ def _rows_of_list(text: str, path: Path) -> Iterator[Any]:
             raise json.JSONDecodeError("Extra data", text, end)
     except json.JSONDecodeError as error:
         raise _bad_json(error, file) from error
-
-
-def _rows_of_parquet(path: Path) -> Iterator[Any]:
-    where = Where(str(path))
-    if not path.exists():
-        raise DataError(where, None, "No such file or directory", "a readable file of rows", "Check the path.")
-    parquet = extra("pyarrow.parquet", "parquet", where)
-    try:
-        with parquet.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            if twice := sorted({name for name in names if names.count(name) > 1}):
-                raise DataError(where, twice[0], "two columns of one name", "one", "Rename one of them.")
-            for batch in file.iter_batches(1024):
-                yield from batch.to_pylist()
-    except DataError:
-        raise
-    except Exception as error:  # pyarrow has many, all of them about the file here
-        raise _unreadable(where, error) from error
-
-
-def _rows_of_folder(path: Path) -> Iterator[Any]:
-    where = Where(str(path))
-    if (path / "dataset_dict.json").exists():
-        names = sorted(item.name for item in path.iterdir() if item.is_dir())
-        fix = f"Name one: {path / names[0]}." if names else "Save the data set again."
-        raise DataError(where, None, f"a folder of several data sets, {names}", "one of them", fix)
-    if not (path / "state.json").exists():
-        fix = "Name a file of it; a data set is saved with `datasets.Dataset.save_to_disk`."
-        raise DataError(where, None, "a folder that datasets did not save", READ, fix)
-    package = extra("datasets", "datasets", where)
-    try:
-        rows = package.load_from_disk(str(path)).with_format("arrow")  # pictures stay as they are stored
-        for start in range(0, len(rows), 1024):
-            yield from rows[start : start + 1024].to_pylist()
-    except DataError:
-        raise
-    except Exception as error:  # datasets and pyarrow have many, all of them about the folder here
-        raise _unreadable(where, error) from error
 
 
 def files_of(path: Path) -> list[Path]:

@@ -144,10 +144,10 @@ class Resources:
             for collators in (self.chats, self.prompts, self.rl_prompts):
                 if source in collators and (collators is not self.chats or self._is_trained_on(source, split)):
                     collators[source](first)
-        for source in {source for source, _ in named}:
+        for source in dict.fromkeys(source for source, _ in named):
             splits = {split: self.examples(source, split) for name, split in named if name == source}
-            scored = [] if source not in self.tasks else [split for split in splits if split != self.tasks[source].sft]
-            require_unique_splits(self._rows(source), splits, scored)
+            tests = self.tasks[source].tests.values() if source in self.tasks else ()
+            require_unique_splits(self._rows(source), splits, [scored.split for scored in tests])
         for task in recipe.tasks:
             _try_reward(task, self.examples(task.name, task.rl)[0])
         load_embedder(recipe.evaluation.embedder)
