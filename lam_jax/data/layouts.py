@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lam_jax.data.pictures import resolve_image
-from lam_jax.data.schemas import DataError, Example, Where, describe, field, require_reference, require_text
+from lam_jax.data.schemas import ROLES, DataError, Example, Where, describe, field, require_reference, require_text
 from lam_jax.data.tags import Content, place_pictures, read_content
 
+Turn = tuple[str, Content]  # role and content
 ANSWERS = ("completion", "answer", "solution")
 COMMON = ("id", "image", "images", "facts")
 # Key of the text -> what else a row of that layout may hold.
@@ -82,7 +83,7 @@ class RowParser:
         self._require_known(row, key, where)
         identifier = _identifier(row, key, where)
         turns = _turns({name: value for name, value in row.items() if name not in self.facts}, key, where)
-        roles, contents = [role for role, _, _ in turns], [content for _, content, _ in turns]
+        roles, contents = [role for role, _ in turns], [content for _, content in turns]
         values = _pictures(row, where)
         if self.tags == "text":
             contents = [dataclasses.replace(content, literal=True) for content in contents]
@@ -107,7 +108,6 @@ class RowParser:
 
     def _facts(self, row: Mapping[str, Any], where: Where) -> dict[str, Any] | None:
         facts = row_facts(row, where)
-        _require_plain(facts, where, "facts")
         columns = {name: row[name] for name in self.facts if name in row}
         for name, value in columns.items():
             if facts and name in facts:
@@ -161,18 +161,18 @@ def _written(value: str | int, where: Where, key: str) -> str:
         raise DataError(where, key, "a number of too many digits", "a short one", "Write it as text.") from error
 
 
-def _turns(row: Mapping[str, Any], key: str, where: Where) -> list[tuple[str, Content, Where]]:
+def _turns(row: Mapping[str, Any], key: str, where: Where) -> list[Turn]:
     if key in ("messages", "conversations"):
         return _messages(field(row, key, list, where), where, key)
     prompt = field(row, key, (str, list), where)
-    turns = [("user", Content(prompt), where)] if isinstance(prompt, str) else _messages(prompt, where, key)
+    turns = [("user", Content(prompt))] if isinstance(prompt, str) else _messages(prompt, where, key)
     if not turns or turns[-1][0] != "user":
         found = f"a last message of the {turns[-1][0]}" if turns else "no messages"
         raise DataError(where, key, found, "the user's, which is answered", "Move what follows into 'completion'.")
     return turns + _answer(row, where)
 
 
-def _answer(row: Mapping[str, Any], where: Where) -> list[tuple[str, Content, Where]]:
+def _answer(row: Mapping[str, Any], where: Where) -> list[Turn]:
     given = [name for name in ANSWERS if name in row]
     if len(given) > 1:
         found = f"both {given[0]!r} and {given[1]!r}"
@@ -193,13 +193,16 @@ def _answer(row: Mapping[str, Any], where: Where) -> list[tuple[str, Content, Wh
     text = _written(value, where, name)
     if not text.strip():
         raise DataError(where, name, describe(value), "a non-empty answer", "Drop the key or the row.")
-    return [("assistant", Content(text, literal=True), where)]
+    return [("assistant", Content(text, literal=True))]
 
 
-def _messages(values: Any, where: Where, key: str) -> list[tuple[str, Content, Where]]:
-    """(role, content, place) of messages {"role", "content"} or {"from", "value"}."""
-    turns = []
+def _messages(values: Any, where: Where, key: str) -> list[Turn]:
+    """Turns of messages {"role", "content"} or {"from", "value"}."""
+    turns: list[Turn] = []
     for index, raw in enumerate(values):
+        if isinstance(raw, dict) and len(raw) == 2 and raw.get("role") in ROLES and type(raw.get("content")) is str:
+            turns.append((raw["role"], Content(raw["content"])))  # what nearly all are, without names for messages
+            continue
         place = Where(f"{where}, {key}[{index}]")
         value = {name: item for name, item in raw.items() if item is not None} if isinstance(raw, Mapping) else raw
         speaks = isinstance(value, Mapping) and ("from" in value or "value" in value)
@@ -214,13 +217,13 @@ def _messages(values: Any, where: Where, key: str) -> list[tuple[str, Content, W
             raise DataError(place, unknown[0], "a key that is not read", f"{names}", "Drop the key or the row.")
         if speaks:
             role = SPEAKERS.get(role, role)
-        if role not in ("system", "user", "assistant"):
-            known = ("human", "user", "gpt", "assistant", "system") if speaks else ("system", "user", "assistant")
+        if role not in ROLES:
+            known = (*SPEAKERS, *ROLES) if speaks else ROLES
             raise DataError(where, f"{key}[{index}].{names[0]}", describe(role), f"one of {known}", "Rename the role.")
         content = value[names[1]]
         if not isinstance(content, str | list | tuple):
             field(value, names[1], str, place)
-        turns.append((role, read_content(content, place, names[1]), place))
+        turns.append((role, read_content(content, place, names[1])))
     return turns
 
 

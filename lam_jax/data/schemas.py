@@ -6,12 +6,14 @@ when a batch is built: the real pre-training sets hold hundreds of thousands.
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
 ROLES = ("system", "user", "assistant")
 ImageSource = bytes | Path
+_HALF = re.compile("[\ud800-\udfff]")
 Place = tuple[int, int]  # index of a message, and the character of its content before which a picture stands
 
 
@@ -166,11 +168,21 @@ def first_places(messages: Sequence[Message], pictures: int) -> tuple[Place, ...
     return () if first is None else ((first, 0),) * pictures
 
 
+def _is_whole(value: Any) -> bool:
+    """Whether no text in there has half a surrogate pair; every text of every row is looked at."""
+    kind = type(value)
+    if kind is str:
+        return value.isascii() or _HALF.search(value) is None
+    if kind is dict:
+        return all(map(_is_whole, value)) and all(map(_is_whole, value.values()))
+    return kind in (int, float, bool, type(None)) or (kind in (list, tuple) and all(map(_is_whole, value)))
+
+
 def require_text(value: Any, where: Where, key: str) -> None:
     """Raises DataError if a text, or one inside of lists and mappings, holds half a surrogate pair: no token is it."""
+    if _is_whole(value):
+        return
     if isinstance(value, str):
-        if value.isascii():
-            return
         try:
             value.encode()
         except UnicodeEncodeError as error:
