@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "recipe": ("Recipe",),
     "tasks.task": ("ScoredSplit", "Task"),
+    "data.layouts": ("RowParser",),
     "data.sources": ("JsonRows", "RowSource"),
     "data.schemas": ("Example",),
     "rewards.functions": ("FileReward", "FunctionReward", "WeightedReward"),
