@@ -14,6 +14,7 @@ _MODULES = {
     "tasks.mmrole": ("MMRoleRows",),
     "tasks.pcogalign": ("PCogAlignRows",),
     "corpora.built": ("BuiltRows",),
+    "data.layouts": ("RowParser",),
     "data.sources": ("JsonRows", "RowSource"),
     "data.schemas": ("Example",),
     "rewards.functions": ("FileReward", "FunctionReward", "WeightedReward"),

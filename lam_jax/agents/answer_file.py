@@ -14,9 +14,11 @@ import lam_jax
 from lam_jax.agents.load import load_folder
 from lam_jax.agents.loaded import LoadedAgent
 from lam_jax.agents.settings import AgentError, AgentFolder
-from lam_jax.data.readers import chat_examples, read_examples, read_rows
+from lam_jax.data.files import hash_rows, read_rows
+from lam_jax.data.layouts import RowParser
+from lam_jax.data.readers import read_examples
 from lam_jax.data.schemas import DataError, Example, Where
-from lam_jax.data.sources import hash_files, require_unique
+from lam_jax.data.sources import home_of, require_unique
 from lam_jax.errors import LamJaxError, OtherConfigurationError, RunFolderBusyError
 from lam_jax.evaluation.generate import Answer, Answered
 from lam_jax.formats.atomic import beside
@@ -47,15 +49,21 @@ class Request:
     logps: bool = False
 
 
-def read_prompts(file: Path) -> list[Example]:
-    """The rows of a .json or .jsonl file in the chat format; a reference answer is optional, ids must differ.
+def read_prompts(file: Path, image_root: Path | None = None, parser: RowParser | None = None) -> list[Example]:
+    """The rows of a file or folder of `lam_jax.data.files`; a reference answer is optional, ids must differ.
+
+    Args:
+        file: which.
+        image_root: folder that relative paths of pictures start from; default: the file's own.
+        parser: what makes an example of a row; default: one of any layout.
 
     Raises:
         DataError: the file or a row cannot be used.
     """
+    parser, root = parser or RowParser(), image_root or home_of(file)
 
     def parse(row: Any, where: Where) -> list[Example]:
-        return chat_examples(row, where, file.parent)
+        return parser(row, where, root)
 
     examples = read_examples(read_rows(file), str(file), parse)
     if not examples:
@@ -73,17 +81,20 @@ def answer_file(
     batch: int | None = None,
     mesh: tuple[int, int, int] = (1, 1, 1),
     progress: Progress | None = None,
+    image_root: Path | None = None,
+    parser: RowParser | None = None,
 ) -> int:
     """Answers all rows that `output` does not hold yet; returns how many that were. Every process has to call it.
 
     Args:
         folder: the agent, see `lam_jax.agents.load.find`.
-        rows: .json or .jsonl file.
+        rows: file or folder of rows, see `read_prompts`.
         output: gets a line a row, in order: `{"id", "answers": [{"text", "finished", "codes", "logps"}, ..]}`.
         request: what is asked.
         batch: rows that are answered at a time; default: the agent's own. It may change when the command goes on.
         mesh: data, fsdp and tensor sizes of the devices.
         progress: where progress is shown.
+        image_root, parser: as in `read_prompts`.
 
     Raises:
         AgentError: codes are asked of an agent that has none.
@@ -93,11 +104,11 @@ def answer_file(
     """
     if request.codes and not folder.settings.action_space.coded:
         raise AgentError(f"{folder.path} acts in the token space and has no codes: leave --codes out.")
-    examples = read_prompts(rows)
+    examples = read_prompts(rows, image_root, parser)
     owner = {
         "lam_jax": lam_jax.__version__,
         "agent": folder.content() | {"settings": encode(dataclasses.replace(folder.settings, batch=1), "settings")},
-        "rows": {"sha256": hash_files([rows]), "count": len(examples)},
+        "rows": {"sha256": hash_rows(rows), "count": len(examples)},
         "request": encode(request, "request"),
     }
     options = {"samples": request.samples, "sampling": request.sampling, "length": request.length, "seed": request.seed}

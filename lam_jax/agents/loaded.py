@@ -74,7 +74,8 @@ class LoadedAgent:
 
         Args:
             question: a question, or the messages of a chat, `{"role", "content"}` each, the user's last.
-            image: a path, the bytes of a file, a PIL image, or several of them; they go first in the first user turn.
+            image: a path, the bytes of a file, a PIL image, or several of them. They stand where the user's
+                `<image>` tags stand, or first in the first user turn where there is none.
             samples: answers that are drawn.
             sampling: how actions are drawn; default: the agent's own. `SamplingConfig(temperature=0.0)` is greedy.
             length: most tokens of an answer; default: the agent's own.

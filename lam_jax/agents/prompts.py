@@ -15,7 +15,8 @@ from PIL import Image
 from lam_jax.agents.settings import AgentSettings
 from lam_jax.data.chat import ChatEncoder
 from lam_jax.data.collator import Collated, Collator, CollatorConfig
-from lam_jax.data.schemas import DataError, Example, ImageSource, Message, Where, describe, image_bytes
+from lam_jax.data.schemas import DataError, Example, ImageSource, Message, Where, describe, field, image_bytes
+from lam_jax.data.tags import Content, place_pictures
 from lam_jax.models.decoding import read_rgb, read_upright
 from lam_jax.models.positions import image_layout
 from lam_jax.models.processor import read_grid
@@ -84,15 +85,21 @@ def _rounded(count: int) -> int:
 def prompt_of(question: str | Sequence[Message], image: Picture | Sequence[Picture] | None, name: str) -> Example:
     """An example of a question, or of a chat that ends in a user's message, with pictures.
 
+    They stand where the user's `<image>` tags stand, or first where there is none.
+
     Raises:
-        DataError: the chat ends otherwise, a message is malformed, or a picture cannot be read.
+        DataError: the chat ends otherwise, a message is malformed, there are more or fewer tags than pictures, or a
+            picture cannot be read.
         ImageError: a PIL image cannot be decoded.
     """
     where = Where(name)
     messages = ({"role": "user", "content": question},) if isinstance(question, str) else tuple(question)
     pictures = () if image is None else (image,) if isinstance(image, str | Path | bytes | Image.Image) else image
     sources = tuple(_source(picture, where, index) for index, picture in enumerate(pictures))
-    example = Example(name, tuple(messages), sources, where=where)  # pyright: ignore[reportArgumentType]
+    roles = [field(message, "role", str, where) for message in messages]
+    contents = [Content(field(message, "content", str, where)) for message in messages]
+    placed, places, _ = place_pictures(roles, contents, len(sources), where, "messages", tags_are_text=True)
+    example = Example(name, placed, sources, where=where, places=places)
     if example.messages[-1]["role"] != "user":
         found = f"a last message of the {example.messages[-1]['role']}"
         raise DataError(where, "messages", found, "the user's, which is to be answered", "Leave it out.")

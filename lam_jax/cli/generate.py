@@ -18,9 +18,16 @@ class Generate:
     agent: Annotated[Path, tyro.conf.Positional]
     """A run, an exported agent, a Hugging Face Qwen2.5-VL, or a folder of `lam-jax convert`."""
     input: Path
-    """Rows, .json or .jsonl: {"id", "image" or "images", "messages"}; a reference answer is optional and not shown."""
+    """Rows, .json, .jsonl (also .gz or .zst), .parquet or a folder of datasets: chats, LLaVA and ShareGPT
+    conversations, prompts of TRL, problems of EasyR1; a reference answer is optional and not shown."""
     output: Path
     """File to write, a line a row (JSON Lines)."""
+    image_root: Path | None = None
+    """Folder that relative paths of pictures start from, and that pictures must lie in. Default: that of INPUT."""
+    picture_folders: tuple[str, ...] = ()
+    """Further folders that pictures may lie in, absolute or behind links."""
+    facts: tuple[str, ...] = ()
+    """Other columns that the rows may have; they are not shown."""
     samples: int = 1
     """Answers to each row."""
     temperature: float | None = None
@@ -55,6 +62,7 @@ class Generate:
         """Answers."""
         from lam_jax.agents.answer_file import Request, answer_file
         from lam_jax.agents.load import find
+        from lam_jax.data.layouts import RowParser
         from lam_jax.hosts.start import start_process
 
         start_process()
@@ -65,4 +73,5 @@ class Generate:
             sampling = dataclasses.replace(sampling, temperature=self.temperature)
         length = settings.answer_length if self.length is None else self.length
         request = Request(self.samples, sampling, length, self.seed, self.codes, self.logps)
-        answer_file(folder, self.input, self.output, request, batch=self.batch, mesh=self.mesh)
+        options = {"image_root": self.image_root, "parser": RowParser(self.facts, self.picture_folders)}
+        answer_file(folder, self.input, self.output, request, batch=self.batch, mesh=self.mesh, **options)

@@ -9,7 +9,7 @@ message from being read as such. n: tokens of the row.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from jaxtyping import Bool, Int32
 from tokenizers import Tokenizer
 
 from lam_jax.data.guard import guard, require_embedded
-from lam_jax.data.schemas import Message
+from lam_jax.data.schemas import Message, Place, first_places
 from lam_jax.models.qwen2_5_vl.config import QwenConfig
 
 START, END = "<|im_start|>", "<|im_end|>"
@@ -77,16 +77,25 @@ class ChatEncoder:
         guard(self._pieces, config)
         self._ids = functools.lru_cache(_CACHED_PIECES)(self._encode_piece)
 
-    def text(self, messages: Sequence[Message], images: int = 0, generation_prompt: bool = False) -> str:
-        """The template's text of a chat with `images` pictures, first in the first user turn, one placeholder each."""
-        parts, waiting = [], images
-        for message in self.with_system(messages):
-            pictures, waiting = (waiting, 0) if message["role"] == "user" else (0, waiting)
-            parts.append(f"{START}{message['role']}\n{IMAGE_TEXT * pictures}{message['content']}{END}\n")
+    def text(
+        self,
+        messages: Sequence[Message],
+        images: int = 0,
+        generation_prompt: bool = False,
+        places: Sequence[Place] = (),
+    ) -> str:
+        """The template's text of a chat with `images` pictures, one placeholder each; see `encode`."""
+        parts = []
+        for (role, pieces), _ in self._turns(messages, places, [1] * images):
+            parts.append(f"{START}{role}\n{IMAGE_TEXT.join(pieces)}{END}\n")
         return "".join(parts) + (f"{START}assistant\n" if generation_prompt else "")
 
     def encode(
-        self, messages: Sequence[Message], image_tokens: Sequence[int] = (), generation_prompt: bool = False
+        self,
+        messages: Sequence[Message],
+        image_tokens: Sequence[int] = (),
+        generation_prompt: bool = False,
+        places: Sequence[Place] = (),
     ) -> Encoded:
         """Ids and masks of a chat.
 
@@ -94,33 +103,26 @@ class ChatEncoder:
           messages: turns, any roles; a template's default system line is added if there is none.
           image_tokens: placeholder tokens of each picture (h * w / 4 for a grid of h x w patches).
           generation_prompt: end with the assistant's header, for RL prompts.
+          places: where each picture stands, as in `Example`; by default all first in the first user turn.
 
         Raises:
-          ValueError: there are images but no user turn.
+          ValueError: there are images but no user turn, or places that are none.
         """
         ids: list[int] = []
         responses: list[tuple[int, int]] = []
-        waiting = tuple(image_tokens)
         newline = self._ids("\n")
-        for message in self.with_system(messages):
-            role, content = message["role"], message["content"]
+        for (role, pieces), counts in self._turns(messages, places, image_tokens):
             ids.append(self.start_id)
-            if role == "user" and waiting:
-                ids += self._ids("user\n")
-                for count in waiting:
-                    ids += (self.config.vision_start_id, *[self.config.image_id] * count, self.config.vision_end_id)
-                ids += self._ids(content)
-                waiting = ()
-            else:
-                piece = self._ids(f"{role}\n{content}")
-                if role == "assistant":
-                    header = _common_prefix(piece, self._ids("assistant\n"))
-                    responses.append((len(ids) + header, len(ids) + len(piece) + 1))
-                ids += piece
+            piece = self._ids(f"{role}\n{pieces[0]}")
+            if role == "assistant":
+                header = _common_prefix(piece, self._ids("assistant\n"))
+                responses.append((len(ids) + header, len(ids) + len(piece) + 1))
+            ids += piece
+            for count, text in zip(counts, pieces[1:], strict=True):
+                ids += (self.config.vision_start_id, *[self.config.image_id] * count, self.config.vision_end_id)
+                ids += self._ids(text)
             ids.append(self.config.eos_id)
             ids += newline
-        if waiting:
-            raise ValueError(f"encode: found {len(waiting)} images but no user turn; images go in the first user turn.")
         if generation_prompt:
             ids += (self.start_id, *self._ids("assistant\n"))
         tokens = np.array(ids, np.int32)
@@ -130,6 +132,28 @@ class ChatEncoder:
         for start, stop in responses:
             response[start:stop] = True
         return Encoded(tokens, valid, response)
+
+    def _turns(
+        self, messages: Sequence[Message], places: Sequence[Place], image_tokens: Sequence[int]
+    ) -> Iterator[tuple[tuple[str, list[str]], Sequence[int]]]:
+        """Each turn's (role, texts between its pictures), and its pictures' numbers of tokens."""
+        count = len(image_tokens)
+        places = places or first_places(messages, count)
+        if count and not places:
+            raise ValueError(f"encode: found {count} images but no user turn; images go in the first user turn.")
+        if len(places) != count or list(places) != sorted(places) or any(i >= len(messages) for i, _ in places):
+            raise ValueError(
+                f"encode: found {count} images at {list(places)} of {len(messages)} messages; expected a place for "
+                "each, in the order of the text."
+            )
+        whole = self.with_system(messages)
+        added, done = len(whole) - len(messages), 0
+        for index, message in enumerate(whole):
+            own = [offset for number, offset in places if number == index - added]
+            content = message["content"]
+            pieces = [content[start:stop] for start, stop in zip([0, *own], [*own, len(content)], strict=True)]
+            yield (message["role"], pieces), image_tokens[done : done + len(own)]
+            done += len(own)
 
     def with_system(self, messages: Sequence[Message]) -> Sequence[Message]:
         """The turns of a chat, the template's own system line first where it adds one."""

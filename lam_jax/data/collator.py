@@ -237,7 +237,7 @@ class Collator:
     def _encode_row(self, example: Example, grids: Sequence[Grid]) -> Encoded:
         counts, prompt = [image_tokens(grid, self.config.image.merge_size) for grid in grids], self.is_prompt
         messages = example.prompt if prompt else require_reference(example).messages
-        return self.encoder.encode(messages, counts, generation_prompt=prompt)
+        return self.encoder.encode(messages, counts, generation_prompt=prompt, places=example.places)
 
     def _cut(self, row: Encoded, length: int, example: Example) -> Encoded:
         if not self.is_prompt:

@@ -1,22 +1,40 @@
-"""JSON and JSON Lines data files: opening them, counting what is dropped, and the pre-training format.
+"""Rows to examples, and counting what is dropped.
 
-Pre-training rows (paired, or text-only without `images`) are
-`{"id", "images": [path], "messages": [{"role", "content"}], "instance_type"}`. A literal `<image>` in a message is
-stripped, since the picture goes first in the first user turn; the released code kept it as text (`keep_image_tag`).
-Every `*_examples(row, ...)` function of this package turns one row into examples; files only feed it rows.
+Every `*_examples(row, where, ...)` function of this package turns one row into examples; files only feed it rows. Those
+here read every layout of `lam_jax.data.layouts`, and differ in what an `<image>` tag means and whether a row needs an
+answer. Pre-training rows of the paper (paired, or text-only without `images`) are
+`{"id", "images": [path], "messages": [{"role", "content"}], "instance_type"}`.
 """
 
 import collections
 import dataclasses
-import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from lam_jax.data.bad_rows import Unreadable, tally_of_reading, tried
-from lam_jax.data.schemas import DataError, Example, ImageSource, Message, Where, describe, field, require_reference
+from lam_jax.data.bad_rows import tally_of_reading, tried
+from lam_jax.data.files import iterate_rows, read_json, read_rows
+from lam_jax.data.layouts import RowParser, row_facts
+from lam_jax.data.pictures import resolve_image
+from lam_jax.data.schemas import Example, Where
+from lam_jax.data.tags import IMAGE_TAG, strip_image_tag
 
-IMAGE_TAG = "<image>"
+__all__ = [
+    "IMAGE_TAG",
+    "Drops",
+    "RowParser",
+    "chat_examples",
+    "iterate_rows",
+    "pretraining_examples",
+    "read_examples",
+    "read_json",
+    "read_pretraining",
+    "read_rows",
+    "released_examples",
+    "resolve_image",
+    "row_facts",
+    "strip_image_tag",
+]
 
 
 MOST_PLACES = 10_000  # of one reason: places are for a person to look at, counts are exact
@@ -67,123 +85,44 @@ class Drops:
         return f"{self.total} rows dropped" + (f" ({reasons})" if reasons else "")
 
 
-def _text(path: Path) -> str:
-    where = Where(str(path))
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise DataError(where, None, str(error.strerror), "a readable JSON file", "Check the path.") from error
-    except UnicodeDecodeError as error:
-        found = f"a byte that is not UTF-8 at offset {error.start}"
-        raise DataError(where, None, found, "UTF-8 text", "Re-encode or re-download the file.") from error
+_CHAT = RowParser()
+_PRETRAINING = RowParser(reference=True, tags="text alone")
+_RELEASED = RowParser(reference=True, tags="text")
 
 
-def read_json(path: Path) -> Any:
-    """Content of a JSON file.
+def chat_examples(row: Any, where: Where, image_root: Path | None = None) -> list[Example]:
+    """The example of one row of any layout; an assistant message last is the reference.
+
+    `<image>` tags in user turns and pictures must agree: each picture stands where its tag stands; without any tag the
+    pictures go first in the first user turn.
 
     Raises:
-      DataError: the file is missing, is not UTF-8, or is not JSON; names line and column.
+      DataError: a key is missing, unknown or of a wrong type, an image file does not exist or lies elsewhere, or tags
+        and pictures do not agree.
     """
-    try:
-        return json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        found = f"{error.msg} at line {error.lineno}, column {error.colno}"
-        fix = "The file is cut or edited; re-download it."
-        if error.msg == "Extra data":
-            fix = "One object a line is JSON Lines: name the file .jsonl."
-        raise DataError(Where(str(path)), None, found, "valid JSON", fix) from error
-
-
-def read_rows(path: Path) -> list[Any]:
-    """Rows of a JSON file whose top level is a list, or of a .jsonl file with one a line; blank lines do not count.
-
-    Raises:
-      DataError: the file cannot be read, or holds something else than a list.
-    """
-    if path.suffix == ".jsonl":
-        return _read_lines(path)
-    rows = read_json(path)
-    if not isinstance(rows, list):
-        raise DataError(Where(str(path)), None, f"a top-level {type(rows).__name__}", "a list of rows", "Wrap it.")
-    return rows
-
-
-def _read_lines(path: Path) -> list[Any]:
-    rows = []
-    # Not splitlines(): JSON text may hold other line ends, such as U+2028.
-    for number, line in enumerate(_text(path).split("\n"), start=1):
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                found = f"{error.msg} at column {error.colno}"
-                fix = "The file is cut or edited; correct or drop the line."
-                bad = DataError(Where(f"{path}, line {number}"), None, found, "a JSON object", fix)
-                if tally_of_reading() is None:
-                    raise bad from error
-                rows.append(Unreadable(bad))
-    return rows
-
-
-def resolve_image(value: Any, image_root: Path | None, where: Where, key: str) -> ImageSource:
-    """An image value of a row as bytes, or as the path of an existing file under `image_root`.
-
-    Raises:
-      DataError: the value is neither path nor bytes, or no such file exists.
-    """
-    if isinstance(value, bytes):
-        return value
-    if not isinstance(value, str):
-        raise DataError(where, key, describe(value), "an image path", "Correct the row.")
-    path = (image_root or Path()) / value
-    # Where bad rows are skipped, a file that is gone must not move the rows after it: it is missed when it is opened.
-    if tally_of_reading() is None and not path.is_file():
-        raise DataError(
-            where, key, f"no file {path}", "an image file", "Fetch it, correct image_root, or drop the row."
-        )
-    return path
-
-
-def strip_image_tag(text: str) -> str:
-    """`text` without literal `<image>` tags and the blank space that they leave at its ends."""
-    return text.replace(IMAGE_TAG, "").strip() if IMAGE_TAG in text else text
-
-
-def text_messages(values: Any, where: Where, key: str, keep_image_tag: bool) -> tuple[Message, ...]:
-    """Checked `{"role", "content"}` messages, image tags stripped unless they are kept."""
-    messages = []
-    for index, value in enumerate(values):
-        place = Where(f"{where}, {key}[{index}]")
-        content = field(value, "content", str, place)
-        if not keep_image_tag:
-            content = strip_image_tag(content)
-        messages.append(Message(role=field(value, "role", str, place), content=content))
-    return tuple(messages)
+    return _CHAT(row, where, image_root)
 
 
 def pretraining_examples(
     row: Any, where: Where, image_root: Path | None = None, keep_image_tag: bool = False
 ) -> list[Example]:
-    """The example of one pre-training row; `images` is absent in text-only rows.
+    """The example of one pre-training row of any layout, paired or text-only; in a text-only row `<image>` is text.
+
+    Args:
+      row: the row.
+      where: its place.
+      image_root: folder that relative paths of pictures start from, and that pictures must lie in.
+      keep_image_tag: tags are text in paired rows too, and the picture goes first in the first user turn.
 
     Raises:
-      DataError: a key is missing or of a wrong type, an image file does not exist, or the last message is not the
-        assistant's.
+      DataError: as `chat_examples`, or the last message is not the assistant's.
     """
-    return [require_reference(_example(row, where, image_root, keep_image_tag))]
+    return (_RELEASED if keep_image_tag else _PRETRAINING)(row, where, image_root)
 
 
-def _example(row: Any, where: Where, image_root: Path | None, keep_image_tag: bool = False) -> Example:
-    identifier = str(field(row, "id", (str, int), where))
-    messages = text_messages(field(row, "messages", list, where), where, "messages", keep_image_tag)
-    values = field(row, "images", list, where) if row.get("images") is not None else ()
-    images = tuple(resolve_image(value, image_root, where, f"images[{i}]") for i, value in enumerate(values))
-    return Example(identifier, messages, images, row_facts(row, where), where)
-
-
-def row_facts(row: Mapping[str, Any], where: Where) -> dict[str, Any] | None:
-    """The optional rubric facts of a row."""
-    return field(row, "facts", dict, where) if row.get("facts") is not None else None
+def released_examples(row: Any, where: Where, image_root: Path | None = None) -> list[Example]:
+    """As `pretraining_examples`, literal `<image>` tags kept as text: the released code's reading."""
+    return _RELEASED(row, where, image_root)
 
 
 def read_examples(rows: Iterable[Any], name: str, parse: Callable[[Any, Where], list[Example]]) -> list[Example]:
@@ -202,24 +141,3 @@ def read_pretraining(path: Path, image_root: Path | None = None, keep_image_tag:
         return pretraining_examples(row, where, image_root, keep_image_tag)
 
     return read_examples(read_rows(path), str(path), parse)
-
-
-def chat_examples(row: Any, where: Where, image_root: Path | None = None) -> list[Example]:
-    """The example of one row `{"id", "image" or "images", "messages"}`; an assistant message last is the reference.
-
-    Raises:
-      DataError: a key is missing, unknown or of a wrong type, or an image file does not exist.
-    """
-    known = ("id", "image", "images", "messages", "facts", "instance_type")
-    if isinstance(row, Mapping) and (unknown := sorted(set(row) - set(known))):
-        raise DataError(where, str(unknown[0]), "a key that is not read", f"some of {known}", "Rename or drop the key.")
-    if isinstance(row, Mapping) and row.get("image") is not None:
-        if row.get("images") is not None:
-            raise DataError(where, "image", "both 'image' and 'images'", "one of them", "Drop one of the keys.")
-        row = {**row, "images": [field(row, "image", (str, bytes), where)]}
-    return [_example(row, where, image_root)]
-
-
-def released_examples(row: Any, where: Where, image_root: Path | None = None) -> list[Example]:
-    """As `pretraining_examples`, literal `<image>` tags kept as text: the released code's reading."""
-    return pretraining_examples(row, where, image_root, keep_image_tag=True)

@@ -6,12 +6,14 @@
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from lam_jax.data.bad_rows import tally_of_reading, tried
-from lam_jax.data.readers import pretraining_examples, read_rows
+from lam_jax.data.files import hash_files as hash_files
+from lam_jax.data.files import hash_rows, read_rows
+from lam_jax.data.readers import pretraining_examples
 from lam_jax.data.schemas import DataError, Example, Where
 from lam_jax.data.splits import SEED, cut, shuffled
 
@@ -50,14 +52,15 @@ class ShrinkableRows(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class JsonRows:
-    """Rows of one JSON file (a list of objects), cut into splits after a shuffle.
+    """Rows of one file or folder (`lam_jax.data.files`), cut into splits after a shuffle.
 
     Attributes:
-        file: the file.
+        file: JSON, JSON Lines, either with .gz or .zst, Parquet, or a folder that `datasets` saved.
         splits: name -> (from, to), shares of the shuffled rows. A split that would be empty gets one row, which
             another may have too.
-        image_root: what relative picture paths start from; default: the file's own folder.
-        parse: makes examples of a row; default: the chat format `{"id", "images", "messages"}`.
+        image_root: what relative picture paths start from, and pictures must lie in; default: the file's own folder.
+        parse: makes examples of a row; default: `pretraining_examples`, which reads all of `lam_jax.data.layouts`; one
+            with other settings is a `RowParser`.
         seed: of the shuffle.
         limit: most rows that are used, after the shuffle; None: all.
     """
@@ -91,7 +94,8 @@ class JsonRows:
             raise DataError(
                 Where(self.file), None, f"no split {split!r}", f"one of {sorted(self.splits)}", "Correct the name."
             )
-        rows = list(enumerate(read_rows(Path(self.file))))
+        path = Path(self.file)
+        rows = list(enumerate(read_rows(path)))
         if not rows:
             raise DataError(Where(self.file), None, "an empty list", "one row or more", "Add rows.")
         start, stop = self.splits[split]
@@ -103,7 +107,7 @@ class JsonRows:
                 "%s: the split %r, shares %s to %s of %d rows, holds none; it gets a row that others may have too.",
                 *(self.file, split, start, stop, len(mixed)),
             )
-        root = Path(self.image_root) if self.image_root else Path(self.file).parent
+        root = Path(self.image_root) if self.image_root else home_of(path)
         examples = [e for index, row in chosen for e in tried(self.parse, row, Where(self.file, index), root)]
         require_unique(examples)
         return examples
@@ -113,8 +117,8 @@ class JsonRows:
         return dataclasses.replace(self, limit=min(rows, self.limit or rows))
 
     def content(self) -> str:
-        """SHA-256 of the file; pictures count by their paths."""
-        return hash_files([Path(self.file)])
+        """SHA-256 of the file, or of a folder's files; pictures beside it count by their paths."""
+        return hash_rows(Path(self.file))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,34 +168,66 @@ def shrunk(source: RowSource, rows: int) -> RowSource:
     return source.shrunk(rows) if isinstance(source, ShrinkableRows) else source
 
 
+def home_of(path: Path) -> Path:
+    """The folder that relative picture paths of a file or folder of rows start from."""
+    return path if path.is_dir() else path.parent
+
+
 def require_unique(examples: Sequence[Example]) -> None:
     """Raises DataError if two examples have one id: scores are keyed by it. Inside `tolerant`, it goes on the tally."""
     known: dict[str, Example] = {}
     tally = tally_of_reading()
     for example in examples:
         if example.id in known:
-            found = f"{example.id!r}, which {known[example.id].where} has too"
-            error = DataError(example.where, "id", found, "an id of its own", "Rename one of them.")
+            error = _twice(example, known[example.id])
             if tally is None:
                 raise error
             tally.duplicates.append((example, str(error)))
         known.setdefault(example.id, example)
 
 
-def hash_files(files: Sequence[Path]) -> str:
-    """SHA-256 of the contents of files, in order.
+def require_unique_splits(rows: RowSource, splits: Mapping[str, Sequence[Example]], scored: Collection[str]) -> None:
+    """Checks the ids of a source's splits, within each and between them; one row may be in two splits.
+
+    Between files that are numbered apart from each other an id may recur, which is warned of, unless rows of both are
+    scored and the source was put together of several.
+
+    Args:
+        rows: where the splits come from.
+        splits: rows by the name of their split.
+        scored: names of splits whose answers are scored.
 
     Raises:
-        DataError: a file cannot be read.
+        DataError: two rows have one id.
     """
-    digest = hashlib.sha256()
-    for file in files:
-        try:
-            with file.open("rb") as handle:
-                while block := handle.read(1 << 20):
-                    digest.update(block)
-        except OSError as error:
-            raise DataError(
-                Where(str(file)), None, str(error.strerror), "a readable file", "Check the path."
-            ) from error
-    return digest.hexdigest()
+    tally = tally_of_reading()
+    known: dict[str, tuple[str, Example]] = {}
+    recurring: list[tuple[Example, Example]] = []
+    for name, examples in splits.items():
+        require_unique(examples)
+        for example in examples:
+            first, other = known.setdefault(example.id, (name, example))
+            if first == name or (other.where == example.where and other == example):
+                continue
+            both = first in scored and name in scored
+            if other.where.file == example.where.file or (both and isinstance(rows, SplitRows)):
+                if tally is None:
+                    raise _twice(example, other)
+                tally.duplicates.append((example, str(_twice(example, other))))
+            recurring.append((example, other))
+    if recurring:
+        example, other = recurring[0]
+        logger.warning(
+            "%d ids are those of rows in two files, %s for one in %s and in %s: if these are the same rows, some are "
+            "trained on and scored.",
+            *(len(recurring), _shown(example.id), other.where, example.where),
+        )
+
+
+def _twice(example: Example, other: Example) -> DataError:
+    found = f"{_shown(example.id)}, which {other.where} has too"
+    return DataError(example.where, "id", found, "an id of its own", "Rename one of them.")
+
+
+def _shown(name: str) -> str:
+    return repr(name) if len(name) <= 120 else f"{name[:117]!r}..."

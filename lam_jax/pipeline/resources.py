@@ -20,7 +20,7 @@ from lam_jax.data.collator import Collated, Collator, CollatorConfig
 from lam_jax.data.lengths import Lengths, measure_lengths
 from lam_jax.data.loader import Loader, LoaderConfig, Placed, in_order
 from lam_jax.data.schemas import DataError, Example, Where
-from lam_jax.data.sources import RowSource
+from lam_jax.data.sources import RowSource, require_unique_splits
 from lam_jax.errors import NoSpaceError, RewardError
 from lam_jax.formats.model_folder import load_model, model_files, read_model_config, tokenizer_folder
 from lam_jax.latent.agent import Agent, init_latent
@@ -218,7 +218,7 @@ class Resources:
         """Reads all rows and uses collators, rewards and embedder once: what cannot work fails before training.
 
         Raises:
-            DataError: rows that cannot be used.
+            DataError: rows that cannot be used, or two with one id.
             RewardShapeError: a reward gave something else than a verdict an answer.
             ImportError: a reward or the embedder needs an extra that is not installed.
             JudgeError: a judge cannot be reached, refuses every call or gives nothing that can be read.
@@ -234,6 +234,10 @@ class Resources:
             for collators in (self.chats, self.prompts, self.rl_prompts):
                 if source in collators and (collators is not self.chats or self._is_trained_on(source, split)):
                     next(in_order(self.examples(source, split), collators[source], 1))
+        for source in dict.fromkeys(source for source, _ in named):
+            splits = {split: self.examples(source, split) for name, split in named if name == source}
+            tests = self.tasks[source].tests.values() if source in self.tasks else ()
+            require_unique_splits(self._rows(source), splits, [scored.split for scored in tests])
         failure: Exception | None = None
         for task in recipe.tasks:
             try:

@@ -2,15 +2,19 @@
 
     lam-jax train own --paired pairs.json --text texts.json --task rows.jsonl --reward mine.py:score --out runs/own
 
-Paired and text-only rows are `{"id", "images": [path], "messages": [{"role", "content"}, ..]}`, without `images` where
-there is only text; task rows may have `image` or `images`, and their last message is the reference answer. A row has at
-most one picture. Files are JSON lists or JSON Lines (.jsonl).
+Rows are chats, `{"id", "images": [path], "messages": [{"role", "content"}, ..]}`, without `images` where there is only
+text, conversations of LLaVA and ShareGPT, prompts of TRL or problems of EasyR1; the last message is the reference
+answer. A row has at most one picture. Files are JSON, JSON Lines, either with .gz or .zst, Parquet, or a folder that
+`datasets` saved.
 """
 
-from typing import Literal
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
 
 from lam_jax.corpora.built import built_rows
-from lam_jax.data.readers import chat_examples
+from lam_jax.data.layouts import RowParser
+from lam_jax.data.readers import chat_examples, pretraining_examples
 from lam_jax.data.sources import JsonRows, RowSource, SplitRows
 from lam_jax.latent.config import LATENT_PRESETS, LatentConfig
 from lam_jax.models.processor import ImageSettings
@@ -54,6 +58,8 @@ def recipe(
     name: str = "own",
     image: tuple[int, int] | None = None,
     image_root: str | None = None,
+    picture_folders: tuple[str, ...] = (),
+    facts: tuple[str, ...] = (),
     row_length: int | None = None,
     prompt_length: int | None = None,
     answer_length: int | None = None,
@@ -93,7 +99,10 @@ def recipe(
         name: Of the task, in phases and results.
         image: Height and width in pixels to which pictures are stretched. Default: 280 420; 84 112 with the small
             model.
-        image_root: Folder that relative paths of pictures start from. Default: that of the file with the row.
+        image_root: Folder that relative paths of pictures start from, and that pictures must lie in. Default: that of
+            the file with the row.
+        picture_folders: Further folders that pictures may lie in, absolute or behind links.
+        facts: Other columns that rows may have; a reward finds them in `example.facts`.
         row_length: Most tokens of a training row, longer ones are cut. Default: 2048; 192 with the small model.
         prompt_length: Most tokens of a prompt. Default: 1024; 128 with the small model.
         answer_length: Most tokens of an answer. Default: 256; 64 with the small model.
@@ -127,8 +136,13 @@ def recipe(
     )
     sft_batch = max(1, batch // 4)
 
-    def source(file: str, splits: dict[str, tuple[float, float]]) -> JsonRows:
-        return JsonRows(file, splits, image_root, parse=chat_examples)
+    rows_parser, texts_parser = chat_examples, pretraining_examples
+    if facts or picture_folders:
+        rows_parser = RowParser(facts, picture_folders)
+        texts_parser = dataclasses.replace(rows_parser, reference=True, tags="text alone")
+
+    def source(file: str, splits: dict[str, tuple[float, float]], parse: Callable[..., Any] = rows_parser) -> JsonRows:
+        return JsonRows(file, splits, image_root, parse)
 
     rows_of_task: RowSource = source(task, SPLITS)
     if sft is not None:
@@ -152,7 +166,9 @@ def recipe(
         latent=LATENT_PRESETS["tiny"] if small else LatentConfig(),
         image=ImageSettings(size=image) if image else SHIPPED_IMAGE if small else IMAGE,
         paired=Corpus(built_rows(paired, PAIRED) or source(paired, HELD_OUT), (rows,)),
-        text_only=None if text is None else Corpus(built_rows(text, TEXT_ONLY) or source(text, HELD_OUT), (rows,)),
+        text_only=None
+        if text is None
+        else Corpus(built_rows(text, TEXT_ONLY) or source(text, HELD_OUT, texts_parser), (rows,)),
         tasks=(own,),
         spaces=space,
         method=Method(text_only=text is not None, remat=not small),

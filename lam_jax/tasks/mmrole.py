@@ -65,6 +65,8 @@ def mmrole_examples(row: Any, where: Where, image_root: Path | None = None) -> l
     identifier = str(field(row, "id", (str, int), where))
     character = field(row, "character_role", str, where)
     profile = field(field(row, "character_profile", dict, where), character, dict, where, "Add its profile.")
+    for name in profile:
+        field(profile, name, (str, type(None)), Where(f"{where}, character_profile"))
     turns = field(row, "conversations", list, where)
     speakers = field(row, "original_roles", list, where)
     if len(speakers) != len(turns):

@@ -1,11 +1,14 @@
 """`lam-jax train`: recipes by name and file, their parameters as flags, and what is refused before any work."""
 
+import dataclasses
 import sys
 
 import pytest
 
 from lam_jax.cli import main
 from lam_jax.cli.train import parse
+from lam_jax.data.layouts import RowParser
+from lam_jax.recipe import Recipe
 from lam_jax.recipes import demo, own
 from lam_jax.runs.watching import Watching
 from tests.cli.test_cli import call
@@ -55,6 +58,16 @@ def test_flags_make_the_recipe_that_python_makes():
     assert run.watching() == Watching(shown=2, sinks=("wandb",))
     assert parse("demo", ["--out", "x"])[0] == demo.recipe()
     assert parse("demo", ["--out", "x"])[1].mesh == "auto"
+
+
+def test_columns_and_folders_of_rows_are_flags():
+    recipe, _ = parse(
+        "own", [*OWN, "--text", "x.json", "--facts", "topic", "source", "--picture-folders", "/data/coco"]
+    )
+    parser = RowParser(("topic", "source"), ("/data/coco",))
+    assert recipe.tasks[0].rows.parse == recipe.paired.rows.parse == parser
+    assert recipe.text_only.rows.parse == dataclasses.replace(parser, reference=True, tags="text alone")
+    assert Recipe.from_json(recipe.to_json()) == recipe
 
 
 def test_every_recipe_can_be_ablated_resized_and_made_quick():

@@ -42,6 +42,51 @@ def test_text_and_ids_equal_the_tokenizers_own(
     assert encoded.tokens.tolist() == tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
+PARTS = [
+    [("user", ["Left of ", None, " or right?"]), ("assistant", "Left.")],
+    [("user", ["What is "]), ("assistant", "b"), ("user", ["And ", None]), ("assistant", "Two.")],
+    [("system", "S"), ("user", [None, "a\n", None, None, "\n b"]), ("assistant", "c"), ("user", [None, " d"])],
+    [("user", ["Two cats", None, "don't"]), ("assistant", "b"), ("user", ["ünï", None])],
+]
+
+
+@pytest.mark.parametrize("default_system", [False, True])
+@pytest.mark.parametrize("chat", PARTS)
+def test_pictures_stand_at_their_places_as_in_the_template(make_tokenizer, qwen_config, default_system, chat):
+    tokenizer = make_tokenizer(default_system)
+    encoder = ChatEncoder(tokenizer, qwen_config)
+    theirs, ours, places = [], [], []
+    for index, (role, content) in enumerate(chat):
+        parts = [content] if isinstance(content, str) else content
+        text = ""
+        for part in parts:
+            if part is None:
+                places.append((index, len(text)))
+            text += part or ""
+        shown = [{"type": "image"} if p is None else {"type": "text", "text": p} for p in parts]
+        theirs.append({"role": role, "content": shown})
+        ours.append({"role": role, "content": text})
+    text = tokenizer.apply_chat_template(theirs, tokenize=False, add_generation_prompt=True)
+    assert encoder.text(ours, len(places), True, places) == text
+    encoded = encoder.encode(ours, [1] * len(places), True, places)
+    assert encoded.tokens.tolist() == tokenizer(text, add_special_tokens=False)["input_ids"]
+    counts = list(range(2, 2 + len(places)))
+    long = encoder.encode(ours, counts, True, places)
+    runs = "".join("x" if token == 5 else "." for token in long.tokens).replace(".", " ").split()
+    assert [len(run) for run in runs] == counts
+    assert (~long.valid).sum() == sum(counts) + 2 * len(counts)
+    if chat[-1][0] == "assistant":
+        answers = [text for role, text in chat if role == "assistant"]
+        whole = encoder.encode(ours, counts, places=places)
+        assert tokenizer.decode(whole.tokens[whole.response]) == "".join(f"{a}<|im_end|>" for a in answers)
+
+
+@pytest.mark.parametrize("places", [[(0, 0)], [(0, 1), (0, 0)], [(0, 0), (5, 0)]])
+def test_places_that_are_none_are_refused(encoder, places):
+    with pytest.raises(ValueError, match="a place for each"):
+        encoder.encode(messages([("user", "a"), ("assistant", "x")]), [4, 4], places=places)
+
+
 def test_placeholders_expand_and_masks_follow(encoder, tokenizer):
     chat = messages([("user", "How many?"), ("assistant", "Two cats.")])
     row = encoder.encode(chat, [2, 3])

@@ -63,6 +63,36 @@ def test_positions_of_an_image_row_by_hand(encoder, make_png):
     assert w.tolist() == [*before, start, start + 1, start, start + 1, *range(start + 2, start + 6)]
 
 
+def test_positions_of_a_picture_in_the_second_user_turn_by_hand(encoder, make_png):
+    """As transformers' get_rope_index: text counts up, the picture shares t, text goes on after the largest."""
+    chat = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "Two cats?"},
+        {"role": "assistant", "content": "c"},
+    ]
+    row = Example("row", tuple(chat), (make_png(),), places=((2, 4),))
+    batch = train(encoder, 96)([row]).batch
+    tokens = batch.tokens[0].tolist()
+    start = tokens.index(IMAGE)
+    before = encoder.encode(chat[:2]).tokens.tolist()
+    assert tokens[: len(before)] == before
+    assert len(before) < start
+    assert tokens[start : start + 5] == [IMAGE] * 4 + [VISION_END]
+    count = list(range(start))
+    t, h, w = batch.positions[0, :, : start + 6]
+    assert t.tolist() == [*count, *[start] * 4, start + 2, start + 3]
+    assert h.tolist() == [*count, start, start, start + 1, start + 1, start + 2, start + 3]
+    assert w.tolist() == [*count, start, start + 1, start, start + 1, start + 2, start + 3]
+    text = encoder.tokenizer.decode([token for token in tokens if token not in (PAD, IMAGE)])
+    assert "user\nTwo <|vision_start|><|vision_end|>cats?" in text
+    cut = prompts(encoder, 20)([row]).batch
+    kept = cut.tokens[0].tolist()
+    at = kept.index(VISION_START)
+    assert kept[at : at + 6] == [VISION_START, *[IMAGE] * 4, VISION_END]
+    assert encoder.tokenizer.decode(kept[at + 6 :]).startswith("cats?")
+
+
 def test_several_images_are_laid_out_one_after_the_other(encoder, qwen_config, make_png):
     pictures = [make_png(seed=1), make_png(seed=2)]
     rows = [example(images=pictures), example(images=pictures[1:]), example()]

@@ -47,7 +47,7 @@ def test_a_split_that_borrows_a_row_says_so(tmp_path, caplog):
         ({"id": 1, "messages": CHAT, "image": 3}, r"own\.json, row \d, key 'image': found int 3"),
         (
             {"id": 1, "messages": CHAT, "image": "a.png"},
-            r"own\.json, row \d, key 'images\[0\]': found no file .*a\.png",
+            r"own\.json, row \d, key 'image': found no file .*a\.png",
         ),
         ({"id": 1, "messages": CHAT, "images": "a.png"}, r"own\.json, row \d, key 'images': found str 'a.png'"),
         ({"id": 1, "messages": "hello"}, r"own\.json, row \d, key 'messages': found str 'hello'"),

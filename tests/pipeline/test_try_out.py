@@ -12,7 +12,9 @@ import pytest
 from PIL import Image
 
 from lam_jax.cli import is_expected
+from lam_jax.data.readers import chat_examples
 from lam_jax.data.schemas import DataError
+from lam_jax.data.sources import JsonRows, SplitRows
 from lam_jax.errors import NoSpaceError
 from lam_jax.parallel.mesh import make_mesh
 from lam_jax.pipeline.resources import Resources
@@ -22,6 +24,7 @@ from lam_jax.rewards.functions import FunctionReward
 from lam_jax.rewards.reward import RewardShapeError
 from lam_jax.rewards.verdict import Verdict
 from lam_jax.scenes.builder import GENERATORS, SceneSizes
+from lam_jax.tasks.task import ScoredSplit
 
 CHAT = [{"role": "user", "content": "What is there?"}, {"role": "assistant", "content": "A red lion."}]
 ROWS = 30
@@ -154,6 +157,53 @@ def test_rows_with_answers_may_be_a_file_of_their_own(files):
     before = made.tasks[0].rows.content()
     write(files, "answered", [row("answered", i, True) for i in range(21)])
     assert made.tasks[0].rows.content() != before
+
+
+def test_ids_that_recur_are_found_before_training(files, caplog):
+    chat = [{"role": "user", "content": "And?"}, CHAT[1]]
+    write(
+        files,
+        "task",
+        [row("task", i if i < 29 else 3, True) | ({} if i < 29 else {"messages": chat}) for i in range(ROWS)],
+    )
+    with pytest.raises(
+        DataError, match=r"task\.json, row \d+, key 'id': found 'task3', which .*task\.json, row \d+ has"
+    ):
+        opened(recipe(files), files).try_out()
+    write(files, "paired", [row("paired", i % 29, True) for i in range(ROWS)])
+    write(files, "task", [row("task", i, True) for i in range(ROWS)])
+    with pytest.raises(DataError, match=r"paired\.json, row \d+, key 'id': found 'paired0'"):
+        opened(recipe(files), files).try_out()
+    write(files, "paired", [row("paired", i, True) for i in range(ROWS)])
+    write(files, "answered", [row("task", i, True) for i in range(20)])
+    made = with_reward(recipe(files, sft=str(files / "answered.json")), FunctionReward(ones))
+    with caplog.at_level(logging.WARNING, "lam_jax"):
+        opened(made, files).try_out()
+    assert "20 ids are those of rows in two files" in caplog.text
+
+
+def test_a_source_of_several_may_not_score_two_rows_of_one_id(files):
+    write(files, "other", [row("task", i, True) for i in range(ROWS)])
+    made = recipe(files)
+    rows = SplitRows({**dict.fromkeys(("sft", "rl", "val", "test"), made.tasks[0].rows), "more": JsonRows(
+        str(files / "other.json"), {"more": (0.0, 1.0)}, parse=chat_examples)})  # fmt: skip
+    tests = {"id": ScoredSplit("test", "A"), "more": ScoredSplit("more", "B")}
+    made = dataclasses.replace(made, tasks=(dataclasses.replace(made.tasks[0], rows=rows, tests=tests),))
+    with pytest.raises(DataError, match=r"other\.json, row \d+, key 'id': found 'task\d+', which .*task\.json"):
+        opened(made, files).try_out()
+
+
+def test_text_only_rows_may_write_the_tag_and_paired_and_task_rows_may_not(files):
+    tagged = [{"role": "user", "content": "Draw <image>."}, CHAT[1]]
+    write(files, "text", [row("text", i, False) | {"messages": tagged} for i in range(ROWS)])
+    resources = opened(recipe(files), files)
+    resources.try_out()
+    assert {e.messages[0]["content"] for e in resources.examples("text_only", "train")} == {"Draw <image>."}
+    for name in ("task", "paired"):
+        write(files, name, [row(name, i, i != 5) | {"messages": tagged} for i in range(ROWS)])
+        with pytest.raises(DataError, match=rf"{name}\.json, row 5, key 'messages\[0\]': found 1 <image> tags for 0"):
+            opened(recipe(files), files).try_out()
+        write(files, name, [row(name, i, True) for i in range(ROWS)])
 
 
 def ones(examples, answers):
