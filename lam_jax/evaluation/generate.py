@@ -150,7 +150,8 @@ def _gathered(own: Verdicts, count: int) -> Verdicts:
 
 
 def _verdict(fields: dict[str, Any]) -> Verdict:
-    return Verdict(**fields | {"scores": {name: (a, b) for name, (a, b) in fields["scores"].items()}})
+    scores = {name: (first, second) for name, (first, second) in fields["scores"].items()}
+    return Verdict(scores, fields["error"], fields["parts"], fields["kind"])
 
 
 def answer_diversity(answered: Sequence[Answered], embedder: Embedder) -> tuple[Diversity, float]:
