@@ -36,14 +36,14 @@ def recipe(
     images: str,
     judge: str,
     judge_model: str,
-    evaluation_judge: str | None = None,
-    evaluation_judge_model: str | None = None,
     task: TaskName = "mmrole",
     algorithm: Literal["grpo", "dr_grpo", "dapo", "bnpo"] = "grpo",
     token_rollouts: Literal["overridden", "plain"] = "overridden",
     rows: int = 2500,
     seed: int = 0,
     judge_settings: tuple[str, ...] = (),
+    evaluation_judge: str | None = None,
+    evaluation_judge_model: str | None = None,
 ) -> Recipe:
     """The released code's recipe; arguments as of `lam_jax.recipes.paper`.
 

@@ -26,12 +26,12 @@ def recipe(
     images: str,
     judge: str,
     judge_model: str,
-    evaluation_judge: str | None = None,
-    evaluation_judge_model: str | None = None,
     task: TaskName = "mmrole",
     algorithm: Literal["grpo", "dr_grpo", "dapo", "bnpo"] = "grpo",
     seed: int = 0,
     judge_settings: tuple[str, ...] = (),
+    evaluation_judge: str | None = None,
+    evaluation_judge_model: str | None = None,
 ) -> Recipe:
     """The paper's recipe.
 

@@ -177,7 +177,8 @@ def test_rows_without_ids_are_named_by_file_and_row(raw):
 def test_every_split_that_a_published_recipe_names_is_read(raw, task):
     for name in FILES:
         (raw / f"{name}.json").write_text(json.dumps([help_row(i) for i in range(40)]))
-    recipe = paper.recipe("m", "p", "t", str(raw), str(raw), "http://localhost/v1", "judge", task)
+    judges = {"judge": "http://localhost/v1", "judge_model": "judge", "evaluation_judge_model": "examiner"}
+    recipe = paper.recipe("m", "p", "t", str(raw), str(raw), task=task, **judges)
     (own,) = recipe.tasks
     names = [own.sft, own.rl, own.val, *(scored.split for scored in own.tests.values())]
     found = [{e.id for e in own.rows.read(raw, name)} for name in names]
