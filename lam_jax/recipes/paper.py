@@ -8,8 +8,9 @@ has 2,820. The recipes `mmrole` and `pcogalign` have room for all.
 
 from typing import Literal
 
+from lam_jax.corpora.built import built_rows
 from lam_jax.data.sources import JsonRows
-from lam_jax.recipe import Corpus, Recipe, algorithm_named
+from lam_jax.recipe import PAIRED, TEXT_ONLY, Corpus, Recipe, algorithm_named
 from lam_jax.recipes.settings import ANSWERS, ROLLOUTS, judges, mmrole, pcogalign, published
 from lam_jax.rewards.judge_config import judge_config
 from lam_jax.train.method import METHODS
@@ -37,7 +38,7 @@ def recipe(
 
     Args:
         model: folder of a Qwen2.5-VL.
-        paired, text: pre-training JSON files (method.md section 7).
+        paired, text: pre-training files (method.md section 7), or folders of `lam-jax data build`.
         raw, images: the task's raw folder, and the folder of its pictures.
         judge, judge_model: address of an OpenAI-compatible endpoint, and the judge's name there.
         evaluation_judge, evaluation_judge_model: the same of the judge that scores the test rows; default: the judge of
@@ -48,7 +49,10 @@ def recipe(
         judge_settings: NAME=VALUE of other fields of lam_jax.JudgeConfig (docs/judge.md).
     """
     splits = {"train": (0.0, 0.99), "test": (0.99, 1.0)}
-    corpora = (Corpus(JsonRows(paired, splits), (2048,)), Corpus(JsonRows(text, splits), (2048,)))
+    corpora = (
+        Corpus(built_rows(paired, PAIRED) or JsonRows(paired, splits), (2048,)),
+        Corpus(built_rows(text, TEXT_ONLY) or JsonRows(text, splits), (2048,)),
+    )
     given = judge_config(judge, judge_model, judge_settings)
     trainer, examiner = judges(given, evaluation_judge, evaluation_judge_model)
     own = TASKS[task](raw, images, trainer, examiner)

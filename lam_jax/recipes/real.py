@@ -6,10 +6,23 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Literal
 
+from lam_jax.corpora.built import built_rows
+from lam_jax.data.layouts import RowParser
+from lam_jax.data.readers import pretraining_examples
 from lam_jax.data.sources import JsonRows
 from lam_jax.latent.config import LATENT_PRESETS, LatentConfig
 from lam_jax.models.processor import ImageSettings
-from lam_jax.recipe import AnswerSet, Corpus, EvaluationSettings, Model, Recipe, RLSettings, algorithm_named
+from lam_jax.recipe import (
+    PAIRED,
+    TEXT_ONLY,
+    AnswerSet,
+    Corpus,
+    EvaluationSettings,
+    Model,
+    Recipe,
+    RLSettings,
+    algorithm_named,
+)
 from lam_jax.recipes.settings import (
     ANSWERS,
     IMAGE,
@@ -116,12 +129,13 @@ SIZES: dict[Preset, Sizes] = {
 def whole(
     benchmark: Benchmark,
     raw: str,
-    images: str,
     paired: str,
     judge: str,
     judge_model: str,
+    images: str | None = None,
     text: str | None = None,
     image_root: str | None = None,
+    picture_folders: tuple[str, ...] = (),
     model: str | None = None,
     evaluation_judge: str | None = None,
     evaluation_judge_model: str | None = None,
@@ -147,6 +161,9 @@ def whole(
     samples: int | None = None,
     rl_micro_batches: int = 1,
     validate_every: int = 0,
+    max_failed_steps: int | None = None,
+    least_usable: float | None = None,
+    overlap_scoring: bool | None = None,
     evaluation_prompts: int | None = None,
     embedder: str | None = None,
     seed: int = 0,
@@ -155,13 +172,16 @@ def whole(
 
     Args:
         benchmark: Which.
-        raw: The task's raw folder (docs/real_data.md).
-        images: Folder that the picture paths of the raw files start from.
-        paired: File of image-text rows, from which the actions are learned (method.md section 7).
+        raw: The task's raw folder (docs/real_data.md), or one that `lam-jax data build` made of it.
+        paired: File of image-text rows, from which the actions are learned (method.md section 7), or a folder of
+            `lam-jax data build`.
         judge: Address of an OpenAI-compatible endpoint, such as http://localhost:8000/v1.
         judge_model: The judge's name there.
-        text: File of text-only rows; without it stages 3 and 4 go without.
-        image_root: Folder that the picture paths of `paired` start from. Default: that of the file.
+        images: Folder that the picture paths of the raw files start from. Default: the raw folder.
+        text: File of text-only rows, or a built folder; without it stages 3 and 4 go without.
+        image_root: Folder that the picture paths of `paired` start from, and that pictures must lie in. Default: that
+            of the file.
+        picture_folders: Further folders that pictures of `paired` may lie in, absolute or behind links.
         model: Folder of a Qwen2.5-VL with its tokenizer. Default with `tiny`: the small one that ships with the
             package.
         evaluation_judge: Address of the judge that scores the test rows. Default: that of `judge`.
@@ -190,6 +210,11 @@ def whole(
         samples: Of a prompt. Default: 8; 4 with `tiny`.
         rl_micro_batches: Parts of a rollout's prompts that an update runs one after the other, to save memory.
         validate_every: Rollouts between two validations; 0: only before the first and after the last.
+        max_failed_steps: Rollouts in a row with fewer usable calls of the judge than `least_usable`, after which the
+            run stops and says why; 0: never. Default: 5.
+        least_usable: Share of a rollout's calls. Default: 0.1.
+        overlap_scoring: The judge is asked while the next rollout is drawn, from the policy before the update; not with
+            DAPO. Default: it is not.
         evaluation_prompts: Of each test split, the first ones. Default: all; 8 with `tiny`.
         embedder: Of diversity: a name or folder for sentence-transformers, or "hashing", which counts
             words. Default: BAAI/bge-m3; hashing with `tiny`.
@@ -211,10 +236,16 @@ def whole(
         (*judge_settings, *evaluation_judge_settings),
     )
     warn_same_judge(trainer.model, examiner.model, reference_writer)
-    own = benchmark.task(raw, images, trainer, None if examiner == trainer else examiner, lengths)
+    own = benchmark.task(raw, images or raw, trainer, None if examiner == trainer else examiner, lengths)
 
-    def corpus(file: str) -> Corpus:
-        return Corpus(JsonRows(file, HELD_OUT, image_root, limit=rows), (row_length or sizes.row,))
+    parse: Callable[..., Any] = pretraining_examples
+    if picture_folders:
+        parse = RowParser(picture_folders=picture_folders, reference=True, tags="text alone")
+
+    def corpus(file: str, side: str) -> Corpus:
+        built = built_rows(file, side)
+        found = JsonRows(file, HELD_OUT, image_root, parse, limit=rows)
+        return Corpus(dataclasses.replace(built, limit=rows) if built else found, (row_length or sizes.row,))
 
     settings = {
         "steps": rl_steps,
@@ -222,6 +253,9 @@ def whole(
         "samples": samples,
         "micro_batches": rl_micro_batches,
         "validate_every": validate_every,
+        "max_failed_steps": max_failed_steps,
+        "least_usable": least_usable,
+        "overlap_scoring": overlap_scoring,
     }
     measured = {"prompts": evaluation_prompts, "embedder": embedder}
     found = Recipe(
@@ -230,8 +264,8 @@ def whole(
         model=Model(folder),
         latent=sizes.latent,
         image=sizes.image,
-        paired=corpus(paired),
-        text_only=None if text is None else corpus(text),
+        paired=corpus(paired, PAIRED),
+        text_only=None if text is None else corpus(text, TEXT_ONLY),
         tasks=(own,),
         spaces=space,
         method=dataclasses.replace(METHODS[method], text_only=text is not None, remat=large),

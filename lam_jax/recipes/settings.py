@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from lam_jax.corpora.built import built_rows
 from lam_jax.latent.config import LatentConfig
 from lam_jax.models.processor import ImageSettings
 from lam_jax.recipe import AnswerSet, Corpus, EvaluationSettings, Model, Recipe, RLSettings, StageSettings
@@ -130,7 +131,7 @@ def mmrole(
     return Task(
         "mmrole",
         "MMRole",
-        MMRoleRows(folder, images),
+        built_rows(folder, "mmrole") or MMRoleRows(folder, images),
         JudgeReward(judge, ROLE_PLAY_RUBRIC),
         lengths.chat,
         lengths.prompt,
@@ -155,7 +156,7 @@ def pcogalign(
     return Task(
         "pcogalign",
         "PCogAlignBench",
-        PCogAlignRows(folder, images),
+        built_rows(folder, "pcogalign") or PCogAlignRows(folder, images),
         JudgeReward(judge, HELP_RUBRIC),
         lengths.chat,
         lengths.prompt,
