@@ -19,7 +19,13 @@ import lam_jax
 from lam_jax.agents.answer_file import answer_examples
 from lam_jax.agents.evaluated import RowSet, Subject, named_apart, subjects_of
 from lam_jax.agents.evaluation_folder import RESULT, EvaluationFolder, SetFolder, write_json
-from lam_jax.agents.evaluation_rewards import judges_of, require_scorable, reward_identity, reward_name, warn_of_judges
+from lam_jax.agents.evaluation_rewards import (
+    judge_models,
+    require_scorable,
+    reward_identity,
+    reward_name,
+    warn_of_judges,
+)
 from lam_jax.agents.load import load_folder
 from lam_jax.agents.pairs import comparisons
 from lam_jax.agents.run_folder import is_run_folder
@@ -32,6 +38,7 @@ from lam_jax.hosts.start import start_process
 from lam_jax.parallel.multihost import all_agree, is_first
 from lam_jax.report.current import refresh_report
 from lam_jax.report.evaluations import read_evaluation
+from lam_jax.rewards import judge_store
 from lam_jax.rewards.embedding import embedder_identity, is_lexical, load_embedder
 from lam_jax.rewards.functions import FunctionReward, ScoreFunction
 from lam_jax.rewards.reward import Reward
@@ -146,11 +153,6 @@ def evaluate_agent(
 @contextlib.contextmanager
 def _judged(folder: Path) -> Iterator[None]:
     """Judges keep their replies and log their calls in the folder, where they can."""
-    try:
-        from lam_jax.rewards import judge_store  # pyright: ignore[reportAttributeAccessIssue]
-    except ImportError:
-        yield
-        return
     with judge_store.opened(folder, jax.process_index()):
         yield
 
@@ -344,7 +346,7 @@ def _say_cost(
     asked: dict[str, int] = {}
     for target, (_, part) in zip(targets, _parts(subjects), strict=True) if is_first() else ():
         known = sum(item.verdict.ok or not retry_failed for item in read_verdicts(target.verdicts))
-        for model in judges_of(part.reward):
+        for model in judge_models(part.reward):
             asked[model] = asked.get(model, 0) + len(part.examples) * samples - known
     for model, count in asked.items():
         if count > 0:

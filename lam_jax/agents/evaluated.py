@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lam_jax.agents.answer_file import read_prompts
-from lam_jax.agents.evaluation_rewards import RUBRICS, judge_rewards, reward_identity
+from lam_jax.agents.evaluation_rewards import reward_identity
 from lam_jax.agents.load import find
 from lam_jax.agents.run_folder import CONFIG, RunAgent, is_run_folder, open_run_agent
 from lam_jax.agents.settings import AgentError, AgentFolder
@@ -19,7 +19,9 @@ from lam_jax.errors import BadSettingError
 from lam_jax.parallel.multihost import barrier, is_first
 from lam_jax.pipeline.phases import STAGE_PHASES
 from lam_jax.pipeline.resources import sources_of
-from lam_jax.rewards.judge import JudgeConfig, JudgeReward
+from lam_jax.rewards.dimensions import RUBRICS
+from lam_jax.rewards.judge import JudgeReward, judges_of
+from lam_jax.rewards.judge_config import JudgeConfig
 from lam_jax.rewards.reward import Reward
 from lam_jax.tasks.task import Task
 from lam_jax.values import ValueFormError, decode, encode
@@ -213,7 +215,7 @@ def judge_reward(url: str, model: str, rubric: str | None, path: Path, task: str
         return JudgeReward(JudgeConfig(url, model), RUBRICS[rubric])
     judges: list[JudgeReward] = []
     if is_run_folder(path):
-        judges = [judge for agent in _run_agents(path, task, None) for judge in judge_rewards(_reward_of(agent.task))]
+        judges = [judge for agent in _run_agents(path, task, None) for judge in judges_of(_reward_of(agent.task))]
     rubrics = [judge.rubric for judge in judges]
     if not rubrics or any(other != rubrics[0] for other in rubrics):
         found = "several tasks with different ones" if rubrics else "no run with a judge"

@@ -2,10 +2,7 @@
 
 import contextlib
 import dataclasses
-import errno
-import fcntl
 import json
-import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +12,9 @@ from lam_jax.errors import LamJaxError, OtherConfigurationError, RunFolderBusyEr
 from lam_jax.evaluation.figures import AnswerText
 from lam_jax.parallel.multihost import all_agree, is_first
 from lam_jax.runs.jsonl import read_lines
+from lam_jax.runs.lock import HeldError, Lock, acquire
 from lam_jax.values import differences
 
-logger = logging.getLogger("lam_jax")
 RESULT, SETTINGS = "evaluation.json", "settings.json"
 Record = dict[str, Any]
 
@@ -105,9 +102,9 @@ class EvaluationFolder:
             yield
         finally:
             if lock is not None:
-                lock.close()
+                lock.release()
 
-    def _claim(self, settings: Record) -> Any:
+    def _claim(self, settings: Record) -> Lock:
         file = self.path / SETTINGS
         if self.path.is_dir() and not file.exists() and any(p.name != ".lock" for p in self.path.iterdir()):
             raise OtherConfigurationError(
@@ -125,16 +122,12 @@ class EvaluationFolder:
                     "--out, or remove it."
                 )
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = (self.path / ".lock").open("ab")
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
-                lock.close()
-                raise RunFolderBusyError(
-                    f"{self.path} is in use by another process. Wait, or choose another folder, as --out."
-                ) from error
-            logger.warning("%s: this file system has no locks (%s): see that one process uses it.", self.path, error)
+            lock = acquire(self.path / ".lock")
+        except HeldError as error:
+            raise RunFolderBusyError(
+                f"{self.path} is in use by {error}. Wait, or choose another folder, as --out."
+            ) from error
         if not file.exists():
             write_json(file, settings)
         return lock

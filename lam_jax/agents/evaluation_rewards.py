@@ -1,24 +1,17 @@
 """What scores an evaluation: its identity, its name, what it needs, and the judges in it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lam_jax.data.schemas import Example, require_reference
-from lam_jax.rewards import dimensions
-from lam_jax.rewards.dimensions import JudgeRubric
 from lam_jax.rewards.embedding import SimilarityReward
 from lam_jax.rewards.functions import WeightedReward
-from lam_jax.rewards.judge import JudgeReward, warn_same_judge
+from lam_jax.rewards.judge import JudgeReward, judges_of, warn_same_judge
+from lam_jax.rewards.judge_config import OPERATION
 from lam_jax.rewards.reward import Reward, WithContent, check_verdicts
 from lam_jax.values import TYPE, ValueFormError, encode
 
-RUBRICS: Mapping[str, JudgeRubric] = getattr(
-    dimensions, "RUBRICS", {"role_play": dimensions.ROLE_PLAY_RUBRIC, "help": dimensions.HELP_RUBRIC}
-)
-# Settings that change no verdict: how a judge is reached, where a file of known content lies.
-_REACHED = ("base_url", "api_key_env", "timeout_s", "max_retries", "concurrency", "headers", "requests_per_minute")
-_REACHED += ("tokens_per_minute", "max_calls", "max_total_tokens")
-_LEFT_OUT = {"JudgeConfig": _REACHED, "FileReward": ("file",)}
+_LEFT_OUT = {"JudgeConfig": OPERATION, "FileReward": ("file",)}  # they change no verdict
 
 
 def reward_identity(reward: Reward | None) -> Any:
@@ -41,25 +34,16 @@ def _without(value: Any) -> Any:
     return {key: _without(item) for key, item in value.items() if key not in left_out}
 
 
-def judges_of(reward: Reward | None) -> list[str]:
+def judge_models(reward: Reward | None) -> list[str]:
     """Names of the judge models in a reward."""
-    return [judge.judge.model for judge in judge_rewards(reward)]
-
-
-def judge_rewards(reward: Reward | None) -> list[JudgeReward]:
-    """The judges in a reward."""
-    if isinstance(reward, JudgeReward):
-        return [reward]
-    if isinstance(reward, WeightedReward):
-        return [judge for _, part, _ in reward.rewards for judge in judge_rewards(part)]
-    return []
+    return [judge.judge.model for judge in judges_of(reward)]
 
 
 def reward_name(reward: Reward | None) -> str | None:
     """How a reward is called in a result."""
     if reward is None:
         return None
-    if models := judges_of(reward):
+    if models := judge_models(reward):
         return f"judge {', '.join(dict.fromkeys(models))}"
     if isinstance(reward, WeightedReward):
         return " + ".join(name for name, _, _ in reward.rewards)
@@ -76,7 +60,7 @@ def require_scorable(reward: Reward, examples: Sequence[Example]) -> None:
     if _needs_reference(reward):
         for example in examples:
             require_reference(example)
-    if not judges_of(reward):
+    if not judge_models(reward):
         first = examples[0]
         text = first.reference if first.has_reference else first.prompt[-1]["content"]
         check_verdicts(reward([first], [[text]], range(1)), type(reward).__name__, 1, 1)
@@ -93,8 +77,8 @@ def warn_of_judges(pairs: Iterable[tuple[Reward | None, Reward | None]], referen
     roles = {
         (trainer, examiner): None
         for trained_by, reward in pairs
-        for examiner in judges_of(reward)
-        for trainer in judges_of(trained_by) or [""]
+        for examiner in judge_models(reward)
+        for trainer in judge_models(trained_by) or [""]
     }
     for trainer, examiner in roles:
         warn_same_judge(trainer, examiner, reference_writer)

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from lam_jax.corpora.built import BuiltExamples
 from lam_jax.data.bad_rows import Tally
-from lam_jax.data.schemas import DataError, Example, require_reference
+from lam_jax.data.schemas import DataError, Example, Where, require_reference
 from lam_jax.recipe import PAIRED, TEXT_ONLY
 
 
@@ -19,6 +20,8 @@ def usable(examples: Sequence[Example], source: str, whole: bool, tally: Tally |
     Raises:
         DataError: without a tally, one cannot be used.
     """
+    if isinstance(examples, BuiltExamples):
+        return _built(examples, source)
     if tally is None:
         for example in examples:
             _require_usable(example, source, whole)
@@ -36,6 +39,18 @@ def usable(examples: Sequence[Example], source: str, whole: bool, tally: Tally |
             continue
         kept.append(example)
     return kept
+
+
+def _built(examples: BuiltExamples, source: str) -> BuiltExamples:
+    """Built rows, which were looked at one by one when they were built, and are not all read for it again."""
+    fewest, most = examples.pictures
+    least, expected = (1, "one in each paired row") if source == PAIRED else (0, "at most one in a row")
+    if source == TEXT_ONLY:
+        expected = "none in text-only rows"
+    if fewest < least or most > (0 if source == TEXT_ONLY else 1):
+        found, fix = f"rows of {fewest} to {most} pictures", "Build the folder again of other rows."
+        raise DataError(Where(f"{examples.folder}, split {examples.split!r}"), None, found, expected, fix)
+    return examples
 
 
 def _require_usable(example: Example, source: str, whole: bool) -> None:
