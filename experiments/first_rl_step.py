@@ -20,8 +20,9 @@ from lam_jax.hosts.start import start_process
 from lam_jax.latent.config import LatentConfig
 from lam_jax.models.processor import ImageSettings
 from lam_jax.pipeline import open_run, reinforce
-from lam_jax.recipe import Model, Recipe, RLSettings, algorithm_named, in_every_space
+from lam_jax.recipe import Model, Recipe, RLSettings, in_every_space
 from lam_jax.recipes import demo
+from lam_jax.rl import algorithm_named
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.runs.metrics import read_metrics
 from lam_jax.scenes.builder import SceneSizes

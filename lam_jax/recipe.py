@@ -14,7 +14,7 @@ from lam_jax.data.sources import RowSource
 from lam_jax.latent.config import LatentConfig
 from lam_jax.models.processor import ImageSettings
 from lam_jax.nn.stack import Remat, require_remat
-from lam_jax.rl import ALGORITHMS, Algorithm
+from lam_jax.rl import Algorithm
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.tasks.task import Task, require_lengths
 from lam_jax.train.method import Method
@@ -392,14 +392,3 @@ class Recipe:
 def in_every_space(value: Any) -> dict[str, Any]:
     """The same settings in each action space."""
     return dict.fromkeys(SPACES, value)
-
-
-def algorithm_named(name: str) -> Algorithm:
-    """One of `ALGORITHMS`.
-
-    Raises:
-        ValueError: no such algorithm.
-    """
-    if name not in ALGORITHMS:
-        raise ValueError(f"Algorithm {name!r}: expected one of {sorted(ALGORITHMS)}.")
-    return ALGORITHMS[name]

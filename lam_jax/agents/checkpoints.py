@@ -22,7 +22,7 @@ from lam_jax.models.qwen2_5_vl.config import QwenConfig
 from lam_jax.models.qwen2_5_vl.model import QwenVL
 from lam_jax.nn.weight import is_weight
 from lam_jax.parallel import ROLLOUT
-from lam_jax.pipeline.resources import model_content
+from lam_jax.pipeline.content import model_content
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.train.method import METHODS, Method
 

@@ -17,8 +17,8 @@ from lam_jax.agents.settings import AgentError, AgentFolder
 from lam_jax.data.schemas import Example, image_bytes
 from lam_jax.errors import BadSettingError
 from lam_jax.parallel.multihost import barrier, is_first
+from lam_jax.pipeline.content import sources_of
 from lam_jax.pipeline.phases import STAGE_PHASES
-from lam_jax.pipeline.resources import sources_of
 from lam_jax.rewards.dimensions import RUBRICS
 from lam_jax.rewards.judge import JudgeReward, judges_of
 from lam_jax.rewards.judge_config import JudgeConfig

@@ -22,8 +22,9 @@ from lam_jax.formats.model_folder import tokenizer_folder
 from lam_jax.latent.agent import Agent, init_latent
 from lam_jax.latent.model import LatentModel
 from lam_jax.models.qwen2_5_vl.model import QwenVL
+from lam_jax.pipeline.content import model_content
 from lam_jax.pipeline.phases import STAGE_PHASES, rl_phase, trained_by
-from lam_jax.pipeline.resources import base_backbone, model_content
+from lam_jax.pipeline.resources import base_backbone
 from lam_jax.recipe import PACKAGE, Recipe, Weights
 from lam_jax.rollout.weights import rollout_weights
 from lam_jax.runs.checkpoint import restore_checkpoint

@@ -233,7 +233,7 @@ def tried(parse: Callable[..., list[Example]], row: Any, where: Where, *rest: An
         if tally is None:
             raise
         text = str(error) if isinstance(error, DataError) else f"{where}: {type(error).__name__}: {error}"
-        tally.drop(where, reason_of(error), text, _picture_in(row))
+        tally.drop(where, reason_of(error), text, picture_in(row))
         return []
 
 
@@ -247,7 +247,7 @@ def reason_of(error: Exception) -> str:
     return f"{key}: expected {error.expected}" if key else f"expected {error.expected}"
 
 
-def _picture_in(row: Any) -> str | None:
+def picture_in(row: Any) -> str | None:
     """The path of the first picture of a raw row, as it is written there."""
     if not isinstance(row, dict):
         return None

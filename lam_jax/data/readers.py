@@ -61,7 +61,7 @@ class Drops:
     counts: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     places: list[Dropped] = dataclasses.field(default_factory=list)
 
-    def add(self, reason: str, where: Where | None = None, detail: str = "") -> None:
+    def add(self, reason: str, where: Where | None = None, detail: str = "", picture: str | None = None) -> None:
         """Count one row; inside `tolerant` it goes on the tally too."""
         self.counts[reason] += 1
         if where is None:
@@ -69,7 +69,7 @@ class Drops:
         if self.counts[reason] <= MOST_PLACES:
             self.places.append(Dropped(reason, where, detail))
         if (tally := tally_of_reading()) is not None:
-            tally.drop(where, reason, f"{where}: {reason}{detail and f' ({detail})'}")
+            tally.drop(where, reason, f"{where}: {reason}{detail and f' ({detail})'}", picture)
 
     @property
     def total(self) -> int:

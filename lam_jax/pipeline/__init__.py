@@ -23,12 +23,13 @@ from lam_jax.parallel.multihost import barrier, from_first, is_first
 from lam_jax.parallel.parked import park
 from lam_jax.parallel.processes import whole_mesh
 from lam_jax.pipeline.choose import MeshShape, mesh_for
+from lam_jax.pipeline.content import content_of, is_of_policy, is_of_reward
 from lam_jax.pipeline.finished import RESULTS, finished_results
 from lam_jax.pipeline.judge_cost import judge_cost_lines
 from lam_jax.pipeline.measures import measure_codes, measure_control
 from lam_jax.pipeline.phases import BASE_MODEL, CODES, DATA, control_phase
 from lam_jax.pipeline.plan import phases_of, require_trained_phase, schedule_of
-from lam_jax.pipeline.resources import Resources, content_of, is_of_policy, is_of_reward
+from lam_jax.pipeline.resources import Resources
 from lam_jax.pipeline.results import Scores, collect, environment, write_results
 from lam_jax.pipeline.stages import learn_actions
 from lam_jax.pipeline.tasks import evaluate, fine_tune, reinforce

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,7 @@ from lam_jax.data.loader import Loader, LoaderConfig, Placed, in_order
 from lam_jax.data.schemas import DataError, Example, Where
 from lam_jax.data.sources import RowSource, require_unique_splits
 from lam_jax.errors import NoSpaceError, RewardError
-from lam_jax.formats.model_folder import load_model, model_files, read_model_config, tokenizer_folder
+from lam_jax.formats.model_folder import load_model, read_model_config, tokenizer_folder
 from lam_jax.latent.agent import Agent, init_latent
 from lam_jax.models.inputs import Batch
 from lam_jax.models.processor import ImageSettings
@@ -32,19 +31,19 @@ from lam_jax.models.tokenizer import read_tokenizer
 from lam_jax.parallel import TRAIN, place
 from lam_jax.parallel.multihost import all_agree, barrier, is_first
 from lam_jax.parallel.rows import from_own_rows, own_rows
+from lam_jax.pipeline.content import sources_of
 from lam_jax.pipeline.skipped import SkipLog
 from lam_jax.pipeline.usable import usable
 from lam_jax.recipe import PAIRED, TEXT_ONLY, Corpus, Model, Recipe
 from lam_jax.rewards.embedding import load_embedder
 from lam_jax.rewards.judge import judges_of, require_usable
-from lam_jax.rewards.reward import Reward, WithContent, check_verdicts
+from lam_jax.rewards.reward import Reward, check_verdicts
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.runs.disk import is_no_space
 from lam_jax.tasks.task import Task
 
 logger = logging.getLogger("lam_jax")
-WHOLE, BLOCKS, BLOCK = 64 << 20, 64, 1 << 20  # bytes of a model's file, see `model_content`
 
 
 @dataclasses.dataclass
@@ -383,61 +382,3 @@ def _try_reward(task: Task, reward: Reward, examples: Sequence[Example]) -> None
 def rewards_of_task(task: Task) -> list[Reward]:
     """Of training, and of the tests where that is another one."""
     return [task.reward] if task.examiner is task.reward else [task.reward, task.examiner]
-
-
-def sources_of(recipe: Recipe) -> list[RowSource]:
-    """Every source of rows of a recipe."""
-    corpora = [recipe.paired, *([recipe.text_only] if recipe.text_only is not None else [])]
-    return [*(corpus.rows for corpus in corpora), *(task.rows for task in recipe.tasks)]
-
-
-def content_of(recipe: Recipe) -> dict[str, Any]:
-    """Hashes of what a recipe names and does not hold: the model's files, rows of its sources, code of its rewards."""
-    return {
-        "model": model_content(recipe.model.path),
-        "rows": [source.content() for source in sources_of(recipe)],
-        "rewards": {name: r.content() for name, r in _rewards_of(recipe).items() if isinstance(r, WithContent)},
-    }
-
-
-def _rewards_of(recipe: Recipe) -> dict[str, Reward]:
-    """By task, and where another scores the tests, that one too."""
-    examiners = {f"{t.name}/evaluation": t.evaluation_reward for t in recipe.tasks if t.evaluation_reward is not None}
-    return {task.name: task.reward for task in recipe.tasks} | examiners
-
-
-def is_of_policy(place: str) -> bool:
-    """Whether a place in a run's identity says what is done with bad rows; a run that one ended goes on without it."""
-    return place in ("recipe.bad_rows", "recipe.max_bad_share")
-
-
-def is_of_reward(place: str) -> bool:
-    """Whether a place in a run's identity (`recipe.tasks[0].reward.sha256`, say) is a hash of a reward's code."""
-    named = ".reward." in place or ".evaluation_reward." in place
-    return place.startswith("content.rewards.") or (named and place.endswith("sha256"))
-
-
-def model_content(folder: Path) -> dict[str, str]:
-    """A hash of each file that a model is read from, by name.
-
-    Of files above `WHOLE` bytes `BLOCKS` blocks, evenly spread, and the size are hashed: training moves every tensor,
-    and reading all of a large model on every host would take as long as loading it.
-
-    Raises:
-        FileNotFoundError, CheckpointError: not the folder of a model.
-    """
-    read_model_config(folder)
-    return {path.relative_to(folder).as_posix(): _file_content(path) for path in model_files(folder)}
-
-
-def _file_content(path: Path) -> str:
-    size, digest = path.stat().st_size, hashlib.sha256()
-    digest.update(str(size).encode())
-    with path.open("rb") as file:
-        if size <= WHOLE:
-            digest.update(file.read())
-        else:
-            for index in range(BLOCKS):
-                file.seek(index * (size - BLOCK) // (BLOCKS - 1))
-                digest.update(file.read(BLOCK))
-    return digest.hexdigest()

@@ -15,10 +15,10 @@ from lam_jax.recipe import (
     Recipe,
     RLSettings,
     StageSettings,
-    algorithm_named,
     in_every_space,
 )
 from lam_jax.recipes.settings import SMALL, SMALL_RL
+from lam_jax.rl import algorithm_named
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.scenes.builder import SceneSizes
 from lam_jax.scenes.source import (

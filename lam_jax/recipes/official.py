@@ -10,10 +10,11 @@ from typing import Literal
 from lam_jax.data.readers import released_examples
 from lam_jax.data.sources import JsonRows
 from lam_jax.models.processor import ImageSettings
-from lam_jax.recipe import Corpus, Recipe, algorithm_named
+from lam_jax.recipe import Corpus, Recipe
 from lam_jax.recipes.paper import TASKS, TaskName
 from lam_jax.recipes.settings import ANSWERS, ROLLOUTS, judges, published
 from lam_jax.rewards.judge_config import judge_config
+from lam_jax.rl import algorithm_named
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.train.method import METHODS
 

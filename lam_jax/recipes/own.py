@@ -27,12 +27,12 @@ from lam_jax.recipe import (
     Model,
     Recipe,
     RLSettings,
-    algorithm_named,
     in_every_space,
 )
 from lam_jax.recipes.rewards import Rewards, reward_of
 from lam_jax.recipes.settings import IMAGE, PUBLISHED, SHIPPED_IMAGE, SHIPPED_MODEL, SMALL, SMALL_RL, stages
 from lam_jax.rewards.judge_config import judge_config
+from lam_jax.rl import algorithm_named
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.tasks.task import ScoredSplit, Task
 from lam_jax.train.method import Method

@@ -10,9 +10,10 @@ from typing import Literal
 
 from lam_jax.corpora.built import built_rows
 from lam_jax.data.sources import JsonRows
-from lam_jax.recipe import PAIRED, TEXT_ONLY, Corpus, Recipe, algorithm_named
+from lam_jax.recipe import PAIRED, TEXT_ONLY, Corpus, Recipe
 from lam_jax.recipes.settings import ANSWERS, ROLLOUTS, judges, mmrole, pcogalign, published
 from lam_jax.rewards.judge_config import judge_config
+from lam_jax.rl import algorithm_named
 from lam_jax.train.method import METHODS
 
 TaskName = Literal["mmrole", "pcogalign"]

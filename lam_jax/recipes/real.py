@@ -21,7 +21,6 @@ from lam_jax.recipe import (
     Model,
     Recipe,
     RLSettings,
-    algorithm_named,
 )
 from lam_jax.recipes.settings import (
     ANSWERS,
@@ -40,6 +39,7 @@ from lam_jax.recipes.settings import (
 )
 from lam_jax.rewards.judge import warn_same_judge
 from lam_jax.rewards.judge_config import JudgeConfig, judge_config
+from lam_jax.rl import algorithm_named
 from lam_jax.tasks.task import Task
 from lam_jax.train.method import METHODS
 

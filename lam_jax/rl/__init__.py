@@ -1,7 +1,7 @@
 """Reinforcement learning on arrays: algorithms as values, advantages, the surrogate loss and its normalisers."""
 
 from lam_jax.rl.advantages import compute_advantages, fill_failed, group_std, usable_samples
-from lam_jax.rl.algorithm import ALGORITHMS, Algorithm
+from lam_jax.rl.algorithm import ALGORITHMS, Algorithm, algorithm_named
 from lam_jax.rl.masks import completion_mask, ends_well, is_end
 from lam_jax.rl.normalisers import BatchCounts, count_batch, loss_denominator
 from lam_jax.rl.shaping import fill_slots, informative_groups, overlong_penalty
@@ -12,6 +12,7 @@ __all__ = [
     "Algorithm",
     "BatchCounts",
     "PolicyMetrics",
+    "algorithm_named",
     "completion_mask",
     "compute_advantages",
     "count_batch",

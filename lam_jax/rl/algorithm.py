@@ -112,3 +112,14 @@ ALGORITHMS = {
         Algorithm("cispo", objective="cispo", normaliser="global_tokens", clip_high=0.28),
     )
 }
+
+
+def algorithm_named(name: str) -> Algorithm:
+    """One of `ALGORITHMS`.
+
+    Raises:
+        ValueError: no such algorithm.
+    """
+    if name not in ALGORITHMS:
+        raise ValueError(f"Algorithm {name!r}: expected one of {sorted(ALGORITHMS)}.")
+    return ALGORITHMS[name]

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lam_jax.data.bad_rows import tried
+from lam_jax.data.bad_rows import picture_in, tried
 from lam_jax.data.readers import Drops, read_json, read_rows, strip_image_tag
 from lam_jax.data.schemas import DataError, Example, Message, Where, describe, field
 from lam_jax.data.splits import SEED, cut, hold_out, shuffled
@@ -131,7 +131,7 @@ def process_row(
     try:
         return _processed(row, where, profiles, image_root, kind, set() if known is None else known)
     except _Odd as odd:
-        drops.add(odd.reason, where, odd.detail)
+        drops.add(odd.reason, where, odd.detail, picture_in(row))
         return None
 
 

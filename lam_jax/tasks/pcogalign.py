@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lam_jax.data.bad_rows import tried
+from lam_jax.data.bad_rows import picture_in, tried
 from lam_jax.data.readers import Drops, read_rows, row_facts, strip_image_tag
 from lam_jax.data.schemas import DataError, Example, Message, Where, describe, field
 from lam_jax.data.sources import hash_files
@@ -122,7 +122,7 @@ def usable_rows(rows: Iterable[Placed], image_root: Path | None, drops: Drops, g
         if odd is None and name in known:
             odd = "duplicate id", repr(name)
         if odd is not None:
-            drops.add(odd[0], where, odd[1])
+            drops.add(odd[0], where, odd[1], picture_in(row))
             continue
         known.add(name)
         kept.append((row, where))

@@ -144,4 +144,4 @@ def test_lengths_of_pictures_of_any_size_are_read_from_their_sizes(encoder, make
     row = chat("cats?", images=[make_png()])
     (length,) = collator.lengths([row])
     assert length == int(collator([row]).batch.mask.sum())
-    assert dataclasses.replace(row, images=()) != row
+    assert dataclasses.replace(row, images=(), places=()) != row

@@ -17,7 +17,7 @@ from lam_jax.latent.agent import init_latent
 from lam_jax.latent.config import LatentConfig
 from lam_jax.models.tokenizer import read_tokenizer
 from lam_jax.parallel import TRAIN, make_mesh
-from lam_jax.pipeline.resources import model_content
+from lam_jax.pipeline.content import model_content
 from lam_jax.recipe import Model
 
 SHIPPED = Model("lam_jax:scenes/assets/base_model").path

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from lam_jax.pipeline import resources
-from lam_jax.pipeline.resources import content_of, model_content
+from lam_jax.pipeline import content
+from lam_jax.pipeline.content import content_of, model_content
 from lam_jax.recipe import Model
 from lam_jax.recipes import demo
 
@@ -44,7 +44,7 @@ def test_another_small_file_is_another_model(folder, file):
 def test_of_large_weights_the_ends_and_the_middle_count(folder, monkeypatch):
     """Blocks of 4 bytes of a file of 256: bytes 0, 84, 168 and 252 begin one."""
     for name, value in (("WHOLE", 100), ("BLOCKS", 4), ("BLOCK", 4)):
-        monkeypatch.setattr(resources, name, value)
+        monkeypatch.setattr(content, name, value)
     before = model_content(folder)
     for weight in (0, 21, 42, 63):
         write_weights(folder, np.arange(64.0) + (np.arange(64) == weight))

@@ -64,7 +64,7 @@ def test_real_prompts_have_room():
     assert task.chat_lengths[-1] >= 2820 + 1024
     assert pcogalign.recipe(**REAL).tasks[0].prompt_lengths == (512, 1024)
     assert mmrole.recipe(**REAL, prompt_lengths=(1024,)).tasks[0].prompt_lengths == (1024,)
-    assert mmrole.recipe(**REAL, algorithm="dapo").tasks[0].prompt_lengths == (3072,)
+    assert mmrole.recipe(**REAL, algorithm="dapo").tasks[0].prompt_lengths == (1536, 2304, 3072)
 
 
 def test_rubrics_and_splits():
