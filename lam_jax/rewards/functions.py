@@ -265,7 +265,8 @@ def as_numbers(found: Any) -> Float64[np.ndarray, "..."] | None:
     try:
         detach: Any = getattr(found, "detach", None)
         if callable(detach):  # a tensor of torch, which may lie on a device
-            found = detach().cpu().double().numpy()
+            tensor: Any = detach()
+            found = tensor.cpu().double().numpy()
         values = np.asarray(found)
         if values.dtype.kind == "O":
             # Lists that hold None or numbers of other kinds; what is no number at all is a number nowhere.

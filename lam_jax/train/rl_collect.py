@@ -20,7 +20,8 @@ from lam_jax.latent.agent import Agent
 from lam_jax.models.inputs import Batch
 from lam_jax.nn.layout import Layout
 from lam_jax.parallel import UPDATE, mesh_of, place
-from lam_jax.parallel.multihost import to_host
+from lam_jax.parallel.multihost import gather_json, to_host
+from lam_jax.rewards.judge import judge_metrics, judges_of
 from lam_jax.rl import ends_well, fill_slots
 from lam_jax.rollout.actions import ActionSpace
 from lam_jax.rollout.engine import Rollout, rollout
@@ -220,10 +221,22 @@ class Collector:
             "generation_s": rolling.generation_s,
             "reward_s": rolling.reward_s,
             "reward_wait_s": waited,
+            **_judge_totals(self.reward),
         }
         if self.observe is not None:
             self.observe(Attempt(rolling.step, rolling.number, drawn.examples, out, scores))
         return batch, metrics, failures
+
+
+def _judge_totals(reward: Reward) -> dict[str, float]:
+    """Calls, tokens and failures of the reward's judges since the run was started, those of all processes."""
+    if not judges_of(reward):
+        return {}
+    total: dict[str, float] = {}
+    for own in gather_json(judge_metrics(reward)):
+        for name, value in own.items():
+            total[name] = total.get(name, 0.0) + value
+    return total
 
 
 _ended = jax.jit(ends_well, static_argnums=2)
