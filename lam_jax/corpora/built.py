@@ -76,8 +76,8 @@ class About:
 
 
 def is_built(path: str | Path) -> bool:
-    """Whether a path is a folder of built rows."""
-    return (Path(path) / INFO).is_file()
+    """Whether a path is a folder of built rows; what `datasets` saved has a file `INFO` too, and no `ABOUT`."""
+    return (Path(path) / INFO).is_file() and (Path(path) / ABOUT).is_file()
 
 
 def built_rows(path: str, side: str) -> "BuiltRows | None":

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from lam_jax.corpora.built import BuiltExamples
 from lam_jax.data.bad_rows import BadRowError, Skip, Skipped, Tally, hinted, tolerant, too_many
 from lam_jax.data.chat import ChatEncoder
 from lam_jax.data.collator import Collated, Collator, CollatorConfig
@@ -235,6 +236,8 @@ class Resources:
                     next(in_order(self.examples(source, split), collators[source], 1))
         for source in dict.fromkeys(source for source, _ in named):
             splits = {split: self.examples(source, split) for name, split in named if name == source}
+            # Built rows had their ids compared when they were built; where the other side is longer they come again.
+            splits = {split: rows for split, rows in splits.items() if not isinstance(rows, BuiltExamples)}
             tests = self.tasks[source].tests.values() if source in self.tasks else ()
             require_unique_splits(self._rows(source), splits, [scored.split for scored in tests])
         failure: Exception | None = None

@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 
 from lam_jax.cli import is_expected
+from lam_jax.corpora.build import Sampling
+from lam_jax.corpora.kinds import build_pretraining
 from lam_jax.data.readers import chat_examples
 from lam_jax.data.schemas import DataError
 from lam_jax.data.sources import JsonRows, SplitRows
@@ -274,3 +276,24 @@ class Heavy:
 
     def content(self):
         return ""
+
+
+def test_a_folder_that_datasets_saved_is_read_as_rows(files):
+    datasets = pytest.importorskip("datasets")
+    rows = [row("paired", i, False) | {"image": {"bytes": (files / "red.png").read_bytes()}} for i in range(ROWS)]
+    datasets.Dataset.from_list(rows).save_to_disk(files / "saved")
+    made = dataclasses.replace(recipe(files), paired=own.recipe("t", str(files / "saved")).paired)
+    assert isinstance(made.paired.rows, JsonRows)
+    assert len(opened(made, files).examples("paired", "train")) == ROWS - 1
+
+
+def test_a_built_side_that_comes_again_is_trained_on(files):
+    build_pretraining([files / "paired.json"], files / "few", Sampling())
+    write(files, "texts", [row("text", i, False) for i in range(3 * ROWS)])
+    build_pretraining([files / "few" / "paired", files / "texts.json"], files / "both", Sampling())
+    both = str(files / "both")
+    made = own.recipe(str(files / "task.json"), both, text=both, image=(56, 56))
+    resources = opened(made, files)
+    resources.try_out()
+    rows = resources.examples("paired", "train")
+    assert len(rows) > len({example.id for example in rows})
