@@ -22,7 +22,7 @@ from lam_jax.corpora.cc12m import read_cc12m
 from lam_jax.corpora.llava_next import read_llava_next
 from lam_jax.corpora.n24news import read_n24news
 from lam_jax.corpora.pictures import PictureError, checked_picture, picture_bytes
-from lam_jax.corpora.pretraining import read_pretraining_rows
+from lam_jax.corpora.pretraining import PAIRED, TEXT_ONLY, read_pretraining_rows
 from lam_jax.corpora.rows import Placed, Reader, Row
 from lam_jax.corpora.texts import read_helpsteer3, read_slimpajama
 from lam_jax.corpora.wikiweb2m import read_wikiweb2m
@@ -52,7 +52,6 @@ KINDS: dict[str, Kind] = {
     "helpsteer3": Kind(read_helpsteer3, None),
     "slimpajama": Kind(read_slimpajama, 300_000),
 }
-PAIRED, TEXT_ONLY = "paired", "text_only"
 
 
 def build_corpus(

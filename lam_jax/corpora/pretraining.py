@@ -1,15 +1,21 @@
 """Rows in the pre-training format already, of files and built folders, as a paired and a text-only side."""
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lam_jax.corpora.built import About, BuiltExamples, is_built
-from lam_jax.corpora.files import LINES, LISTS, TABLES, find_files, records
+from lam_jax.corpora.files import LINES, LISTS, TABLES, Record, find_files, records
 from lam_jax.corpora.rows import Odd, Placed, Row, counted, mapping
-from lam_jax.data.readers import Drops, resolve_image
+from lam_jax.data.readers import IMAGE_TAG, Drops, RowParser, resolve_image
 from lam_jax.data.schemas import DataError, Where, describe
+from lam_jax.data.tables import rows_of_folder
 from lam_jax.tasks.picture_files import OUTSIDE, picture_file
+
+PAIRED, TEXT_ONLY = "paired", "text_only"  # folders of the sides
+SAVED = ("state.json", "dataset_dict.json")  # of a folder that `datasets` saved
+_PARSER = RowParser(reference=True, tags="text alone")
 
 
 def read_pretraining_rows(
@@ -26,14 +32,26 @@ def read_pretraining_rows(
     """
     for source in sources:
         if is_built(source):
-            rows = _built_rows(source, light)
+            rows = counted(_built_rows(source, light), _one_picture, drops if paired else Drops())
+        elif any(is_built(source / side) for side in (PAIRED, TEXT_ONLY)):
+            side = source / (PAIRED if paired else TEXT_ONLY)
+            rows = counted(_built_rows(side, light), _one_picture, drops) if is_built(side) else iter(())
+        elif any((source / name).is_file() for name in SAVED):
+            stored = ((Where(str(source), i), row) for i, row in enumerate(rows_of_folder(source, "one data set")))
+            rows = _rows(stored, images or source, drops, paired, shared)
         else:
             files = find_files([source], (*LISTS, *LINES, *TABLES), "pre-training files")
-            rows = (placed for path in files for placed in _rows(path, images or path.parent, drops, paired, shared))
+            rows = (
+                placed
+                for path in files
+                for placed in _rows(
+                    records(path, drops if shared else Drops()), images or path.parent, drops, paired, shared
+                )
+            )
         yield from ((row, where) for row, where in rows if bool(row.get("images")) == paired)
 
 
-def _built_rows(folder: Path, light: bool) -> Iterator[Placed]:
+def _built_rows(folder: Path, light: bool) -> Iterator[tuple[Where, Row]]:
     about = About.of(folder)
     for split, count in about.rows.items():
         if count:
@@ -42,14 +60,26 @@ def _built_rows(folder: Path, light: bool) -> Iterator[Placed]:
                 row, where = stored.row(index)
                 if light and row.get("images"):
                     row["images"] = [b""] * len(row["images"])
-                yield row, where
+                yield where, row
 
 
-def _rows(path: Path, root: Path, drops: Drops, paired: bool, shared: bool) -> Iterator[Placed]:
+def _one_picture(row: Row, where: Where) -> Row:
+    """The row, if it has one picture or none: stages 1 to 4 take no row of several."""
+    if len(row.get("images") or ()) > 1:
+        raise Odd("several pictures", f"{len(row['images'])}, row {where.row}")
+    return row
+
+
+def _rows(found: Iterable[Record], root: Path, drops: Drops, paired: bool, shared: bool) -> Iterator[Placed]:
     def row(record: Any, where: Where) -> Row:
         if not isinstance(record, dict) and not shared:
             return {}
-        found = mapping(record)
+        try:
+            found = _plain(mapping(record), root, where)
+        except Odd:
+            if shared:
+                raise
+            return {}
         values = _values(found)
         if bool(values) != paired:
             return {}  # of the other side: its faults are counted there
@@ -62,11 +92,51 @@ def _rows(path: Path, root: Path, drops: Drops, paired: bool, shared: bool) -> I
             raise Odd("no id", describe(found.get("id")))
         kept = {key: value for key, value in found.items() if key not in ("image", "images") and value is not None}
         kept["id"] = str(found["id"])
-        return kept | ({"images": [_picture(value, root, where) for value in values]} if values else {})
+        if not values:
+            return kept
+        _one_picture({"images": values}, where)
+        return kept | {"images": [_picture(value, root, where) for value in values]}
 
-    yield from (
-        (made, where) for made, where in counted(records(path, drops if shared else Drops()), row, drops) if made
-    )
+    yield from ((made, where) for made, where in counted(found, row, drops) if made)
+
+
+def _plain(row: Row, root: Path, where: Where) -> Row:
+    """The row as messages or conversations whose pictures stand beside them, and with an id.
+
+    Rows of other layouts, and pictures inside of parts, are read as `train own` reads them; where each picture stands
+    is kept, as a part of the content.
+    """
+    row = {key: value for key, value in row.items() if value is not None}
+    if row.get("id") is None and "messages" not in row:
+        path = Path(where.file)
+        row = {**row, "id": f"{path.parent.name}/{path.name.partition('.')[0]}/{where.row}"}
+    if not {"prompt", "problem"} & set(row) and not _has_parts(row):
+        return row
+    try:
+        (example,) = _PARSER(row, where, root)
+    except DataError as error:
+        raise Odd("unusable row", str(error)) from error
+    messages = [
+        {**message, "content": _parts(message["content"], [at for number, at in example.places if number == index])}
+        for index, message in enumerate(example.messages)
+    ]
+    facts = {} if example.facts is None else {"facts": example.facts}
+    return {"id": example.id, "messages": messages, **facts} | ({"images": [*example.images]} if example.images else {})
+
+
+def _has_parts(row: Row) -> bool:
+    turns = [turn for key in ("messages", "conversations") for turn in row.get(key, ()) if isinstance(turn, dict)]
+    return any(isinstance(turn.get(name), list | tuple) for turn in turns for name in ("content", "value"))
+
+
+def _parts(text: str, places: Sequence[int]) -> str | list[dict[str, str]]:
+    """A content whose tags are text, its pictures before the characters `places`."""
+    if not places and IMAGE_TAG not in text:
+        return text
+    parts: list[dict[str, str]] = []
+    for start, stop in itertools.pairwise((0, *places, len(text))):
+        parts += ([{"type": "text", "text": text[start:stop]}] if stop > start else []) + [{"type": "image"}]
+    return parts[:-1] or text
 
 
 def _values(row: dict[str, Any]) -> list[Any]:
@@ -77,6 +147,8 @@ def _values(row: dict[str, Any]) -> list[Any]:
 
 
 def _picture(value: Any, root: Path, where: Where) -> Path | bytes:
+    if isinstance(value, Path):  # which `_plain` found
+        return value
     if isinstance(value, dict):  # as `datasets` stores pictures in Parquet
         value = value["bytes"] if isinstance(value.get("bytes"), bytes) else value.get("path")
     if isinstance(value, str) and picture_file(root, value) == OUTSIDE and not value.startswith("/9j/"):

@@ -247,3 +247,55 @@ def test_mmrole_into_records(tmp_path):
         for example in BuiltRows(str(tmp_path / "out")).read(tmp_path, split):
             assert example.messages == plain[example.id].messages
             assert example.images == (picture(kind="PNG"),)
+
+
+def test_pretraining_rows_of_every_layout_keep_their_pictures_where_they_stand(tmp_path, monkeypatch):
+    data = picture(kind="PNG")
+    (tmp_path / "a.png").write_bytes(data)
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "a.png").write_bytes(data)
+    monkeypatch.chdir(tmp_path)  # where a.png is found by chance, too
+    inside = [
+        {"type": "text", "text": "Is <image> "},
+        {"type": "image", "image": "a.png"},
+        {"type": "text", "text": "?"},
+    ]
+    outside = [{"type": "image", "image": str(tmp_path / "a.png")}]
+    said = [{"from": "human", "value": "Hello."}, {"from": "gpt", "value": "Hi."}]
+    said += [{"from": "human", "value": "And <image> this?"}, {"from": "gpt", "value": "Yes."}]
+    answer = {"role": "assistant", "content": "Yes."}
+    rows = [
+        {"id": "parts", "messages": [{"role": "user", "content": inside}, answer]},
+        {"id": "outside", "messages": [{"role": "user", "content": outside}, answer]},
+        {"image": "a.png", "conversations": said},
+        {"prompt": "<image>Which?", "completion": "This.", "images": ["a.png"]},
+        {"id": "two", "images": ["a.png"] * 2, "messages": CHAT},
+        {"id": "text", "problem": "Show <image>.", "answer": 3},
+    ]
+    file = lines(tmp_path / "rows" / "rows.jsonl", rows)
+    sides = build_pretraining([file], tmp_path / "out", Sampling(held_out=0.0))
+    assert sides["paired"].about.dropped == {"several pictures": 1, "unusable row": 1}
+    assert sides["text_only"].about.dropped == {}
+    paired = {e.id: e for e in BuiltRows(str(tmp_path / "out" / "paired")).read(tmp_path, "train")}
+    found = {name: (e.images, e.places, e.messages[e.places[0][0]]["content"]) for name, e in paired.items()}
+    assert found == {
+        "parts": ((data,), ((0, 11),), "Is <image> ?"),
+        "rows/rows/2": ((data,), ((2, 4),), "And  this?"),
+        "rows/rows/3": ((data,), ((0, 0),), "Which?"),
+    }
+    (text,) = {e.id: e for e in BuiltRows(str(tmp_path / "out" / "text_only")).read(tmp_path, "train")}.values()
+    assert (text.prompt[0]["content"], text.reference) == ("Show <image>.", "3")
+    again = build_pretraining([tmp_path / "out"], tmp_path / "again", Sampling(held_out=0.0))
+    assert {side: built.about.rows for side, built in again.items()} == {
+        "paired": {"train": 3},
+        "text_only": {"train": 1},
+    }
+
+
+def test_pretraining_rows_that_datasets_saved(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = [{"id": str(i), "image": {"bytes": picture(colour=(i, 0, 0))}, "messages": CHAT} for i in range(4)]
+    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
+    built = build_pretraining([tmp_path / "saved"], tmp_path / "out", Sampling(held_out=0.0))
+    assert built["paired"].about.rows == {"train": 4}
+    assert built["paired"].about.dropped == {}
