@@ -40,7 +40,7 @@ class FileFlags:
 
     files: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE|FILE..")]
     """A recipe of `lam-jax train`, by its name or path/file.py, with its flags; or files of rows; or the raw folder of
-    MMRole or of PCogAlignBench."""
+    MMRole or of PCogAlignBench; or a folder of `lam-jax data build`."""
     image_root: Path | None = None
     """Folder that paths of pictures start from. Default: that of the file, or the raw folder."""
     model: str | None = None

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -192,9 +193,8 @@ def _check_source(found: Found, workers: int, advance: Callable[[int], None]) ->
     bad = {
         key: BadRow(found.name, d.where, d.reason, d.text, None, d.picture) for key, d in found.tally.dropped.items()
     }
-    examples = [example for part in found.parts for example in part.examples]
-    rows = found.tally.rows | {row_key(example) for example in examples}
-    owners: dict[str, Example] = {}
+    rows = set(found.tally.rows)
+    owners: dict[str, tuple[Where, str, str]] = {}  # of an id: its place, the key of its row, its split
     duplicates = 0
 
     def is_bad(example: Example, reason: str, message: str, picture: str | None = None) -> None:
@@ -203,15 +203,17 @@ def _check_source(found: Found, workers: int, advance: Callable[[int], None]) ->
 
     for dropped in found.tally.dropped.values():
         duplicates += dropped.reason == DUPLICATE
-    for example in examples:
-        owner = owners.setdefault(example.id, example)
-        if row_key(owner) != row_key(example):
+    # One at a time: a built source holds the pictures of no more than one.
+    for name, example in ((part.name, example) for part in found.parts for example in part.examples):
+        key = row_key(example)
+        rows.add(key)
+        where, owner, split = owners.setdefault(example.id, (example.where, key, name))
+        # Files of one source that are numbered apart may share ids, as where `--sft` is a file of its own.
+        if owner != key and (split == name or where.file == example.where.file):
             duplicates += 1
-            message = (
-                f"{example.where}, key 'id': found {example.id!r}, which {owner.where} has too; rename one of them."
-            )
+            message = f"{example.where}, key 'id': found {example.id!r}, which {where} has too; rename one of them."
             is_bad(example, DUPLICATE, message)
-    decoded = _Pictures(workers if _count_pictures(examples) > FEW else 0)
+    decoded = _Pictures(workers if _has_pictures(found, FEW) else 0)
     lengths = []
     for part in found.parts:
         counted: dict[str, list[tuple[int, int]]] = {kind: [] for kind in part.collators}
@@ -238,14 +240,14 @@ def _check_source(found: Found, workers: int, advance: Callable[[int], None]) ->
         name=found.name,
         read=len(rows),
         kept=len(rows) - len(bad),
-        examples=len(examples),
+        examples=sum(len(part.examples) for part in found.parts),
         splits={part.name: len(part.examples) for part in found.parts},
         pictures=decoded.total,
         missing=decoded.reasons["missing_picture"],
         broken=decoded.reasons["broken_picture"],
         duplicates=duplicates,
         lengths=lengths,
-        bad=list(bad.values()),
+        bad=sorted(bad.values(), key=_place),
         errors=found.errors,
     )
 
@@ -263,8 +265,15 @@ def reason_words(error: BadRowError) -> str:
     return "text cannot be tokenized" if error.reason == BAD_TEXT else error.reason.replace("_", " ")
 
 
-def _count_pictures(examples: Sequence[Example]) -> int:
-    return sum(len(example.images) for example in examples)
+def _place(row: BadRow) -> tuple[str, int]:
+    """Where a row stands, to list rows in the order of their file."""
+    return row.where.file, -1 if row.where.row is None else row.where.row
+
+
+def _has_pictures(found: Found, count: int) -> bool:
+    """Whether there are more than so many."""
+    pictures = (picture for part in found.parts for example in part.examples for picture in example.images)
+    return next(itertools.islice(pictures, count, None), None) is not None
 
 
 def _lengths(split: str, kind: str, counts: Sequence[tuple[int, int]], bucket: int) -> Lengths:
@@ -310,7 +319,8 @@ class _Pictures:
             yield self._end(*waiting.popleft(), settings)
 
     def _begin(self, picture: Picture, settings: ImageSettings) -> Callable[[], Grid | BadRowError]:
-        key = (picture.path, settings) if picture.path else None
+        name = picture.path or (str(picture) if picture.where.row is not None else None)
+        key = (name, settings) if name else None
         if key is not None and key in self._known:
             return lambda: _named(self._known[key], picture)
         wait = self.pool.map(picture_grid, [picture], settings) if self.pool else None
@@ -322,10 +332,10 @@ class _Pictures:
                 found = wait()[0] if wait else picture_grid(picture, settings)
             except BadRowError as error:
                 found = error
-            if picture.path not in self._seen:  # None, of a picture without a path, never is
+            if name not in self._seen:  # None, of a picture without a path or a place, never is
                 self.total += 1
                 self.reasons[found.reason if isinstance(found, BadRowError) else ""] += 1
-                self._seen |= {picture.path} if picture.path else set()
+                self._seen |= {name} if name else set()
             if key is not None:
                 self._known[key] = found
             return found

@@ -189,6 +189,8 @@ def require_unique(examples: Sequence[Example]) -> None:
 def require_unique_splits(rows: RowSource, splits: Mapping[str, Sequence[Example]], scored: Collection[str]) -> None:
     """Checks the ids of a source's splits, within each and between them; one row may be in two splits.
 
+    Inside `tolerant`, rows with the id of one in an earlier split go on the tally, and nothing is warned of.
+
     Between files that are numbered apart from each other an id may recur, which is warned of, unless rows of both are
     scored and the source was put together of several.
 
@@ -214,8 +216,9 @@ def require_unique_splits(rows: RowSource, splits: Mapping[str, Sequence[Example
                 if tally is None:
                     raise _twice(example, other)
                 tally.duplicates.append((example, str(_twice(example, other))))
-            recurring.append((example, other))
-    if recurring:
+            else:
+                recurring.append((example, other))
+    if recurring and tally is None:
         example, other = recurring[0]
         logger.warning(
             "%d ids are those of rows in two files, %s for one in %s and in %s: if these are the same rows, some are "

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from lam_jax.corpora.built import About, BuiltRows, is_built
 from lam_jax.data.bad_rows import tolerant
 from lam_jax.data.chat import ChatEncoder
 from lam_jax.data.check import Found, Part
@@ -124,17 +125,20 @@ class FileSettings:
 
 
 def readable_files(files: Sequence[Path], settings: FileSettings) -> list[Readable]:
-    """Files of rows, and raw folders of MMRole and PCogAlignBench, as sources."""
+    """Files of rows, raw folders of MMRole and PCogAlignBench, and built folders, as sources."""
     make = Collators(settings.model)
     kinds = {
         **make.chats((settings.chat_length,), settings.image),
         **make.prompts((settings.prompt_length,), settings.image),
     }
-    return [_file(path, settings, kinds) for path in files]
+    sides = [[path / side for side in (PAIRED, TEXT_ONLY) if is_built(path / side)] or [path] for path in files]
+    return [_file(path, settings, kinds) for paths in sides for path in paths]
 
 
 def _file(path: Path, settings: FileSettings, kinds: Kinds) -> Readable:
     images = settings.image_root or str(path)
+    if is_built(path):
+        return Readable(str(path), BuiltRows(str(path)), dict.fromkeys(About.of(path).rows, kinds))
     if (path / "dialogues").is_dir():
         return Readable(str(path), MMRoleRows(str(path), images), dict.fromkeys(MMROLE, kinds))
     if (path / f"{FILES[0]}.json").is_file():

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -171,8 +171,14 @@ class Resources:
         trained = self._trained_split(source)
         if split != trained:
             self.examples(source, trained)
+        # A row with the id of one in an earlier split is left out, so those are read first.
+        splits = self._splits(source)
+        earlier = (
+            {name: self.examples(source, name) for name in splits[: splits.index(split)]} if split in splits else {}
+        )
         with tolerant() as tally:
             found = self._rows(source).read(self.folder, split)
+            self._require_unique(source, {**earlier, split: found})
             found = usable(found, source, self._is_trained_on(source, split), tally)
         # The share is that of the source, as far as it was read: a split may be a row or two.
         whole = self._tallies.setdefault(source, Tally())
@@ -187,7 +193,8 @@ class Resources:
             return found
         if not self._may_stand_in(source, split):
             where = Where(f"split {split!r} of {source!r}")
-            raise DataError(where, None, f"no row that can be used; {tally}", "one or more", "Correct the rows.")
+            bad = f"no row that can be used: {tally}, {len(found)} of which no batch can be made"
+            raise DataError(where, None, bad, "one or more", "Correct the rows; `lam-jax data check` lists them.")
         logger.warning("%s, split %r: no row of it can be used; a row of %r stands in.", source, split, trained)
         return self.first(source, trained, 1)
 
@@ -204,6 +211,20 @@ class Resources:
 
     def _corpus(self, source: str) -> Corpus | None:
         return {PAIRED: self.recipe.paired, TEXT_ONLY: self.recipe.text_only}.get(source)
+
+    def _splits(self, source: str) -> list[str]:
+        """The splits of a source that a run reads, those that are trained on first."""
+        corpus = self._corpus(source)
+        if corpus is not None:
+            return [corpus.train, corpus.held_out]
+        task = self.tasks[source]
+        return list(dict.fromkeys((task.sft, task.rl, task.val, *(scored.split for scored in task.tests.values()))))
+
+    def _require_unique(self, source: str, splits: Mapping[str, Sequence[Example]]) -> None:
+        # Built rows had their ids compared when they were built; where the other side is longer they come again.
+        read = {split: rows for split, rows in splits.items() if not isinstance(rows, BuiltExamples)}
+        tests = self.tasks[source].tests.values() if source in self.tasks else ()
+        require_unique_splits(self._rows(source), read, [scored.split for scored in tests])
 
     def _trained_split(self, source: str) -> str:
         corpus = self._corpus(source)
@@ -224,22 +245,14 @@ class Resources:
             JudgeError: a judge cannot be reached, refuses every call or gives nothing that can be read.
         """
         recipe = self.recipe
-        named = [(PAIRED, recipe.paired.train), (PAIRED, recipe.paired.held_out)]
-        if recipe.text_only is not None:
-            named += [(TEXT_ONLY, recipe.text_only.train), (TEXT_ONLY, recipe.text_only.held_out)]
-        for task in recipe.tasks:
-            tests = (scored.split for scored in task.tests.values())
-            named += [(task.name, split) for split in (task.sft, task.rl, task.val, *tests)]
+        corpora = (PAIRED, TEXT_ONLY) if recipe.text_only is not None else (PAIRED,)
+        named = [(source, split) for source in (*corpora, *self.tasks) for split in self._splits(source)]
         for source, split in named:
             for collators in (self.chats, self.prompts, self.rl_prompts):
                 if source in collators and (collators is not self.chats or self._is_trained_on(source, split)):
                     next(in_order(self.examples(source, split), collators[source], 1))
         for source in dict.fromkeys(source for source, _ in named):
-            splits = {split: self.examples(source, split) for name, split in named if name == source}
-            # Built rows had their ids compared when they were built; where the other side is longer they come again.
-            splits = {split: rows for split, rows in splits.items() if not isinstance(rows, BuiltExamples)}
-            tests = self.tasks[source].tests.values() if source in self.tasks else ()
-            require_unique_splits(self._rows(source), splits, [scored.split for scored in tests])
+            self._require_unique(source, {split: self.examples(source, split) for split in self._splits(source)})
         failure: Exception | None = None
         for task in recipe.tasks:
             try:

@@ -10,6 +10,8 @@ from PIL import Image
 
 from lam_jax.cli import main
 from lam_jax.cli.train import parse
+from lam_jax.corpora.build import Sampling
+from lam_jax.corpora.kinds import build_pretraining
 from tests.cli.test_cli import ROOT, call
 
 CHAT = [{"role": "user", "content": "What is there?"}, {"role": "assistant", "content": "A red lion."}]
@@ -48,6 +50,7 @@ def test_every_bad_row_is_found_counted_and_listed(bad_file, tmp_path, capsys):
         assert part in out
     assert "5 of 10 rows are bad (50.0 %)" in out
     bad = {r["row"]: r for r in map(json.loads, (tmp_path / "bad.jsonl").read_text().splitlines())}
+    assert list(bad) == sorted(bad)
     assert sorted(set(bad) - {4, 5}) == [2, 3, 6, 7]
     assert len(bad) == 5  # one of 4 and 5
     assert {r["file"] for r in bad.values()} == {bad_file}
@@ -113,6 +116,29 @@ def mmrole(folder):
         profiles.mkdir(parents=True)
         (profiles / "The_Lion.json").write_text(json.dumps({"introduction": "A lion. " * 40}))
     return raw
+
+
+def test_built_folders_are_checked_and_shown(tmp_path, capsys):
+    picture(tmp_path / "red.png")
+    rows = [{"id": f"r{i}", "messages": CHAT} | ({"image": "red.png"} if i < 3 else {}) for i in range(10)]
+    file = Path(rows_file(tmp_path, "rows.jsonl", rows))
+    build_pretraining([file], tmp_path / "built", Sampling(held_out=0.0))
+    code, out, _ = call(["data", "check", str(tmp_path / "built")], capsys)
+    assert code == 0
+    assert out.count("no duplicates") == 2
+    assert "3 read, 3 kept, 0 dropped examples 7 splits train 7 pictures 3:" in out
+    code, out, _ = call(["data", "inspect", str(tmp_path / "built" / "paired"), "--id", "r1"], capsys)
+    assert code == 0
+    assert "[[A red lion.<|im_end|>]]" in out
+
+
+def test_ids_are_compared_within_a_file_and_between_scored_splits(tmp_path, capsys):
+    picture(tmp_path / "red.png")
+    rows = [{"id": f"r{i}", "image": "red.png", "messages": CHAT} for i in range(20)]
+    files = [rows_file(tmp_path, f"{name}.jsonl", rows) for name in ("paired", "task", "sft")]
+    flags = ["--paired", files[0], "--task", files[1], "--sft", files[2]]
+    code, out, _ = call(["data", "check", "own", *flags], capsys)  # as a run takes them
+    assert (code, out.count("no duplicates")) == (0, 2)
 
 
 def test_the_raw_mmrole_folder_is_counted_by_dialogue_with_the_reasons(tmp_path, capsys):

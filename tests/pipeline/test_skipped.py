@@ -57,7 +57,7 @@ def test_a_run_that_skips_opens_reads_and_lists_each_row_once(files):
     resources = opened(recipe(files, bad_rows="skip"), files)
     resources.try_out()
     task = [e for split in ("sft", "rl", "val", "test") for e in resources.examples("own", split)]
-    # Splits are cut before rows are dropped; ids that recur are told apart inside a split alone.
+    # Splits are cut before rows are dropped.
     assert {3} == set(range(ROWS)) - {e.where.row for e in task} - {4, 5}
     resources.batches("own", "rl", 2)
     found = [e.where.row for made in in_order(task, resources.prompts["own"], 4) for e in made.examples]
@@ -72,6 +72,26 @@ def test_a_run_that_skips_opens_reads_and_lists_each_row_once(files):
     again.try_out()
     list(in_order(task, again.prompts["own"], 4))
     assert listed(files) == before
+
+
+def test_of_two_rows_with_one_id_in_two_splits_the_later_one_is_left_out(files):
+    whole = {split: opened(recipe(files, bad_rows="skip"), files).examples("own", split) for split in ("sft", "rl")}
+    rows = json.loads((files / "task.json").read_text())
+    kept, twice = whole["sft"][0].where.row, whole["rl"][0].where.row
+    rows[twice]["id"] = rows[kept]["id"]
+    (files / "task.json").write_text(json.dumps(rows))
+    resources = opened(recipe(files, bad_rows="skip"), files)
+    assert twice not in {e.where.row for e in resources.examples("own", "rl")}  # whichever is asked for first
+    assert kept in {e.where.row for e in resources.examples("own", "sft")}
+    resources.try_out()
+    assert ("own", twice, "duplicate id") in listed(files)
+
+
+def test_where_every_picture_is_bad_the_message_counts_them(files):
+    for path in files.glob("*.png"):
+        path.write_bytes(b"junk")
+    with pytest.raises(DataError, match=r"'paired': .*: 1 of 19 rows left out .*, 18 of which no batch"):
+        opened(recipe(files, bad_rows="skip", max_bad_share=1.0), files).try_out()
 
 
 def test_without_skip_the_first_bad_row_ends_it_and_the_ways_on_are_named(files):
