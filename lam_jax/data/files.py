@@ -282,7 +282,12 @@ def _rows_of_list(text: str, path: Path) -> Iterator[Any]:
             at += 1
         else:
             while True:
-                value, at = _decode(text, at, Where(str(path), index))
+                try:
+                    value, at = _decode(text, at, Where(str(path), index))
+                except DataError as error:
+                    if tally_of_reading() is None:
+                        raise
+                    value, at = Unreadable(error), _end_of(text, at, error)
                 yield value
                 at = _skip(text, at)
                 if text[at : at + 1] == "]":
@@ -295,6 +300,18 @@ def _rows_of_list(text: str, path: Path) -> Iterator[Any]:
             raise json.JSONDecodeError("Extra data", text, end)
     except json.JSONDecodeError as error:
         raise _bad_json(error, file) from error
+
+
+def _end_of(text: str, start: int, refused: DataError) -> int:
+    """Where a value ends that was refused for what it holds.
+
+    Raises:
+      DataError: `refused`, if its end cannot be told.
+    """
+    try:
+        return json.JSONDecoder(parse_int=float).raw_decode(text, start)[1]
+    except RecursionError:
+        raise refused from None
 
 
 def files_of(path: Path) -> list[Path]:

@@ -240,3 +240,19 @@ def test_a_reader_of_ones_own_may_raise_anything(tmp_path):
     with tolerant() as tally:
         assert [e.id for e in source.read(tmp_path, "all")] == ["r0"]
     assert tally.reasons == {"KeyError": 1}
+
+
+def test_a_row_of_a_list_that_json_cannot_keep_is_left_out_alone(tmp_path):
+    good = {"id": "a", "messages": CHAT}
+    text = json.dumps([good, {**good, "id": float("nan")}, {**good, "id": "b"}, 1, {**good, "id": "c"}])
+    text = text.replace(" 1,", f' {{"id": "x", "id": "y"}}, {"9" * 5000},')
+    (tmp_path / "rows.json").write_text(text)
+    source = JsonRows(str(tmp_path / "rows.json"), {"train": (0.0, 1.0)})
+    with tolerant() as tally:
+        assert sorted(e.id for e in source.read(tmp_path, "train")) == ["a", "b", "c"]
+    assert sorted(d.where.row for d in tally.dropped.values()) == [1, 3, 4]
+    with pytest.raises(DataError, match=r"row 1: found NaN"):
+        source.read(tmp_path, "train")
+    (tmp_path / "rows.json").write_text(text[:-9])
+    with tolerant(), pytest.raises(DataError, match="cut or edited"):
+        source.read(tmp_path, "train")
