@@ -43,6 +43,10 @@ class FileFlags:
     MMRole or of PCogAlignBench; or a folder of `lam-jax data build`."""
     image_root: Path | None = None
     """Folder that paths of pictures start from. Default: that of the file, or the raw folder."""
+    picture_folders: tuple[Path, ...] = ()
+    """Further folders that pictures of files may lie in, absolute or behind links."""
+    facts: tuple[str, ...] = ()
+    """Other columns that rows of files may have."""
     model: str | None = None
     """Folder of the model whose tokenizer counts. Default: the small one that ships with the package."""
     image: tuple[int, int] | None = None
@@ -59,6 +63,7 @@ class FileFlags:
 
     def sources(self) -> list[Any]:
         """What is read."""
+        from lam_jax.data.layouts import RowParser
         from lam_jax.models.processor import ImageSettings
         from lam_jax.pipeline.check import FileSettings, readable_files
         from lam_jax.recipe import Model
@@ -73,6 +78,7 @@ class FileFlags:
             self.row_length or chat,
             self.prompt_length or prompt,
             None if self.image_root is None else str(self.image_root),
+            RowParser(self.facts, tuple(map(str, self.picture_folders))),
         )
         return readable_files(self.files, settings)
 

@@ -11,7 +11,7 @@ from lam_jax.data.bad_rows import tolerant
 from lam_jax.data.chat import ChatEncoder
 from lam_jax.data.check import Found, Part
 from lam_jax.data.collator import Collator, CollatorConfig
-from lam_jax.data.readers import chat_examples
+from lam_jax.data.layouts import RowParser
 from lam_jax.data.schemas import DataError
 from lam_jax.data.sources import JsonRows, RowSource
 from lam_jax.formats.model_folder import tokenizer_folder
@@ -115,6 +115,7 @@ class FileSettings:
         image: how pictures become patches.
         chat_length, prompt_length: most tokens of a row, and of a prompt.
         image_root: folder that picture paths start from; None: that of the file.
+        parser: makes examples of the rows of files.
     """
 
     model: Model
@@ -122,6 +123,7 @@ class FileSettings:
     chat_length: int
     prompt_length: int
     image_root: str | None = None
+    parser: RowParser = RowParser()
 
 
 def readable_files(files: Sequence[Path], settings: FileSettings) -> list[Readable]:
@@ -143,7 +145,7 @@ def _file(path: Path, settings: FileSettings, kinds: Kinds) -> Readable:
         return Readable(str(path), MMRoleRows(str(path), images), dict.fromkeys(MMROLE, kinds))
     if (path / f"{FILES[0]}.json").is_file():
         return Readable(str(path), PCogAlignRows(str(path), images), dict.fromkeys(PCOGALIGN, kinds))
-    rows = JsonRows(str(path), {ROWS: (0.0, 1.0)}, settings.image_root, parse=chat_examples)
+    rows = JsonRows(str(path), {ROWS: (0.0, 1.0)}, settings.image_root, parse=settings.parser)
     return Readable(str(path), rows, {ROWS: kinds})
 
 

@@ -118,6 +118,20 @@ def mmrole(folder):
     return raw
 
 
+def test_columns_and_folders_that_messages_name_are_flags_of_files(tmp_path, capsys):
+    picture(tmp_path / "elsewhere" / "red.png")
+    row = {"id": "r", "image": str(tmp_path / "elsewhere" / "red.png"), "messages": CHAT, "topic": "lions"}
+    file = rows_file(tmp_path / "rows", "rows.jsonl", [row])
+    code, out, _ = call(["data", "check", file], capsys)
+    assert (code, "--facts topic" in out) == (1, True)
+    code, out, _ = call(["data", "check", file, "--facts", "topic"], capsys)
+    assert (code, "--picture-folders" in out) == (1, True)
+    flags = ["--facts", "topic", "--picture-folders", str(tmp_path / "elsewhere")]
+    assert call(["data", "check", file, *flags], capsys)[0] == 0
+    code, out, _ = call(["data", "inspect", file, *flags], capsys)
+    assert (code, "lions" in out) == (0, True)
+
+
 def test_built_folders_are_checked_and_shown(tmp_path, capsys):
     picture(tmp_path / "red.png")
     rows = [{"id": f"r{i}", "messages": CHAT} | ({"image": "red.png"} if i < 3 else {}) for i in range(10)]
