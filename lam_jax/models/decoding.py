@@ -149,7 +149,7 @@ def _tell_of_broken_exif(source: str, error: str) -> None:
 
 
 def _to_rgb(image: Image.Image, source: str) -> Image.Image:
-    if image.mode == "RGB":
+    if image.mode == "RGB" and not image.has_transparency_data:  # a PNG may name a colour that is none
         return image
     if image.mode == "F":
         return _grey(_float_levels(np.asarray(image), source))
@@ -177,6 +177,7 @@ def _grey_levels(image: Image.Image, source: str) -> UInt8[np.ndarray, "height w
     fill the lowest 12 bits are refused: many programs leave 8 or 12 bits as they are, and at full range all is black.
     """
     levels = np.asarray(image).astype(np.int64)
+    nothing = levels == image.info.get("transparency", -1)  # the level of a PNG that is shown on white
     low, top = int(levels.min()), int(levels.max())
     if low < 0 or top > 0xFFFF:
         raise ImageError(
@@ -194,7 +195,7 @@ def _grey_levels(image: Image.Image, source: str) -> UInt8[np.ndarray, "height w
         levels = levels >> 8
     if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:  # white is zero; Pillow heeds that up to 8 bits
         levels = 255 - levels
-    return levels.astype(np.uint8)
+    return np.where(nothing, 255, levels).astype(np.uint8)
 
 
 def _first(value: Any) -> Any:

@@ -229,3 +229,19 @@ def test_damaged_files_of_many_kinds_are_errors_of_one_kind():
                 data[place] = rng.integers(256)
             with contextlib.suppress(ImageError):
                 assert read_rgb(bytes(data)).mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("pixels", "colour"),
+    [
+        (np.array([[[9, 8, 7], [200, 0, 0]]], np.uint8), (9, 8, 7)),
+        (np.array([[9, 200]], np.uint8), 9),
+        (np.array([[40000, 51200]], np.uint16), 40000),
+    ],
+)
+def test_the_colour_that_a_png_declares_transparent_is_white(pixels, colour):
+    raw = io.BytesIO()
+    Image.fromarray(pixels).save(raw, "png", transparency=colour)
+    shown = np.asarray(read_rgb(raw.getvalue()))
+    assert shown[0, 0].tolist() == [255, 255, 255]
+    assert shown[0, 1, 0] == 200
