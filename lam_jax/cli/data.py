@@ -42,7 +42,8 @@ class FileFlags:
     """A recipe of `lam-jax train`, by its name or path/file.py, with its flags; or files of rows; or the raw folder of
     MMRole or of PCogAlignBench; or a folder of `lam-jax data build`."""
     image_root: Path | None = None
-    """Folder that paths of pictures start from. Default: that of the file, or the raw folder."""
+    """Folder that paths of pictures start from. Default: that of the file, or the raw folder,
+    of MMRole `images` in it."""
     picture_folders: tuple[Path, ...] = ()
     """Further folders that pictures of files may lie in, absolute or behind links."""
     facts: tuple[str, ...] = ()

@@ -142,6 +142,8 @@ def _file(path: Path, settings: FileSettings, kinds: Kinds) -> Readable:
     if is_built(path):
         return Readable(str(path), BuiltRows(str(path)), dict.fromkeys(About.of(path).rows, kinds))
     if (path / "dialogues").is_dir():
+        beside = path / "images"  # as `lam-jax data build mmrole` takes them
+        images = settings.image_root or str(beside if beside.is_dir() else path)
         return Readable(str(path), MMRoleRows(str(path), images), dict.fromkeys(MMROLE, kinds))
     if (path / f"{FILES[0]}.json").is_file():
         return Readable(str(path), PCogAlignRows(str(path), images), dict.fromkeys(PCOGALIGN, kinds))
