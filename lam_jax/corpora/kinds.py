@@ -23,9 +23,10 @@ from lam_jax.corpora.llava_next import read_llava_next
 from lam_jax.corpora.n24news import read_n24news
 from lam_jax.corpora.pictures import PictureError, checked_picture, picture_bytes
 from lam_jax.corpora.pretraining import PAIRED, TEXT_ONLY, read_pretraining_rows
-from lam_jax.corpora.rows import Placed, Reader, Row
+from lam_jax.corpora.rows import Placed, Reader, Row, stored_messages
 from lam_jax.corpora.texts import read_helpsteer3, read_slimpajama
 from lam_jax.corpora.wikiweb2m import read_wikiweb2m
+from lam_jax.data.bad_rows import Tally, tolerant
 from lam_jax.data.readers import Drops
 from lam_jax.data.schemas import DataError, Example, Where
 from lam_jax.tasks import mmrole, pcogalign
@@ -138,7 +139,9 @@ def build_mmrole(
     arguments = _arguments("mmrole", [raw / "dialogues", raw / "profiles"], sampling, images) | {"kinds": list(kinds)}
 
     def build(folder: Path) -> Built:
-        splits, drops = mmrole.read_mmrole(raw, images, sampling.seed, kinds)
+        with tolerant() as tally:
+            splits, drops = mmrole.read_mmrole(raw, images, sampling.seed, kinds)
+        _count_refused(tally, drops)
         return _build_examples(folder, "mmrole", arguments, vars(splits), drops, sampling)
 
     require_outside(out, [raw / "dialogues", raw / "profiles"])
@@ -149,10 +152,18 @@ def build_pcogalign(
     folder: Path, kind: str, arguments: Mapping[str, Any], images: Path, sampling: Sampling, drops: Drops
 ) -> Built:
     """Writes the records of a folder with the benchmark's three golden files beside them."""
-    splits, odd = pcogalign.read_pcogalign(folder, images, sampling.seed)
+    with tolerant() as tally:
+        splits, odd = pcogalign.read_pcogalign(folder, images, sampling.seed)
+    _count_refused(tally, odd)
     for drop in odd.places:
         drops.add(drop.reason, drop.where, drop.detail)
     return _build_examples(folder, kind, arguments, vars(splits), drops, sampling)
+
+
+def _count_refused(tally: Tally, drops: Drops) -> None:
+    """Counts the rows whose examples were refused, besides those that were counted as they were read."""
+    for dropped in [row for row in tally.dropped.values() if row.reason not in drops.counts]:
+        drops.add("unusable row", dropped.where, dropped.text)
 
 
 def _build_examples(
@@ -174,7 +185,7 @@ def _build_examples(
             pictures = [checked_picture(picture_bytes(p), example.where, sampling.pixels) for p in example.images]
         except PictureError as error:
             return example, error
-        row = {"id": example.id, "messages": list(example.messages), "place": place_of(example.where, folder)}
+        row = {"id": example.id, "messages": stored_messages(example), "place": place_of(example.where, folder)}
         return example, (row | ({} if example.facts is None else {"facts": example.facts}), pictures)
 
     def records(chosen: Iterable[Example]) -> Iterator[tuple[Row, list[bytes]]]:

@@ -1,14 +1,13 @@
 """Rows in the pre-training format already, of files and built folders, as a paired and a text-only side."""
 
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lam_jax.corpora.built import About, BuiltExamples, is_built
 from lam_jax.corpora.files import LINES, LISTS, TABLES, Record, find_files, records
-from lam_jax.corpora.rows import Odd, Placed, Row, counted, mapping
-from lam_jax.data.readers import IMAGE_TAG, Drops, RowParser, resolve_image
+from lam_jax.corpora.rows import Odd, Placed, Row, counted, mapping, stored_messages
+from lam_jax.data.readers import Drops, RowParser, resolve_image
 from lam_jax.data.schemas import DataError, Where, describe
 from lam_jax.data.tables import rows_of_folder
 from lam_jax.tasks.picture_files import OUTSIDE, picture_file
@@ -116,27 +115,15 @@ def _plain(row: Row, root: Path, where: Where) -> Row:
         (example,) = _PARSER(row, where, root)
     except DataError as error:
         raise Odd("unusable row", str(error)) from error
-    messages = [
-        {**message, "content": _parts(message["content"], [at for number, at in example.places if number == index])}
-        for index, message in enumerate(example.messages)
-    ]
     facts = {} if example.facts is None else {"facts": example.facts}
-    return {"id": example.id, "messages": messages, **facts} | ({"images": [*example.images]} if example.images else {})
+    return {"id": example.id, "messages": stored_messages(example), **facts} | (
+        {"images": [*example.images]} if example.images else {}
+    )
 
 
 def _has_parts(row: Row) -> bool:
     turns = [turn for key in ("messages", "conversations") for turn in row.get(key, ()) if isinstance(turn, dict)]
     return any(isinstance(turn.get(name), list | tuple) for turn in turns for name in ("content", "value"))
-
-
-def _parts(text: str, places: Sequence[int]) -> str | list[dict[str, str]]:
-    """A content whose tags are text, its pictures before the characters `places`."""
-    if not places and IMAGE_TAG not in text:
-        return text
-    parts: list[dict[str, str]] = []
-    for start, stop in itertools.pairwise((0, *places, len(text))):
-        parts += ([{"type": "text", "text": text[start:stop]}] if stop > start else []) + [{"type": "image"}]
-    return parts[:-1] or text
 
 
 def _values(row: dict[str, Any]) -> list[Any]:

@@ -7,13 +7,14 @@ Captions and plain texts become chats: a short request by the user, then the tex
 paper nor the released code says how; docs/divergence.md has what is taken here.
 """
 
+import itertools
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from lam_jax.data.readers import Drops
-from lam_jax.data.schemas import Message, Where, describe
+from lam_jax.data.readers import IMAGE_TAG, Drops
+from lam_jax.data.schemas import Example, Message, Where, describe, first_places
 
 Row = dict[str, Any]
 Placed = tuple[Row, Where]
@@ -76,3 +77,28 @@ def text(record: dict[str, Any], key: str) -> str:
     """A text of a record without blank ends; empty where it is missing, null, or no text."""
     value = record.get(key)
     return value.strip() if isinstance(value, str) else ""
+
+
+def stored_messages(example: Example) -> list[dict[str, Any]]:
+    """The messages of an example, from which `chat_examples` makes it again.
+
+    Where its pictures do not stand first, or a text holds a literal `<image>`, contents are lists of parts.
+    """
+    tagged = any(IMAGE_TAG in message["content"] for message in example.messages)
+    if not tagged and example.places == first_places(example.messages, len(example.images)):
+        return [dict(message) for message in example.messages]
+    places = [[at for number, at in example.places if number == i] for i in range(len(example.messages))]
+    return [
+        {**message, "content": _parts(message["content"], own)}
+        for message, own in zip(example.messages, places, strict=True)
+    ]
+
+
+def _parts(text: str, places: Sequence[int]) -> str | list[dict[str, str]]:
+    """A content whose tags are text, its pictures before the characters `places`."""
+    if not places and IMAGE_TAG not in text:
+        return text
+    parts: list[dict[str, str]] = []
+    for start, stop in itertools.pairwise((0, *places, len(text))):
+        parts += ([{"type": "text", "text": text[start:stop]}] if stop > start else []) + [{"type": "image"}]
+    return parts[:-1]

@@ -16,6 +16,7 @@ from lam_jax.corpora.build import Sampling
 from lam_jax.corpora.built import BuiltRows, is_built
 from lam_jax.corpora.kinds import build_corpus, build_mmrole, build_pretraining
 from lam_jax.corpora.pictures import PictureError, checked_picture
+from lam_jax.data.bad_rows import tolerant
 from lam_jax.data.loader import Loader, LoaderConfig
 from lam_jax.data.schemas import DataError, Where
 from lam_jax.data.sources import RowSource, ShrinkableRows
@@ -231,19 +232,22 @@ def test_mmrole_into_records(tmp_path):
         path.parent.mkdir(parents=True)
         rows = [{"id": f"{distribution[0]}{i}", "image": "a.png", "conversations": turns} for i in range(count)]
         rows[0]["image"] = "b.png"
+        rows[1]["conversations"] = [turns[0], {"role": "Bo", "value": "Half \ud83d."}]
+        rows[2]["conversations"] = [turns[0], {"role": "Bo", "value": "An <image> tag."}]
         path.write_text(json.dumps([*rows, {"id": "e", "image": "a.png", "conversations": []}]))
         profiles = raw / "profiles" / distribution / "detailed_profiles"
         profiles.mkdir(parents=True)
         (profiles / "Bo.json").write_text(json.dumps({"introduction": "A wizard."}))
     built = build_mmrole(raw, tmp_path / "out", Sampling(), raw / "images")
     assert built.about.read == 25
-    assert built.about.dropped == {"broken image": 2, "empty conversation": 2}
-    assert sum(built.about.rows.values()) == 21
+    assert built.about.dropped == {"broken image": 2, "empty conversation": 2, "unusable row": 2}
+    assert sum(built.about.rows.values()) == 19
     assert list(built.about.rows) == ["sft", "rl", "sft_val", "rl_val", "id_test", "ood_test"]
     from lam_jax.tasks.mmrole import MMRoleRows
 
     for split in built.about.rows:
-        plain = {e.id: e for e in MMRoleRows(str(raw), str(raw / "images")).read(tmp_path, split)}
+        with tolerant():
+            plain = {e.id: e for e in MMRoleRows(str(raw), str(raw / "images")).read(tmp_path, split)}
         for example in BuiltRows(str(tmp_path / "out")).read(tmp_path, split):
             assert example.messages == plain[example.id].messages
             assert example.images == (picture(kind="PNG"),)
