@@ -169,7 +169,8 @@ class InspectFlags:
                                 shown += 1
                 shown += self._refused(found)
         if not shown:
-            print("No row like that. `lam-jax data check` lists sources and splits.", file=sys.stderr)
+            refused = " Rows that are refused have no id here: ask for one by --row." if self.id is not None else ""
+            print(f"No row like that.{refused} `lam-jax data check` lists sources and splits.", file=sys.stderr)
         return 0 if shown else 1
 
     def _of(self, examples: Sequence[Any]) -> Sequence[Any]:
