@@ -11,6 +11,7 @@ import functools
 import hashlib
 import importlib.util
 import inspect
+import math
 import sys
 import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -145,6 +146,8 @@ class WeightedReward:
         names = [name for name, _, _ in self.rewards]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"WeightedReward.rewards are named {names}, expected one or more different names.")
+        if odd := [(name, weight) for name, _, weight in self.rewards if not math.isfinite(weight)]:
+            raise ValueError(f"WeightedReward.rewards: {odd[0][0]!r} has weight {odd[0][1]}, expected a finite number.")
 
     def content(self) -> str:
         """The hashes of those that have one."""

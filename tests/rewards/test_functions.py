@@ -172,6 +172,9 @@ def test_a_name_that_is_no_function_is_refused(name):
 def test_a_weight_is_a_number():
     with pytest.raises(ValueError, match="found the weight 'much'"):
         reward_of("similarity=much")
+    for weight in ("nan", "inf", "-inf"):
+        with pytest.raises(ValueError, match="'similarity' has weight .*, expected a finite number"):
+            reward_of(f"similarity={weight}")
 
 
 def test_a_function_is_found_by_its_name():
