@@ -173,7 +173,7 @@ def test_a_weight_is_a_number():
     with pytest.raises(ValueError, match="found the weight 'much'"):
         reward_of("similarity=much")
     for weight in ("nan", "inf", "-inf"):
-        with pytest.raises(ValueError, match="'similarity' has weight .*, expected a finite number"):
+        with pytest.raises(ValueError, match=r"'similarity' has weight .*, expected a finite number"):
             reward_of(f"similarity={weight}")
 
 

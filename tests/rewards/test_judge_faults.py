@@ -300,3 +300,23 @@ def test_what_a_server_says_does_not_steer_the_terminal():
         refused = endpoint.call(f"{fake.url}/chat/completions", {}, {"messages": []}, 5)
     assert (reply.kind, refused.kind) == ("connection", "http_400")
     assert (reply.reason + refused.reason).isprintable()
+
+
+def test_a_damaged_reply_is_asked_for_again(tmp_path):
+    with FaultyJudge() as fake:
+        for kept in ("not json", '"no scores"', "5", None):
+            with judge_store.opened(tmp_path):
+                if kept is not None:
+                    assert Judge(config(fake)).score([request(0)])[0].ok
+                    with sqlite3.connect(tmp_path / CACHE) as base:
+                        base.execute("UPDATE replies SET reply = ?", (kept,))
+                    base.close()
+                assert Judge(config(fake)).score([request(0)])[0].scores == true_scores(0)
+        assert len(fake.calls) == 4
+
+
+def test_the_shared_file_may_lie_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(VARIABLE, "~/shared.sqlite")
+    with judge_store.opened(tmp_path / "run") as store:
+        assert store.path == tmp_path / "shared.sqlite"
