@@ -17,7 +17,7 @@
 | 12 | the watchdog ended a run whose step took longer than its patience |
 | 13 | the watchdog ended this process because another process of the run had ended |
 | 14 | the processes could not be started together (`lam_jax.parallel.processes.StartUpError`) |
-| 15 | a reward function raised an exception (`RewardError`) |
+| 15 | a reward raised an exception, or gave what are no numbers (`RewardError`) |
 | 16 | the output folder cannot be written (`UnwritableFolderError`) |
 | 17 | (nearly) no reward call of several steps in a row could be used (`NoUsableRewardError`) |
 | 130 | interrupted from the keyboard; inside a run after a checkpoint was saved (`InterruptedRunError`) |
@@ -97,7 +97,7 @@ class ProcessesDifferError(LamJaxError):
 
 
 class RewardError(LamJaxError):
-    """A reward function of the user's own raised an exception."""
+    """A reward raised an exception, or gave something else than a finite number an answer."""
 
     exit_code = 15
 

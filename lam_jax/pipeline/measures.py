@@ -91,18 +91,29 @@ class Evaluator:
             NoUsableRewardError: every call failed.
         """
         answered = self.answers(agent, examples, config, VALIDATION, self.resources.recipe.rl.prompts)
-        verdicts = [scored.verdict for scored in score_answers(answered, self.task.reward)]
-        rewards = [verdict.reward for verdict in verdicts if verdict.ok]
-        if not rewards:
-            raise NoUsableRewardError(
-                f"Task {self.task.name!r}: none of the {len(verdicts)} reward calls of the validation could be used. "
-                f"The commonest reasons:\n{Failures.of(verdicts)}\nCorrect the reward's settings and run the same "
-                "command again; what the run had done is kept."
-            )
-        return float(np.mean(rewards))
+        scored = score_answers(answered, self.task.reward)
+        self._require_usable(scored, "the validation", 1)
+        return float(np.mean([item.verdict.reward for item in scored if item.verdict.ok]))
+
+    def _require_usable(self, scored: Sequence[Scored], what: str, least: int) -> None:
+        """Stops where fewer prompts have a score than a number can be made of."""
+        prompts = {item.row for item in scored}
+        usable = {item.row for item in scored if item.verdict.ok}
+        if len(usable) >= min(least, len(prompts)):
+            return
+        found = Failures.of([item.verdict for item in scored])
+        raise NoUsableRewardError(
+            f"Task {self.task.name!r}: {found.usable or 'none'} of the {found.calls} reward calls of {what} could be "
+            f"used. The commonest reasons:\n{found}\nCorrect the reward's settings and run the same command again; "
+            "what the run had done is kept."
+        )
 
     def measure(self, agent: Agent, phase: str) -> Record:
-        """Scores, diversity and sample answers after `phase` ("sft" or "rl")."""
+        """Scores, diversity and sample answers after `phase` ("sft" or "rl").
+
+        Raises:
+            NoUsableRewardError: every call of a test failed, or nearly every one on the fixed training prompts.
+        """
         settings, task = self.resources.recipe.evaluation, self.task
         examples = {
             key: list(self.resources.examples(task.name, scored.split)[: settings.prompts])
@@ -120,6 +131,7 @@ class Evaluator:
             for key, part in examples.items():
                 answered = [by_row[id(example)] for example in part if id(example) in by_row]
                 scored = score_answers(answered, task.examiner)
+                self._require_usable(scored, f"the scores of {key!r} after {phase}", 1)
                 row = self._scores(answered, scored, phase, key, answer_set)
                 rows.append(row | ({"skipped": left} if (left := len(part) - len(answered)) else {}))
                 if number == 0:
@@ -145,6 +157,7 @@ class Evaluator:
             "split": split,
             "temperature": answer_set.sampling[self.space.name].temperature,
             "prompts": summary.prompts,
+            **({"failed": summary.failed} if summary.failed else {}),
             "samples": answer_set.samples,
             **dataclasses.asdict(summary.score),
             "dimensions": {n: dataclasses.asdict(e) for n, e in summary.dimensions.items()},
@@ -162,7 +175,9 @@ class Evaluator:
         config = self.resources.rollout_config(task, recipe.evaluation.gain_samples, sampling)
         answered = self.answers(agent, examples, config, FIXED, recipe.evaluation.batch)
         rewards: dict[str, list[float]] = {}
-        for item in score_answers(answered, task.reward):
+        scored = score_answers(answered, task.reward)
+        self._require_usable(scored, "the fixed training prompts", 2)  # a gain has an error from two on
+        for item in scored:
             if item.verdict.ok:
                 rewards.setdefault(item.row, []).append(item.verdict.reward)
         return rewards
@@ -185,8 +200,10 @@ class Evaluator:
         }
 
 
-def gain(before: dict[str, list[float]], after: dict[str, list[float]]) -> Record:
-    """RL's gain on the fixed training prompts, with its paired standard error."""
+def gain(before: dict[str, list[float]], after: dict[str, list[float]]) -> Record | None:
+    """RL's gain on the fixed training prompts, with its paired standard error; None if fewer than two have both."""
+    if len(before.keys() & after.keys()) < 2:
+        return None
 
     def scored(rewards: dict[str, list[float]]) -> list[Scored]:
         # One dimension whose reference scores 1: its ratio is the reward itself.

@@ -82,6 +82,13 @@ def collect(
     for (task, space, phase), after in scores.items():
         if phase == "rl":
             figures = gain(scores[task, space, "sft"]["fixed"], after["fixed"])
+            if figures is None:
+                logger.warning(
+                    "Task %s, %s: fewer than two of the fixed training prompts have a reward before and after RL, so "
+                    "its gain is not told",
+                    *(task, space),
+                )
+                continue
             algorithm = recipe.rl.algorithm_of(task).name
             gains.append({"task": task, "space": space, "algorithm": algorithm, **figures})
     titles = {

@@ -4,16 +4,19 @@ The standard library's client: a call has one deadline for all of it, and redire
 would go along.
 """
 
+import contextlib
 import dataclasses
 import email.utils
 import http.client
 import json
 import re
+import socket
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 LARGEST = 16 << 20  # bytes of a reply
 MOST_TOKENS = 1 << 40  # that a call can be charged for; more is no count
@@ -68,13 +71,78 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-_OPENER = urllib.request.build_opener(_NoRedirect)
+class _Deadline:
+    """Ends a call's connection when its time is over: a socket's own time-out begins anew with every byte."""
+
+    def __init__(self, seconds: float):
+        self.passed = False
+        self._connection: http.client.HTTPConnection | None = None
+        self._socket: socket.socket | None = None
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+
+    def __enter__(self) -> "_Deadline":
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._timer.cancel()
+
+    def watch(self, connection: http.client.HTTPConnection) -> None:
+        """Has it end in time."""
+        connect = connection.connect
+
+        def connected() -> None:
+            connect()
+            self._socket = connection.sock  # the connection forgets it with the last header
+
+        self._connection = connection
+        connection.connect = connected
+
+    def _end(self) -> None:
+        self.passed = True
+        found = self._socket or getattr(self._connection, "sock", None)
+        if found is not None:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(found, socket.SHUT_RDWR)
+
+
+class _Request(urllib.request.Request):
+    deadline: _Deadline
+
+
+class _Watched(urllib.request.AbstractHTTPHandler):
+    def do_open(self, http_class: Any, req: Any, **arguments: Any) -> Any:
+        def connection(host: str, **settings: Any) -> http.client.HTTPConnection:
+            found = http_class(host, **settings)
+            req.deadline.watch(found)
+            return found
+
+        return super().do_open(cast(Any, connection), req, **arguments)
+
+
+class _Plain(_Watched, urllib.request.HTTPHandler):
+    pass
+
+
+class _Secure(_Watched, urllib.request.HTTPSHandler):
+    pass
+
+
+_OPENER = urllib.request.build_opener(_NoRedirect, _Plain, _Secure)
 
 
 def call(url: str, headers: Mapping[str, str], body: Mapping[str, Any], timeout_s: float) -> Reply:
     """Posts a request and reads what comes back within `timeout_s` seconds."""
+    request = _Request(url, json.dumps(body).encode(), dict(headers), method="POST")
+    with _Deadline(timeout_s) as request.deadline:
+        reply = _answer(request, timeout_s)
+        # What came of a connection that was ended is not the endpoint's doing.
+        return _timeout(timeout_s) if request.deadline.passed and reply.kind is not None else reply
+
+
+def _answer(request: _Request, timeout_s: float) -> Reply:
     deadline = time.monotonic() + timeout_s
-    request = urllib.request.Request(url, json.dumps(body).encode(), dict(headers), method="POST")
     try:
         with _OPENER.open(request, timeout=timeout_s) as response:
             return read_completion(_read(response, deadline), response.headers.get("Content-Type", ""))
@@ -90,8 +158,13 @@ def call(url: str, headers: Mapping[str, str], body: Mapping[str, Any], timeout_
         reason = getattr(error, "reason", None) or error
         if isinstance(reason, TimeoutError):
             return _timeout(timeout_s)
-        text = str(reason) or type(reason).__name__
+        text = _printable(str(reason)) or type(reason).__name__
         return Reply(kind="connection", reason=f"Connection: {text}", again=True)
+
+
+def _printable(text: str) -> str:
+    """A foreign text for messages: on one line, without signs that steer a terminal."""
+    return "".join(sign if sign.isprintable() else "?" for sign in " ".join(text.split()))
 
 
 def _timeout(seconds: float) -> Reply:
@@ -161,14 +234,14 @@ def _error_of(text: str) -> tuple[str, str | None]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
-        return ("an HTML page" if _is_html(text, "") else " ".join(text.split())[:300]), None
+        return ("an HTML page" if _is_html(text, "") else _printable(text)[:300]), None
     if isinstance(found, list) and found:
         found = found[0]
     error = found.get("error", found) if isinstance(found, dict) else found
     if isinstance(error, dict):
         said = error.get("message") or error.get("detail") or json.dumps(error)
-        return str(said)[:300], str(error.get("code") or error.get("type"))
-    return str(error)[:300], None
+        return _printable(str(said))[:300], str(error.get("code") or error.get("type"))
+    return _printable(str(error))[:300], None
 
 
 def retry_after(headers: Any) -> float | None:

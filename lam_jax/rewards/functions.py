@@ -11,6 +11,7 @@ import functools
 import hashlib
 import importlib.util
 import inspect
+import math
 import sys
 import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -145,6 +146,8 @@ class WeightedReward:
         names = [name for name, _, _ in self.rewards]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"WeightedReward.rewards are named {names}, expected one or more different names.")
+        if odd := [(name, weight) for name, _, weight in self.rewards if not math.isfinite(weight)]:
+            raise ValueError(f"WeightedReward.rewards: {odd[0][0]!r} has weight {odd[0][1]}, expected a finite number.")
 
     def content(self) -> str:
         """The hashes of those that have one."""
@@ -224,7 +227,9 @@ def _verdicts(
         part: _numbers(value, name if not isinstance(found, Mapping) else f"{name}, part {part!r}", examples, samples)
         for part, value in parts.items()
     }
-    total = np.sum(list(values.values()), axis=0)
+    with np.errstate(over="ignore"):
+        total = np.sum(list(values.values()), axis=0)
+    _require_finite(total, f"{name}, sum of its parts", examples, samples)
     apart = values if isinstance(found, Mapping) else {}
     return [
         [
@@ -245,13 +250,19 @@ def _numbers(found: Any, name: str, examples: Sequence[Example], samples: Sequen
             f"Reward {name}: found {describe_shape(found)}{_no_number(found)}, expected one number an answer: shape "
             f"{list(wanted)} (prompts, samples)."
         )
+    _require_finite(values, name, examples, samples)
+    return values
+
+
+def _require_finite(
+    values: Float64[np.ndarray, "N G"], name: str, examples: Sequence[Example], samples: Sequence[int]
+) -> None:
     if not np.isfinite(values).all():
         row, column = np.argwhere(~np.isfinite(values))[0]
         raise RewardShapeError(
             f"Reward {name}: found {values[row, column]} for sample {samples[column]} of row "
             f"{examples[row].id!r}, expected a finite number."
         )
-    return values
 
 
 def as_numbers(found: Any) -> Float64[np.ndarray, "..."] | None:
@@ -293,7 +304,8 @@ def _no_number(found: Any) -> str:
 
 def _call(function: ScoreFunction, name: str, examples: Sequence[Example], answers: Sequence[Sequence[str]]) -> Any:
     try:
-        return _settled(function(examples, answers))
+        # Copies: a function may sort or empty its lists, which other rewards, logs and refills read after it.
+        return _settled(function(list(examples), [list(group) for group in answers]))
     except Exception as error:
         guilty, raised = _guilty(function, examples, answers)
         where = f"row {guilty.id!r} ({guilty.where})" if guilty else f"{len(examples)} rows together"
@@ -310,7 +322,7 @@ def _guilty(
     """The first example that the function raises an exception for when it is called for one at a time."""
     for example, group in zip(examples, answers, strict=True):
         try:
-            _settled(function([example], [group]))
+            _settled(function([example], [list(group)]))
         except Exception as error:
             return example, error
     return None, None

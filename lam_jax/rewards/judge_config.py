@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, urlsplit
 from lam_jax.errors import BadSettingError
 from lam_jax.rewards.replies import Match
 
+LONGEST_TIMEOUT_S = 1_000_000  # sockets and timers refuse much more, and "inf"
 SECRET = re.compile(r"auth|key|token|secret|password|cookie|credential|signature|^sig$", re.IGNORECASE)
 
 
@@ -79,10 +80,12 @@ class JudgeConfig:
             if getattr(self, field) < least:
                 raise ValueError(f"{field} is {getattr(self, field)}, expected at least {least}")
         for field in ("requests_per_minute", "tokens_per_minute", "max_calls", "max_total_tokens"):
-            if (value := getattr(self, field)) is not None and value <= 0:
+            if (value := getattr(self, field)) is not None and not value > 0:
                 raise ValueError(f"{field} is {value}, expected more than 0, or None for no limit")
-        if self.timeout_s <= 0:
-            raise ValueError(f"timeout_s is {self.timeout_s}, expected more than 0 seconds")
+        if not 0 < self.timeout_s <= LONGEST_TIMEOUT_S:
+            raise ValueError(
+                f"timeout_s is {self.timeout_s}, expected more than 0 seconds and at most {LONGEST_TIMEOUT_S:,}"
+            )
         if self.temperature is not None and not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature is {self.temperature}, expected 0 or more, or None to send none")
         if taken := sorted(self.extra_body.keys() & {"model", "messages", "stream", "n", self.token_limit}):

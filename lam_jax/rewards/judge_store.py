@@ -67,7 +67,7 @@ class JudgeStore:
         suffix = f".{process}" if process else ""
         self.folder = Path(folder)
         file = os.environ.get(VARIABLE) if shared else None
-        self.path = Path(file) if file else self.folder / f"{CACHE}{suffix}"
+        self.path = Path(file).expanduser() if file else self.folder / f"{CACHE}{suffix}"
         self.log_path = self.folder / f"{LOG}{suffix}"
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
@@ -83,9 +83,13 @@ class JudgeStore:
             self._connection = self._log = None
 
     def get(self, key: str) -> str | None:
-        """The reply kept under a key."""
+        """The reply kept under a key; None also where what is kept is damaged, so that it is asked for again."""
         row = self._execute("SELECT reply FROM replies WHERE key = ?", (key,))
-        return json.loads(row[0][0]) if row else None
+        try:
+            reply = json.loads(row[0][0]) if row else None
+        except (ValueError, TypeError):
+            return None
+        return reply if isinstance(reply, str) else None
 
     def put(self, key: str, reply: str, model: str) -> None:
         """Keeps a reply; it is on disk when this returns."""

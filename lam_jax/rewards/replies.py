@@ -17,10 +17,29 @@ HEADING = 200  # characters of a line in which a heading is looked for
 # Full-width forms of ASCII, and brackets and commas of Chinese and Japanese text.
 _WIDE = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
 _WIDE |= {0x3010: ord("["), 0x3011: ord("]"), 0x3001: ord(","), 0x3000: ord(" "), 0xA0: ord(" "), 0x202F: ord(" ")}
+_UNSEEN = dict.fromkeys((0x200B, 0x2060, 0xFEFF))  # without width, a byte order mark among them
 
-_THINK = r"(?:seed:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratchpad)"
-_OPEN = re.compile(rf"<\s*{_THINK}\b[^<>]*(?<!/)>|<\|begin_of_thought\|>|\[THINK\]|◁think▷", re.IGNORECASE)
-_CLOSE = re.compile(rf"<\s*/\s*{_THINK}\s*>|<\|end_of_thought\|>|\[/THINK\]|◁/think▷", re.IGNORECASE)
+_THINK = (
+    r"(?:\w+:)?(?:(?:ant|inner)?_?(?:think(?:ing)?|thoughts?|monologue)|reason(?:ing)?|reflection|scratchpad)"
+    r"(?:_(?:process|content|mode))?"
+)
+_OPEN = re.compile(
+    rf"<\s*{_THINK}\b[^<>]*(?<!/)>|<\|(?:(?:begin|start)_(?:of_)?)?(?:think(?:ing)?|thought)\|>|<\|inner_prefix\|>"
+    r"|<\|channel>\s*thought|\[THINK\]|◁think▷",
+    re.IGNORECASE,
+)
+_CLOSE = re.compile(
+    rf"<\s*/\s*{_THINK}\s*>|<\|(?:/|end_(?:of_)?)(?:think(?:ing)?|thought)\|>|<\|inner_suffix\|>|<channel\|>"
+    r"|\[/THINK\]|\[BEGIN FINAL RESPONSE\]|◁/think▷",
+    re.IGNORECASE,
+)
+# Marks around the reply itself, and the commonest of HTML: of a line's end, and of bold type.
+_AROUND = re.compile(
+    r"</?(?:answer|response|final|output|p|br|li|ul|ol|div|h[1-6])\s*/?>|<\|(?:start|end)_response\|>"
+    rf"|<\s*{_THINK}\s*/>|\[(?:BEGIN|END) FINAL RESPONSE\]",
+    re.IGNORECASE,
+)
+_BOLD = re.compile(r"</?(?:b|strong|i|em|u|code)>", re.IGNORECASE)
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<]*<\|message\|>")
 
 _JSON = re.compile(r"\s*(?:`{3,}\w*\s*)?[\[{]\s*[\"{]")
@@ -49,7 +68,7 @@ _OTHER_HEADING = re.compile(
     re.IGNORECASE,
 )
 _SHORT_TITLE = re.compile(
-    r"[\s>*_`|•·+-]*(?:\(?\d{1,2}[.)]\s*)?[*_`]*([A-Z][\w'&/-]*(?:\s+[A-Z][\w'&/-]*){0,4})[\s*_`]*:"
+    r"[\s>*_`|•·+-]*(?:\(?\d{1,2}[.)]\s*)?[*_`]*([A-Z][\w'&/-]*(?:\s+[A-Z][\w'&/-]*){0,4})[\s*_`]*(?::|$)"
 )
 # Titles that stand inside a dimension's paragraph.
 _INNER_TITLE = re.compile(
@@ -91,7 +110,7 @@ def parse_reply(
         A failed verdict unless each dimension has exactly one pair, every score from 1 to 10.
     """
     try:
-        pairs = _pairs(_plain(without_thoughts(text)), list(dimensions), match)
+        pairs = _pairs(plain(without_thoughts(text)), list(dimensions), match)
         for name, pair in pairs.items():
             _check(name, pair, integers_only)
     except Unreadable as why:
@@ -128,9 +147,10 @@ def excerpt(text: str) -> str:
     return f"...{joined[-80:]!r}" if len(joined) > 80 else repr(joined)
 
 
-def _plain(text: str) -> str:
-    """Without escapes of Markdown, and with ASCII for full-width signs."""
-    return re.sub(r"\\([\[\]()*_`])", r"\1", text.translate(_WIDE))
+def plain(text: str) -> str:
+    """Without escapes of Markdown and signs of no width, and with ASCII for full-width signs."""
+    text = _BOLD.sub("**", _AROUND.sub("\n", text.translate(_WIDE | _UNSEEN)))
+    return re.sub(r"\\([\[\]()*_`])", r"\1", text)
 
 
 def _check(name: str, pair: Pair, integers_only: bool) -> None:
@@ -150,11 +170,12 @@ def _pairs(text: str, dimensions: list[str], match: Match) -> dict[str, Pair]:
         raise Unreadable("unparsable", f"0 score pairs in the reply, expected {len(dimensions)}: no [Scores] tag")
     if match == "order":
         return _in_order(found, dimensions)
-    if len(dimensions) == len(found) == 1 and found[0][0] is None:  # nothing that it could be mistaken for
+    # Nothing that it could be mistaken for.
+    if len(dimensions) == len(found) == 1 and found[0][0] is None and not _names_any(text, dimensions):
         found = [(dimensions[0], found[0][1])]
     pairs: dict[str, Pair] = {}
     for name, outcome in found:
-        if name not in dimensions:
+        if not name:
             continue
         if isinstance(outcome, Unreadable):
             raise Unreadable(outcome.kind, f"{name}: {outcome.reason}")
@@ -180,14 +201,14 @@ def _in_order(found: list[tuple[str | None, "Pair | Unreadable"]], dimensions: l
     for expected, (name, outcome) in zip(dimensions, found, strict=True):
         if isinstance(outcome, Unreadable):
             raise Unreadable(outcome.kind, f"{expected}: {outcome.reason}")
-        if name is not None and name != expected:
+        if name and name != expected:
             raise Unreadable("unparsable", f"Found the scores of {name!r} in the place of {expected!r}")
         pairs[expected] = outcome
     return pairs
 
 
 def _scored(text: str, dimensions: list[str]) -> Iterator[tuple[str | None, "Pair | Unreadable"]]:
-    """Of each tag the dimension that it stands under, or None, and its pair."""
+    """Of each tag the dimension that it stands under, "" for another heading and None for none, and its pair."""
     tags = list(_TAG.finditer(text)) or list(_BARE_TAG.finditer(text))
     patterns = [(name, _name_pattern(name)) for name in sorted(dimensions, key=len, reverse=True)]
     heading: str | None = None
@@ -204,19 +225,25 @@ def _scored(text: str, dimensions: list[str]) -> Iterator[tuple[str | None, "Pai
         yield heading, outcome
 
 
+def _names_any(text: str, dimensions: list[str]) -> bool:
+    """Whether a line begins with a dimension's name."""
+    patterns = [(name, _name_pattern(name)) for name in dimensions]
+    return any(_named(line, patterns) for line in text.splitlines())
+
+
 def _name_pattern(name: str) -> re.Pattern[str]:
     words = [re.escape(word) for word in re.split(r"[\s\-_]+", name.strip()) if word]
     return re.compile(r"[\s*_`‐‑‒–—-]*".join(words) + r"(?![^\W_])", re.IGNORECASE)
 
 
 def _heading(piece: str, patterns: Sequence[tuple[str, re.Pattern[str]]], before: str | None) -> str | None:
-    """The heading that holds at the end of a piece of text; `before`: at its beginning."""
+    """The heading that holds at the end of a piece of text, "" for no dimension's; `before`: at its beginning."""
     for line in piece.splitlines():
         found = _named(line, patterns)
         if found is not None:
             before = found
         elif _is_other_heading(line):
-            before = None
+            before = ""
     return before
 
 
@@ -267,10 +294,11 @@ def _pair_after(text: str, tag: re.Match[str], end: int) -> tuple["Pair | Unread
     stop = text.find(closing, first, end)
     if stop < 0 or "\n" in text[first:stop].strip():
         return Unreadable("unparsable", f"the bracket of the scores is not closed: {excerpt(text[start:end])}"), start
-    return _pair(text[first:stop]), stop + 1
+    return read_pair(text[first:stop]), stop + 1
 
 
-def _pair(content: str) -> "Pair | Unreadable":
+def read_pair(content: str) -> "Pair | Unreadable":
+    """The two numbers of what stands in a bracket, or why there are none."""
     parts = content.split(",")
     why = Unreadable("unparsable", f"found ({' '.join(content.split())[:60]}), expected two plain numbers (a, b)")
     if len(parts) != 2:

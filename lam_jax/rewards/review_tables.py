@@ -45,14 +45,18 @@ def review_table(path: Path) -> ReviewTable:
         raise DataError(Where(str(path)), None, "no such file", "a file of reviews", "Correct the path.") from error
     except ValueError as error:
         fix = 'Name a JSON list of rows {"id", "rm_review": {dimension: {"review": text}}}.'
-        raise DataError(Where(str(path)), None, str(error).removeprefix(f"{path}: "), "reviews", fix) from error
+        raise DataError(Where(str(path)), None, str(error), "reviews", fix) from error
+    except OSError as error:
+        raise DataError(
+            Where(str(path)), None, str(error.strerror), "a file of reviews", "Correct the path."
+        ) from error
     scored = [verdict for _, verdict in rows if verdict.ok]
     if not scored:
         why = next((str(v.error) for _, v in rows if v.kind != "no_review"), "no row has a review")
         raise DataError(Where(str(path)), None, why, "one reviewed row or more", "Name a file of reviews.")
     names = list(scored[0].scores)
     for identifier, verdict in rows:
-        if verdict.ok and list(verdict.scores) != names:
+        if verdict.ok and set(verdict.scores) != set(names):
             found = f"dimensions {list(verdict.scores)} in row {identifier!r}"
             raise DataError(Where(str(path)), "rm_review", found, f"{names} as in the rows before", "Split the file.")
     # Added up in the order of the rows: then the published digits come out, the last one included.

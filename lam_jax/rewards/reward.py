@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from lam_jax.data.schemas import Example
+from lam_jax.errors import RewardError
 from lam_jax.rewards.verdict import Verdict
 
 # [N][G], one verdict an answer.
@@ -42,8 +43,11 @@ class WithContent(Protocol):
         ...
 
 
-class RewardShapeError(ValueError):
-    """A reward gave something else than one number or verdict an answer; names the reward and both shapes."""
+class RewardShapeError(RewardError, ValueError):
+    """A reward gave something else than one number or verdict an answer; names the reward and both shapes.
+
+    As with any failure of a reward, the steps of a run before it are saved.
+    """
 
 
 def check_verdicts(verdicts: Any, name: str, prompts: int, samples: int) -> Verdicts:

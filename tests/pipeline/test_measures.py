@@ -6,10 +6,12 @@ from types import SimpleNamespace
 import pytest
 
 from lam_jax.data.schemas import Example
+from lam_jax.errors import NoUsableRewardError
 from lam_jax.evaluation.generate import Answer, Answered
-from lam_jax.pipeline.measures import Evaluator
+from lam_jax.pipeline.measures import Evaluator, gain
 from lam_jax.recipes import demo
 from lam_jax.rewards.functions import FunctionReward
+from lam_jax.rewards.verdict import Verdict
 from lam_jax.train.spaces import LATENT
 from tests import tiny
 
@@ -50,6 +52,44 @@ def evaluator(monkeypatch) -> Evaluator:
     for name, value in (("resources", resources), ("task", task), ("space", LATENT)):
         object.__setattr__(made, name, value)
     return made
+
+
+def failing(usable: int):
+    """A reward of which only the first `usable` prompts get one."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Failing:
+        def __call__(self, examples, answers, samples):
+            verdicts = [Verdict({"r": (1.0, 1.0)}), Verdict(error="status 400: no temperature", kind="http_400")]
+            return [[verdicts[example.id >= f"r{usable}"] for _ in samples] for example in examples]
+
+    return Failing()
+
+
+def test_scores_of_failed_calls_alone_are_no_finished_phase(evaluator):
+    """A run that goes on would keep them, and come to its end without a gain."""
+    good = evaluator.task.reward
+    for reward, judge, message in (
+        (good, failing(0), "none of the 6 reward calls of the scores of 'id' after sft .*\n  http_400: 6 of 6"),
+        (failing(0), good, "none of the 6 reward calls of the fixed training prompts"),
+        (failing(1), good, "2 of the 6 reward calls of the fixed training prompts"),
+    ):
+        object.__setattr__(
+            evaluator, "task", dataclasses.replace(evaluator.task, reward=reward, evaluation_reward=judge)
+        )
+        with pytest.raises(NoUsableRewardError, match=message):
+            evaluator.measure(tiny.agent(), "sft")
+    object.__setattr__(
+        evaluator, "task", dataclasses.replace(evaluator.task, reward=good, evaluation_reward=failing(1))
+    )
+    found = evaluator.measure(tiny.agent(), "sft")
+    assert [(row["prompts"], row["failed"]) for row in found["scores"][:2]] == [(1, 4), (1, 4)]
+
+
+def test_no_gain_without_two_prompts_that_have_both():
+    both = {"a": [1.0], "b": [2.0]}
+    assert gain(both, {"a": [1.0], "c": [2.0]}) is None
+    assert gain(both, {"a": [2.0], "b": [4.0], "c": [9.0]})["difference"] == 1.5
 
 
 def test_shown_answers_have_the_scores_of_their_own_texts_and_are_scored_once(evaluator):

@@ -172,6 +172,9 @@ def test_a_name_that_is_no_function_is_refused(name):
 def test_a_weight_is_a_number():
     with pytest.raises(ValueError, match="found the weight 'much'"):
         reward_of("similarity=much")
+    for weight in ("nan", "inf", "-inf"):
+        with pytest.raises(ValueError, match=r"'similarity' has weight .*, expected a finite number"):
+            reward_of(f"similarity={weight}")
 
 
 def test_a_function_is_found_by_its_name():
@@ -180,3 +183,26 @@ def test_a_function_is_found_by_its_name():
     assert reward_of(math.fsum) == FunctionReward(math.fsum)
     fails = FailsOnX()
     assert reward_of(fails) is fails
+
+
+def test_a_function_that_changes_its_lists_changes_nothing_of_the_next_one():
+    def sorts(examples, answers):
+        examples.clear()
+        for group in answers:
+            group.sort(reverse=True)
+            group.pop()
+        answers.pop()
+        return [[0.0] * 3] * 2
+
+    def length(examples, answers):
+        return [[len(a) for a in row] for row in answers]
+
+    answers = [list(row) for row in ANSWERS]
+    both = WeightedReward((("sorts", FunctionReward(sorts), 1.0), ("length", FunctionReward(length), 1.0)))
+    assert rewards(both, answers) == LENGTHS
+    assert answers == ANSWERS
+
+
+def test_a_sum_of_parts_that_is_too_large_is_named():
+    with pytest.raises(RewardShapeError, match=r"sum of its parts: found inf for sample 0 of row 'r0', expected a fin"):
+        rewards(FunctionReward(lambda examples, answers: {"a": [[1e308] * 3] * 2, "b": [[1e308] * 3] * 2}))

@@ -224,7 +224,13 @@ def test_same_model_in_two_roles_is_warned_about():
         warn_same_judge("small", "big-1", None)
 
 
-@pytest.mark.parametrize("change", [{"base_url": "localhost"}, {"attempts": 0}, {"timeout_s": 0.0}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"base_url": "localhost"}, {"attempts": 0}, {"timeout_s": 0.0}, {"timeout_s": float("inf")}),
+        *({"timeout_s": float("nan")}, {"requests_per_minute": float("nan")}, {"tokens_per_minute": float("nan")}),
+    ],
+)
 def test_impossible_settings_are_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         JudgeConfig(**{"base_url": "http://localhost/v1", "model": "m"} | change)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from lam_jax.rewards import judge_client, judge_store
+from lam_jax.rewards import endpoint, judge_client, judge_store
 from lam_jax.rewards.functions import WeightedReward
 from lam_jax.rewards.judge import (
     Judge,
@@ -29,7 +29,7 @@ from lam_jax.rewards.judge import (
     usage_lines,
 )
 from lam_jax.rewards.judge_store import CACHE, LOG, VARIABLE
-from tests.rewards.faulty_judge import FAULTS, FaultyJudge, request, true_scores
+from tests.rewards.faulty_judge import FAULTS, FaultyJudge, refusal, request, true_scores
 
 ANSWERS = int(os.environ.get("LAM_JAX_JUDGE_CALLS", "300"))
 ROOT = Path(__file__).parents[2]
@@ -268,3 +268,55 @@ def test_what_was_spent_is_told(tmp_path):
         in line
         for line in usage_lines()
     )
+
+
+def test_headers_that_drip_are_not_waited_for():
+    """A socket's own time-out begins anew with every byte."""
+    ended = threading.Event()
+
+    def drip(handler, body):
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+        for _ in range(90):
+            if ended.wait(0.05):
+                return
+            handler.wfile.write(b"X-More: 1\r\n")
+            handler.wfile.flush()
+
+    with FaultyJudge() as fake:
+        fake.answer = drip
+        reply = endpoint.call(f"{fake.url}/chat/completions", {}, {"messages": []}, 0.3)
+        ended.set()
+    assert (reply.kind, reply.again) == ("timeout", True)
+
+
+def test_what_a_server_says_does_not_steer_the_terminal():
+    def garbage(handler, body):
+        handler.wfile.write(b"\x1b[2J\x07 not http\r\n\r\n")
+
+    with FaultyJudge() as fake:
+        fake.answer = garbage
+        reply = endpoint.call(f"{fake.url}/chat/completions", {}, {"messages": []}, 5)
+        fake.answer = refusal(400, "\x1b[31mno\x07")
+        refused = endpoint.call(f"{fake.url}/chat/completions", {}, {"messages": []}, 5)
+    assert (reply.kind, refused.kind) == ("connection", "http_400")
+    assert (reply.reason + refused.reason).isprintable()
+
+
+def test_a_damaged_reply_is_asked_for_again(tmp_path):
+    with FaultyJudge() as fake:
+        for kept in ("not json", '"no scores"', "5", None):
+            with judge_store.opened(tmp_path):
+                if kept is not None:
+                    assert Judge(config(fake)).score([request(0)])[0].ok
+                    with sqlite3.connect(tmp_path / CACHE) as base:
+                        base.execute("UPDATE replies SET reply = ?", (kept,))
+                    base.close()
+                assert Judge(config(fake)).score([request(0)])[0].scores == true_scores(0)
+        assert len(fake.calls) == 4
+
+
+def test_the_shared_file_may_lie_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(VARIABLE, "~/shared.sqlite")
+    with judge_store.opened(tmp_path / "run") as store:
+        assert store.path == tmp_path / "shared.sqlite"

@@ -124,6 +124,13 @@ def test_json_refusals_and_prose_are_no_scores(reply):
         "<|begin_of_thought|>Fluency: [Scores]: (3, 9)<|end_of_thought|>" + WHOLE,
         "[THINK]Fluency: [Scores]: (3, 9)[/THINK]" + WHOLE,
         "Fluency: [Scores]: (3, 9)\n</think>\n" + WHOLE,  # the template opened the block
+        "\ufeff" + WHOLE,
+        "<|START_THINKING|>Fluency: [Scores]: (3, 9)<|END_THINKING|><|START_RESPONSE|>" + WHOLE + "<|END_RESPONSE|>",
+        "<|inner_prefix|>Fluency: [Scores]: (3, 9)<|inner_suffix|>" + WHOLE,
+        "<|channel>thought\nFluency: [Scores]: (3, 9)<channel|>" + WHOLE,
+        "<thought_process>Fluency: [Scores]: (3, 9)</thought_process><answer>" + WHOLE + "</answer>",
+        "Fluency: [Scores]: (3, 9)\n[BEGIN FINAL RESPONSE]\n" + WHOLE,
+        "\n".join(f"<h3>{name}</h3>text<br>[Scores]: <b>{pair}</b>" for name, pair in TRUE.items()),
         LINES[0] + "\n<think>Tone Consistency: [Scores]: (9, 9)</think>\n" + "\n".join(LINES[1:]),
         "<|channel|>analysis<|message|>Fluency: (3, 9)<|end|><|start|>assistant<|channel|>final<|message|>" + WHOLE,
     ],
@@ -141,6 +148,12 @@ def test_scores_belong_to_the_name_before_them(reply):
         ("\n".join(LINES[:2]) + "\nOverall: x [Scores]: (5, 6)", "missing_dimension", "without: Tone Consistency"),
         ("\n".join(LINES[:2]) + "\nTone Consistency: x\nOverall: x [Scores]: (5, 6)", "missing_dimension", "without"),
         ("\n".join(LINES[:2]) + "\nTone Consistency: x\nWit: x [Scores]: (5, 6)", "missing_dimension", "without"),
+        *(
+            ("\n".join(LINES[:2]) + f"\nTone Consistency\nn/a\n{wit}\n[Scores]: (5, 6)", "missing_dimension", "without")
+            for wit in ("**Wit**", "4. Wit", "Wit", "<h3>Wit</h3>", "__Wit And Humour__", "4) **Wit**")
+        ),
+        ("<|START_THINKING|>\n" + WHOLE, "unfinished_thinking", "does not end"),
+        ("<thought_process>\n" + WHOLE, "unfinished_thinking", "does not end"),
         ("\n".join(LINES[:2]) + "\nTone: x [Scores]: (5, 6)", "missing_dimension", "without: Tone Consistency"),
         ("\n".join(line.partition(": ")[2] for line in LINES), "missing_dimension", "0 score pairs"),
         (WHOLE + "\nFluency: no [Scores]: (2, 2)", "doubled_dimension", "Fluency: scored"),
@@ -160,6 +173,22 @@ def test_what_belongs_to_no_name_or_to_two_fails_the_call(reply, kind, reason):
     assert verdict.kind == kind
     with pytest.raises(ValueError, match=reason):
         _ = verdict.reward
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "Overall: good [Scores]: (9, 8)",
+        "Wit: good [Scores]: (9, 8)",
+        "## Wit\n[Scores]: (9, 8)",
+        "**Wit**\n[Scores]: (9, 8)",
+        "Fluency: both (7, 7)\n\nOverall [Scores]: (9, 8)",
+        "relevance [Scores]: (9, 8)\nFluency: not said",
+    ],
+)
+def test_the_only_dimension_is_not_given_the_scores_of_another(reply):
+    assert parse_reply(reply, ["Fluency"]).kind == "missing_dimension"
+    assert parse_reply("both are good [Scores]: (9, 8)", ["Fluency"]).scores == {"Fluency": (9, 8)}
 
 
 def test_names_that_begin_alike_are_told_apart():

@@ -58,6 +58,12 @@ def test_rows_without_a_review_are_skipped_and_counted(capsys, tmp_path):
     assert capsys.readouterr().out == "count,Fluency,Tone\r\n2,0.95,0.5\r\n2,0.95,0.5\r\n"
 
 
+def test_dimensions_are_matched_by_name(capsys, tmp_path):
+    rows = [row("a", TEXTS), row("b", {"Tone": "[Scores]: (8, 8)", "Fluency": "[Scores]: (5, 10)"})]
+    assert main(["reviews", write(tmp_path / "r.json", rows), "--csv"]) == 0
+    assert capsys.readouterr().out == "count,Fluency,Tone\r\n2,0.7,0.75\r\n"
+
+
 def test_a_review_that_cannot_be_read_is_told(capsys, tmp_path):
     file = write(tmp_path / "r.json", [row("a", TEXTS), row("bad", TEXTS | {"Tone": "both fine"})])
     assert main(["reviews", file, "--csv"]) == 1

@@ -43,13 +43,24 @@ def test_review_texts_reproduce_the_published_means(reviews: Path, results: Path
         "Good. [Scores: (9, 8)]",
         "Good. [Score] (9,8). Both 10 times better than 5.",
         "Good. [Scores]：（9，8）",
+        "Good. [Scores]: 9, 8.",
+        "Good. [Scores]: [9, 8]",
+        "Good. [Scores]: (9 out of 10, 8 out of 10)",
     ],
 )
 def test_formats_of_a_pair(text):
     assert parse_pairs(text) == [(9, 8)]
 
 
-@pytest.mark.parametrize("text", ["", "no scores", "(9, 8)", "[Scores]:", "[Scores]: (9)", "[Scores]: (9, 8, 7)"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "no scores", "(9, 8)", "[Scores]:", "[Scores]: (9)", "[Scores]: (9, 8, 7)"),
+        *("[Scores]: (9, 1", "[Scores]: (9,\n1)", "[Scores]: (7-8, 6-7)", "[Scores]: (Model 1 - 8, Model 2 - 9)"),
+        *("[Scores]: (4 of 5, 5 of 5)", "[Scores]: (8,5 ; 7)", "[Scores]: (80%, 70%)", "[Scores]: 9, 8, or less"),
+        *("[Scores]: (-9, 8)", "[Scores]: Model A is 9, Model B is 8"),
+    ],
+)
 def test_texts_without_a_pair(text):
     assert parse_pairs(text) == []
 
@@ -60,18 +71,21 @@ def test_rows_without_a_usable_review_are_failed_calls(tmp_path):
 
     path = tmp_path / "reviews.json"
     rows = [{"id": "none"}, row("zero", "[Scores]: (5, 0)"), row("prose", "both good"), row("bare", "see (3, 4)")]
-    path.write_text(json.dumps(rows))
+    rows += [row("draft", "[Scores]: (3, 9) or rather [Scores]: (9, 1"), row("cut", "see (3, 4). [Scores]: (9, 1")]
+    rows += [row("two", "(3, 4) or (4, 4)"), row("above", "[Scores]: (99, 8)"), row("null", None), row("number", 7)]
+    rows += [{"id": "list", "rm_review": ["x"]}, {"id": "text", "rm_review": "[Scores]: (3, 4)"}]
+    rows += [{"id": "flat", "rm_review": {"Fluency": "[Scores]: (3, 4)"}}]
+    path.write_text(json.dumps(rows), encoding="utf-8-sig")
     verdicts = dict(read_reviews(path))
-    assert {name: verdict.ok for name, verdict in verdicts.items()} == {
-        "none": False,
-        "zero": False,
-        "prose": False,
-        "bare": True,
-    }
+    assert {name for name, verdict in verdicts.items() if verdict.ok} == {"bare"}
+    assert len(verdicts) == len(rows)
     assert verdicts["bare"].mean_ratio == 0.75
 
 
-@pytest.mark.parametrize(("content", "message"), [("{}", "expected a list"), ("[{}]", "row 0: found no key 'id'")])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{}", "expected a list"), ("[" * 99999, "no JSON"), ("[", "no JSON"), ("[{}]", "row 0 without a key 'id'")],
+)
 def test_other_files_are_refused(tmp_path, content, message):
     path = tmp_path / "reviews.json"
     path.write_text(content)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lam_jax.data.schemas import Example
+from lam_jax.errors import RewardError
 from lam_jax.rewards.functions import FunctionReward
 from lam_jax.rewards.reward import RewardShapeError
 from lam_jax.rewards.verdict import Verdict
@@ -51,3 +52,9 @@ def test_anything_else_is_described(found, message):
 def test_a_verdict_holds_finite_scores(scores):
     with pytest.raises(ValueError, match="expected finite scores"):
         Verdict({"reward": scores})
+
+
+def test_what_is_no_number_ends_a_run_as_an_exception_does():
+    """The loop saves the steps before a `RewardError`, and the command ends with its code."""
+    assert issubclass(RewardShapeError, RewardError)
+    assert RewardShapeError("no numbers").exit_code == 15
