@@ -375,7 +375,7 @@ def test_tables_fit_into_80_columns(whole, tmp_path, monkeypatch):
         entry | {"agent": name, "set": key, "dimensions": long} for name in names for key in ("id", "ood")
     ]
     pair = {"first": names[0], "second": names[1], "set": "ood", "title": "t", "test": "sign test", "prompts": 1234}
-    pair |= {"unpaired": 0, "wins": 1000, "ties": 100, "losses": 134, "p_value": 1e-12, "win_rate": 0.9}
+    pair |= {"unpaired": 17, "wins": 1000, "ties": 100, "losses": 134, "p_value": 1e-12, "win_rate": 0.9}
     pair |= {"difference": {"mean": -0.1234, "low": -0.2234, "high": -0.0123}, "second_evaluation": None}
     result["comparisons"] = [pair]
     console = Console(width=80, file=(tmp_path / "out").open("w"), force_terminal=False)
@@ -388,3 +388,4 @@ def test_tables_fit_into_80_columns(whole, tmp_path, monkeypatch):
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
     assert re.search(r"1 - 2 ood\s+1,234\s+−0.123", text)
+    assert "without 17" in text
