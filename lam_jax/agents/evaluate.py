@@ -27,8 +27,9 @@ from lam_jax.agents.evaluation_rewards import (
     warn_of_judges,
 )
 from lam_jax.agents.load import load_folder
-from lam_jax.agents.pairs import comparisons
+from lam_jax.agents.pairs import comparisons, pairs_of
 from lam_jax.agents.run_folder import is_run_folder
+from lam_jax.data.layouts import RowParser
 from lam_jax.errors import BadSettingError, LamJaxError
 from lam_jax.evaluation.figures import AnswerText, call_figures, diversity_figures, score_figures, text_figures
 from lam_jax.evaluation.generate import Answered
@@ -37,7 +38,6 @@ from lam_jax.evaluation.verdict_file import failed_kinds, read_verdicts, score_r
 from lam_jax.hosts.start import start_process
 from lam_jax.parallel.multihost import all_agree, is_first
 from lam_jax.report.current import refresh_report
-from lam_jax.report.evaluations import read_evaluation
 from lam_jax.rewards import judge_store
 from lam_jax.rewards.embedding import embedder_identity, is_lexical, load_embedder
 from lam_jax.rewards.functions import FunctionReward, ScoreFunction
@@ -55,6 +55,8 @@ def evaluate_agent(
     out: str | Path | None = None,
     *,
     rows: str | Path | None = None,
+    image_root: str | Path | None = None,
+    parser: RowParser | None = None,
     reward: Reward | ScoreFunction | None = None,
     protocol: EvaluationProtocol | None = None,
     task: str | None = None,
@@ -74,7 +76,9 @@ def evaluate_agent(
         agents: a folder that `lam_jax.load` takes, or two. Of a run every agent of a task in an action space is
             evaluated, and latent is compared with token.
         out: folder of the evaluation; default: see `default_folder`.
-        rows: .json or .jsonl file that is answered; default: the tests of the run's own tasks.
+        rows: file or folder of rows that is answered; default: the tests of the run's own tasks.
+        image_root, parser: how `rows` are read: where relative paths of pictures start, and what makes an example of a
+            row; default: the file's folder, and a `RowParser`.
         reward: what scores, a `Reward` or a function as of `FunctionReward`; default: what scores the run's tests, or
             nothing where there is none.
         protocol: what is drawn; default: as the paper.
@@ -111,7 +115,8 @@ def evaluate_agent(
         reward = FunctionReward(reward)  # pyright: ignore[reportArgumentType]
     rows = None if rows is None else Path(rows)
     other = None if against is None else Path(against)
-    groups = [subjects_of(path, task, space, rows, reward, protocol.prompts) for path in paths]  # pyright: ignore[reportArgumentType]
+    reading = None if image_root is None else Path(image_root), parser
+    groups = [subjects_of(path, task, space, rows, reward, protocol.prompts, *reading) for path in paths]  # pyright: ignore[reportArgumentType]
     subjects = named_apart([subject for group in groups for subject in group])
     for part in {id(part.examples): part for _, part in _parts(subjects)}.values():
         if part.reward is not None:
@@ -124,9 +129,10 @@ def evaluate_agent(
         numbers = {id(subject): number for number, subject in enumerate(subjects, start=1)}
         targets = [folder.of(numbers[id(subject)], subject, part) for subject, part in _parts(subjects)]
 
-        def check() -> None:
-            if other is not None:
-                read_evaluation(other / RESULT)
+        split = [len(group) for group in groups]
+
+        def check() -> None:  # what would be refused when all answers are paid for
+            pairs_of(folder, [(_begun(*each), t) for each, t in zip(_parts(subjects), targets)], split, other)
             if identity is not None and not all(target.has(DIVERSITY, identity) for target in targets):
                 load_embedder(embedder)
 
@@ -140,9 +146,8 @@ def evaluate_agent(
                 _measure(target, subject, part, protocol, embedder, identity, (confidence, retry_failed, progress))
                 for target, (subject, part) in zip(targets, _parts(subjects), strict=True)
             ]
-            split = [len(group) for group in groups]
             result = _result(protocol, confidence, embedder, identity, measured)
-            result["comparisons"] = comparisons(folder, measured, split, other, confidence, protocol.seed)
+            result["comparisons"] = comparisons(folder, measured, split, other, confidence, protocol.seed, progress.say)
             folder.write(result)
             _show_in_runs(folder, subjects, result, progress)
             return result
@@ -239,6 +244,22 @@ def _line(answered: Answered, hashes: dict[str, str]) -> Record:
     return {"id": answered.example.id, "row": hashes[answered.example.id], "answers": answers}
 
 
+def _begun(subject: Subject, part: RowSet) -> Record:
+    """What of an entry is known before anything is answered."""
+    settings = subject.folder.settings
+    return {
+        "agent": subject.name,
+        "task": settings.task,
+        "space": settings.space,
+        "phase": settings.phase,
+        "set": part.key,
+        "title": part.title,
+        "prompts": len(part.examples),
+        "reward": reward_name(part.reward),
+        "reward_identity": reward_identity(part.reward),
+    }
+
+
 def _measure(
     target: SetFolder,
     subject: Subject,
@@ -251,18 +272,8 @@ def _measure(
     """The entry of an agent on a set of rows."""
     confidence, retry_failed, progress = options
     answers = target.read_answers(SCORED)
-    settings = subject.folder.settings
-    entry: Record = {
-        "agent": subject.name,
-        "task": settings.task,
-        "space": settings.space,
-        "phase": settings.phase,
-        "set": part.key,
-        "title": part.title,
-        "prompts": len(part.examples),
+    entry = _begun(subject, part) | {
         "samples": protocol.samples,
-        "reward": reward_name(part.reward),
-        "reward_identity": reward_identity(part.reward),
         "score": None,
         "dimensions": {},
         "calls": None,

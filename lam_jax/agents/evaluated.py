@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,17 +16,25 @@ from lam_jax.agents.evaluation_rewards import reward_identity
 from lam_jax.agents.load import find
 from lam_jax.agents.run_folder import CONFIG, RunAgent, is_run_folder, open_run_agent
 from lam_jax.agents.settings import AgentError, AgentFolder
+from lam_jax.data.bad_rows import BadRowError, Tally, pictures_of, tolerant
+from lam_jax.data.layouts import RowParser
 from lam_jax.data.schemas import Example, image_bytes
+from lam_jax.data.sources import RowSource
+from lam_jax.data.workers import picture_grid
 from lam_jax.errors import BadSettingError
+from lam_jax.models.processor import ImageSettings
 from lam_jax.parallel.multihost import barrier, is_first
 from lam_jax.pipeline.content import sources_of
 from lam_jax.pipeline.phases import STAGE_PHASES
+from lam_jax.pipeline.usable import usable
 from lam_jax.rewards.dimensions import RUBRICS
 from lam_jax.rewards.judge import JudgeReward, judges_of
 from lam_jax.rewards.judge_config import JudgeConfig
 from lam_jax.rewards.reward import Reward
 from lam_jax.tasks.task import Task
 from lam_jax.values import ValueFormError, decode, encode
+
+logger = logging.getLogger("lam_jax")
 
 ROWS = "rows"  # key of the set of a file of rows
 
@@ -78,7 +88,14 @@ class Subject:
 
 
 def subjects_of(
-    path: Path, task: str | None, space: str | None, rows: Path | None, reward: Reward | None, prompts: int | None
+    path: Path,
+    task: str | None,
+    space: str | None,
+    rows: Path | None,
+    reward: Reward | None,
+    prompts: int | None,
+    image_root: Path | None = None,
+    parser: RowParser | None = None,
 ) -> list[Subject]:
     """The agents of a folder: of a run every one that is fine-tuned at least, of another folder its only one.
 
@@ -88,6 +105,7 @@ def subjects_of(
         rows: file that is answered; None: the tests of the run's tasks.
         reward: what scores; None: what scores in the run, or nothing.
         prompts: of each set the first ones; None: all.
+        image_root, parser: of `rows`, as in `read_prompts`.
 
     Raises:
         AgentError: no such agent, no rows to answer, or rows that have changed since the run.
@@ -100,7 +118,7 @@ def subjects_of(
         run = folder if isinstance(folder, RunAgent) else None
         scores = reward if reward is not None or run is None else _reward_of(run.task)
         if rows is not None:
-            sets: tuple[RowSet, ...] = (_set(ROWS, rows.name, read_prompts(rows), scores, prompts),)
+            sets: tuple[RowSet, ...] = (_set(ROWS, rows.name, read_prompts(rows, image_root, parser), scores, prompts),)
         elif run is not None:
             sets = _tests(run, scores, prompts)
         else:
@@ -165,9 +183,51 @@ def _tests(agent: RunAgent, reward: Reward | None, prompts: int | None) -> tuple
             f"{agent.path}: the rows of task {task.name} are not those that the run was made on, so what was held out "
             "may have been trained on. Restore them, or evaluate on a file, as --rows FILE."
         )
-    return tuple(
-        _set(key, test.title, rows.read(data, test.split), reward, prompts) for key, test in task.tests.items()
-    )
+
+    def read(split: str) -> Sequence[Example]:
+        if agent.recipe.bad_rows == "skip":
+            return usable_rows(rows, data, task.name, split, agent.settings.image, prompts)
+        return rows.read(data, split)
+
+    return tuple(_set(key, test.title, read(test.split), reward, prompts) for key, test in task.tests.items())
+
+
+def usable_rows(
+    rows: RowSource, folder: Path, task: str, split: str, image: ImageSettings, prompts: int | None = None
+) -> list[Example]:
+    """The rows of a split that can be used, the first ones, as a run has them that skips the others.
+
+    Args:
+        rows, folder, task: where they come from.
+        split: which.
+        image: how pictures are decoded.
+        prompts: how many; None: all.
+
+    Raises:
+        AgentError: none can be used.
+    """
+    with tolerant() as tally:
+        read = rows.read(folder, split)
+        refused = len(tally.dropped)  # of the whole source, which the reader has told of
+        decoded = (example for example in usable(read, task, False, tally) if _decodes(example, image, tally))
+        kept = list(itertools.islice(decoded, prompts))
+    if lost := list(tally.dropped.values())[refused:]:
+        where = f"task {task}, split {split!r}"
+        logger.warning("%s: rows left out, as in the run: %d; the first one: %s", where, len(lost), lost[0].text)
+    if not kept:
+        raise AgentError(f"Task {task}: no row of the split {split!r} can be used: {tally}.")
+    return kept
+
+
+def _decodes(example: Example, image: ImageSettings, tally: Tally) -> bool:
+    """Whether the row's pictures can be read; else it goes on the tally."""
+    try:
+        for picture in pictures_of(example):
+            picture_grid(picture, image)
+    except BadRowError as error:
+        tally.drop(example.where, error.reason, error.text, error.picture)
+        return False
+    return True
 
 
 def _set(key: str, title: str, rows: Sequence[Example], reward: Reward | None, prompts: int | None) -> RowSet:
@@ -176,8 +236,10 @@ def _set(key: str, title: str, rows: Sequence[Example], reward: Reward | None, p
 
 
 def example_hash(example: Example) -> str:
-    """A hash of a row's messages and pictures; not of its id."""
+    """A hash of a row's messages and pictures, and of the facts that a judge is told; not of its id."""
     digest = hashlib.sha256(json.dumps([dict(message) for message in example.messages]).encode())
+    if example.facts:
+        digest.update(json.dumps(dict(example.facts), sort_keys=True, default=str).encode())
     for source in example.images:
         digest.update(hashlib.sha256(image_bytes(source, example.where)).digest())
     return digest.hexdigest()[:16]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from lam_jax.data.schemas import Example, require_reference
+from lam_jax.data.schemas import DataError, Example, require_reference
 from lam_jax.rewards.embedding import SimilarityReward
 from lam_jax.rewards.functions import WeightedReward
 from lam_jax.rewards.judge import JudgeReward, judges_of, warn_same_judge
@@ -54,12 +54,18 @@ def require_scorable(reward: Reward, examples: Sequence[Example]) -> None:
     """Finds before anything is answered what a reward cannot score.
 
     Raises:
-        DataError: a row without the reference answer that a reward needs.
+        DataError: a row without the reference answer or the facts that a reward needs.
         RewardShapeError, RewardError: a function that fails on the first row. A judge is not asked: that costs.
     """
     if _needs_reference(reward):
         for example in examples:
             require_reference(example)
+    for judge in judges_of(reward):
+        for example in examples:
+            if missing := [key for key in judge.rubric.facts if key not in (example.facts or {})]:
+                fix = "Add them, or ask the judge by another rubric."
+                expected = f"{', '.join(judge.rubric.facts)}, which the judge is told"
+                raise DataError(example.where, "facts", f"no {', '.join(missing)}", expected, fix)
     if not judge_models(reward):
         first = examples[0]
         text = first.reference if first.has_reference else first.prompt[-1]["content"]

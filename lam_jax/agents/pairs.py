@@ -1,6 +1,6 @@
 """Which agents of an evaluation are compared with which, and the comparisons."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ def comparisons(
     against: Path | None,
     confidence: float,
     seed: int,
+    say: Callable[[str], None] = lambda text: None,
 ) -> list[Record]:
     """Every comparison of an evaluation: latent with token of one task, one folder's agents with the other's.
 
@@ -35,9 +36,32 @@ def comparisons(
         against: folder of another evaluation.
         confidence: of the intervals.
         seed: of the bootstrap.
+        say: is told of agents that cannot be compared, since of no prompt the calls of both succeeded.
 
     Raises:
         AgentError: two folders or evaluations whose agents do not correspond, or that another reward scored.
+        RunFilesError: `against` is no evaluation.
+    """
+    out = []
+    for first, second in pairs_of(folder, measured, split, against):
+        if first[0]["score"] is None or second[0]["score"] is None:
+            continue
+        is_other = against is not None and second[1].root == against
+        if (found := _compared(first, second, is_other, confidence, seed)) is not None:
+            out.append(found)
+        else:
+            names = f"{first[0]['agent']} and {second[0]['agent']}, set {first[0]['set']}"
+            say(f"{names}: not compared, no answer of the same number is scored in both; calls of the reward failed.")
+    return out
+
+
+def pairs_of(
+    folder: EvaluationFolder, measured: Sequence[Measured], split: Sequence[int], against: Path | None
+) -> list[tuple[Measured, Measured]]:
+    """What is compared with what; of an entry agent, task, space, set and reward_identity suffice.
+
+    Raises:
+        AgentError: two folders or evaluations whose agents do not correspond, or that another reward scores.
         RunFilesError: `against` is no evaluation.
     """
     names = list(dict.fromkeys(entry["agent"] for entry, _ in measured))
@@ -51,12 +75,14 @@ def comparisons(
             for entry in read_evaluation(against / RESULT)["scores"]
         ]
         pairs += _matched(list(measured), other, f"{folder.path} and {against}")
-    out = []
-    for first, second in pairs:
-        if first[0]["score"] is None or second[0]["score"] is None:
-            continue
-        out.append(_compared(first, second, against is not None and second[1].root == against, confidence, seed))
-    return out
+    for (entry, _), (other, _) in pairs:
+        one, two = entry.get("reward_identity"), other.get("reward_identity")
+        if None not in (one, two) and (lines := differences(one, two, "reward")):
+            raise AgentError(
+                f"{entry['agent']} and {other['agent']} are scored by different rewards, so their scores do not "
+                f"compare: {'; '.join(lines[:5])}. Score both by one, as --reward or --judge."
+            )
+    return pairs
 
 
 def _spaces(measured: Sequence[Measured]) -> list[tuple[Measured, Measured]]:
@@ -86,13 +112,13 @@ def _matched(first: Sequence[Measured], second: Sequence[Measured], what: str) -
     return pairs
 
 
-def _compared(first: Measured, second: Measured, is_other: bool, confidence: float, seed: int) -> Record:
+def _compared(first: Measured, second: Measured, is_other: bool, confidence: float, seed: int) -> Record | None:
+    """The comparison; None: both answered the same rows, and failed calls left no pair of scores.
+
+    Raises:
+        AgentError: no row in common.
+    """
     (entry, target), (other, other_target) = first, second
-    if lines := differences(entry["reward_identity"], other["reward_identity"], "reward"):
-        raise AgentError(
-            f"{entry['agent']} and {other['agent']} are scored by different rewards, so their scores do not compare: "
-            f"{'; '.join(lines[:5])}. Score both by one, as --reward or --judge."
-        )
     hashes, other_hashes = target.row_hashes("answers"), other_target.row_hashes("answers")
     changed = {row for row, value in hashes.items() if other_hashes.get(row, value) != value}
 
@@ -102,6 +128,8 @@ def _compared(first: Measured, second: Measured, is_other: bool, confidence: flo
     try:
         found = compare(verdicts(target), verdicts(other_target), confidence, seed)
     except ValueError as error:
+        if (hashes.keys() & other_hashes.keys()) - changed:
+            return None
         raise AgentError(f"{entry['agent']} and {other['agent']}, set {entry['set']}: {error}.") from error
     figures = comparison_figures(found)
     figures["unpaired"] += len(changed)

@@ -49,6 +49,9 @@ class Build:
     """pcogalign: address of the OpenAI-compatible endpoint that writes missing golden answers, ending in /v1."""
     judge_model: str | None = None
     """pcogalign: the model's name there."""
+    judge_settings: tuple[str, ...] = ()
+    """pcogalign: further settings of the endpoint, NAME=VALUE, such as temperature=none, max_tokens=4096,
+    token_limit=max_completion_tokens or api_key_env=MY_KEY (`lam_jax.JudgeConfig`)."""
     with_picture: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """pcogalign: the model sees the picture too, not its description alone."""
 
@@ -59,6 +62,8 @@ class Build:
             raise ValueError(f"--rows: found {self.rows}, expected a number of rows, or 0 for all.")
         if (self.judge is None) != (self.judge_model is None):
             raise ValueError("--judge and --judge-model: found one of them, expected both or none.")
+        if self.judge_settings and self.judge is None:
+            raise ValueError("--judge-settings: expected --judge beside it.")
         task = self.kind in ("mmrole", "pcogalign")
         if task and len(self.sources) > 1:
             raise ValueError(f"SOURCES: found {len(self.sources)}, expected the one raw folder of {self.kind}.")
@@ -77,7 +82,8 @@ class Build:
 
     def _build(self) -> "dict[str, Built]":
         from lam_jax.corpora import kinds
-        from lam_jax.corpora.golden import GoldenWriter, build_pcogalign_golden
+        from lam_jax.corpora.golden import ANSWER, GoldenWriter, build_pcogalign_golden
+        from lam_jax.rewards.judge_config import judge_config
 
         sampling = self._sampling()
         raw = self.sources[0]
@@ -89,9 +95,12 @@ class Build:
             images = self.image_root or (raw / "images" if (raw / "images").is_dir() else raw)
             return {out: kinds.build_mmrole(raw, self.out, sampling, images, self.dialogues)}
         if self.kind == "pcogalign":
-            writer = (
-                GoldenWriter(self.judge, self.judge_model or "", with_picture=self.with_picture) if self.judge else None
-            )
+            writer = None
+            if self.judge is not None:
+                endpoint = judge_config(
+                    self.judge, str(self.judge_model), (f"max_tokens={ANSWER}", *self.judge_settings)
+                )
+                writer = GoldenWriter(endpoint, self.with_picture)
             return {out: build_pcogalign_golden(raw, self.out, sampling, self.image_root or raw, writer)}
         return {out: kinds.build_corpus(self.kind, self.sources, self.out, sampling, self.image_root)}
 

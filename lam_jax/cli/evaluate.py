@@ -21,8 +21,15 @@ class Evaluate:
     """A run, an exported agent, a Hugging Face Qwen2.5-VL, or a folder of `lam-jax convert`; two of them are compared
     on the same prompts."""
     rows: Path | None = None
-    """Rows, .json or .jsonl: {"id", "image" or "images", "messages"}; a last message of the assistant's is the
-    reference. Default: the tests of the run's own tasks."""
+    """Rows as `lam-jax generate` takes them; a last message of the assistant's is the reference. Default: the tests of
+    the run's own tasks."""
+    image_root: Path | None = None
+    """Of --rows: folder that relative paths of pictures start from, and that pictures must lie in. Default: that of the
+    file."""
+    picture_folders: tuple[str, ...] = ()
+    """Of --rows: further folders that pictures may lie in, absolute or behind links."""
+    facts: tuple[str, ...] = ()
+    """Of --rows: other columns that they may have; a judge's rubric may ask for them."""
     reward: tuple[str, ...] = ()
     """What scores: "similarity" (lexical, to the reference), `file.py:function` or `module:function`, each with
     =WEIGHT. Default: what scores the run's tests; of another agent nothing, unless there is a judge."""
@@ -83,6 +90,8 @@ class Evaluate:
             raise ValueError("--judge and --reward: found both, expected one of them.")
         if self.rubric is not None and self.judge is None:
             raise ValueError("--rubric: expected --judge beside it.")
+        if self.rows is None and (self.image_root or self.picture_folders or self.facts):
+            raise ValueError("--image-root, --picture-folders and --facts: expected --rows beside them.")
         if self.batch is not None and self.batch < 1:
             raise ValueError(f"--batch: found {self.batch}, expected at least 1.")
         for name in ("top_k", "diversity_top_k"):
@@ -94,6 +103,7 @@ class Evaluate:
     def run(self) -> int:
         """Evaluates, and prints the result as tables."""
         from lam_jax.agents.evaluate import default_folder, evaluate_agent
+        from lam_jax.data.layouts import RowParser
         from lam_jax.evaluation.protocol import EvaluationProtocol
         from lam_jax.parallel.multihost import is_first
         from lam_jax.report.evaluation_tables import evaluation_lines, evaluation_tables
@@ -101,11 +111,23 @@ class Evaluate:
         names = {field.name for field in dataclasses.fields(EvaluationProtocol)}
         values = {name: value for name, value in vars(self).items() if name in names}
         values |= {name: values[name] or None for name in ("top_k", "diversity_top_k")}
-        passed = ("rows", "task", "space", "embedder", "against", "confidence", "reference_writer", "batch", "mesh")
+        passed = (
+            "rows",
+            "image_root",
+            "task",
+            "space",
+            "embedder",
+            "against",
+            "confidence",
+            "reference_writer",
+            "batch",
+            "mesh",
+        )
         result = evaluate_agent(
             self.agents,
             self.out,
             reward=self._reward(),
+            parser=RowParser(self.facts, self.picture_folders),
             protocol=EvaluationProtocol(**values),
             retry_failed=self.retry_failed,
             **{name: getattr(self, name) for name in passed},

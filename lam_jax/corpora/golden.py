@@ -7,10 +7,8 @@ that fails leaves its row out: no answer is made up.
 
 import base64
 import dataclasses
-import hashlib
 import json
 import os
-import re
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,11 +22,17 @@ from lam_jax.data.readers import Drops
 from lam_jax.data.schemas import DataError, Where
 from lam_jax.data.splits import SEED, shuffled
 from lam_jax.errors import BadSettingError, LamJaxError
+from lam_jax.rewards.endpoint import Reply
+from lam_jax.rewards.judge_client import call_again
+from lam_jax.rewards.judge_config import JudgeConfig
+from lam_jax.rewards.judge_store import key_of
+from lam_jax.rewards.replies import Unreadable, without_thoughts
 from lam_jax.tasks.pcogalign import FILES, Placed, has_golden_answer, placed_rows, system_message, usable_rows
 from lam_jax.tasks.picture_files import picture_file
 
 SETS = ("HCMAS", "HCSHR")
 TRAINING_SHARE = 0.8
+ANSWER = 1024  # tokens of an answer at most, where the endpoint's settings say no other number
 MOST_FAILURES = 20  # calls in a row that fail before the build stops: an endpoint that refuses one refuses all
 
 
@@ -41,32 +45,19 @@ class GoldenWriter:
     """Who writes golden answers.
 
     Attributes:
-        base_url: of the endpoint, ending in /v1.
-        model: its name there.
-        api_key_env: environment variable with the key; servers of one's own need none.
-        temperature: of the answers; None leaves it to the server.
-        max_tokens: of an answer.
+        endpoint: how the model is reached and asked; settings of how scores are read mean nothing.
         with_picture: the picture is sent too; else the row's description of it alone.
-        timeout_s: seconds for one call.
-        max_retries: further tries of a call that broke off or was refused for the moment.
-        concurrency: calls under way at once.
     """
 
-    base_url: str
-    model: str
-    api_key_env: str = "OPENAI_API_KEY"
-    temperature: float | None = 0.0
-    max_tokens: int = 1024
+    endpoint: JudgeConfig
     with_picture: bool = False
-    timeout_s: float = 120.0
-    max_retries: int = 4
-    concurrency: int = 8
 
-    def __post_init__(self):
-        if not self.base_url.startswith(("http://", "https://")):
-            raise BadSettingError(
-                f"--judge: found {self.base_url!r}, expected an address such as http://localhost:8000/v1"
-            )
+    def as_values(self) -> dict[str, Any]:
+        """What answers depend on besides the rows, as JSON values."""
+        request = self.endpoint.body([{"role": "user", "content": ""}])
+        return {"request": {name: value for name, value in request.items() if name != "messages"}} | {
+            "with_picture": self.with_picture
+        }
 
 
 def golden_messages(row: dict[str, Any], picture: bytes | None = None) -> list[dict[str, Any]]:
@@ -97,25 +88,18 @@ def _media_type(data: bytes) -> str:
     return next((kind for start, kind in kinds if data.startswith(start)), "image/jpeg")
 
 
-def read_answer(choice: Any) -> str:
-    """The answer in a reply's choice, without what a thinking model thought before.
+def read_answer(reply: Reply) -> str:
+    """The answer in a reply, without what a thinking model thought before.
 
     Raises:
-      ValueError: the reply is cut off, empty, or was still thinking.
+      Unreadable: the call failed, or the reply is cut off, empty, or was still thinking.
     """
-    if choice.finish_reason not in (None, "stop"):
-        raise ValueError(f"the reply was cut off (finish_reason {choice.finish_reason!r})")
-    content = choice.message.content if choice.message is not None else None
-    if isinstance(content, list):
-        content = "".join(part.get("text", "") for part in content if isinstance(part, dict))
-    if not isinstance(content, str):
-        raise ValueError("the reply has no text")
-    answer = re.sub(r"<think>.*?</think>", "", content, flags=re.DOTALL)
-    if "<think>" in answer or "</think>" in answer:
-        raise ValueError("the reply ends before the model stopped thinking")
-    if not answer.strip():
-        raise ValueError("the reply is empty")
-    return answer.strip()
+    if reply.kind is not None:
+        raise Unreadable(reply.kind, reply.reason)
+    answer = without_thoughts(reply.text).strip()
+    if not answer:
+        raise Unreadable("empty", "the reply is empty")
+    return answer
 
 
 class Answers:
@@ -155,7 +139,7 @@ def fill_golden(
 
     Raises:
       GoldenError: the endpoint refuses every call.
-      BadSettingError: rows lack answers and there is no writer, or openai is not installed.
+      BadSettingError: rows lack answers and there is no writer.
     """
     missing = [placed for placed in rows if not has_golden_answer(placed[0])]
     made: dict[int, str] = {}
@@ -179,19 +163,9 @@ def fill_golden(
 def _ask_all(
     missing: Sequence[Placed], images: Path, writer: GoldenWriter, answers: Answers, drops: Drops
 ) -> dict[int, str]:
-    try:
-        import openai
-    except ImportError as error:
-        raise BadSettingError("--judge needs the package openai: pip install 'lam_jax[judge]'") from error
-    client = openai.OpenAI(
-        base_url=writer.base_url,
-        api_key=os.environ.get(writer.api_key_env) or "none",
-        timeout=writer.timeout_s,
-        max_retries=writer.max_retries,
-    )
+    config = writer.endpoint
     made: dict[int, str] = {}
     lock, failures = threading.Lock(), 0
-    fatal = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
     stopped = threading.Event()
 
     def ask(placed: Placed) -> None:
@@ -205,41 +179,37 @@ def _ask_all(
             with lock:
                 return drops.add(error.reason, where, error.detail)
         messages = golden_messages(row, picture)
-        key = hashlib.sha256(json.dumps([writer.model, writer.temperature, messages]).encode()).hexdigest()
+        body = config.body(messages)
+        key = key_of(body)
         answer = answers.get(key)
         if answer is None:
-            options: dict[str, Any] = {} if writer.temperature is None else {"temperature": writer.temperature}
-            try:
-                reply: Any = client.chat.completions.create(
-                    **{"model": writer.model, "messages": messages, "max_tokens": writer.max_tokens}, **options
-                )
-                if not reply.choices:
-                    raise ValueError("the reply has no choices")
-                answer = read_answer(reply.choices[0])
-            except fatal as error:
+            reply = call_again(config, body, stopped)
+            if reply.refused:
                 stopped.set()
                 raise GoldenError(
-                    f"{writer.base_url} refuses the model {writer.model!r}: {error}. Check the address, the model's "
-                    f"name and the key in ${writer.api_key_env}."
-                ) from error
-            except (openai.OpenAIError, ValueError, AttributeError, TypeError, KeyError) as error:
+                    f"{config.base_url} refuses the model {config.model!r}: {reply.reason}. Check the address, the "
+                    f"model's name and the key in ${config.api_key_env}."
+                )
+            try:
+                answer = read_answer(reply)
+            except Unreadable as why:
                 with lock:
                     failures += 1
-                    drops.add("no answer from the model", where, f"{type(error).__name__}: {error}")
+                    drops.add("no answer from the model", where, f"{why.kind}: {why.reason}")
                     if failures >= MOST_FAILURES:
                         stopped.set()
                         raise GoldenError(
-                            f"{writer.base_url}: found {failures} failed calls in a row, the last one with "
-                            f"{type(error).__name__}: {error}. Mend the endpoint, then run the same command again: "
-                            f"answers that came are kept in {answers.path}."
-                        ) from error
+                            f"{config.base_url}: found {failures} failed calls in a row, the last one with "
+                            f"{why.kind}: {why.reason}. Mend what it names, then run the same command again: answers "
+                            f"that came are kept in {answers.path}."
+                        ) from why
                 return
             answers.add(key, answer)
         with lock:
             failures = 0
             made[id(row)] = answer
 
-    with client, ThreadPoolExecutor(writer.concurrency) as pool:
+    with ThreadPoolExecutor(config.concurrency) as pool:
         calls = [pool.submit(ask, placed) for placed in missing]
         try:
             for call in calls:
@@ -301,18 +271,13 @@ def build_pcogalign_golden(
     """
     if out.resolve() == raw.resolve():
         raise BadSettingError(f"--out {out}: found the raw folder itself, expected a folder of its own.")
-    asked = (
-        None
-        if writer is None
-        else {"model": writer.model, "temperature": writer.temperature, "with_picture": writer.with_picture}
-    )
     arguments = {
         "kind": "pcogalign",
         "sources": sources_as_values([raw / f for f in sorted(p.name for p in raw.glob("*.json"))]),
         "images": str(images.resolve()),
         "seed": sampling.seed,
         "pixels": sampling.pixels,
-        "writer": asked,
+        "writer": None if writer is None else writer.as_values(),
     }
 
     def build(folder: Path) -> Built:

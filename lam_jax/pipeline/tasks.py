@@ -114,7 +114,8 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
         plan = Phase(phase, config.steps, evaluate=evaluate, evaluate_every=every, keep_best=keep_best)
         fitted = fit(plan, state, step, loader, run.tools(phase))
         warm = fitted.history[len(fitted.history) // 3 :]
-        speed: dict[str, float] = {name: float(np.median([r[name] for r in warm if name in r])) for name in SPEED}
+        times = {name: [r[name] for r in warm if name in r] for name in SPEED}
+        speed = {name: float(np.median(found)) if found else None for name, found in times.items()}
         prompts = PromptSize.of(resources.rl_prompts[task.name](validation).batch)
         flops = step_flops(agent.backbone.config, recipe.latent, recipe.method, config, prompts)
         return chosen_weights(fitted, recipe.rl.weights), best_record(fitted) | {

@@ -101,7 +101,7 @@ def _comparisons(rows: list[Row], places: dict[str, int]) -> Table:
     for label, row in zip(labels, rows, strict=True):
         made.add_row(
             escape(label),
-            number(row["prompts"], 0),
+            number(row["prompts"], 0) + (f"\n[dim]without {row['unpaired']}[/dim]" if row["unpaired"] else ""),
             _interval(row["difference"], " to "),
             *(number(row[key], 0) for key in ("wins", "ties", "losses")),
             number(row.get("win_rate"), 3),

@@ -10,7 +10,7 @@ import random
 import threading
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -319,6 +319,21 @@ def _spoken(reply: str) -> str:
         return without_thoughts(reply)
     except Exception:
         return ""
+
+
+def call_again(config: JudgeConfig, body: Mapping[str, Any], stop: threading.Event) -> Reply:
+    """A reply to a request that no judge asks, repeated while the endpoint refuses for now; keys are left out of it."""
+    reply = Reply(kind="stopped", reason="another call ended the work")
+    for retry in range(config.max_retries + 1):
+        if stop.is_set():
+            break
+        reply = endpoint.call(config.url, config.request_headers(), body, config.timeout_s)
+        reply = dataclasses.replace(reply, reason=redacted(reply.reason, config.secrets()))
+        pause = reply.wait_s if reply.wait_s is not None else _pause(retry)
+        if not reply.again or retry == config.max_retries or pause > LONGEST_PAUSE_S:
+            break
+        stop.wait(pause)
+    return reply
 
 
 def _pause(retry: int) -> float:

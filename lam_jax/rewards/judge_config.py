@@ -118,11 +118,13 @@ class JudgeConfig:
         address, question, query = self.base_url.partition("?")
         return f"{address.rstrip('/')}/chat/completions{question}{query}"
 
-    def body(self, messages: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-        """A request: what its reply depends on, and nothing else."""
+    def body(self, messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """A request: what its reply depends on, and nothing else; a content is a text or a list of parts."""
         first, *rest = map(dict, messages)
         if first["role"] == "system" and self.system_role == "none" and rest:
-            first = {"role": "user", "content": f"{first['content']}\n\n{rest.pop(0)['content']}"}
+            said, content = first["content"], rest.pop(0)["content"]
+            whole = f"{said}\n\n{content}" if isinstance(content, str) else [{"type": "text", "text": said}, *content]
+            first = {"role": "user", "content": whole}
         elif first["role"] == "system":
             first["role"] = self.system_role
         found: dict[str, Any] = {"model": self.model, "messages": [first, *rest], self.token_limit: self.max_tokens}

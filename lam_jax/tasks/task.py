@@ -99,10 +99,18 @@ def split_of(splits: Any, name: str, file: str) -> list[Example]:
     return getattr(splits, name)
 
 
+_TOLD: set[tuple[Any, ...]] = set()
+
+
 def report_drops(source: str, drops: Drops) -> None:
-    """Tells the log how many rows of a source were left out, by reason, and where the first of each stands."""
-    if not drops.total:
+    """Tells the log how many rows of a source were left out, by reason, and where the first of each stands.
+
+    The same of the same source is told once: each split that is read comes by here.
+    """
+    told = (source, *((reason, count, str(drops.first(reason))) for reason, count in sorted(drops.counts.items())))
+    if not drops.total or told in _TOLD:
         return
+    _TOLD.add(told)
     logger.warning("%s: %s", source, drops)
     for reason in sorted(drops.counts):
         if (first := drops.first(reason)) is not None:

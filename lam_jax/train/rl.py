@@ -77,12 +77,13 @@ class RLStep:
         jax.block_until_ready(state.trainable)
         done = time.monotonic()
         tokens = float(jnp.sum(batch.rollout.mask))
-        rollout_s, update_s = metrics.pop("generation_s"), done - self._collected
+        rollout_s, update_s = metrics.pop("generation_s", None), done - self._collected
+        # Of a rollout that an earlier session began it is not known how long it took.
+        generation = {} if rollout_s is None else {"rollout_s": rollout_s, "rollout_tokens_per_s": tokens / rollout_s}
         return metrics | {
-            "rollout_s": rollout_s,
+            **generation,
             "update_s": update_s,
             "rl_step_s": done - self._began,
-            "rollout_tokens_per_s": tokens / rollout_s,
             "update_tokens_per_s": tokens / update_s,
             "skipped_updates": float(self._skipped(batch)),
         }

@@ -157,7 +157,7 @@ class Collector:
             drawn: its prompts, from the host.
             step: of the phase.
         """
-        self._pending = Rolling(step, 0, drawn, pending.prompts, pending.rollout)
+        self._pending = Rolling(step, 0, drawn, pending.prompts, pending.rollout, None)
 
     def settle(self) -> None:
         """Waits until no thread asks the reward for anything, so that somebody else may."""
@@ -195,8 +195,9 @@ class Collector:
     def _rolling(
         self, state: TrainState, drawn: Collated, key: Array, attempt: int, step: int | None = None
     ) -> Rolling:
+        began = time.monotonic()
         prompts, out = self.roll_out(state, drawn.batch, key, attempt)
-        return Rolling(step or int(state.step) // self.config.updates + 1, attempt, drawn, prompts, out)
+        return Rolling(step or int(state.step) // self.config.updates + 1, attempt, drawn, prompts, out, began)
 
     def _scored(self, rolling: Rolling) -> tuple[RLBatch, Metrics, Failures]:
         drawn, out = rolling.drawn, rolling.out
@@ -218,7 +219,7 @@ class Collector:
             "tokens_cut": float(drawn.cuts.tokens),
             "logp_gap": float(masked_mean(out.logp_gap, out.mask)),
             "informative_groups": float((active & (advantages != 0)).any(axis=1).mean()),
-            "generation_s": rolling.generation_s,
+            **({} if rolling.generation_s is None else {"generation_s": rolling.generation_s}),
             "reward_s": rolling.reward_s,
             "reward_wait_s": waited,
             **_judge_totals(self.reward),

@@ -26,12 +26,19 @@ class Rolling:
         drawn: its prompts, from the host.
         prompts: the same on the mesh, filled up.
         out: the rollout, which may still be computed.
+        began: when it was asked for (`time.monotonic()`): what it takes counts from then on, tracing and what a backend
+            does not do in the background included; None: in an earlier session, so that its seconds are not known.
+
+    Attributes:
+        generation_s: seconds until it was complete; None: not known.
+        reward_s: seconds of its scoring.
     """
 
-    def __init__(self, step: int, number: int, drawn: Collated, prompts: Batch, out: Rollout):
+    def __init__(self, step: int, number: int, drawn: Collated, prompts: Batch, out: Rollout, began: float | None):
         self.step, self.number, self.drawn, self.prompts, self.out = step, number, drawn, prompts, out
-        self.generation_s = self.reward_s = 0.0
-        self._began = time.monotonic()
+        self.generation_s: float | None = None
+        self.reward_s = 0.0
+        self._began = began
         self._asked: Future[Asked] | None = None
 
     def begin(self, decode: Decode, reward: Reward) -> None:
@@ -52,7 +59,7 @@ class Rolling:
     def _ask(self, decode: Decode, reward: Reward) -> Asked:
         jax.block_until_ready(self.out)
         generated = time.monotonic()
-        self.generation_s = generated - self._began
+        self.generation_s = None if self._began is None else generated - self._began
         with _one_at_a_time:
             found = ask(self.out.tokens, self.out.mask, self.drawn.examples, decode, reward)
         self.reward_s = time.monotonic() - generated

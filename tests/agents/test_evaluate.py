@@ -242,6 +242,33 @@ def test_failed_calls_are_dropped_counted_and_never_scored(folders, rows, whole,
     assert entry["score"] == json.loads((whole / "evaluation.json").read_text())["scores"][0]["score"]
 
 
+def test_agents_without_a_pair_of_scores_are_not_compared_and_keep_their_result(folders, rows, tmp_path, capsys):
+    """Of one agent only the calls of sample 0 succeeded, of the other those of sample 1: what was paid for stays."""
+    args = arguments([folders[0], folders[1]], rows, tmp_path / "two")
+    assert main(args) == 0
+    for number, name in enumerate(("1_hf", "2_latent")):
+        verdicts = tmp_path / "two" / name / "rows" / "verdicts.jsonl"
+        kept = [
+            line if line["sample"] == number else {"id": line["id"], "sample": line["sample"], "error": "x"}
+            for line in lines(verdicts)
+        ]
+        verdicts.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    (tmp_path / "two" / "evaluation.json").unlink()
+    code, text, said = call(args, capsys)
+    result = json.loads((tmp_path / "two" / "evaluation.json").read_text())
+    assert (code, result["comparisons"]) == (0, [])
+    assert [entry["calls"]["failed"] for entry in result["scores"]] == [ROWS, ROWS]
+    assert "hf and latent, set rows: not compared" in text + said
+
+
+def test_other_rewards_are_refused_before_anything_is_answered(folders, rows, whole, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(module, "load_folder", lambda *_: pytest.fail("loaded the agent"))
+    args = arguments(folders[0], rows, tmp_path / "out", "--against", str(whole))
+    args[args.index("--reward") + 1] = "similarity"
+    code, _, err = call(args, capsys)
+    assert (code, "are scored by different rewards" in err) == (2, True), err
+
+
 def test_without_a_reward_only_texts_are_measured_and_rows_are_needed(folders, rows, tmp_path, capsys):
     args = arguments(folders[0], rows, tmp_path / "out")
     at = args.index("--reward")
@@ -348,7 +375,7 @@ def test_tables_fit_into_80_columns(whole, tmp_path, monkeypatch):
         entry | {"agent": name, "set": key, "dimensions": long} for name in names for key in ("id", "ood")
     ]
     pair = {"first": names[0], "second": names[1], "set": "ood", "title": "t", "test": "sign test", "prompts": 1234}
-    pair |= {"unpaired": 0, "wins": 1000, "ties": 100, "losses": 134, "p_value": 1e-12, "win_rate": 0.9}
+    pair |= {"unpaired": 17, "wins": 1000, "ties": 100, "losses": 134, "p_value": 1e-12, "win_rate": 0.9}
     pair |= {"difference": {"mean": -0.1234, "low": -0.2234, "high": -0.0123}, "second_evaluation": None}
     result["comparisons"] = [pair]
     console = Console(width=80, file=(tmp_path / "out").open("w"), force_terminal=False)
@@ -361,3 +388,4 @@ def test_tables_fit_into_80_columns(whole, tmp_path, monkeypatch):
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
     assert re.search(r"1 - 2 ood\s+1,234\s+−0.123", text)
+    assert "without 17" in text

@@ -2,15 +2,18 @@
 
 import json
 import random
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from lam_jax.cli import main
 from lam_jax.corpora.build import Sampling
 from lam_jax.corpora.built import BuiltRows
 from lam_jax.corpora.golden import GoldenError, GoldenWriter, build_pcogalign_golden, golden_messages, read_sets
 from lam_jax.errors import BadSettingError
+from lam_jax.rewards.judge_config import JudgeConfig
 from lam_jax.tasks.pcogalign import FILES, PCogAlignRows
 from tests.corpora.made import picture
 
@@ -86,7 +89,7 @@ def raw(tmp_path):
 
 
 def writer(server, **changes):
-    return GoldenWriter(server.url, "writer", **({"max_retries": 0, "concurrency": 2} | changes))
+    return GoldenWriter(JudgeConfig(server.url, "writer", **({"max_retries": 0, "concurrency": 2} | changes)))
 
 
 def golden(folder, name):
@@ -179,3 +182,21 @@ def test_what_the_writer_is_shown():
     picture_part, text_part = golden_messages(row("What now?"), picture())[1]["content"]
     assert picture_part["image_url"]["url"].startswith("data:image/jpeg;base64,")
     assert text_part["text"] == user["content"]
+
+
+def test_the_endpoint_is_asked_as_a_judge_is(raw, server, tmp_path, monkeypatch):
+    """No package is needed for it, a key is sent and never shown, and what a model refuses is a setting."""
+    monkeypatch.setitem(sys.modules, "openai", None)
+    monkeypatch.setenv("MY_KEY", "sk-very-secret")
+    refused = {"finish_reason": "stop", "message": {"content": "ok", "refusal": "not with sk-very-secret"}}
+    server.reply = lambda question, call: refused if question == "r0" else f"Answer to {question}"
+    settings = ["--judge-settings", "api_key_env=MY_KEY", "temperature=none", "token_limit=max_completion_tokens"]
+    command = ["data", "build", "pcogalign", str(raw), "--out", str(tmp_path / "out"), "--judge", server.url]
+    with pytest.raises(SystemExit):  # without settings of an endpoint there is none
+        main([*command[:6], "--judge-settings", "seed=1"])
+    assert main([*command, "--judge-model", "writer", *settings]) == 0
+    assert golden(tmp_path / "out", FILES[1]) == {"t0": "Answer to t0"}
+    assert all(body["max_completion_tokens"] == 1024 for body in server.bodies)
+    assert not any(body.keys() & {"temperature", "max_tokens"} for body in server.bodies)
+    assert "no answer from the model" in (tmp_path / "out" / "drops.jsonl").read_text()
+    assert not any(b"very-secret" in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())

@@ -7,6 +7,7 @@ from lam_jax.data.readers import Drops
 from lam_jax.data.schemas import DataError, Where
 from lam_jax.data.splits import cut, hold_out, shuffled
 from lam_jax.recipes import paper
+from lam_jax.tasks import task
 from lam_jax.tasks.mmrole import MMRoleRows, mmrole_examples, process_raw, read_mmrole
 from lam_jax.tasks.pcogalign import FILES, pcogalign_examples, pcogalign_splits, read_pcogalign
 from tests.tasks.made_rows import PROFILE, help_row, write_mmrole
@@ -188,10 +189,15 @@ def test_every_split_that_a_published_recipe_names_is_read(raw, task):
         own.rows.read(raw, "validation")
 
 
-def test_mmrole_rows_say_what_was_dropped(raw, caplog):
+def test_mmrole_rows_say_what_was_dropped(raw, caplog, monkeypatch):
+    monkeypatch.setattr(task, "_TOLD", set())
     with caplog.at_level("WARNING", "lam_jax"):
         MMRoleRows(str(raw), str(raw)).read(raw, "sft")
     assert "4 rows dropped (1 empty conversation, 1 missing image" in caplog.text
+    told = caplog.text
+    with caplog.at_level("WARNING", "lam_jax"):
+        MMRoleRows(str(raw), str(raw)).read(raw, "rl")
+    assert caplog.text == told, "once, not for each split"
     with pytest.raises(DataError, match=r"no rows for 'sft'; 47 rows dropped \(.*45 missing image"):
         MMRoleRows(str(raw), str(raw / "elsewhere")).read(raw, "sft")
 

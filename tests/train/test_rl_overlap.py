@@ -16,6 +16,7 @@ from lam_jax.runs.metrics import MetricsWriter, comparable
 from lam_jax.runs.phase_checkpoint import PhaseSaver
 from lam_jax.runs.progress import Progress
 from lam_jax.runs.tools import Tools
+from lam_jax.train import rl_collect
 from lam_jax.train.loop import Phase, fit
 from tests.train.made_phase import StopAt
 from tests.train.made_rl import config, make_with, prompts, share_of_even_tokens
@@ -124,6 +125,24 @@ def test_the_next_rollout_is_drawn_while_the_reward_answers(tmp_path):
     assert metrics["failed_rewards"] == 0
     assert len(count) == 2
     assert batch.mask.any()
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_seconds_of_a_rollout_are_all_of_it(tmp_path, monkeypatch, overlap):
+    """What a backend does before it hands out arrays counts; what an earlier session did is not made up."""
+    real = rl_collect.run_rollout
+
+    def slow(*args):
+        time.sleep(0.1)
+        return real(*args)
+
+    monkeypatch.setattr(rl_collect, "run_rollout", slow)
+    settings = dataclasses.replace(SETTINGS, overlap_scoring=overlap)
+    with pytest.raises(PreemptedError):
+        train(tmp_path, stop=2, settings=settings)
+    history = train(tmp_path, settings=settings).history
+    assert [record.get("rollout_s", 0.1) >= 0.1 for record in history] == [True] * STEPS
+    assert ["rollout_tokens_per_s" in record for record in history] == [True, not overlap, True]
 
 
 class iter_of:
