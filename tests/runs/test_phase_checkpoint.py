@@ -18,6 +18,14 @@ from tests.train.made_phase import STEPS, StopAt, TwoUpdates, gradient_step, new
 WORKS = {"plain": gradient_step, "two updates": TwoUpdates()}
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_is_heard():
+    """Also where the tests run in the background of a script, whose shell has them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_an_evaluation_without_a_reward_is_made_up_for(tmp_path, whole, monkeypatch):
     """The second fails, then the last: each time what is done is saved, and the run goes on with the evaluation."""
     made = []
