@@ -7,7 +7,7 @@ from lam_jax.cpu.host_memory import keep_host_memory
 from lam_jax.hosts.compilation import keep_compiled_programs
 from lam_jax.hosts.platforms import leave_absent_devices_out
 from lam_jax.parallel.patience import patient_environment
-from lam_jax.parallel.processes import Place, start
+from lam_jax.parallel.processes import Place, find_place, start
 
 
 @functools.cache
@@ -20,7 +20,7 @@ def start_process() -> Place | None:
         StartUpError: see `lam_jax.parallel.processes.start`.
     """
     leave_absent_devices_out()
-    os.environ.update(patient_environment(os.environ))
+    os.environ.update(patient_environment(os.environ, find_place(os.environ) is not None))
     place = start()
     keep_compiled_programs()
     keep_host_memory()

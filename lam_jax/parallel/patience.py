@@ -20,8 +20,11 @@ THREADS_PER_DEVICE = 4
 DEVICES = re.compile(r"--xla_force_host_platform_device_count=(\d+)")
 
 
-def patient_environment(environment: Mapping[str, str]) -> dict[str, str]:
+def patient_environment(environment: Mapping[str, str], several_processes: bool = False) -> dict[str, str]:
     """The time-out and, where XLA_FLAGS ask for several CPU devices, the threads; what is set already stays.
+
+    Several processes keep the threads that they have: gloo, through which their devices talk, takes collectives in the
+    order in which they come, and more threads may start them in another order on each process (seen once).
 
     Empty unless there may be several CPU devices. jax reads both when its devices are first asked for.
     """
@@ -30,7 +33,7 @@ def patient_environment(environment: Mapping[str, str]) -> dict[str, str]:
     if devices is None and environment.get("JAX_PLATFORMS") != "cpu":
         return {}
     found = {"XLA_FLAGS": patient(flags)}
-    if devices is not None and int(devices[1]) > 1 and THREADS not in environment:
+    if devices is not None and int(devices[1]) > 1 and THREADS not in environment and not several_processes:
         found[THREADS] = str(THREADS_PER_DEVICE * int(devices[1]))
     return found
 

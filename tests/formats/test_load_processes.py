@@ -46,7 +46,7 @@ def test_each_process_reads_its_half_and_together_they_save_all(tmp_path: Path):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
-    settings = several_devices(4) | {"JAX_PLATFORMS": "cpu"}
+    settings = several_devices(4, processes=2) | {"JAX_PLATFORMS": "cpu"}
     environment = {**os.environ, **settings, "PYTHONPATH": str(Path(__file__).parents[2])}
     processes = [
         subprocess.Popen(

@@ -35,3 +35,7 @@ def test_a_number_of_threads_of_ones_own_stays():
 def test_one_device_keeps_the_threads_that_it_has():
     assert THREADS not in patient_environment({"JAX_PLATFORMS": "cpu"})
     assert patient_environment({}) == {}
+
+
+def test_several_processes_keep_the_threads_that_they_have():
+    assert THREADS not in patient_environment(EIGHT, several_processes=True)

@@ -30,7 +30,7 @@ def launch(folder: Path, module: str, arguments: list[str], devices: int, proces
     base = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        **several_devices(devices),
+        **several_devices(devices, processes=processes),
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # little is computed: compiling takes most of the time
         "PYTHONPATH": str(ROOT),
     }

@@ -55,7 +55,11 @@ class Child:
     """A started run; `at` is the update that it has announced last."""
 
     def __init__(self, folder: Path, log: Path, devices: int = 1, number: int | None = None, address: str = ""):
-        environment = os.environ | several_devices(devices) | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+        environment = (
+            os.environ
+            | several_devices(devices, processes=2 if address else 1)
+            | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+        )
         # Compiled programs are kept as those of the tests are: most of a start would be compilation.
         cache = {"CACHE_DIR": str(ROOT / ".jax_cache"), "CACHE_MAX_SIZE": str(2 * 2**30)}
         environment = {f"JAX_COMPILATION_{name}": value for name, value in cache.items()} | environment
