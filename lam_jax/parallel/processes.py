@@ -144,6 +144,10 @@ def start(environment: Mapping[str, str] = os.environ) -> Place | None:
             f"Could not join the run as {place}: {str(error).splitlines()[0]}. Check that the coordinator's host and "
             "port can be reached from here and that every process was started with the same number of processes."
         ) from error
+    if jax.default_backend() == "cpu":
+        # Seen: programs read back from the compilation cache start collectives in another order on each process, and
+        # gloo, which takes them as they come, ends the run ("Received data size doesn't match expected size").
+        jax.config.update("jax_enable_compilation_cache", False)
     return dataclasses.replace(place, count=jax.process_count(), index=jax.process_index())
 
 

@@ -1,8 +1,9 @@
 """Where a process finds out what it is part of; no network is used."""
 
+import jax
 import pytest
 
-from lam_jax.parallel.processes import Place, StartUpError, find_place
+from lam_jax.parallel.processes import Place, StartUpError, find_place, start
 
 ADDRESS = {"LAM_JAX_COORDINATOR": "host0:8476", "LAM_JAX_PROCESSES": "4"}
 SLURM = {
@@ -44,3 +45,15 @@ def test_place(environment, expected):
 def test_incomplete_environment_is_refused(environment, message):
     with pytest.raises(StartUpError, match=message):
         find_place(environment)
+
+
+@pytest.mark.parametrize(("backend", "read_back"), [("cpu", False), ("tpu", True)])
+def test_several_processes_on_cpus_read_no_program_back(monkeypatch, backend, read_back):
+    told = {}
+    monkeypatch.setattr(jax.config, "update", lambda name, value: told.update({name: value}))
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: None)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert start({}) is None
+    assert not told
+    assert start(ADDRESS | {"LAM_JAX_PROCESS": "3"}) == Place("explicit", "host0:8476", 1, 0)  # as jax counts them
+    assert told.get("jax_enable_compilation_cache", True) is read_back
