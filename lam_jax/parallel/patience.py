@@ -24,7 +24,8 @@ def patient_environment(environment: Mapping[str, str], several_processes: bool 
     """The time-out and, where XLA_FLAGS ask for several CPU devices, the threads; what is set already stays.
 
     Several processes keep the threads that they have: gloo, through which their devices talk, takes collectives in the
-    order in which they come, and more threads may start them in another order on each process (seen once).
+    order in which they come, and more threads may start them in another order on each process. (Seen once; whether it
+    was the threads or programs read back from the compilation cache, which `processes.start` ends, is not known.)
 
     Empty unless there may be several CPU devices. jax reads both when its devices are first asked for.
     """
