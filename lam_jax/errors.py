@@ -5,7 +5,7 @@
 | 0 | finished |
 | 1 | an error that is not listed here |
 | 2 | bad flag or bad configuration (`BadSettingError`) |
-| 3 | the output folder belongs to another configuration (`OtherConfigurationError`) |
+| 3 | the output folder holds what another configuration made (`OtherConfigurationError`) |
 | 4 | the output folder is in use by another process (`RunFolderBusyError`) |
 | 5 | no space left for a checkpoint or a log (`NoSpaceError`) |
 | 6 | no usable checkpoint: all are damaged (`DamagedCheckpointError`) |

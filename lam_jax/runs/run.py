@@ -53,6 +53,7 @@ from lam_jax.runs.watching import Watching
 from lam_jax.values import differences, encode, hash_json
 
 logger = logging.getLogger("lam_jax")
+LOCK = ".lock"
 _REMEDIES = {
     errno.EACCES: "Give this user the right to write there. Or: ",
     errno.EPERM: "Give this user the right to write there. Or: ",
@@ -124,7 +125,7 @@ class Run:
 
         Raises:
             BadSettingError: `save_every` below 0.
-            OtherConfigurationError: the folder belongs to another configuration, or holds something else.
+            OtherConfigurationError: the folder holds what another configuration made, or something else.
             RunFolderBusyError: another process has it open.
             SinkError: a sink of `watching` cannot be opened.
             UnwritableFolderError, NoSpaceError: it cannot be made or written.
@@ -162,8 +163,9 @@ class Run:
 
     def _open(self, config: Any) -> list[Sink]:
         try:
-            self._claim(config)
+            self._make()
             self._lock = self._acquire()
+            self._claim(config)
             self.phases.mkdir(exist_ok=True)
             remove_unfinished(self.phases)
             # Here, where all processes hear of a damaged file, and not when the first phase begins.
@@ -212,6 +214,15 @@ class Run:
     def _phase_checkpoints(self, name: str) -> Path:
         return self.folder / "phase_checkpoints" / name
 
+    def _make(self) -> None:
+        # A process that was killed before it wrote config.json leaves the lock's file alone.
+        found = [path.name for path in self.folder.iterdir()] if self.folder.exists() else []
+        if "config.json" not in found and any(not name.startswith(LOCK) for name in found):
+            raise OtherConfigurationError(
+                f"{self.folder} is not empty and holds no run (no config.json). Choose another output folder."
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+
     def _claim(self, config: Any) -> None:
         file = self.folder / "config.json"
         if file.exists():
@@ -224,21 +235,21 @@ class Run:
                 ) from error
             lines = differences(found, json.loads(json.dumps(config)))
             refused = [line for line in lines if not self._may_change(line.partition(": ")[0])]
-            if refused:
+            if refused and not self._is_unused():
                 more = f"; and {len(refused) - 5} more" if len(refused) > 5 else ""
                 raise OtherConfigurationError(
                     f"{self.folder} belongs to a run with another configuration: {'; '.join(refused[:5])}{more}. "
                     "Choose another output folder, use the same flags, or delete the folder."
                 )
             if lines:
-                self._write_config(config, [*content.get("changes", ()), lines])
+                self._write_config(config, [] if refused else [*content.get("changes", ()), lines])
             return
-        if self.folder.exists() and any(self.folder.iterdir()):
-            raise OtherConfigurationError(
-                f"{self.folder} is not empty and holds no run (no config.json). Choose another output folder."
-            )
-        self.folder.mkdir(parents=True, exist_ok=True)
         self._write_config(config, [])
+
+    def _is_unused(self) -> bool:
+        """Whether nothing there was made under its configuration: a start that failed does not bind the folder."""
+        kept = [*self.folder.glob("phases/*"), *self.folder.glob("phase_checkpoints/*/*")]
+        return not kept and not read_metrics(self.folder / "metrics.jsonl")
 
     def _write_config(self, config: Any, changes: list[Any]) -> None:
         content = {"fingerprint": hash_json(config), "config": config}
@@ -251,7 +262,7 @@ class Run:
 
     def _acquire(self) -> Lock:
         try:
-            return acquire(self.folder / ".lock")
+            return acquire(self.folder / LOCK)
         except HeldError as error:
             raise RunFolderBusyError(
                 f"{self.folder} is in use by {error}. Wait until it ends or choose another output folder."

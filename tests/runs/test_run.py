@@ -129,12 +129,34 @@ def test_compile_clock_stops_with_its_block():
 
 
 def test_folder_of_another_configuration_is_refused_with_the_entries(tmp_path):
-    open_run(tmp_path / "run").close()
+    with open_run(tmp_path / "run") as run:
+        run.phase("one", lambda: ({}, {}))
     other = Config(seed=1, inner=Inner(lr=2e-3))
     with pytest.raises(OtherConfigurationError) as error:
         open_run(tmp_path / "run", other)
     assert "seed: found 0, expected 1; inner.lr: found 0.001, expected 0.002." in str(error.value)
     open_run(tmp_path / "run").close()
+
+
+def test_a_start_that_made_nothing_does_not_bind_the_folder(tmp_path):
+    open_run(tmp_path / "run").close()
+    open_run(tmp_path / "run", Config(seed=1)).close()
+    content = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert content["config"]["seed"] == 1
+    assert "changes" not in content
+    with open_run(tmp_path / "run", Config(seed=1)), pytest.raises(RunFolderBusyError):
+        open_run(tmp_path / "run", Config(seed=2))
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == content
+
+
+@pytest.mark.parametrize("left", ["phase_checkpoints/stage1_inverse/4/state", "metrics.jsonl"])
+def test_what_an_unfinished_phase_left_binds_the_folder(tmp_path, left):
+    open_run(tmp_path / "run").close()
+    file = tmp_path / "run" / left
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text('{"phase": "one", "step": 1}\n')
+    with pytest.raises(OtherConfigurationError, match="seed: found 0, expected 1"):
+        open_run(tmp_path / "run", Config(seed=1))
 
 
 def test_folder_that_is_no_run_is_refused(tmp_path):
