@@ -23,7 +23,7 @@ NEWEST ?= $(shell for p in python3.13 python3.12; do \
     $$p -c 'import sys, venv, ensurepip' 2>/dev/null && { echo $$p; break; }; done)
 NEWEST_VENV ?= .venv-newest
 # What `.ci/run` takes of it: the C kernel, decoding, every training step.
-IN_BRIEF := tests/nn tests/rollout tests/train/test_stages.py
+IN_BRIEF := tests/nn tests/rollout tests/train/test_stages.py tests/rewards/test_review_tables.py
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Two workers: compilation by XLA, which most of the time goes to, uses one core each.

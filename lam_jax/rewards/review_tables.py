@@ -2,9 +2,11 @@
 
 import csv
 import dataclasses
+import functools
 import io
 import math
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from lam_jax.data.schemas import DataError, Where
@@ -59,8 +61,7 @@ def review_table(path: Path) -> ReviewTable:
         if verdict.ok and set(verdict.scores) != set(names):
             found = f"dimensions {list(verdict.scores)} in row {identifier!r}"
             raise DataError(Where(str(path)), "rm_review", found, f"{names} as in the rows before", "Split the file.")
-    # Added up in the order of the rows: then the published digits come out, the last one included.
-    means = {name: sum(verdict.ratios[name] for verdict in scored) / len(scored) for name in names}
+    means = {name: _in_order(verdict.ratios[name] for verdict in scored) / len(scored) for name in names}
     return ReviewTable(
         str(path),
         len(scored),
@@ -68,6 +69,14 @@ def review_table(path: Path) -> ReviewTable:
         sum(verdict.kind == "no_review" for _, verdict in rows),
         {identifier: str(v.error) for identifier, v in rows if not v.ok and v.kind != "no_review"},
     )
+
+
+def _in_order(values: Iterable[float]) -> float:
+    """The plain sum in the order of the rows, which gives the published digits, the last one included.
+
+    From Python 3.12 on `sum` compensates for rounding, and its last digit differs.
+    """
+    return functools.reduce(operator.add, values, 0.0)
 
 
 def as_csv(tables: Sequence[ReviewTable]) -> str:

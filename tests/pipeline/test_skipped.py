@@ -146,7 +146,8 @@ def test_counts_of_rows_that_every_process_made():
 
 def test_a_run_that_a_bad_row_ended_may_go_on_with_skip_and_nothing_else_may_change(files):
     def claim(made):
-        _run(made, files / "run", 0, None, False, None).close()
+        with _run(made, files / "run", 0, None, False, None) as run:
+            run.phase("data", lambda: ({}, {}))
 
     claim(recipe(files))
     claim(recipe(files, bad_rows="skip", max_bad_share=0.1))
