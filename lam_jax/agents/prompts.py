@@ -15,7 +15,7 @@ from PIL import Image
 from lam_jax.agents.settings import AgentSettings
 from lam_jax.data.chat import ChatEncoder
 from lam_jax.data.collator import Collated, Collator, CollatorConfig
-from lam_jax.data.schemas import DataError, Example, ImageSource, Message, Where, describe, field, image_bytes
+from lam_jax.data.schemas import DataError, Example, Message, Where, describe, field, image_bytes
 from lam_jax.data.tags import Content, place_pictures
 from lam_jax.models.decoding import read_rgb, read_upright
 from lam_jax.models.positions import image_layout
@@ -95,7 +95,7 @@ def prompt_of(question: str | Sequence[Message], image: Picture | Sequence[Pictu
     where = Where(name)
     messages = ({"role": "user", "content": question},) if isinstance(question, str) else tuple(question)
     pictures = () if image is None else (image,) if isinstance(image, str | Path | bytes | Image.Image) else image
-    sources = tuple(_source(picture, where, index) for index, picture in enumerate(pictures))
+    sources = tuple(picture_bytes(picture, where, index) for index, picture in enumerate(pictures))
     roles = [field(message, "role", str, where) for message in messages]
     contents = [Content(field(message, "content", str, where)) for message in messages]
     placed, places, _ = place_pictures(roles, contents, len(sources), where, "messages", tags_are_text=True)
@@ -106,7 +106,13 @@ def prompt_of(question: str | Sequence[Message], image: Picture | Sequence[Pictu
     return example
 
 
-def _source(picture: Any, where: Where, index: int) -> ImageSource:
+def picture_bytes(picture: Any, where: Where, index: int) -> bytes:
+    """The encoded bytes of a picture: a path, bytes or a PIL image.
+
+    Raises:
+        DataError: something else, or a file that cannot be read.
+        ImageError: a PIL image cannot be decoded.
+    """
     if isinstance(picture, bytes):
         return picture
     if isinstance(picture, str | Path):

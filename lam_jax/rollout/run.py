@@ -21,6 +21,7 @@ from lam_jax.parallel.choose_layout import statics
 from lam_jax.parallel.multihost import to_host
 from lam_jax.rollout.actions import ActionSpace
 from lam_jax.rollout.engine import Rollout, RolloutConfig, rollout
+from lam_jax.rollout.steering import SteeredActions
 from lam_jax.rollout.weights import rollout_weights
 
 
@@ -84,6 +85,8 @@ def _spoilt(logps: Float[Array, "N G T"], gap: Float[Array, "N G T"], mask: Bool
 
 def prepared(space: ActionSpace) -> ActionSpace:
     """The action space with weights as rollouts want them, see `rollout_weights`."""
+    if isinstance(space, SteeredActions):  # what it is steered by are no weights
+        return space.replace(space=prepared(space.space))
     return rollout_weights(space, space.specs, space.backbone.config.dtype)
 
 
