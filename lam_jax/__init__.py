@@ -25,6 +25,8 @@ _MODULES = {
     "rewards.embedding": ("SimilarityReward", "load_embedder"),
     "rl": ("ALGORITHMS", "Algorithm"),
     "train.method": ("METHODS", "Method"),
+    "agents.chat": ("Chat",),
+    "agents.chat_turns": ("Controls",),
     "agents.evaluate": ("evaluate_agent",),
     "agents.load": ("load",),
     "agents.loaded": ("LoadedAgent",),

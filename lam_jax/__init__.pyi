@@ -1,3 +1,5 @@
+from lam_jax.agents.chat import Chat as Chat
+from lam_jax.agents.chat_turns import Controls as Controls
 from lam_jax.agents.evaluate import evaluate_agent as evaluate_agent
 from lam_jax.agents.load import load as load
 from lam_jax.agents.loaded import LoadedAgent as LoadedAgent

@@ -1,11 +1,9 @@
 """A conversation with an agent: turns, what its actions are held to, and everything needed to say it again."""
 
-import base64
-import dataclasses
 import json
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lam_jax.agents.chat_turns import ChatError, Controls, Turn, turn_as_json, turn_from_json
 from lam_jax.agents.loaded import LoadedAgent
 from lam_jax.agents.prompts import Picture, picture_bytes
 from lam_jax.data.schemas import Example, Message, Where
-from lam_jax.errors import LamJaxError
 from lam_jax.evaluation.generate import Answer, generate
 from lam_jax.formats.atomic import whole
 from lam_jax.parallel import mesh_of
@@ -24,75 +22,12 @@ from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.rollout.run import prepared
 from lam_jax.rollout.sampling import NEVER, SamplingConfig
 from lam_jax.rollout.steering import FREE, SteeredActions
-from lam_jax.values import ValueFormError, decode, encode
+from lam_jax.values import ValueFormError
 
 FORMAT, VERSION = "lam_jax chat", 1
 _DONE = (-1, -1)
 # Text of the newest token and its action (a code in the latent space).
 OnPiece = Callable[[str, int], None]
-
-
-class ChatError(LamJaxError):
-    """Something that this conversation cannot do; the message says what it can."""
-
-    exit_code = 2
-
-
-@dataclasses.dataclass(frozen=True)
-class Controls:
-    """What an answer's codes are held to.
-
-    Attributes:
-        bias: added to the logits of codes, before temperature and truncation.
-        forbidden: codes that are never taken.
-        held: (code, tokens): the code of the first so many tokens; None tokens: of all.
-    """
-
-    bias: Mapping[int, float] = dataclasses.field(default_factory=dict)
-    forbidden: tuple[int, ...] = ()
-    held: tuple[int, int | None] | None = None
-
-    def __bool__(self) -> bool:
-        return bool(self.bias or self.forbidden or self.held)
-
-    def check(self, codes: int) -> None:
-        """Refuses numbers that are no codes.
-
-        Raises:
-            ChatError: such a number, a bias that is no number, no code is left, or a count below 1.
-        """
-        for code in (*self.bias, *self.forbidden, *(self.held or ())[:1]):
-            if not 0 <= code < codes:
-                raise ChatError(f"{code} is no code of this agent; expected a number from 0 to {codes - 1}.")
-        for code, value in self.bias.items():
-            if not np.isfinite(value):
-                raise ChatError(f"The bias of code {code} is {value}, expected a number; forbid it instead.")
-        if len(set(self.forbidden)) >= codes:
-            raise ChatError("Every code would be forbidden; leave one.")
-        if self.held and self.held[1] is not None and self.held[1] < 1:
-            raise ChatError(f"A code is held for {self.held[1]} tokens, expected at least 1.")
-
-
-@dataclasses.dataclass(frozen=True)
-class Turn:
-    """A question and its answer.
-
-    Attributes:
-        question: the user's text.
-        images: encoded pictures that stand before it.
-        answer: as it was drawn; `actions` holds the code behind each token, in the token space the token itself.
-        stopped: it was ended by whoever listened.
-        seed, sampling, controls, prefix: what it was drawn with; the first actions were set to `prefix`.
-    """
-
-    question: str
-    images: tuple[bytes, ...]
-    answer: Answer
-    stopped: bool
-    seed: int
-    sampling: SamplingConfig
-    controls: Controls
-    prefix: tuple[int, ...] = ()
 
 
 class Chat:
@@ -316,7 +251,7 @@ class Chat:
             "space": self.agent.space,
             "system": self.system,
             "length": self.length,
-            "turns": [_as_json(turn) for turn in self.turns],
+            "turns": [turn_as_json(turn) for turn in self.turns],
         }
         with whole(path) as new:
             new.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -335,7 +270,7 @@ class Chat:
                 raise ChatError(f"{path}: found format {found}, expected {(FORMAT, VERSION)}.")
             if content["space"] != agent.space:
                 raise ChatError(f"{path} was led in the {content['space']} space; {agent.path} acts in {agent.space}.")
-            turns = [_from_json(turn) for turn in content["turns"]]
+            turns = [turn_from_json(turn) for turn in content["turns"]]
             chat = cls(agent, system=content["system"], length=content["length"])
         except OSError as error:
             raise ChatError(f"{path}: {error.strerror}. Name a file that `/save` wrote.") from error
@@ -346,30 +281,6 @@ class Chat:
             chat.sampling, chat.controls = turns[-1].sampling, turns[-1].controls
             chat.seed = max(turn.seed for turn in turns) + 1
         return chat
-
-
-def _as_json(turn: Turn) -> dict[str, Any]:
-    values = {
-        "question": turn.question,
-        "images": [base64.b64encode(image).decode("ascii") for image in turn.images],
-        "stopped": turn.stopped,
-        "seed": turn.seed,
-        "sampling": encode(turn.sampling, "sampling"),
-        "bias": [[code, value] for code, value in turn.controls.bias.items()],
-        "forbidden": list(turn.controls.forbidden),
-        "held": turn.controls.held,
-        "prefix": list(turn.prefix),
-    }
-    return values | {"answer": dataclasses.asdict(turn.answer)}
-
-
-def _from_json(values: dict[str, Any]) -> Turn:
-    held = None if values["held"] is None else tuple(values["held"])
-    controls = Controls({int(c): float(v) for c, v in values["bias"]}, tuple(values["forbidden"]), held)
-    images = tuple(base64.b64decode(image) for image in values["images"])
-    answer, sampling = Answer(**values["answer"]), decode(values["sampling"], "sampling")
-    drawn = (values["seed"], sampling, controls, tuple(values["prefix"]))
-    return Turn(values["question"], images, answer, values["stopped"], *drawn)
 
 
 class _Listener:

@@ -184,15 +184,7 @@ def open_run_agent(path: Path, task: str | None, space: str | None) -> RunAgent:
         AgentError: no run of a recipe, several tasks or spaces and none named, or no phase is complete yet.
         DamagedCheckpointError: a phase is missing before one that is complete.
     """
-    values = json.loads((path / CONFIG).read_text(encoding="utf-8"))["config"]
-    try:
-        recipe = Recipe.from_json(json.dumps(values["recipe"]), stand_ins=True)
-        model = dict(values["content"]["model"])
-    except (KeyError, TypeError, ValueFormError) as error:
-        cause = error if isinstance(error, ValueFormError) else f"no key {error}"
-        raise AgentError(
-            f"{path / CONFIG}: not the configuration of a run of a recipe by this version of lam_jax ({cause})."
-        ) from error
+    recipe, model = _read(path)
     tasks = {t.name: t for t in recipe.tasks}
     chosen = tasks[_choose(path, "task", task, list(tasks))]
     in_space = SPACES[_choose(path, "space", space, recipe.spaces)]
@@ -223,3 +215,27 @@ def _complete(path: Path, names: Sequence[str]) -> tuple[str, ...]:
             "same command again: it makes the missing phase again."
         )
     return tuple(names[:count])
+
+
+def first_of(path: Path) -> tuple[str, str]:
+    """The first task of a run folder, and its first action space that has codes, or its first.
+
+    Raises:
+        AgentError: no run of a recipe.
+    """
+    recipe, _ = _read(path)
+    coded = (name for name in recipe.spaces if SPACES[name].coded)
+    return recipe.tasks[0].name, next(coded, recipe.spaces[0])
+
+
+def _read(path: Path) -> tuple[Recipe, dict[str, str]]:
+    values = json.loads((path / CONFIG).read_text(encoding="utf-8"))["config"]
+    try:
+        recipe = Recipe.from_json(json.dumps(values["recipe"]), stand_ins=True)
+        model = dict(values["content"]["model"])
+    except (KeyError, TypeError, ValueFormError) as error:
+        cause = error if isinstance(error, ValueFormError) else f"no key {error}"
+        raise AgentError(
+            f"{path / CONFIG}: not the configuration of a run of a recipe by this version of lam_jax ({cause})."
+        ) from error
+    return recipe, model

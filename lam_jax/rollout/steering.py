@@ -53,7 +53,7 @@ class SteeredActions(struct.PyTreeNode):
     ) -> tuple[Float[Array, "N A"], Any]:
         """Logits of the first action, and the space's own state."""
         logits, state = self.space.begin(hidden, prompts, samples, length)
-        return self._steered(logits, jnp.int32(0)), state
+        return steered(logits, self.bias, self.plan, jnp.int32(0)), state
 
     def decoding(self) -> "SteeredActions":
         """The same with weights laid out for decoding."""
@@ -64,7 +64,7 @@ class SteeredActions(struct.PyTreeNode):
     ) -> tuple[Float[Array, "N G A"], Any]:
         """Logits of the action after that of `step`."""
         logits, state = self.space.advance(state, hidden, rotary, has_image, step)
-        return self._steered(logits, step + 1), state
+        return steered(logits, self.bias, self.plan, step + 1), state
 
     def act(
         self,
@@ -87,8 +87,13 @@ class SteeredActions(struct.PyTreeNode):
         stop = io_callback(tell, jax.ShapeDtypeStruct((), bool), found.token[0, 0], found.drawn.action[0, 0])
         return found._replace(token=jnp.where(stop, self.backbone.config.eos_ids[0], found.token))
 
-    def _steered(self, logits: Float[Array, "*B A"], step: Int[Array, ""]) -> Float[Array, "*B A"]:
-        steps = self.plan.shape[0]
-        planned = jnp.where(step < steps, self.plan[jnp.minimum(step, steps - 1)], FREE)
-        alone = jnp.where(jnp.arange(logits.shape[-1]) == planned, 0.0, NEVER)
-        return jnp.where(planned == FREE, logits + self.bias, alone).astype(logits.dtype)
+
+def steered(
+    logits: Float[Array, "*B A"], bias: Float32[Array, " A"], plan: Int32[Array, " T"], step: Int[Array, ""]
+) -> Float[Array, "*B A"]:
+    """Logits of `step` under a bias, or of the one action that the plan sets there: 0, and `NEVER` elsewhere."""
+    steps = plan.shape[0]
+    planned = jnp.where(step < steps, plan[jnp.minimum(step, steps - 1)], FREE)
+    alone = jnp.where(jnp.arange(logits.shape[-1]) == planned, 0.0, NEVER)
+    bias, alone = (jnp.broadcast_to(x, logits.shape) for x in (bias, alone))
+    return jnp.where(planned == FREE, logits + bias, alone).astype(logits.dtype)
