@@ -167,7 +167,7 @@ def test_values_that_are_null_or_not_finite_are_dashes(tmp_path: Path) -> None:
     [
         (lambda r: r["scores"][3].update(mean="0.9"), "scores[3].mean", "'0.9' (str)", "a number"),
         (lambda r: r["scores"][0].pop("low"), "scores[0].low", "no such key", "a number"),
-        (lambda r: r["scores"][0].update(space="words"), "scores[0].space", "'words'", "'latent', 'token'"),
+        (lambda r: r["scores"][0].update(space="words"), "scores[0].space", "'words'", "'latent', 'hybrid', 'token'"),
         (
             lambda r: r["scores"][1]["dimensions"]["fluency"].pop("high"),
             "scores[1].dimensions",

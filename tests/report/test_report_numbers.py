@@ -53,9 +53,9 @@ def test_rl_decides_where_both_spaces_have_it_otherwise_sft() -> None:
     assert (row.phase, row.verdict) == ("sft", "latent")
     (row,) = comparisons({"scores": [*sft, _score("token", 0.95, 0.99), _score("latent", 0.7, 0.8)]})
     assert (row.phase, row.verdict) == ("rl", "token")
-    assert row.difference == pytest.approx(0.75 - 0.97)
+    assert row.difference("latent") == pytest.approx(0.75 - 0.97)
     (row,) = comparisons({"scores": [_score("token", 0.5, 0.6, "sft"), _score("latent", 0.8, 0.9, "rl")]})
-    assert (row.phase, row.verdict, row.difference) == (None, "not compared", None)
+    assert (row.phase, row.verdict, row.difference("latent")) == (None, "not compared", None)
 
 
 def test_temperatures_are_compared_apart_and_temperature_one_comes_first() -> None:
@@ -86,7 +86,7 @@ def test_speed_ratios_are_latent_over_token_and_absent_without_either() -> None:
     rows = [{"task": "help", "space": "latent", "step_s": 3.0, "rollout_s": 1.0, "update_s": 1.0},
             {"task": "help", "space": "token", "step_s": 2.0, "rollout_s": 0.0, "update_s": None}]  # fmt: skip
     (table,) = speed_tables({"speed": rows})
-    ratios = {row[0]: row[-1] for row in table.rows if row[1] == "s"}
+    ratios = {row[0]: row[-1]["latent"] for row in table.rows if row[1] == "s"}
     assert ratios == {"Rollout": None, "Policy update": None, "Whole step": 1.5}
     assert headlines({"speed": rows}) == ["Help: a latent RL step takes 1.50 times a token RL step."]
     assert headlines({"speed": rows[:1]}) == []
