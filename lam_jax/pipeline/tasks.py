@@ -41,7 +41,7 @@ def fine_tune(run: Run, resources: Resources, task: Task, space: Space, agent: A
     held_out = resources.held_out(task.name, task.val)
     for phase, stage in sft_phases(task.name, space, recipe.method).items():
         rows = resources.batches(task.name, task.sft, recipe.sft.rows)
-        agent = train_stage(run, recipe, phase, stage, recipe.sft, agent, rows, held_out, skipped_of(resources))
+        agent = train_stage(run, recipe, phase, stage, recipe.sft, agent, rows, held_out, skipped_of(resources), True)
     return agent
 
 
