@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from lam_jax.report.comparison import comparisons, gain_verdict, speed_tables, standard_errors
+from lam_jax.report.comparison import against_token, comparisons, gain_verdict, speed_tables, standard_errors
 from lam_jax.report.headlines import headlines
 from lam_jax.report.names import Titles, human_name, number
 from lam_jax.report.plots import code_colour
@@ -45,6 +45,21 @@ def test_a_space_is_ahead_only_where_the_intervals_are_apart(latent, token, verd
     assert ("undecided on ID" in sentence) == (verdict == "undecided")
     for space in ("latent", "token"):
         assert (f"the {space} space is ahead on ID" in sentence) == (verdict == space)
+
+
+@pytest.mark.parametrize(
+    ("hybrid", "verdict"), [((0.75, 0.85), "hybrid"), ((0.65, 0.85), "undecided"), ((0.5, 0.6), "undecided")]
+)
+def test_of_three_spaces_one_is_ahead_where_its_interval_lies_above_both_others(hybrid, verdict) -> None:
+    rows = [_score("token", 0.6, 0.7), _score("latent", 0.4, 0.7), _score("hybrid", *hybrid)]
+    (row,) = comparisons({"scores": rows})
+    assert (row.spaces, row.verdict) == (["latent", "hybrid", "token"], verdict)
+    assert row.difference("hybrid") == pytest.approx(sum(hybrid) / 2 - 0.65)
+    (sentence,) = headlines({"scores": rows})
+    assert f"({0.55:.3f} latent, {sum(hybrid) / 2:.3f} hybrid, {0.65:.3f} token)" in sentence
+    assert against_token(row.spaces) == ["latent", "hybrid"]
+    (row,) = comparisons({"scores": rows[1:]})
+    assert (row.phase, row.difference("hybrid"), against_token(row.spaces)) == ("rl", None, [])
 
 
 def test_rl_decides_where_both_spaces_have_it_otherwise_sft() -> None:
