@@ -120,7 +120,7 @@ def test_the_update_scores_the_distribution_that_was_drawn_from(sampling):
 
 def test_a_cold_emission_is_that_of_the_latent_space():
     """And a SamplingConfig, as evaluation has it, takes the same tokens; log-probabilities are those of the codes."""
-    cold = dataclasses.replace(SAMPLED, emission=1e-4)
+    cold = dataclasses.replace(SAMPLED, emission=1e-6)
     latent, found, answered = rolled(cold.answering(), hybrid=False), rolled(cold), rolled(cold.answering())
     for out in (found, answered):
         np.testing.assert_array_equal(out.tokens, latent.tokens)

@@ -107,10 +107,8 @@ def test_rollouts_are_of_the_present_merge_and_codebook():
     batch, _ = collect(step, state, prompts(0))
     method, rolled, sampling = Method(), batch.rollout, settings().rollout.sampling
     mask = np.asarray(rolled.mask)
-    moved, first = (
-        HYBRID.logps(agent, method, batch.prompts, rolled, sampling, False)[0]
-        for agent in (agent_of(step, state), agent_of(step))
-    )
+    score = jax.jit(lambda agent: HYBRID.logps(agent, method, batch.prompts, rolled, sampling, False)[0])
+    moved, first = score(agent_of(step, state)), score(agent_of(step))
     np.testing.assert_allclose(np.asarray(moved)[mask], np.asarray(rolled.logps)[mask], atol=2e-5)
     assert np.abs(np.asarray(first) - np.asarray(rolled.logps))[mask].max() > 0.05
 
