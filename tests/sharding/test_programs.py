@@ -111,7 +111,7 @@ def test_every_step_moves_no_vocabulary_stack_or_optimiser_state(name, mesh):
     assert_optimiser_state_is_not_moved(name, mesh)
 
 
-@pytest.mark.parametrize("name", ["rollout_latent", "rollout_hybrid", "rollout_token"])
+@pytest.mark.parametrize("name", ["rollout_latent", "rollout_token"])
 def test_a_rollout_moves_no_vocabulary_and_no_weight(name):
     assert_vocabulary_stays_in_shards(name, "all")
     assert_weights_stay(name, "all")
@@ -151,7 +151,7 @@ def test_every_step_leaves_weights_and_optimiser_state_in_place(name, mesh):
     assert_state_stays_in_place(name, mesh)
 
 
-@pytest.mark.parametrize("name", ["rollout_latent", "rollout_hybrid", "rollout_token"])
+@pytest.mark.parametrize("name", ["rollout_latent", "rollout_token"])
 def test_rollout_buffers_lie_on_prompts_and_samples(name):
     mesh, out = made.on("all"), ran(name, "all").outputs
     for leaf in jax.tree.leaves(out.replace(prompt_hidden=None)):
