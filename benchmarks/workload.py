@@ -23,7 +23,7 @@ from lam_jax.nn.weight import materialize
 from lam_jax.rl import ALGORITHMS
 from lam_jax.rollout.actions import ActionSpace
 from lam_jax.rollout.engine import RolloutConfig
-from lam_jax.rollout.sampling import SamplingConfig
+from lam_jax.rollout.sampling import HybridSampling, SamplingConfig
 from lam_jax.train.method import METHODS
 from lam_jax.train.partition import Choice, in_dtype, partition
 from lam_jax.train.rl_config import RLConfig
@@ -31,7 +31,11 @@ from lam_jax.train.spaces import SPACES
 
 METHOD = METHODS["default"]
 # The paper's latent rollouts: top-k 32 of the codes; tokens at temperature 1.
-SAMPLING: dict[str, SamplingConfig] = {"latent": SamplingConfig(top_k=32), "token": SamplingConfig()}
+SAMPLING: dict[str, SamplingConfig] = {
+    "latent": SamplingConfig(top_k=32),
+    "hybrid": HybridSampling(top_k=32),
+    "token": SamplingConfig(),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +173,7 @@ def rl_config(work: Workload, space: str, stop: bool = False) -> RLConfig:
 
 
 def spaces(agent: Agent) -> dict[str, ActionSpace]:
-    """Both action spaces over one agent."""
+    """Every action space over one agent."""
     return {name: space.actions(agent, METHOD) for name, space in SPACES.items()}
 
 

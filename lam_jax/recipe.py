@@ -19,7 +19,7 @@ from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.tasks.task import Task, require_lengths
 from lam_jax.train.method import Method
 from lam_jax.train.optimiser import OptimiserConfig
-from lam_jax.train.spaces import SPACES
+from lam_jax.train.spaces import PAPER_SPACES, SPACES, require_emission
 from lam_jax.train.stages.step import Accumulation
 from lam_jax.values import ValueFormError, decode, encode, fingerprint
 
@@ -291,7 +291,7 @@ class Recipe:
     rl: RLSettings
     evaluation: EvaluationSettings
     method: Method = dataclasses.field(default_factory=Method)
-    spaces: tuple[str, ...] = tuple(SPACES)
+    spaces: tuple[str, ...] = PAPER_SPACES
     padding: Literal["left", "right"] = "right"
     keep_prompt_header: bool = True
     seed: int = 0
@@ -330,6 +330,9 @@ class Recipe:
                 raise ValueError(f"Recipe.{field} has no entry for the space {missing[0]!r}, only {sorted(by_space)}.")
             if unknown := sorted(set(by_space) - set(SPACES)):
                 raise ValueError(f"Recipe.{field} names {unknown[0]!r}, expected some of {list(SPACES)}.")
+        require_emission("Recipe.rl.sampling", self.rl.sampling, rollouts=True)
+        for i, answers in enumerate(self.evaluation.answers):
+            require_emission(f"Recipe.evaluation.answers[{i}].sampling", answers.sampling, rollouts=False)
         token = self.rl.sampling.get("token")
         if "token" in self.spaces and token and token.repetition_penalty != 1 and token.renormalise:
             raise ValueError(
@@ -390,5 +393,5 @@ class Recipe:
 
 
 def in_every_space(value: Any) -> dict[str, Any]:
-    """The same settings in each action space."""
-    return dict.fromkeys(SPACES, value)
+    """The same settings in the latent and in the token space; `recipes.spaces` adds those of the hybrid."""
+    return dict.fromkeys(PAPER_SPACES, value)

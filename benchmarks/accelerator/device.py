@@ -67,7 +67,7 @@ def _rollout(results: Results, name: str, dtype: str) -> None:
         program = RolloutProgram(space, batch, rollout)
         fast = program()
         slow = run_rollout(space, batch, program.ids, program.key, rollout, layout=PLAIN)
-        same = np.asarray(fast.actions) == np.asarray(slow.actions)
+        same = np.asarray((fast.actions == slow.actions) & (fast.tokens == slow.tokens))
         # Up to the first action that differs both saw the same past.
         alike = np.cumprod(same, axis=-1).astype(bool)
         gap = np.abs(np.asarray(fast.logps) - np.asarray(slow.logps))[alike]

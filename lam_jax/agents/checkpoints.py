@@ -25,6 +25,7 @@ from lam_jax.parallel import ROLLOUT
 from lam_jax.pipeline.content import model_content
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.train.method import METHODS, Method
+from lam_jax.train.spaces import SPACES
 
 logger = logging.getLogger("lam_jax")
 # Where no recipe says otherwise; a batch gets the smallest that holds its longest prompt.
@@ -120,7 +121,7 @@ def open_converted(path: Path, task: str | None, space: str | None) -> Checkpoin
     """
     manifest = read_manifest(path)
     latent = manifest.latent is not None
-    if space == "latent" and not latent:
+    if space is not None and SPACES[space].coded and not latent:
         raise AgentError(f"{path} holds a backbone without latent modules: its only space is 'token'.")
     method = METHODS["official"] if latent and manifest.source is not None else Method()
     settings = _plain(space or ("latent" if latent else "token"), manifest.backbone, path / FILES, method)

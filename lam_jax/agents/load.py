@@ -14,6 +14,7 @@ from lam_jax.formats.checkpoint_files import refuse_adapters
 from lam_jax.hosts.start import start_process
 from lam_jax.models.tokenizer import read_tokenizer
 from lam_jax.parallel.processes import whole_mesh
+from lam_jax.train.spaces import SPACES
 
 logger = logging.getLogger("lam_jax")
 
@@ -35,7 +36,7 @@ def load(
     Args:
         path: the folder.
         task: of a run that has several tasks.
-        space: "latent" or "token", of a run that has both, or of a converted folder with latent modules.
+        space: "latent", "hybrid" or "token", of a run that has several, or of a converted folder with latent modules.
         mesh: devices that it lies on, or their sizes data, fsdp and tensor; default: the first device.
 
     Raises:
@@ -56,8 +57,8 @@ def find(path: str | Path, task: str | None = None, space: str | None = None) ->
             "Face checkpoint. `hf download NAME --local-dir FOLDER` fetches such a one; a state dict in one file is "
             "converted by `lam-jax convert`."
         )
-    if space not in (None, "latent", "token"):
-        raise AgentError(f"space is {space!r}, expected 'latent' or 'token'.")
+    if space is not None and space not in SPACES:
+        raise AgentError(f"space is {space!r}, expected {', '.join(map(repr, list(SPACES)[:-1]))} or 'token'.")
     if is_exported(path):
         return open_exported(path, task, space)
     if (path / MANIFEST).is_file():

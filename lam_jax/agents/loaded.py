@@ -37,7 +37,7 @@ class LoadedAgent:
 
     @property
     def space(self) -> str:
-        """Its action space, "latent" or "token"."""
+        """Its action space: "latent", "hybrid" or "token"."""
         return self.settings.space
 
     @property

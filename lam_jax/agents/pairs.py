@@ -1,5 +1,6 @@
 """Which agents of an evaluation are compared with which, and the comparisons."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from lam_jax.evaluation.paired import compare
 from lam_jax.evaluation.scoring import Scored
 from lam_jax.evaluation.verdict_file import read_verdicts
 from lam_jax.report.evaluations import read_evaluation
+from lam_jax.train.spaces import SPACES
 from lam_jax.values import differences
 
 Record = dict[str, Any]
@@ -86,11 +88,12 @@ def pairs_of(
 
 
 def _spaces(measured: Sequence[Measured]) -> list[tuple[Measured, Measured]]:
-    """Latent and token of each task and set."""
+    """Each two spaces of a task and set: latent and token, and hybrid with either."""
     found: dict[tuple[Any, Any], dict[str, Measured]] = {}
     for one in measured:
         found.setdefault((one[0]["task"], one[0]["set"]), {})[one[0]["space"]] = one
-    return [(by["latent"], by["token"]) for by in found.values() if {"latent", "token"} <= by.keys()]
+    spaces = [[by[space] for space in SPACES if space in by] for by in found.values()]
+    return [pair for there in spaces for pair in itertools.combinations(there, 2)]
 
 
 def _matched(first: Sequence[Measured], second: Sequence[Measured], what: str) -> list[tuple[Measured, Measured]]:

@@ -32,7 +32,7 @@ class AgentSettings:
     """How an agent answers.
 
     Attributes:
-        space: its action space, "latent" or "token".
+        space: its action space: "latent", "hybrid" or "token".
         image: how pictures become patches.
         prompt_lengths: buckets of prompts, tokens; of longer ones the oldest text is cut.
         answer_length: most tokens of an answer.

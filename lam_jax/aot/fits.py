@@ -8,6 +8,7 @@ GIB = 2**30
 # What somebody wants to run, and the programs that all have to fit for it.
 METHODS = {
     "latent RL": ("rollout_latent", "update_latent"),
+    "hybrid RL": ("rollout_hybrid", "update_hybrid"),
     "token RL": ("rollout_token", "update_token"),
     "stage 5, latent": ("sft_latent",),
     "stage 5, token": ("sft_token",),

@@ -90,7 +90,8 @@ def plan_of(resources: Resources) -> list[PlannedPhase]:
     Raises:
         ValueError: sizes that do not divide over the mesh.
     """
-    return list(_Planner(resources).phases())
+    # Spaces that share their SFT name its phases each.
+    return list({phase.name: phase for phase in _Planner(resources).phases()}.values())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ from lam_jax.parallel.rules import with_holes
 from lam_jax.rl import ALGORITHMS, Algorithm
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.rollout.run import jitted
-from lam_jax.rollout.sampling import SamplingConfig
+from lam_jax.rollout.sampling import HybridSampling, SamplingConfig
 from lam_jax.train.counting import decode_bytes
 from lam_jax.train.method import METHODS, Method
 from lam_jax.train.optimiser import Optimiser, OptimiserConfig, make_optimiser, replicated_beside
@@ -38,7 +38,7 @@ from lam_jax.train.state import TrainState
 
 STAGES = (*TRAINED, *(f"{kind}_{space}" for kind in ("rollout", "update") for space in SPACES))
 # method.md section 4; in other spaces nothing is cut off.
-SAMPLING = {"latent": SamplingConfig(top_k=32)}
+SAMPLING = {"latent": SamplingConfig(top_k=32), "hybrid": HybridSampling(top_k=32)}
 # Large models are trained with recomputed activations.
 LEAN = dataclasses.replace(METHODS["default"], remat=True)
 

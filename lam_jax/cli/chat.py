@@ -2,11 +2,11 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
-SpaceName = Literal["latent", "token"]
+from lam_jax.cli.spaces import SpaceName
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,8 +16,10 @@ Stage = Literal[
     "sft_latent",
     "sft_token",
     "rollout_latent",
+    "rollout_hybrid",
     "rollout_token",
     "update_latent",
+    "update_hybrid",
     "update_token",
 ]
 
@@ -39,7 +41,7 @@ class Compile:
     stage: tuple[Stage, ...] = ()
     """Stages to compile."""
     all: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Compile every stage, the rollouts and the updates of both action spaces."""
+    """Compile every stage, the rollouts and the updates of all action spaces."""
     dtype: Literal["bfloat16", "float32"] | None = None
     """What programs compute in, and weights that do not train are held in. Default: that of the preset."""
     mesh: str | None = None

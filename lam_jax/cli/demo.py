@@ -6,6 +6,7 @@ from typing import Literal
 
 import tyro
 
+from lam_jax.cli.spaces import SpaceName
 from lam_jax.cli.watching import WatchingFlags
 
 # The names of `lam_jax.recipes.demo`, written again because importing it would import jax.
@@ -32,6 +33,10 @@ class Demo:
     """Reinforcement learning algorithm for all tasks. Default: dapo for role_play, grpo for help."""
     validate_every: int = 0
     """RL steps between two validations; 0: only before the first and after the last step."""
+    space: tuple[SpaceName, ...] = ("latent", "token")
+    """Action spaces to train."""
+    emission: float = 0.5
+    """Temperature at which rollouts of the hybrid space draw the token under a code."""
     mesh: tuple[int, int, int] = (1, 1, 1)
     """Sizes of the axes data, fsdp and tensor; their product is at most the number of devices, and all of them where
     several processes run together. A run may be resumed on another mesh."""
@@ -44,6 +49,10 @@ class Demo:
     def __post_init__(self):
         if not self.task or len(set(self.task)) < len(self.task):
             raise ValueError(f"--task: found {list(self.task)}, expected one or more different tasks.")
+        if not self.space or len(set(self.space)) < len(self.space):
+            raise ValueError(f"--space: found {list(self.space)}, expected one or more different action spaces.")
+        if not 0 < self.emission < float("inf"):
+            raise ValueError(f"--emission: found {self.emission}, expected a temperature of more than 0.")
         if self.seed < 0:
             raise ValueError(f"--seed: found {self.seed}, expected a number that is not negative.")
         if self.validate_every < 0:
@@ -62,7 +71,14 @@ class Demo:
 
         start_process()
         run_recipe(
-            recipe(self.seed, self.task, self.algorithm, validate_every=self.validate_every),
+            recipe(
+                self.seed,
+                self.task,
+                self.algorithm,
+                validate_every=self.validate_every,
+                space=self.space,
+                emission=self.emission,
+            ),
             self.out,
             mesh=self.mesh,
             save_every=self.save_every,

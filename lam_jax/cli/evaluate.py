@@ -2,10 +2,12 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
+
+from lam_jax.cli.spaces import SpaceName
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Evaluate:
     """Make calls of the reward again that failed in an earlier session."""
     task: str | None = None
     """Of a run: this task only."""
-    space: Literal["latent", "token"] | None = None
+    space: SpaceName | None = None
     """Of a run: this action space only."""
     out: Path | None = None
     """Folder to write. Default: RUN/evaluations/NAME, or evaluations/NAME for an agent outside its run."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-Space = Literal["latent", "token"]
+from lam_jax.cli.spaces import SpaceName
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Export:
     """Folder to write; it must not exist."""
     task: str | None = None
     """Task, where the run has several."""
-    space: Space | None = None
-    """Action space, where the run has both."""
+    space: SpaceName | None = None
+    """Action space, where the run has several."""
     weights: Literal["last", "best"] | None = None
     """Weights of the last step, or the best on validation: a run keeps one of the two. Default: those."""
     dtype: Literal["float32", "bfloat16"] | None = None

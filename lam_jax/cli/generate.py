@@ -2,9 +2,11 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
+
+from lam_jax.cli.spaces import SpaceName
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +46,8 @@ class Generate:
     """Write the log-probability of each action."""
     task: str | None = None
     """Task, where AGENT is a run with several."""
-    space: Literal["latent", "token"] | None = None
-    """Action space, where AGENT has both."""
+    space: SpaceName | None = None
+    """Action space, where AGENT has several."""
     mesh: tuple[int, int, int] = (1, 1, 1)
     """Sizes of the axes data, fsdp and tensor."""
 

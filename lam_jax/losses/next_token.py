@@ -41,24 +41,31 @@ def token_logps(
     targets: Int[Array, "*B L"],
     temperature: float = 1.0,
     want_entropy: bool = False,
+    first: Int[Array, "*B V"] | None = None,
+    penalty: float = 1.0,
 ) -> tuple[Float[Array, "*B L"], Float[Array, "*B L"]]:
     """Log-probability of `targets` under `softmax(states @ table.T / temperature)`, and the entropy (0 if not wanted).
 
+    With `first`, the position from which each token counts as having occurred, those logits are penalised first
+    (CTRL: positive ones divided by `penalty`, others multiplied).
     Runs in chunks of positions under remat: memory is one chunk of logits, forward and backward. On a mesh every shard
     of the vocabulary does so for itself: FSDP gathers the table once, and its gradient is summed up once.
     """
     placement = active()
     numbers = jnp.arange(table.shape[0], dtype=targets.dtype)
+    penalised = () if first is None else (first,)
     if placement is None:
-        return _in_chunks(states, table, numbers, targets, (), temperature, want_entropy)
+        return _in_chunks(states, table, numbers, targets, (), temperature, want_entropy, penalty, *penalised)
 
-    def own(states: Array, table: Array, numbers: Array, targets: Array) -> tuple[Array, Array]:
+    def own(states: Array, table: Array, numbers: Array, targets: Array, *first: Array) -> tuple[Array, Array]:
         across = placement.names("vocab")
-        return _in_chunks(states, whole_width(table, rows), numbers, targets, across, temperature, want_entropy)
+        table = whole_width(table, rows)
+        return _in_chunks(states, table, numbers, targets, across, temperature, want_entropy, penalty, *first)
 
-    rows = (*leading(targets.ndim - 1), None)
-    inputs = ((*rows, None), ("vocab", "embed"), ("vocab",), rows)
-    return placement.on_shards(own, (states, table, numbers, targets), inputs, (rows, rows))
+    lead = leading(targets.ndim - 1)
+    rows = (*lead, None)
+    inputs = ((*rows, None), ("vocab", "embed"), ("vocab",), rows, *([(*lead, "vocab")] if penalised else []))
+    return placement.on_shards(own, (states, table, numbers, targets, *penalised), inputs, (rows, rows))
 
 
 def _logits(x: Float[Array, "R C D"], table: Float[Array, "V D"]) -> Float[Array, "R C V"]:
@@ -87,7 +94,15 @@ _rounded_logits.defvjp(_logits_forward, _logits_backward)
 
 
 def _in_chunks(
-    states: Array, table: Array, numbers: Array, targets: Array, across: Names, temperature: float, want_entropy: bool
+    states: Array,
+    table: Array,
+    numbers: Array,
+    targets: Array,
+    across: Names,
+    temperature: float,
+    want_entropy: bool,
+    penalty: float = 1.0,
+    first: Array | None = None,
 ) -> tuple[Array, Array]:
     """`token_logps` on one shard: rows `numbers` of the table, whose other shards lie on the mesh axes `across`."""
     lead, length, width = targets.shape[:-1], targets.shape[-1], states.shape[-1]
@@ -101,10 +116,15 @@ def _in_chunks(
     y = jnp.moveaxis(y.reshape(rows, chunks, chunk), 1, 0)
 
     rounded = states.dtype != jnp.float32 and active() is None
+    places = None if first is None else jnp.arange(chunks * chunk).reshape(chunks, chunk)
 
     def step(_, inputs):
-        x, y = inputs
-        logits = (_rounded_logits if rounded else _logits)(x, table) / temperature
+        x, y, at = inputs
+        logits = (_rounded_logits if rounded else _logits)(x, table)
+        if first is not None:
+            said = first.reshape(rows, 1, -1) <= at[None, :, None]
+            logits = jnp.where(said, jnp.where(logits > 0, logits / penalty, logits * penalty), logits)
+        logits = logits / temperature
         total = log_sum_exp(logits, across)
         logps = own_pick(logits, y, numbers, across) - total
         if not want_entropy:
@@ -114,7 +134,7 @@ def _in_chunks(
         return None, (logps, jax.lax.stop_gradient(total - mean_logit))
 
     # A single chunk is within the limit as it is: nothing to recompute.
-    _, parts = jax.lax.scan(jax.checkpoint(step) if chunks > 1 else step, None, (x, y))
+    _, parts = jax.lax.scan(jax.checkpoint(step) if chunks > 1 else step, None, (x, y, places))
     logps, entropy = (jnp.moveaxis(p, 0, 1).reshape(rows, -1)[:, :length].reshape(*lead, length) for p in parts)
     return logps, entropy
 

@@ -48,9 +48,7 @@ def fold_layers(
         return step(carry, *xs)
 
     # Inside a loop the compiler cannot merge the recomputation with the first pass; unrolled it could.
-    if remat:
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "products" else None
-        body = jax.checkpoint(body, prevent_cse=unroll, policy=policy)
+    body = checkpointed(body, remat, prevent_cse=unroll)
     if not isinstance(layers, tuple):
         return jax.lax.scan(body, carry, (layers, *inputs), unroll=unroll)
     outputs = []
@@ -58,6 +56,14 @@ def fold_layers(
         carry, out = body(carry, xs)
         outputs.append(out)
     return carry, jax.tree.map(lambda *parts: parts, *outputs)
+
+
+def checkpointed(function: Callable[..., Any], remat: Remat, prevent_cse: bool = True) -> Callable[..., Any]:
+    """The function with its activations recomputed in the backward pass as `remat` says."""
+    if not remat:
+        return function
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "products" else None
+    return jax.checkpoint(function, prevent_cse=prevent_cse, policy=policy)
 
 
 def split_layers(stacked: Any) -> tuple[Any, ...]:

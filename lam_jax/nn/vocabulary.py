@@ -124,6 +124,31 @@ def occurring(tokens: Int[Array, "B L"], mask: Bool[Array, "B L"], vocab: int) -
     return placement.on_shards(own, (numbers, tokens, mask), (("vocab",), rows, rows), (*leading(1), "vocab"))
 
 
+def first_places(
+    prompt: Int[Array, "N P"],
+    prompt_mask: Bool[Array, "N P"],
+    tokens: Int[Array, "N G T"],
+    mask: Bool[Array, "N G T"],
+    vocab: int,
+) -> Int[Array, "N G V"]:
+    """The first step of a continuation at which each token has occurred before: 0 for those of its prompt.
+
+    A token has occurred before step t if its place is t or less; one that never occurs has the place T + 1.
+    """
+    length = tokens.shape[-1]
+    asked = jnp.where(occurring(prompt, prompt_mask, vocab), 0, length + 1).astype(jnp.int32)
+    start = jnp.broadcast_to(asked[:, None], (*tokens.shape[:2], vocab))
+    numbers = jax.lax.broadcasted_iota(tokens.dtype, (1, 1, vocab), 2)
+
+    def earlier(place: Array, step: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        t, token, alive = step
+        said = (token[..., None] == numbers) & alive[..., None]
+        return jnp.minimum(place, jnp.where(said, t + 1, length + 1)), None
+
+    steps = (jnp.arange(length, dtype=jnp.int32), jnp.moveaxis(tokens, 2, 0), jnp.moveaxis(mask, 2, 0))
+    return jax.lax.scan(earlier, constrain(start, "prompts", "samples", "vocab"), steps)[0]
+
+
 def pick(values: Float[Array, "*B V"], index: Int[Array, "*B"]) -> Float[Array, "*B"]:
     """`values[.., index]`."""
     return pick_many(values, index[..., None])[..., 0]

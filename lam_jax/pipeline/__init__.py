@@ -250,6 +250,7 @@ def _go_through(run: Run, recipe: Recipe, devices: Mesh, workers: int) -> dict[s
                 record = run.phase(
                     control_phase(task.name),
                     lambda task=task, tuned=tuned: (None, measure_control(resources, task, tuned)),
+                    shared=True,
                 ).record
                 control.append(record["random_action_kl"])
             scores[task.name, space.name, "sft"] = evaluate(run, resources, task, space, tuned, "sft")

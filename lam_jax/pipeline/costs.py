@@ -10,7 +10,7 @@ import numpy as np
 from lam_jax.latent.config import LatentConfig
 from lam_jax.models.inputs import Batch
 from lam_jax.models.qwen2_5_vl.config import QwenConfig
-from lam_jax.train.counting import Grid, latent_update, rollout_flops, token_update, vision
+from lam_jax.train.counting import Grid, rollout_flops, vision
 from lam_jax.train.method import Method
 from lam_jax.train.rl_config import RLConfig
 
@@ -59,11 +59,7 @@ def step_flops(
     def flops(length: float, rollouts: float) -> float:
         codes = latent if config.space.coded else None
         drawn = pictures + rollout_flops(model, codes, None, **sizes, length=length)
-        if config.space.coded:
-            update = latent_update(model, latent, **sizes, length=length, reference=reference)
-        else:
-            trained = method.trained_blocks(model.text.layers)
-            update = pictures + token_update(model, trained, True, None, **sizes, length=length, reference=reference)
+        update = config.space.update_flops(model, latent, method, pictures, reference, **sizes, length=length)
         return rollouts * drawn + config.epochs * update
 
     return flops

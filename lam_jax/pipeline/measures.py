@@ -171,7 +171,7 @@ class Evaluator:
         """Rewards on the fixed training prompts, by row; failed calls are left out."""
         recipe, task = self.resources.recipe, self.task
         examples = self.resources.examples(task.name, task.rl)[: recipe.evaluation.gain_prompts]
-        sampling = recipe.rl.sampling[self.space.name]
+        sampling = recipe.rl.sampling[self.space.name].answering()
         config = self.resources.rollout_config(task, recipe.evaluation.gain_samples, sampling)
         answered = self.answers(agent, examples, config, FIXED, recipe.evaluation.batch)
         rewards: dict[str, list[float]] = {}

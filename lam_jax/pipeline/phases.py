@@ -18,8 +18,8 @@ STAGE_PHASES: Mapping[str, Stage] = {
 
 
 def sft_phases(task: str, space: Space, method: Method) -> dict[str, Stage]:
-    """The passes of stage 5 of a task, by the names of their phases."""
-    return {f"{name}_{space.name}_{task}": stage for name, stage in space.sft(method).items()}
+    """The passes of stage 5 of a task, by the names of their phases; spaces that start alike share them."""
+    return {f"{name}_{space.sft_space}_{task}": stage for name, stage in space.sft(method).items()}
 
 
 def rl_phase(task: str, space: Space) -> str:

@@ -48,7 +48,8 @@ def schedule_of(recipe: Recipe, rows: Callable[[str, str], int]) -> tuple[Schedu
             phases.append(ScheduledPhase(scores_phase("sft", task.name, space), scores))
             phases.append(ScheduledPhase(rl_phase(task.name, space), f"rl_{space.name}", recipe.rl.steps))
             phases.append(ScheduledPhase(scores_phase("rl", task.name, space), scores))
-    return tuple(phases)
+    # Spaces that share their SFT name its phases each.
+    return tuple({phase.name: phase for phase in phases}.values())
 
 
 def require_trained_phase(recipe: Recipe, name: str | None) -> None:

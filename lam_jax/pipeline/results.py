@@ -22,6 +22,7 @@ from lam_jax.pipeline.finished import RESULTS, records_hash
 from lam_jax.pipeline.measures import Record, gain
 from lam_jax.pipeline.resources import Resources
 from lam_jax.runs.run import PhaseResult, Run
+from lam_jax.train.spaces import SPACES
 from lam_jax.values import encode
 
 logger = logging.getLogger("lam_jax")
@@ -117,8 +118,9 @@ def collect(
 
 
 def _fluency(scores: Scores) -> Record | None:
-    """Latent answers of the first set after SFT, of all tasks that check texts; the first 20 of each kind in turn."""
-    chosen = [r for (_, space, phase), r in scores.items() if (space, phase) == ("latent", "sft") and r["fluency"]]
+    """Answers in codes of the first set after SFT, of all tasks that check texts; the first 20 of each kind in turn."""
+    coded = next((space for _, space, _ in scores if SPACES[space].coded), None)
+    chosen = [r for (_, space, phase), r in scores.items() if (space, phase) == (coded, "sft") and r["fluency"]]
     if not chosen:
         return None
     checked = sum(r["fluency"]["checked"] for r in chosen)

@@ -66,6 +66,7 @@ def train_stage(
     rows: tuple[Iterator[Any], int],
     validation: Any,
     skipped: Callable[[], Mapping[str, Any]] | None = None,
+    shared: bool = False,
 ) -> Agent:
     """The agent after a phase that trains what `stage` does.
 
@@ -80,6 +81,7 @@ def train_stage(
         rows: batches, and the number of rows that they are made of.
         validation: batch on which the loss is measured on the way.
         skipped: metrics of the bad rows that were replaced in a step's batch; None: none are skipped.
+        shared: as of `Run.phase`.
     """
     method, (batches, count) = recipe.method, rows
     steps = settings.steps_of(count)
@@ -106,7 +108,7 @@ def train_stage(
         fitted = fit(plan, state, counted if skipped else step, batches, run.tools(phase))
         return chosen_weights(fitted, settings.weights), best_record(fitted)
 
-    return merge(run.phase(phase, train, trainable).tree, wake())
+    return merge(run.phase(phase, train, trainable, shared).tree, wake())
 
 
 def skipped_of(resources: Resources) -> Callable[[], Mapping[str, Any]] | None:

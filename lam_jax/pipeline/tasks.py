@@ -1,5 +1,6 @@
 """Stages 5 and 6 of one task in one action space, as phases of a run (method.md section 3, method.md section 4)."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -40,7 +41,7 @@ def fine_tune(run: Run, resources: Resources, task: Task, space: Space, agent: A
     held_out = resources.held_out(task.name, task.val)
     for phase, stage in sft_phases(task.name, space, recipe.method).items():
         rows = resources.batches(task.name, task.sft, recipe.sft.rows)
-        agent = train_stage(run, recipe, phase, stage, recipe.sft, agent, rows, held_out, skipped_of(resources))
+        agent = train_stage(run, recipe, phase, stage, recipe.sft, agent, rows, held_out, skipped_of(resources), True)
     return agent
 
 
@@ -108,7 +109,8 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
 
         def evaluate(state: TrainState) -> dict[str, Any]:
             collect.settle()
-            return {"score": evaluator.mean_reward(merge(state.trainable, resting), validation, config.rollout)}
+            answering = dataclasses.replace(config.rollout, sampling=config.rollout.sampling.answering())
+            return {"score": evaluator.mean_reward(merge(state.trainable, resting), validation, answering)}
 
         every, keep_best = recipe.rl.validate_every or config.steps, recipe.rl.weights == "best"
         plan = Phase(phase, config.steps, evaluate=evaluate, evaluate_every=every, keep_best=keep_best)

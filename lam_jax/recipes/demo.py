@@ -18,6 +18,7 @@ from lam_jax.recipe import (
     in_every_space,
 )
 from lam_jax.recipes.settings import SMALL, SMALL_RL
+from lam_jax.recipes.spaces import in_spaces
 from lam_jax.rl import algorithm_named
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.scenes.builder import SceneSizes
@@ -31,6 +32,7 @@ from lam_jax.scenes.source import (
     scene_tasks,
 )
 from lam_jax.train.method import Method
+from lam_jax.train.spaces import PAPER_SPACES, SpaceName
 
 TaskName = Literal["role_play", "help"]
 AlgorithmName = Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "cispo"]
@@ -54,6 +56,8 @@ def recipe(
     method: Method | None = None,
     sizes: SceneSizes | None = None,
     validate_every: int = 0,
+    space: tuple[SpaceName, ...] = PAPER_SPACES,
+    emission: float = 0.5,
 ) -> Recipe:
     """The demo's recipe.
 
@@ -64,12 +68,14 @@ def recipe(
         method: switches of the method; default: `Method()`.
         sizes: rows of the data set; default: `demo_sizes()`.
         validate_every: RL steps between two validations; 0: only before the first and after the last step.
+        space: action spaces to train.
+        emission: temperature at which rollouts of the hybrid space draw the token under a code.
     """
     sizes = sizes or demo_sizes()
     tasks = scene_tasks(sizes)
     # No truncation at 32 codes, so that both spaces sample alike.
     warm, near_greedy = (in_every_space(SamplingConfig(temperature=t)) for t in (1.0, 0.1))
-    return Recipe(
+    found = Recipe(
         name="demo",
         seed=seed,
         model=Model(BASE_MODEL_FOLDER),
@@ -100,3 +106,4 @@ def recipe(
             (AnswerSet(2, warm), AnswerSet(2, near_greedy)), prompts=32, backbone=backbone_scores
         ),
     )
+    return in_spaces(found, space, emission)

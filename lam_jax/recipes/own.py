@@ -31,12 +31,14 @@ from lam_jax.recipe import (
 )
 from lam_jax.recipes.rewards import Rewards, reward_of
 from lam_jax.recipes.settings import IMAGE, PUBLISHED, SHIPPED_IMAGE, SHIPPED_MODEL, SMALL, SMALL_RL, stages
+from lam_jax.recipes.spaces import in_spaces
 from lam_jax.rewards.judge_config import judge_config
 from lam_jax.rl import algorithm_named
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.tasks.task import ScoredSplit, Task
 from lam_jax.train.method import Method
 from lam_jax.train.optimiser import OptimiserConfig
+from lam_jax.train.spaces import PAPER_SPACES, SpaceName
 
 SPLITS = {"sft": (0.0, 0.5), "rl": (0.5, 0.85), "val": (0.85, 0.9), "test": (0.9, 1.0)}
 # Where the rows with answers are a file of their own.
@@ -53,7 +55,8 @@ def recipe(
     sft: str | None = None,
     reward: Rewards = ("similarity",),
     model: str = SHIPPED_MODEL,
-    space: tuple[Literal["latent", "token"], ...] = ("latent", "token"),
+    space: tuple[SpaceName, ...] = PAPER_SPACES,
+    emission: float = 0.5,
     algorithm: Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "cispo"] = "grpo",
     name: str = "own",
     image: tuple[int, int] | None = None,
@@ -95,6 +98,7 @@ def recipe(
             numbers}; several are added up, each may end in `=WEIGHT`. From Python also a function, or a `Reward`.
         model: Folder of a Qwen2.5-VL with its tokenizer. Default: the small one that ships with the package.
         space: Action spaces to train.
+        emission: Temperature at which rollouts of the hybrid space draw the token under a code.
         algorithm: Policy gradient of stage 6.
         name: Of the task, in phases and results.
         image: Height and width in pixels to which pictures are stretched. Default: 280 420; 84 112 with the small
@@ -159,7 +163,7 @@ def recipe(
         tests={"id": ScoredSplit("test", "Held-out rows")},
     )
     sampling = in_every_space(SamplingConfig(temperature=temperature))
-    return Recipe(
+    found = Recipe(
         name="own",
         seed=seed,
         model=Model(model),
@@ -170,7 +174,6 @@ def recipe(
         if text is None
         else Corpus(built_rows(text, TEXT_ONLY) or source(text, HELD_OUT, texts_parser), (rows,)),
         tasks=(own,),
-        spaces=space,
         method=Method(text_only=text is not None, remat=not small),
         rl=RLSettings(
             algorithm_named(algorithm),
@@ -197,3 +200,4 @@ def recipe(
             sft_micro_batches=min(micro_batches, sft_batch),
         ),
     )
+    return in_spaces(found, space, emission)

@@ -43,7 +43,7 @@ def experiment(
         return dataclasses.replace(recipe, name=" ".join([*labels, recipe.name.partition(task)[2].strip()]).strip())
 
     text = f"The published run of {' '.join(labels)}."
-    return bound(RECIPES[task], text, changed, algorithm=algorithm, space=(space,), method="paper")
+    return bound(RECIPES[task], text, changed, algorithm=algorithm, space=(space,), emission=0.5, method="paper")
 
 
 def require_size(model: Model, size: Size) -> None:

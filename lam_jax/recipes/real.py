@@ -37,11 +37,13 @@ from lam_jax.recipes.settings import (
     reinforcement,
     stages,
 )
+from lam_jax.recipes.spaces import in_spaces
 from lam_jax.rewards.judge import warn_same_judge
 from lam_jax.rewards.judge_config import JudgeConfig, judge_config
 from lam_jax.rl import algorithm_named
 from lam_jax.tasks.task import Task
 from lam_jax.train.method import METHODS
+from lam_jax.train.spaces import PAPER_SPACES, SpaceName
 
 STAGES_1_TO_4 = ("inverse", "projector", "joint", "cloning")
 HELD_OUT = {"train": (0.0, 0.99), "test": (0.99, 1.0)}
@@ -143,7 +145,8 @@ def whole(
     judge_settings: tuple[str, ...] = (),
     evaluation_judge_settings: tuple[str, ...] = (),
     preset: Preset = "published",
-    space: tuple[Literal["latent", "token"], ...] = ("latent", "token"),
+    space: tuple[SpaceName, ...] = PAPER_SPACES,
+    emission: float = 0.5,
     algorithm: Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "cispo"] = "grpo",
     method: Literal["default", "paper"] = "default",
     prompt_lengths: tuple[int, ...] | None = None,
@@ -192,6 +195,7 @@ def whole(
         evaluation_judge_settings: The same, of the judge of evaluation alone.
         preset: "tiny" tries files, judge and machine in minutes, with the small model, short rows and few steps.
         space: Action spaces to train.
+        emission: Temperature at which rollouts of the hybrid space draw the token under a code.
         algorithm: Policy gradient of stage 6.
         method: "paper": what the paper's text says (docs/divergence.md).
         prompt_lengths: Buckets of prompts, tokens; longer ones are cut on the left. Default: room for the real ones.
@@ -267,7 +271,6 @@ def whole(
         paired=corpus(paired, PAIRED),
         text_only=None if text is None else corpus(text, TEXT_ONLY),
         tasks=(own,),
-        spaces=space,
         method=dataclasses.replace(METHODS[method], text_only=text is not None, remat=large),
         rl=dataclasses.replace(sizes.rl, algorithm=policy, **_given(settings)),
         evaluation=dataclasses.replace(sizes.evaluation, **_given(measured)),
@@ -281,6 +284,7 @@ def whole(
             sft_micro_batches,
         ),
     )
+    found = in_spaces(found, space, emission)
     return found if sizes.steps is None else _for_steps(found, sizes.steps, epochs, sft_epochs)
 
 

@@ -1,6 +1,6 @@
-"""The numbers of a run as rows that compare the two action spaces; the HTML report and the terminal show the same.
+"""The numbers of a run as rows that compare its action spaces; the HTML report and the terminal show the same.
 
-Nothing is claimed in advance. A space is "ahead" only where the two confidence intervals do not overlap, and a gain
+Nothing is claimed in advance. A space is "ahead" only where its confidence interval lies above all others, and a gain
 counts only beyond twice its paired standard error; anything else is called undecided.
 """
 
@@ -35,7 +35,7 @@ def gain_verdict(gain: Row) -> str:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Latent against token on one task, split and temperature; `scores[space][phase]` is a row of the results."""
+    """The spaces on one task, split and temperature; `scores[space][phase]` is a row of the results."""
 
     task: str
     split: str
@@ -47,28 +47,33 @@ class Comparison:
         return self.scores.get(space, {}).get(phase)
 
     @property
+    def spaces(self) -> list[str]:
+        """Those that were scored."""
+        return [space for space in SPACES if space in self.scores]
+
+    @property
     def phase(self) -> str | None:
-        """The last phase that both spaces were scored after; None if there is no such phase."""
-        return next((phase for phase in ("rl", "sft") if all(self.score(space, phase) for space in SPACES)), None)
+        """The last phase that all spaces were scored after; None if there is no such phase, or one space only."""
+        if len(self.spaces) < 2:
+            return None
+        return next((phase for phase in ("rl", "sft") if all(self.score(space, phase) for space in self.spaces)), None)
 
     @property
     def verdict(self) -> str:
-        """'latent', 'token' (ahead, intervals apart), 'undecided' (intervals overlap) or 'not compared'."""
+        """The space that is ahead (its interval above the others'), 'undecided' or 'not compared'."""
         if self.phase is None:
             return "not compared"
-        latent, token = (self.scores[space][self.phase] for space in SPACES)
-        if latent["low"] > token["high"]:
-            return "latent"
-        if token["low"] > latent["high"]:
-            return "token"
+        rows = {space: self.scores[space][self.phase] for space in self.spaces}
+        for space, own in rows.items():
+            if all(own["low"] > row["high"] for other, row in rows.items() if other != space):
+                return space
         return "undecided"
 
-    @property
-    def difference(self) -> float | None:
-        """Mean score of latent minus token after `phase`."""
-        if self.phase is None:
+    def difference(self, space: str) -> float | None:
+        """Mean score of a space minus that of the token space after `phase`."""
+        if self.phase is None or not {space, "token"} <= self.scores.keys():
             return None
-        return float(self.scores["latent"][self.phase]["mean"] - self.scores["token"][self.phase]["mean"])
+        return float(self.scores[space][self.phase]["mean"] - self.scores["token"][self.phase]["mean"])
 
 
 def comparisons(results: Row) -> list[Comparison]:
@@ -83,10 +88,10 @@ def comparisons(results: Row) -> list[Comparison]:
 
 
 def spaces_of(results: Row) -> list[str]:
-    """The action spaces that the run has numbers or answers of; both where it has none."""
+    """The action spaces that the run has numbers or answers of; those of the paper where it has none."""
     rows = [row for key in ("scores", "gain", "speed", "rl") for row in results.get(key) or []]
     rows += [answer for sample in results.get("samples") or [] for answer in sample["answers"]]
-    return [space for space in SPACES if any(row["space"] == space for row in rows)] or list(SPACES)
+    return [space for space in SPACES if any(row["space"] == space for row in rows)] or ["latent", "token"]
 
 
 def tasks_of(results: Row, *sections: str) -> list[str]:
@@ -95,7 +100,7 @@ def tasks_of(results: Row, *sections: str) -> list[str]:
 
 
 def diversity_rows(results: Row) -> list[Row]:
-    """Latent beside token: one row per task, split, temperature and phase, with each space's score row or None."""
+    """Spaces side by side: one row per task, split, temperature and phase, with each space's score row or None."""
     return [
         {"task": row.task, "split": row.split, "temperature": row.temperature, "phase": phase}
         | {space: _with_diversity(row.score(space, phase)) for space in SPACES}
@@ -155,10 +160,10 @@ def dimension_tables(results: Row) -> list[DimensionTable]:
 
 @dataclass(frozen=True)
 class SpeedTable:
-    """Seconds, rates and sizes of one task: rows of (label, unit, digits, latent, token, latent/token)."""
+    """Seconds, rates and sizes of one task: rows of (label, unit, digits, by space, spaces with codes over token)."""
 
     task: str
-    rows: list[tuple[str, str, int, float | int | None, float | int | None, float | None]]
+    rows: list[tuple[str, str, int, dict[str, float | int | None], dict[str, float | None]]]
 
 
 def speed_tables(results: Row) -> list[SpeedTable]:
@@ -168,8 +173,14 @@ def speed_tables(results: Row) -> list[SpeedTable]:
         by_space = {row["space"]: row for row in results["speed"] if row["task"] == task}
         rows = []
         for key, label, unit, digits in SPEED_ROWS:
-            latent, token = (by_space.get(space, {}).get(key) for space in SPACES)
-            ratio = latent / token if latent is not None and token else None
-            rows.append((label, unit, digits, latent, token, ratio))
+            values = {space: by_space.get(space, {}).get(key) for space in SPACES}
+            token = values["token"]
+            ratios = {s: v / token if v is not None and token else None for s, v in values.items() if s != "token"}
+            rows.append((label, unit, digits, values, ratios))
         tables.append(SpeedTable(task, rows))
     return tables
+
+
+def against_token(spaces: list[str]) -> list[str]:
+    """The spaces of a run that are told beside its token space; none where it has no such."""
+    return [space for space in spaces if space != "token"] if "token" in spaces else []

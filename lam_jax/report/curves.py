@@ -19,6 +19,8 @@ RL_CURVES = (
     ("reward", "Mean reward", REWARD),
     ("kl", "KL to the SFT policy [nat]", ("kl", "kl_ref", "kl_mean")),
     ("entropy", "Entropy of the actions [nat]", ("entropy", "entropy_mean")),
+    ("code_entropy", "Entropy of the codes [nat]", ("code_entropy",)),
+    ("emission_entropy", "Entropy of the tokens under them [nat]", ("emission_entropy",)),
     ("clip_fraction", "Share of clipped steps", ("clip_fraction", "clip_frac")),
     ("length", "Answer length [tokens]", ("length_mean", "length", "completion_length")),
     ("validation", "Score on the validation split", (f"{VALIDATION}score",)),

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from lam_jax.report.names import SPACES
 
-SPACE_COLOURS = {"latent": "#3b82d6", "token": "#dd7f2a"}
+SPACE_COLOURS = {"latent": "#3b82d6", "hybrid": "#3f9d6b", "token": "#dd7f2a"}
 
 
 @dataclass(frozen=True)

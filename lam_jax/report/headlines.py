@@ -13,9 +13,11 @@ def headlines(results: Row) -> list[str]:
     sentences = _score_sentences(comparisons(results), titles)
     sentences += [_gain_sentence(gain, titles) for gain in results.get("gain") or []]
     for table in speed_tables(results):
-        ratio = next((row[-1] for row in table.rows if row[:2] == ("Whole step", "s")), None)
-        if ratio is not None and math.isfinite(ratio):
-            sentences.append(f"{titles.task(table.task)}: a latent RL step takes {ratio:.2f} times a token RL step.")
+        ratios = next((row[-1] for row in table.rows if row[:2] == ("Whole step", "s")), {})
+        for space, ratio in ratios.items():
+            if ratio is not None and math.isfinite(ratio):
+                task = titles.task(table.task)
+                sentences.append(f"{task}: a {space} RL step takes {ratio:.2f} times a token RL step.")
     fluency = results.get("fluency")
     if fluency:
         checked = f" of {fluency['checked']:,.0f}" if fluency.get("checked") is not None else ""
@@ -37,13 +39,13 @@ def _score_sentences(compared: list[Comparison], titles: Titles) -> list[str]:
             if len(spaces) == 1:
                 sentences.append(f"{where}, {spaces[0]} space: {_course(rows, spaces[0], titles)}.")
             else:
-                sentences.append(f"{where}: nothing to compare, no phase was scored in both spaces.")
+                both = "both" if len(spaces) == 2 else "all"
+                sentences.append(f"{where}: nothing to compare, no phase was scored in {both} spaces.")
             continue
         parts = []
         for verdict in (*SPACES, "undecided"):
             found = [
-                f"{titles.short_split(task, row.split)} ({number(row.scores['latent'][phase]['mean'])} "
-                f"latent, {number(row.scores['token'][phase]['mean'])} token)"
+                f"{titles.short_split(task, row.split)} ({_means(row, phase)})"
                 for row in rows
                 if row.verdict == verdict
             ]
@@ -52,6 +54,10 @@ def _score_sentences(compared: list[Comparison], titles: Titles) -> list[str]:
                 parts.append(f"{claim} on {' and '.join(found)}")
         sentences.append(f"{where}, after {phase.upper()}: {'; '.join(parts)}.")
     return sentences
+
+
+def _means(row: Comparison, phase: str) -> str:
+    return ", ".join(f"{number(row.scores[space][phase]['mean'])} {space}" for space in row.spaces)
 
 
 def _course(rows: list[Comparison], space: str, titles: Titles) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from lam_jax.report.schema import Row
 
-SPACES = ("latent", "token")
+SPACES = ("latent", "hybrid", "token")
 MEASURE_NAMES = {
     "used_share": "Share of codes in use",
     "top_share": "Share of the most used code",

@@ -1,8 +1,8 @@
 """The report's figures, drawn by matplotlib without a display, once for a light page and once for a dark one.
 
 Figures are small and hold one idea each: the page lays them out side by side on a wide screen and below one another on
-a phone. Blue is always the latent space and orange the token space where spaces are compared; in the usage charts a bar
-has the colour that its code has in the sample answers.
+a phone. Blue is always the latent space, green the hybrid and orange the token space where spaces are compared; in the
+usage charts a bar has the colour that its code has in the sample answers.
 """
 
 import colorsys
@@ -28,22 +28,25 @@ def code_colour(code: int, codes: int) -> str:
 def score_plots(results: Row) -> list[Plot]:
     """One interval chart per task: every split and temperature; hollow after SFT, filled after RL."""
     compared, titles = comparisons(results), Titles.of(results)
+    # A run without the hybrid space has no lanes for it.
+    spaces = [s for s in SPACES if s != "hybrid" or any(s in row.scores for row in compared)]
+    lanes = [(space, phase) for space in spaces for phase in ("sft", "rl")]
 
     def plot(task: str) -> Plot:
         rows = [row for row in compared if row.task == task]
 
         def draw(axes: Axes, theme: Theme) -> None:
             for place, row in enumerate(rows):
-                for lane, (space, phase) in enumerate((s, p) for s in SPACES for p in ("sft", "rl")):
+                for lane, (space, phase) in enumerate(lanes):
                     score = row.score(space, phase)
                     if score is None:
                         continue
-                    height = place + (lane - 1.5) * 0.18
+                    height = place + (lane - (len(lanes) - 1) / 2) * 0.72 / len(lanes)
                     colour = SPACE_COLOURS[space]
                     axes.plot([score["low"], score["high"]], [height] * 2, color=colour, linewidth=2, alpha=0.75)
                     fill = colour if phase == "rl" else theme.paper
                     axes.plot(score["mean"], height, "o", color=colour, markerfacecolor=fill, markersize=5)
-            for space in SPACES:
+            for space in spaces:
                 for phase, fill in (("sft", theme.paper), ("rl", SPACE_COLOURS[space])):
                     if any(row.score(space, phase) for row in rows):
                         axes.plot([], [], "o", color=SPACE_COLOURS[space], markerfacecolor=fill, markersize=5,

@@ -23,7 +23,12 @@ from lam_jax.report.run_files import RunFiles, read_run
 from lam_jax.report.schema import Row, RunFilesError
 
 PNG = b"\x89PNG\r\n\x1a\n"
-TITLES: dict[tuple[str, ...], str] = {("latent",): "Latent actions", ("token",): "Token actions"}
+TITLES: dict[tuple[str, ...], str] = {
+    ("latent",): "Latent actions",
+    ("hybrid",): "Latent actions, hybrid",
+    ("token",): "Token actions",
+    ("latent", "hybrid"): "Latent actions, hybrid ones beside them",
+}
 LATENT_SCALARS = (
     "random_action_kl_after_stage4",
     "random_action_kl_after_sft",
@@ -207,6 +212,7 @@ def _context(run: RunFiles) -> Row:
         "title": TITLES.get(tuple(spaces), "Latent actions against tokens"),
         "recipe": config.get("name") if isinstance(config.get("name"), str) else None,
         "spaces": spaces,
+        "against_token": comparison.against_token(spaces),
         "counted": bool(results.get("rl")),
         "coded": any(answer["coloured"] for sample in samples for answer in sample["answers"]),
         "titles": names.Titles.of(results),

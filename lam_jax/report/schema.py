@@ -56,7 +56,7 @@ INTERVALS = Kind(
         )
     ),
 )
-SPACE = _one_of("latent", "token")
+SPACE = _one_of("latent", "hybrid", "token")
 STRINGS = _list_of("strings", lambda item: isinstance(item, str))
 NUMBERS = _list_of("numbers", is_number)
 CODES = _list_of("integers >= 0", lambda item: isinstance(item, int) and not isinstance(item, bool) and item >= 0)

@@ -8,7 +8,14 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from lam_jax.report.comparison import Comparison, comparisons, spaces_of, speed_tables, standard_errors
+from lam_jax.report.comparison import (
+    Comparison,
+    against_token,
+    comparisons,
+    spaces_of,
+    speed_tables,
+    standard_errors,
+)
 from lam_jax.report.names import Titles, number
 from lam_jax.report.schema import Row
 
@@ -82,12 +89,11 @@ def _speed_tables(results: Row) -> list[Table]:
         labels = [f"{label} ({unit})" if unit else label for label, unit, *_ in task.rows]
         table = labelled_table(f"{Titles.of(results).task(task.task)}: one RL step", "", labels, 32)
         number_columns(table, *(space.capitalize() for space in spaces))
-        if len(spaces) > 1:
-            number_columns(table, "Latent / token")
-        for name, (_, _, digits, latent, token, ratio) in zip(labels, task.rows, strict=True):
-            values = {"latent": latent, "token": token}
+        others = against_token(spaces)
+        number_columns(table, *(f"{space.capitalize()} / token" for space in others))
+        for name, (_, _, digits, values, ratios) in zip(labels, task.rows, strict=True):
             cells = [number(values[space], digits) for space in spaces]
-            table.add_row(name, *cells, *([number(ratio, 2)] if len(spaces) > 1 else []))
+            table.add_row(name, *cells, *(number(ratios[space], 2) for space in others))
         tables.append(table)
     return tables
 

@@ -8,6 +8,8 @@ B sequences, T completion positions.
 """
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import flax.struct
 import jax
@@ -34,11 +36,13 @@ class PolicyMetrics(flax.struct.PyTreeNode):
     ratio: Float32[Array, ""] | Leaf
     ratio_max: Float32[Array, ""] | Leaf
     entropy: Float32[Array, ""] | Leaf
+    parts: dict[str, Float32[Array, ""] | Leaf]  # further entropies, by name
 
     @classmethod
-    def none(cls) -> "PolicyMetrics":
-        """Of an empty batch."""
-        return cls(**{field.name: np.zeros((), np.float32) for field in dataclasses.fields(cls)})
+    def none(cls, parts: Sequence[str] = ()) -> "PolicyMetrics":
+        """Of an empty batch, with these further entropies."""
+        zeros: dict[str, Any] = {field.name: np.zeros((), np.float32) for field in dataclasses.fields(cls)}
+        return cls(**zeros | {"parts": {name: np.zeros((), np.float32) for name in parts}})
 
     def merge(self, other: "PolicyMetrics") -> "PolicyMetrics":
         """Metrics of both micro-batches together."""
@@ -56,6 +60,7 @@ class PolicyMetrics(flax.struct.PyTreeNode):
             "ratio_mean": self.ratio / tokens,
             "ratio_max": self.ratio_max,
             "entropy": self.entropy / tokens,
+            **{name: total / tokens for name, total in self.parts.items()},
         }
 
 
@@ -93,6 +98,7 @@ def policy_loss(
     denominator: Float32[Array, ""],
     entropies: Float32[Array, "B T"] | None = None,
     local_batches: int = 1,
+    parts: Mapping[str, Float32[Array, "B T"]] | None = None,
 ) -> tuple[Float32[Array, ""], PolicyMetrics]:
     """Loss of a micro-batch: its share of the global batch's loss (sum the shares, and their gradients).
 
@@ -107,6 +113,7 @@ def policy_loss(
         denominator: `loss_denominator` of the whole global batch.
         entropies: per-token entropy of pi, for the metrics only.
         local_batches: BNPO's local batches among these rows.
+        parts: entropies of parts of the action, by the names of their metrics.
 
     Raises:
         ValueError: `ref_logps` is missing while beta is positive.
@@ -133,11 +140,11 @@ def policy_loss(
         token_loss = token_loss + algorithm.beta * kl if algorithm.beta > 0 else token_loss
 
     loss = loss_numerator(algorithm.normaliser, token_loss, mask, local_batches) / denominator
-    metrics = _metrics(algorithm, ratio, weights, kl, mask, entropies)
+    metrics = _metrics(algorithm, ratio, weights, kl, mask, entropies, parts or {})
     return loss, jax.lax.stop_gradient(metrics)
 
 
-def _metrics(algorithm, ratio, weights, kl, mask, entropies) -> PolicyMetrics:
+def _metrics(algorithm, ratio, weights, kl, mask, entropies, parts) -> PolicyMetrics:
     def total(x):
         return jnp.where(mask, x, 0.0).astype(jnp.float32).sum()
 
@@ -155,4 +162,5 @@ def _metrics(algorithm, ratio, weights, kl, mask, entropies) -> PolicyMetrics:
         ratio=total(ratio),
         ratio_max=jnp.where(mask, ratio, 0.0).max(),
         entropy=jnp.float32(0.0) if entropies is None else total(entropies),
+        parts={name: total(values) for name, values in parts.items()},
     )

@@ -21,7 +21,7 @@ from lam_jax.nn.kv_cache import KVCache
 from lam_jax.nn.rope import Rotary
 from lam_jax.nn.stack import is_apart
 from lam_jax.nn.vocabulary import arg_max, pick
-from lam_jax.rollout.sampling import Sample, SamplingConfig, entropy, sample
+from lam_jax.rollout.sampling import Sample, SamplingConfig, emission_keys, entropy, sample
 
 # Repetition penalty on next-token logits [N, G, V]; the identity where there is none.
 Penalty = Callable[[Array], Array]
@@ -120,6 +120,7 @@ class TokenActions(struct.PyTreeNode):
         penalise: Penalty,
     ) -> Act:
         """A token is its own action; the penalty falls on what is drawn from."""
+        _require_no_emission(self, sampling)
         drawn, spread = _draw(keys, penalise(logits), sampling, "vocab")
         return Act(drawn, spread, drawn.action)
 
@@ -176,6 +177,12 @@ class LatentActions(struct.PyTreeNode):
         penalise: Penalty,
     ) -> Act:
         """A code, and the most likely token under it; the penalty falls on the token."""
+        _require_no_emission(self, sampling)
+        return self._most_likely(keys, hidden, logits, has_image, sampling, penalise)
+
+    def _most_likely(
+        self, keys: Array, hidden: Array, logits: Array, has_image: Array, sampling: SamplingConfig, penalise: Penalty
+    ) -> Act:
         drawn, spread = _draw(keys, logits, sampling, "codes")
         token_logits = penalise(self.next_token_logits(hidden, drawn.action, has_image))
         token = arg_max(token_logits)
@@ -196,6 +203,40 @@ class LatentActions(struct.PyTreeNode):
 
     def _input(self, hidden: Array, has_image: Array) -> Array:
         return self.agent.action_input(self.backbone.norm(hidden), has_image, self.reading)
+
+
+class HybridActions(LatentActions):
+    """Actions are codes from the policy, and the token is drawn from the world model under the code.
+
+    The log-probability of a step is log pi(code) + log p(token | e, code), the second at the temperature
+    `SamplingConfig.emission` and with the penalty; where that is 0 it is `LatentActions`, whose token adds nothing.
+    """
+
+    def act(
+        self,
+        keys: Key[Array, "N G"],
+        hidden: Float[Array, "N G D"],
+        logits: Float[Array, "N G K"],
+        has_image: Bool[Array, " N"],
+        sampling: SamplingConfig,
+        penalise: Penalty,
+    ) -> Act:
+        """A code and a token, with the entropy of the code plus that of the token under it."""
+        if sampling.emission == 0:
+            return self._most_likely(keys, hidden, logits, has_image, sampling, penalise)
+        drawn, spread = _draw(keys, logits, sampling, "codes")
+        token_logits = penalise(self.next_token_logits(hidden, drawn.action, has_image))
+        emission = SamplingConfig(temperature=sampling.emission)
+        emitted, emitted_spread = _draw(emission_keys(keys), token_logits, emission, "vocab")
+        return Act(drawn.replace(logp=drawn.logp + emitted.logp), spread + emitted_spread, emitted.action)
+
+
+def _require_no_emission(space: ActionSpace, sampling: SamplingConfig) -> None:
+    if sampling.emission:
+        raise ValueError(
+            f"{type(space).__name__} with an emission temperature of {sampling.emission}: only the hybrid space draws "
+            "the token under a code. Take a SamplingConfig, or HybridActions."
+        )
 
 
 def shared_prompt(x: Array, samples: int) -> Array:

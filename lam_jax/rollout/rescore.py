@@ -1,6 +1,7 @@
 """Log-probabilities of recorded rollouts under current weights: what the policy update differentiates.
 
 Latent: from the recorded hidden states through the policy blocks alone, no backbone, no vision tower, no vocabulary.
+Hybrid: from those too, through policy, world model and `lm_head` in chunks; no block of the backbone.
 Token: through the backbone with the prompt part once per prompt and chunked log-probabilities.
 Legend: N prompts, G samples of a prompt, P prompt length, T completion length, D width, K codes.
 """
@@ -13,8 +14,9 @@ from lam_jax.losses import token_logps
 from lam_jax.models.inputs import Batch
 from lam_jax.models.qwen2_5_vl.model import QwenVL
 from lam_jax.nn import block
-from lam_jax.nn.stack import Remat
-from lam_jax.rollout.actions import LatentActions
+from lam_jax.nn.stack import Remat, checkpointed
+from lam_jax.nn.vocabulary import first_places
+from lam_jax.rollout.actions import HybridActions, LatentActions
 from lam_jax.rollout.engine import Rollout
 from lam_jax.rollout.sampling import SamplingConfig, action_logps, entropy
 
@@ -55,6 +57,48 @@ def latent_logps(
     logits = latent_logits(space, prompts, rollout, remat)
     logps = action_logps(logits, rollout.actions, rollout.support, sampling.scale)
     return logps, jax.lax.stop_gradient(entropy(logits, rollout.support, sampling.scale))
+
+
+def hybrid_logps(
+    space: HybridActions, prompts: Batch, rollout: Rollout, sampling: SamplingConfig, remat: Remat = False
+) -> tuple[Float[Array, "N G T"], Float[Array, "N G T"], Float[Array, "N G T"]]:
+    """Log-probabilities of the recorded codes and tokens together, entropies of the codes and of the tokens under them.
+
+    Of the world model's weights, codebook included, they have gradients, of `lm_head` only where it trains.
+    """
+    logps, spread = latent_logps(space, prompts, rollout, sampling, remat)
+    if sampling.emission == 0:
+        return logps, spread, jnp.zeros_like(spread)
+    emitted, emitted_spread = emission_logps(space, prompts, rollout, sampling, remat)
+    return logps + emitted, spread, emitted_spread
+
+
+def emission_logps(
+    space: HybridActions, prompts: Batch, rollout: Rollout, sampling: SamplingConfig, remat: Remat = False
+) -> tuple[Float[Array, "N G T"], Float[Array, "N G T"]]:
+    """Log-probabilities of the recorded tokens under the recorded codes, and entropies, in chunks over the vocabulary.
+
+    At the temperature `sampling.emission` and with the repetition penalty; without it where the settings do not
+    renormalise.
+    """
+    agent, backbone = space.agent, space.backbone
+    hidden = jax.lax.stop_gradient(_shift(rollout.prompt_hidden[:, -1], rollout.hidden))
+    x = agent.action_input(backbone.norm(hidden), prompts.has_image, space.reading)
+    # A product with one-hot rows: the gradient of a look-up would be summed up in the compute dtype.
+    codes = agent.latent.code(jax.nn.one_hot(rollout.actions, agent.latent.config.codes, dtype=x.dtype))
+    read = checkpointed(lambda agent, x, codes: agent.read(x, codes, space.reading), remat)
+    first = None
+    if sampling.repetition_penalty != 1.0 and sampling.renormalise:
+        first = first_places(prompts.tokens, prompts.mask, rollout.tokens, rollout.mask, agent.table.shape[0])
+    return token_logps(
+        read(agent, x, codes),
+        agent.table,
+        rollout.tokens,
+        sampling.emission,
+        want_entropy=True,
+        first=first,
+        penalty=sampling.repetition_penalty,
+    )
 
 
 def token_hidden(

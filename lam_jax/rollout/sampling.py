@@ -19,6 +19,7 @@ from lam_jax.nn.leaf import Leaf
 from lam_jax.nn.vocabulary import arg_max, expectation, pick, pick_many, top_k
 from lam_jax.rollout.noise import each, gumbel_noise
 
+_EMISSION = 1  # folded into the key of a step
 NEVER = -1e30  # log-probability of an action outside the support; finite, so that no NaN gradient can arise
 
 
@@ -66,9 +67,39 @@ class SamplingConfig:
         """Temperature of the scored distribution: a greedy choice is scored at temperature 1."""
         return 1.0 if self.greedy else self.temperature
 
+    @property
+    def emission(self) -> float:
+        """Temperature at which the token is drawn under a code; 0: the most likely one is taken."""
+        return 0.0
+
     def official(self) -> "SamplingConfig":
         """The released code's log-probabilities: over all actions."""
         return dataclasses.replace(self, renormalise=False)
+
+    def answering(self) -> "SamplingConfig":
+        """How answers are drawn that are scored: actions as here, the most likely token under a code."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(SamplingConfig)}
+        return SamplingConfig(**values)
+
+
+@dataclasses.dataclass(frozen=True)
+class HybridSampling(SamplingConfig):
+    """How a code is drawn, and then the token under it: rollouts of the hybrid space (method.md section 4).
+
+    What the fields of `SamplingConfig` say is about the code; the repetition penalty falls on the token.
+
+    Attributes:
+        emission: temperature of the token, which is drawn from all tokens.
+    """
+
+    emission: float = 0.5
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 < self.emission < float("inf"):
+            raise ValueError(
+                f"emission is {self.emission}, expected more than 0; SamplingConfig takes the most likely token"
+            )
 
 
 class Support(flax.struct.PyTreeNode):
@@ -96,6 +127,11 @@ def sample_keys(key: Key[Array, ""], sample_ids: Int[Array, "*B"], step: Int[Arr
         step: decode step.
     """
     return each(lambda sample: jax.random.fold_in(jax.random.fold_in(key, sample), step), sample_ids)
+
+
+def emission_keys(keys: Key[Array, "*B"]) -> Key[Array, "*B"]:
+    """The key of each token's own draw, beside that of its code, for which `keys` are."""
+    return each(lambda key: jax.random.fold_in(key, _EMISSION), keys)
 
 
 def penalise_repeats(

@@ -268,13 +268,16 @@ class Run:
                 f"{self.folder} is in use by {error}. Wait until it ends or choose another output folder."
             ) from error
 
-    def phase(self, name: str, function: Callable[[], tuple[Any, dict[str, Any]]], like: Any = None) -> PhaseResult:
+    def phase(
+        self, name: str, function: Callable[[], tuple[Any, dict[str, Any]]], like: Any = None, shared: bool = False
+    ) -> PhaseResult:
         """The result of a phase: restored if it is complete, else run and checkpointed.
 
         Args:
             name: of its folder and in the report.
             function: runs the phase; returns a pytree of arrays (or None) and a record of JSON values.
             like: arrays or shape structs like the pytree, whose dtypes and shardings a restored one gets.
+            shared: two parts of the run begin with it; the second one gets it restored.
 
         A damaged checkpoint is reported on the error log and set aside, and its phase is run again.
 
@@ -285,13 +288,15 @@ class Run:
         """
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
             raise ValueError(f"Phase name {name!r}: expected letters, digits, '_', '.' and '-' only.")
-        if name in self.results:
+        path, again = self.phases / name, name in self.results
+        if again and not shared:
             raise ValueError(f"Phase {name!r} was already asked for in this run; names must differ.")
         if self.stop.visit():
             raise self.stop.error(f"before phase {name}. Run the same command again to go on there.")
         heartbeat.beat(name)
-        path = self.phases / name
         result = self._restored(path, like) or self._run(path, function)
+        if again:
+            return result
         if is_first():
             # Also after a restore: the process may have been killed between saving the phase and this.
             shutil.rmtree(self._phase_checkpoints(name), ignore_errors=True)

@@ -122,6 +122,23 @@ def latent_update(
     return policy.both(trained=True) + (policy.forward if reference else 0.0)
 
 
+def hybrid_update(
+    config: QwenConfig,
+    latent: LatentConfig,
+    prompts: int,
+    samples: int,
+    prompt: float,
+    length: float,
+    reference: bool = True,
+) -> float:
+    """FLOPs of a hybrid update: a latent one, and the merge, which trains, and the head of each completion token."""
+    text, tokens = config.text, prompts * samples * length
+    world, table = merge(text, latent, tokens), head(text, tokens)
+    emission = world.both(trained=True) + table.both(trained=False)
+    emission += (world + table).forward if reference else 0.0
+    return latent_update(config, latent, prompts, samples, prompt, length, reference) + emission
+
+
 def token_update(
     config: QwenConfig,
     trained: int,

@@ -26,6 +26,7 @@ from lam_jax.train.optimiser import Optimiser
 from lam_jax.train.partition import VOCABULARY_TABLES, in_dtype, merge
 from lam_jax.train.rl_batch import RLBatch
 from lam_jax.train.rl_config import RLConfig
+from lam_jax.train.spaces import Logps
 from lam_jax.train.state import TrainState
 
 
@@ -54,7 +55,7 @@ class Update:
         layout: Layout | None = None,
     ):
         self.frozen, self.reference, self.layout = frozen, reference, layout
-        self._algorithm, self._optimiser = config.algorithm, optimiser
+        self._algorithm, self._optimiser, self._parts = config.algorithm, optimiser, config.space.parts
 
         def objective(
             trainable: Agent, frozen: Agent, reference: Agent, batch: RLBatch, denominator: Array
@@ -80,7 +81,7 @@ class Update:
         """One optimiser step, or none; all metrics but the learning rate are 0 then."""
         if not learns_from(batch, self._algorithm):
             state, applied = state.skip(self._optimiser)
-            return state, {"loss": 0.0, **PolicyMetrics.none().means()} | applied
+            return state, {"loss": 0.0, **PolicyMetrics.none(self._parts).means()} | applied
         static = statics((state.trainable, self.frozen), self.layout)
         return self._update(state, self.frozen, self.reference, batch, **static)
 
@@ -126,7 +127,7 @@ def _objective(
     algorithm, sampling = config.algorithm, config.rollout.sampling
     dtype = frozen.backbone.config.dtype
 
-    def logps_of(part: Agent, remat: Remat) -> tuple[Array, Array]:
+    def logps_of(part: Agent, remat: Remat) -> Logps:
         return config.space.logps(merge(part, frozen), method, batch.prompts, batch.rollout, sampling, remat)
 
     logps, entropies = logps_of(in_dtype(trainable, dtype, VOCABULARY_TABLES), config.remat)
@@ -146,7 +147,8 @@ def _objective(
         batch.advantages.reshape(-1),
         mask,
         denominator,
-        _flat(entropies),
+        _flat(entropies["entropy"]),
+        parts={name: _flat(entropies[name]) for name in config.space.parts},
     )
 
 

@@ -11,10 +11,10 @@ from lam_jax.recipe import Recipe
 from tests.end_to_end.own_files import flags, write_files
 
 
-def make_run(folder: Path, reward: str) -> Iterator[Path]:
-    """The run folder `folder/run`; `reward`: name of the reward's module, one for each test module."""
+def make_run(folder: Path, reward: str, *more: str) -> Iterator[Path]:
+    """The run folder `folder/run`; `reward`: name of the reward's module, one for each test module; `more`: flags."""
     path = [*sys.path]
-    args = ["train", "own", *flags(write_files(folder, reward)), "--quick", "--out", str(folder / "run")]
+    args = ["train", "own", *flags(write_files(folder, reward)), "--quick", "--out", str(folder / "run"), *more]
     assert main([*args, "--mesh", "1", "1", "1"]) == 0
     yield folder / "run"
     sys.path[:] = path

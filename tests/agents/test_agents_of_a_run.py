@@ -33,12 +33,12 @@ from tests.cli.test_cli import call
 from tests.end_to_end.own_files import value
 
 STAGES = ("stage1_inverse", "stage2_projector", "stage3_joint", "stage4_cloning")
-SPACE_NAMES = ("latent", "token")
+SPACE_NAMES = ("latent", "hybrid", "token")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, quick_compilation):
-    yield from make_run(tmp_path_factory.mktemp("agents"), "agents_score")
+    yield from make_run(tmp_path_factory.mktemp("agents"), "agents_score", "--space", *SPACE_NAMES)
 
 
 @pytest.fixture(scope="module")
@@ -185,9 +185,9 @@ def test_the_model_card_has_data_recipe_scores_and_limits(run, exported, space):
         f"`rl_{space}_own`",
     ):
         assert part in card.text, part
-    assert ("| 1 inverse dynamics |" in card.text) == ("codes" in card.text) == (space == "latent")
+    assert ("| 1 inverse dynamics |" in card.text) == ("codes" in card.text) == (space != "token")
     assert ("AutoModelForImageTextToText" in card.text) == (space == "token")
-    assert card.data.library_name == ("lam_jax" if space == "latent" else "transformers")
+    assert card.data.library_name == ("lam_jax" if space != "token" else "transformers")
     assert card.data.eval_results[0].metric_value == pytest.approx(rows[1]["mean"], abs=1e-4)
 
 
@@ -196,7 +196,7 @@ def test_an_export_needs_its_own_folder_a_space_and_weights_that_were_kept(run, 
     assert (code, "exists already: remove it or choose another" in err) == (1, True)
     target = run.parent / "refused"
     for flags, message in (
-        ([], "has several spaces: name one of ['latent', 'token'], as --space or space=."),
+        ([], "has several spaces: name one of ['latent', 'hybrid', 'token'], as --space or space=."),
         (["--space", "token", "--task", "help"], "found no task 'help', expected one of ['own']"),
         (["--space", "token", "--weights", "best"], "kept only the last weights of rl_token_own, not the best: set"),
     ):

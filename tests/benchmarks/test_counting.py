@@ -51,6 +51,16 @@ def test_a_latent_update_runs_the_policy_blocks_twice_forward_and_once_backward(
     assert found == 4 * weights + 4 * activations
 
 
+def test_a_hybrid_update_adds_the_merge_and_the_head_of_each_completion_token():
+    # Four tokens through 120 weights of the merge, which train, and a table of 10 rows of 4, which does not.
+    merge, table = 2 * 4 * 120, 2 * 4 * 4 * 10
+    sizes = {"prompts": 1, "samples": 2, "prompt": 3, "length": 2}
+    found = counting.hybrid_update(CONFIG, LATENT, **sizes) - counting.latent_update(CONFIG, LATENT, **sizes)
+    assert found == 4 * merge + 3 * table
+    found -= counting.hybrid_update(CONFIG, LATENT, **sizes, reference=False)
+    assert found + counting.latent_update(CONFIG, LATENT, **sizes, reference=False) == merge + table
+
+
 def test_the_released_token_update_runs_every_row_whole():
     # Two rows of 3 + 2: 10 positions, 2 * 15 pairs; pictures twice, forward only.
     lower, upper, attention, table = 2 * 2 * 10 * 84, 2 * 10 * 84, 4 * 30 * 4, 2 * 4 * 4 * 10

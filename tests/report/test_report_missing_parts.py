@@ -103,6 +103,28 @@ def test_a_run_of_one_space_one_task_and_one_split_shows_no_other(tmp_path: Path
     assert (tmp_path / "plots" / "rl_help_reward.png").is_file()
 
 
+def test_a_run_of_three_spaces_shows_the_hybrid_one_beside_the_others(tmp_path: Path) -> None:
+    results = made_up_run.results()
+    for key in ("scores", "gain", "speed", "rl"):
+        results[key] += [row | {"space": "hybrid"} for row in results[key] if row["space"] == "latent"]
+    for sample in results["samples"]:
+        sample["answers"] += [a | {"space": "hybrid"} for a in sample["answers"] if a["space"] == "latent"]
+    lines = made_up_run.metrics()
+    lines += [
+        row | {"phase": row["phase"].replace("latent", "hybrid"), "code_entropy": 1.0, "emission_entropy": 2.0}
+        for row in lines
+        if row["phase"].startswith("rl_latent")
+    ]
+    text = _report(tmp_path, results, lines)
+    for part in ("Scores: latent against hybrid against token", "Hybrid − token", "Hybrid / token", "Hybrid, RL"):
+        assert part in text, part
+    assert (tmp_path / "plots" / "rl_help_code_entropy.png").is_file()
+    assert (tmp_path / "plots" / "rl_help_emission_entropy.png").is_file()
+    printed = _terminal(results)
+    assert "Hybrid" in printed
+    assert max(map(len, printed.splitlines())) <= 80
+
+
 def test_an_answer_that_only_some_conversations_have_is_named_absent(tmp_path: Path) -> None:
     results = made_up_run.results()
     results["samples"][1]["answers"] = [a for a in results["samples"][1]["answers"] if a["space"] == "latent"]
@@ -167,7 +189,7 @@ def test_values_that_are_null_or_not_finite_are_dashes(tmp_path: Path) -> None:
     [
         (lambda r: r["scores"][3].update(mean="0.9"), "scores[3].mean", "'0.9' (str)", "a number"),
         (lambda r: r["scores"][0].pop("low"), "scores[0].low", "no such key", "a number"),
-        (lambda r: r["scores"][0].update(space="words"), "scores[0].space", "'words'", "'latent', 'token'"),
+        (lambda r: r["scores"][0].update(space="words"), "scores[0].space", "'words'", "'latent', 'hybrid', 'token'"),
         (
             lambda r: r["scores"][1]["dimensions"]["fluency"].pop("high"),
             "scores[1].dimensions",

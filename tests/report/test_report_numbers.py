@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from lam_jax.report.comparison import comparisons, gain_verdict, speed_tables, standard_errors
+from lam_jax.report.comparison import against_token, comparisons, gain_verdict, speed_tables, standard_errors
 from lam_jax.report.headlines import headlines
 from lam_jax.report.names import Titles, human_name, number
 from lam_jax.report.plots import code_colour
@@ -47,15 +47,30 @@ def test_a_space_is_ahead_only_where_the_intervals_are_apart(latent, token, verd
         assert (f"the {space} space is ahead on ID" in sentence) == (verdict == space)
 
 
+@pytest.mark.parametrize(
+    ("hybrid", "verdict"), [((0.75, 0.85), "hybrid"), ((0.65, 0.85), "undecided"), ((0.5, 0.6), "undecided")]
+)
+def test_of_three_spaces_one_is_ahead_where_its_interval_lies_above_both_others(hybrid, verdict) -> None:
+    rows = [_score("token", 0.6, 0.7), _score("latent", 0.4, 0.7), _score("hybrid", *hybrid)]
+    (row,) = comparisons({"scores": rows})
+    assert (row.spaces, row.verdict) == (["latent", "hybrid", "token"], verdict)
+    assert row.difference("hybrid") == pytest.approx(sum(hybrid) / 2 - 0.65)
+    (sentence,) = headlines({"scores": rows})
+    assert f"({0.55:.3f} latent, {sum(hybrid) / 2:.3f} hybrid, {0.65:.3f} token)" in sentence
+    assert against_token(row.spaces) == ["latent", "hybrid"]
+    (row,) = comparisons({"scores": rows[1:]})
+    assert (row.phase, row.difference("hybrid"), against_token(row.spaces)) == ("rl", None, [])
+
+
 def test_rl_decides_where_both_spaces_have_it_otherwise_sft() -> None:
     sft = [_score("latent", 0.8, 0.9, "sft"), _score("token", 0.5, 0.6, "sft")]
     (row,) = comparisons({"scores": [*sft, _score("token", 0.95, 0.99)]})
     assert (row.phase, row.verdict) == ("sft", "latent")
     (row,) = comparisons({"scores": [*sft, _score("token", 0.95, 0.99), _score("latent", 0.7, 0.8)]})
     assert (row.phase, row.verdict) == ("rl", "token")
-    assert row.difference == pytest.approx(0.75 - 0.97)
+    assert row.difference("latent") == pytest.approx(0.75 - 0.97)
     (row,) = comparisons({"scores": [_score("token", 0.5, 0.6, "sft"), _score("latent", 0.8, 0.9, "rl")]})
-    assert (row.phase, row.verdict, row.difference) == (None, "not compared", None)
+    assert (row.phase, row.verdict, row.difference("latent")) == (None, "not compared", None)
 
 
 def test_temperatures_are_compared_apart_and_temperature_one_comes_first() -> None:
@@ -86,7 +101,7 @@ def test_speed_ratios_are_latent_over_token_and_absent_without_either() -> None:
     rows = [{"task": "help", "space": "latent", "step_s": 3.0, "rollout_s": 1.0, "update_s": 1.0},
             {"task": "help", "space": "token", "step_s": 2.0, "rollout_s": 0.0, "update_s": None}]  # fmt: skip
     (table,) = speed_tables({"speed": rows})
-    ratios = {row[0]: row[-1] for row in table.rows if row[1] == "s"}
+    ratios = {row[0]: row[-1]["latent"] for row in table.rows if row[1] == "s"}
     assert ratios == {"Rollout": None, "Policy update": None, "Whole step": 1.5}
     assert headlines({"speed": rows}) == ["Help: a latent RL step takes 1.50 times a token RL step."]
     assert headlines({"speed": rows[:1]}) == []

@@ -22,7 +22,7 @@ from lam_jax.rl import ALGORITHMS
 from lam_jax.rollout.actions import ActionSpace
 from lam_jax.rollout.engine import Rollout, RolloutConfig
 from lam_jax.rollout.run import fill_prompts, jitted, prepared
-from lam_jax.rollout.sampling import SamplingConfig
+from lam_jax.rollout.sampling import HybridSampling, SamplingConfig
 from lam_jax.train.method import METHODS
 from lam_jax.train.optimiser import Optimiser, OptimiserConfig, make_optimiser
 from lam_jax.train.partition import partition
@@ -49,11 +49,12 @@ N, G, P, T = 6, 2, 12, 5
 LENGTH = 14
 SAMPLING = {
     "latent": SamplingConfig(temperature=0.8, top_k=4),
+    "hybrid": HybridSampling(temperature=0.8, top_k=4, repetition_penalty=1.3),
     "token": SamplingConfig(temperature=0.9),
     "token_top_k": SamplingConfig(top_k=7, repetition_penalty=1.3),
 }
 # What is run by default; `make sharding` runs everything on every mesh.
-IN_BRIEF = ("joint", "sft_latent", "rl_latent", "rl_token")
+IN_BRIEF = ("joint", "sft_latent", "rl_latent", "rl_hybrid", "rl_token")
 
 
 def words(count: int, seed: int) -> tuple[int, ...]:

@@ -46,7 +46,7 @@ def test_a_step_is_the_same_on_eight_devices(name):
 
 @pytest.mark.sharding
 @pytest.mark.parametrize("mesh", ["data", "all", "tensor"])
-@pytest.mark.parametrize("name", [*STAGES, "rl_latent", "rl_token"])
+@pytest.mark.parametrize("name", [*STAGES, "rl_latent", "rl_hybrid", "rl_token"])
 def test_every_step_is_the_same_on_every_mesh(name, mesh):
     assert_same(name, mesh)
 
@@ -54,7 +54,7 @@ def test_every_step_is_the_same_on_every_mesh(name, mesh):
 def margins(space_name, rollout):
     """[N, G, T]: by how much each action, and each token it stands for, was the first choice."""
     *arguments, config = made.rollout_arguments(space_name, made.on("one"))
-    find = token_margins if space_name.startswith("token") else latent_margins
+    find = {"latent": latent_margins, "hybrid": hybrid_margins}.get(space_name, token_margins)
     return jax.jit(find, static_argnums=5)(*arguments, rollout, config.sampling)
 
 
@@ -63,6 +63,21 @@ def latent_margins(space, prompts, ids, key, rollout, sampling):
     hidden = jnp.concatenate([first, rollout.hidden[:, :, :-1]], axis=2)
     emitted = gap(space.next_token_logits(hidden, rollout.actions, prompts.has_image))
     return jnp.minimum(drawn_margins(latent_logits(space, prompts, rollout), ids, key, rollout, sampling), emitted)
+
+
+def hybrid_margins(space, prompts, ids, key, rollout, sampling):
+    first = jnp.broadcast_to(rollout.prompt_hidden[:, None, None, -1], rollout.hidden[:, :, :1].shape)
+    hidden = jnp.concatenate([first, rollout.hidden[:, :, :-1]], axis=2)
+    logits = space.next_token_logits(hidden, rollout.actions, prompts.has_image)
+    asked = jax.nn.one_hot(prompts.tokens, logits.shape[-1], dtype=bool) & prompts.mask[..., None]
+    said = jnp.cumsum(jax.nn.one_hot(rollout.tokens, logits.shape[-1], dtype=jnp.int32), axis=2) > 0
+    said = jnp.concatenate([jnp.zeros_like(said[:, :, :1]), said[:, :, :-1]], axis=2) | asked.any(1)[:, None, None]
+    penalty = sampling.repetition_penalty
+    logits = jnp.where(said, jnp.where(logits > 0, logits / penalty, logits * penalty), logits) / sampling.emission
+    draw = jax.vmap(jax.vmap(lambda k: jax.random.gumbel(jax.random.fold_in(k, 1), logits.shape[-1:], jnp.float32)))
+    noise = jnp.stack([draw(sample_keys(key, ids, t)) for t in range(made.T)], axis=2)
+    codes = drawn_margins(latent_logits(space, prompts, rollout), ids, key, rollout, sampling)
+    return jnp.minimum(codes, gap(logits + noise))
 
 
 def token_margins(space, prompts, ids, key, rollout, sampling):
@@ -108,14 +123,14 @@ def test_a_rollout_is_the_same_on_eight_devices(space):
 
 @pytest.mark.sharding
 @pytest.mark.parametrize("mesh", ["data", "all", "tensor"])
-@pytest.mark.parametrize("space", ["latent", "token", "token_top_k"])
+@pytest.mark.parametrize("space", ["latent", "hybrid", "token", "token_top_k"])
 def test_rollouts_are_the_same_on_every_mesh(space, mesh):
     assert_same_rollout(space, mesh)
 
 
 @pytest.mark.sharding
 @pytest.mark.parametrize("mesh", ["data", "all", "tensor"])
-@pytest.mark.parametrize("space", ["latent", "token"])
+@pytest.mark.parametrize("space", ["latent", "hybrid", "token"])
 def test_forced_tokens_have_the_same_log_probabilities(space, mesh):
     found = {name: made.forced_logps(space, name)[:N] for name in ("one", mesh)}
     np.testing.assert_allclose(found[mesh], found["one"], atol=CLOSE)

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 WIDTH = CONFIG.text.width
 MOVES = ("all-gather", "all-to-all", "ragged-all-to-all", "collective-permute")
 SPECS = jax.tree.leaves(Agent.spec(CONFIG, LATENT), is_leaf=is_weight)
-STEPS = [*STAGES, "rl_latent", "rl_token"]
+STEPS = [*STAGES, "rl_latent", "rl_hybrid", "rl_token"]
 ROLLOUTS = [f"rollout_{space}" for space in made.SAMPLING]
 
 

@@ -79,7 +79,7 @@ def train(space, mesh, refills=PROMPTS, **changes):
 
 @pytest.mark.sharding
 @pytest.mark.parametrize("mesh", ["data", "all", "tensor"])
-@pytest.mark.parametrize("space", ["latent", "token"])
+@pytest.mark.parametrize("space", ["latent", "hybrid", "token"])
 def test_every_mesh_learns_the_same(space, mesh):
     """Six prompts are filled up to eight on eight data shards: the filling neither counts nor is refilled."""
     expected, _ = train(space, made.on("one"))

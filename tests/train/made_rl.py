@@ -19,7 +19,7 @@ from lam_jax.latent.agent import Agent
 from lam_jax.models.inputs import Batch
 from lam_jax.rl import ALGORITHMS
 from lam_jax.rollout.engine import Rollout, RolloutConfig
-from lam_jax.rollout.sampling import SamplingConfig, Support
+from lam_jax.rollout.sampling import HybridSampling, SamplingConfig, Support
 from lam_jax.train.method import METHODS, Method
 from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
 from lam_jax.train.partition import merge, partition
@@ -73,7 +73,7 @@ def collated(rows: Sequence[Row]) -> Collated:
 
 def config(space: Any, name: str = "grpo", **changes: Any) -> RLConfig:
     """Settings; `changes` are the algorithm's."""
-    sampling = SamplingConfig(top_k=6) if space == "latent" else SamplingConfig()
+    sampling = {"latent": SamplingConfig(top_k=6), "hybrid": HybridSampling(top_k=6)}.get(space, SamplingConfig())
     rollout = RolloutConfig(samples=G, length=T, sampling=sampling, segment=T, stop=False)
     algorithm = dataclasses.replace(ALGORITHMS[name], **changes)
     return RLConfig(algorithm, SPACES[space], prompts=N, rollout=rollout, optimiser=OptimiserConfig(lr=1e-2))

@@ -58,8 +58,8 @@ def token_logits(agent: Agent, prompts: Batch, tokens, mask) -> jax.Array:
     return e @ agent.backbone.table.T
 
 
-def next_tokens(agent: Agent, x, codes, readout: str) -> jax.Array:
-    """The world model's most likely tokens for merge inputs [.., D] under codes [..]."""
+def world_logits(agent: Agent, x, codes, readout: str) -> jax.Array:
+    """The world model's next-token logits [.., V] for merge inputs [.., D] under codes [..]."""
     c, start, world = agent.latent.codebook[codes], x, agent.latent.world.blocks
     for gate, up, down in zip(world.gate.kernel, world.up.kernel, world.down.kernel, strict=True):
         both = jnp.concatenate([x, c], axis=-1)
@@ -67,7 +67,12 @@ def next_tokens(agent: Agent, x, codes, readout: str) -> jax.Array:
         x = x + own
     norm = agent.backbone.norm
     out = {"merged": norm(x), "delta": norm(x) - start, "block": norm(own)}[readout]
-    return jnp.argmax(out @ agent.backbone.table.T, axis=-1)
+    return out @ agent.backbone.table.T
+
+
+def next_tokens(agent: Agent, x, codes, readout: str) -> jax.Array:
+    """Its most likely tokens [..]."""
+    return jnp.argmax(world_logits(agent, x, codes, readout), axis=-1)
 
 
 def logps(logits, actions, indices=None, kept=None, temperature: float = 1.0) -> jax.Array:

@@ -43,7 +43,7 @@ def made():
     return functools.cache(make)
 
 
-@pytest.mark.parametrize("space", ["latent", "token"])
+@pytest.mark.parametrize("space", ["latent", "hybrid", "token"])
 def test_training_raises_the_reward(made, space):
     step, create = made(space)
     state, rewards = create(), []
@@ -133,9 +133,10 @@ def test_several_updates_share_a_rollout():
         assert batch.rollout.tokens.shape == (1, G, T)
 
 
-def test_stopped_between_two_updates_of_a_rollout_it_goes_on_bit_for_bit(tmp_path):
+@pytest.mark.parametrize("space", ["latent", "hybrid"])
+def test_stopped_between_two_updates_of_a_rollout_it_goes_on_bit_for_bit(tmp_path, space):
     """The rollout is in the checkpoint: it is not drawn again with the weights of then."""
-    settings = dataclasses.replace(config("latent"), steps=2, epochs=2, mini_batches=2)
+    settings = dataclasses.replace(config(space), steps=2, epochs=2, mini_batches=2)
     rolled = []
 
     def reward(examples, answers, samples):

@@ -13,7 +13,7 @@ import pytest
 from lam_jax.latent.agent import Reading
 from lam_jax.rl import ALGORITHMS
 from lam_jax.rollout.engine import RolloutConfig
-from lam_jax.rollout.sampling import SamplingConfig
+from lam_jax.rollout.sampling import HybridSampling, SamplingConfig
 from lam_jax.train.method import METHODS, Method
 from lam_jax.train.optimiser import OptimiserConfig
 from lam_jax.train.partition import merge
@@ -66,8 +66,8 @@ def written_down(space, truncated) -> Actions:
     shape = (N, G, T)
     mask = np.arange(T) < LENGTHS[..., None]
     tokens = np.where(mask, rng.integers(tiny.FIRST_WORD, tiny.VOCAB, shape), tiny.PAD).astype(np.int32)
-    count = tiny.LATENT.codes if space == "latent" else tiny.VOCAB
-    actions = rng.integers(0, count, shape).astype(np.int32) if space == "latent" else tokens
+    count = tiny.VOCAB if space == "token" else tiny.LATENT.codes
+    actions = tokens if space == "token" else rng.integers(0, count, shape).astype(np.int32)
     if not truncated:
         return Actions(tokens, actions, mask)
     indices = np.argsort(rng.random((*shape, count)), axis=-1)[..., :S].astype(np.int32)
@@ -78,14 +78,19 @@ def written_down(space, truncated) -> Actions:
     return Actions(tokens, actions, mask, indices, kept)
 
 
-def plain_logps(agent, prompts, taken, space, temperature, project):
-    """Log-probabilities [N, G, T] of the actions, from whole rows."""
+def plain_logps(agent, prompts, taken, space, temperature, project, emission):
+    """Log-probabilities [N, G, T] of the actions, from whole rows; in the hybrid space with those of the tokens."""
     args = (agent, prompts, taken.tokens, taken.mask)
-    logits = plain_rl.code_logits(*args, project) if space == "latent" else plain_rl.token_logits(*args)
-    return plain_rl.logps(logits, taken.actions, taken.indices, taken.kept, temperature)
+    logits = plain_rl.token_logits(*args) if space == "token" else plain_rl.code_logits(*args, project)
+    found = plain_rl.logps(logits, taken.actions, taken.indices, taken.kept, temperature)
+    if space != "hybrid":
+        return found
+    x = plain_rl.chosen_from(plain_rl.merge_input(*args, project), prompts)
+    emitted = plain_rl.world_logits(agent, x, taken.actions, "merged")
+    return found + plain_rl.logps(emitted, taken.tokens, temperature=emission)
 
 
-HOW = ("space", "temperature", "project")
+HOW = ("space", "temperature", "project", "emission")
 
 
 @functools.partial(jax.jit, static_argnames=HOW)
@@ -115,6 +120,7 @@ class Case:
         self.prompts = collated(ROWS).batch
         self.taken = written_down(config.space.name, sampling.truncates and sampling.renormalise)
         self.how = {"space": config.space.name, "temperature": sampling.temperature, "project": project}
+        self.how["emission"] = sampling.emission
         self.now, self.ref = (
             np.asarray(self.logps(part)) for part in (self.state.trainable, self.step.update.reference)
         )
@@ -167,6 +173,7 @@ def same_gradient(found, expected):
     [
         ("latent", "grpo", SamplingConfig(**TOP)),
         ("latent", "dr_grpo", SamplingConfig(**TOP)),
+        ("hybrid", "grpo", HybridSampling(**TOP, emission=0.6)),
         ("token", "grpo", SamplingConfig(temperature=0.9)),
         ("token", "dr_grpo", SamplingConfig(**TOP)),
     ],
