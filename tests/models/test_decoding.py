@@ -95,6 +95,8 @@ def test_white_is_zero_is_turned_in_sixteen_bits_as_in_eight():
 @pytest.mark.parametrize(
     ("image", "message"),
     [
+        (Image.fromarray((RAMP > 127).astype(np.int32)), "32-bit grey levels from 0 to 1.*black.*8-bit RGB"),
+        (Image.fromarray((RAMP // 17).astype(np.int32)), "32-bit grey levels from 0 to 15.*black"),
         (Image.fromarray(RAMP.astype(np.uint16)), "16-bit grey levels from 0 to 255.*black.*8-bit RGB"),
         (Image.fromarray(np.full((28, 28), 128, np.uint16)), "from 128 to 128"),
         (Image.fromarray(RAMP.astype(np.uint16) * 16), "from 0 to 4080"),
