@@ -20,21 +20,27 @@ _WIDE |= {0x3010: ord("["), 0x3011: ord("]"), 0x3001: ord(","), 0x3000: ord(" ")
 _UNSEEN = dict.fromkeys((0x200B, 0x2060, 0xFEFF))  # without width, a byte order mark among them
 
 # Names of tags that hold a thought: with what models put before and after, <longcat_think>, <seed:think>, <cot_budget>.
-_THINK = (
-    r"(?:[a-z0-9]+[_:-]+){0,4}(?:ant|inner|deep|self)?"
-    r"(?:think(?:ing)?|thoughts?|monologue|reason(?:ing)?|reflect(?:ion)?|scratch_?pad|deliberation|analysis|draft|cot"
-    r"|rationale|plan(?:ning)?)(?:[_:-]+[a-z0-9]+){0,4}"
+_NAME = r"(?:[a-z0-9]+[_:-]+){0,4}(?:ant|inner|deep|self)?(?:%s)(?:[_:-]+[a-z0-9]+){0,4}"
+_THINK = _NAME % (
+    "think(?:ing)?|thoughts?|monologue|reason(?:ing)?|reflect(?:ion)?|scratch_?pad|deliberation|cot|chain_of_thought"
 )
+_TAG_OPEN, _TAG_CLOSE = r"<\s*%s(?:\s[^<>\n]*)?(?:(?<!/)>|$)", r"<\s*/\s*%s\s*>"
 _OPEN = re.compile(
-    rf"<\s*{_THINK}(?:\s[^<>\n]*)?(?:(?<!/)>|$)|<\|(?:(?:begin|start)_(?:of_)?)?(?:think(?:ing)?|thought)(?:_start)?\|>"
-    r"|<\|inner_prefix\|>|<\|channel>\s*thought|<unused94>|\[THINK\]|◁think▷|<details\b[^<>]*>|^\s*`{3,}\s*think(?:ing)?\b",
+    _TAG_OPEN % _THINK + r"|<\|(?:(?:begin|start)_(?:of_)?)?(?:think(?:ing)?|thought)(?:_start)?\|>"
+    r"|<\|inner_prefix\|>|<\|channel>\s*thought|<unused94>|\[THINK\]|◁think▷",
     re.IGNORECASE | re.MULTILINE,
 )
 _CLOSE = re.compile(
-    rf"<\s*/\s*{_THINK}\s*>|<\|(?:/|end_(?:of_)?)(?:think(?:ing)?|thought)\|>|<\|(?:think(?:ing)?|thought)_end\|>"
-    r"|<\|inner_suffix\|>|<channel\|>|<unused95>|\[/THINK\]|\[BEGIN FINAL RESPONSE\]|◁/think▷|</details\s*>",
+    _TAG_CLOSE % _THINK + r"|<\|(?:/|end_(?:of_)?)(?:think(?:ing)?|thought)\|>|<\|(?:think(?:ing)?|thought)_end\|>"
+    r"|<\|inner_suffix\|>|<channel\|>|<unused95>|\[/THINK\]|\[BEGIN FINAL RESPONSE\]|◁/think▷",
     re.IGNORECASE,
 )
+# What in a judge's reply, though not in every text, comes before the verdict.
+_DRAFTS = _NAME % "analysis|draft|rationale|plan(?:ning)?"
+_DRAFT_OPEN = re.compile(
+    _TAG_OPEN % _DRAFTS + r"|<details\b[^<>]*>|^\s*`{3,}\s*think(?:ing)?\b", re.IGNORECASE | re.MULTILINE
+)
+_DRAFT_CLOSE = re.compile(_TAG_CLOSE % _DRAFTS + r"|</details\s*>", re.IGNORECASE)
 _FENCED_THOUGHT = re.compile(r"^\s*`{3,}\s*think(?:ing)?\b.*?^\s*`{3,}\s*$", re.IGNORECASE | re.MULTILINE | re.DOTALL)
 _DRAFT = re.compile(
     r"^[ \t>#*_]*(?:(?:first|rough|initial|my)[ \t]+)?draft(?:[ \t]+\w+)?[ \t*_]*:?[ \t*_]*$",
@@ -134,7 +140,7 @@ def parse_reply(
         A failed verdict unless each dimension has exactly one pair, every score from 1 to 10.
     """
     try:
-        pairs = _pairs(plain(without_thoughts(text)), list(dimensions), match)
+        pairs = _pairs(plain(_verdict_of(text)), list(dimensions), match)
         for name, pair in pairs.items():
             _check(name, pair, integers_only)
     except Unreadable as why:
@@ -155,13 +161,27 @@ def without_thoughts(text: str) -> str:
         if channels[-1][1].lower() != "final":
             raise Unreadable("unfinished_thinking", "The judge thought and gave no final reply")
         text = re.sub(r"<\|(?:end|return)\|>\s*$", "", text[channels[-1].end() :])
-    text = _FENCED_THOUGHT.sub("\n", re.sub(r"\\([<>])", r"\1", text.replace("&lt;", "<").replace("&gt;", ">")))
-    while (first := _OPEN.search(text)) and (end := _CLOSE.search(text, first.end())):
+    return _without_blocks(text, _OPEN, _CLOSE)
+
+
+def _verdict_of(text: str) -> str:
+    """A judge's reply without thoughts, also where their marks are written as HTML or Markdown, and without drafts."""
+    text = re.sub(r"\\([<>])", r"\1", text.replace("&lt;", "<").replace("&gt;", ">"))
+    text = _without_blocks(_FENCED_THOUGHT.sub("\n", without_thoughts(text)), _DRAFT_OPEN, _DRAFT_CLOSE)
+    if _DRAFT.search(text):
+        raise Unreadable(
+            "unfinished_thinking", "The judge drafts its scores; the verdict cannot be told from the draft"
+        )
+    return text
+
+
+def _without_blocks(text: str, opens: re.Pattern[str], closes: re.Pattern[str]) -> str:
+    while (first := opens.search(text)) and (end := closes.search(text, first.end())):
         text = text[: first.start()] + "\n" + text[end.end() :]
-    closings = list(_CLOSE.finditer(text))
+    closings = list(closes.finditer(text))
     if closings:
         text = text[closings[-1].end() :]
-    if _OPEN.search(text) or _DRAFT.search(text):
+    if opens.search(text):
         raise Unreadable("unfinished_thinking", "The judge's thought does not end; give it more tokens")
     return text
 

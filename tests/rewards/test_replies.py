@@ -7,7 +7,7 @@ import pytest
 from lam_jax.rewards.dimensions import ROLE_PLAY_RUBRIC
 from lam_jax.rewards.judge import JudgeConfig
 from lam_jax.rewards.judge_prompt import JudgeRequest, judge_messages
-from lam_jax.rewards.replies import parse_reply
+from lam_jax.rewards.replies import parse_reply, without_thoughts
 from lam_jax.rewards.verdict import Verdict
 
 NAMES = ["Fluency", "Image-Text Relevance", "Tone Consistency"]
@@ -203,8 +203,11 @@ def test_scores_belong_to_the_name_before_them(reply):
                     "&lt;think&gt;",
                     "<details><summary>Thoughts</summary>",
                 ),
-                *("Draft:", "**First draft**", "# Draft scores"),
             )
+        ),
+        *(
+            (f"{begin}\n{WHOLE}", "unfinished_thinking", "cannot be told from the draft")
+            for begin in ("Draft:", "**First draft**", "# Draft scores", f"Draft:\n{WHOLE}\n\nFinal:")
         ),
         ("<think>" + WHOLE, "unfinished_thinking", "does not end"),
         (WHOLE + "<think>or rather", "unfinished_thinking", "does not end"),
@@ -253,6 +256,13 @@ def test_the_only_dimension_is_not_given_the_scores_of_another(reply):
 def test_words_before_the_tag_are_no_heading(before):
     reply = WHOLE.replace("text", f"text.\n{before}", 1)
     assert parse_reply(reply, NAMES).scores == TRUE
+
+
+def test_of_other_texts_only_thoughts_are_left_out():
+    """Golden answers are read so too: what a judge does not write belongs to them."""
+    for text in ("<details>a</details>", "<plan>a</plan> b", "Draft:\nDear Sir", "a &lt; b", "```thinking\na\n```"):
+        assert without_thoughts(text) == text
+    assert without_thoughts("<longcat_think>a</longcat_think>b").strip() == "b"
 
 
 def test_names_that_begin_alike_are_told_apart():
