@@ -53,6 +53,15 @@ def test_grey_in_wide_types_is_scaled_by_its_range(levels):
     assert_ramp(both_ways(encode(image, "TIFF")))
 
 
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_of_moving_pictures_and_pages_the_first_is_shown(kind):
+    frames = [Image.new("RGB", (28, 28), colour) for colour in ("red", "lime", "blue")]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    assert getattr(Image.open(io.BytesIO(data)), "n_frames", 1) == 3
+    np.testing.assert_array_equal(both_ways(data), np.broadcast_to([255, 0, 0], (28, 28, 3)))
+
+
 def test_big_endian_and_pgm_and_png_of_sixteen_bits():
     wide = Image.fromarray(RAMP.astype(np.uint16) * 257)
     assert_ramp(both_ways(encode(wide)))
