@@ -51,9 +51,9 @@ def judge_messages(
     """Chat messages for the judge; `swapped` shows the reference as Model A.
 
     Under "marked" every text that is quoted stands between two lines with a mark that none of the texts holds, so that
-    an answer with headings or scores of its own is no part of the frame; in a chat's tokens that are spelled out, such as
-    <|im_end|>, a space is put after the bracket, or a server might end the turn there. "plain" has headings alone, as
-    released.
+    an answer with headings or scores of its own is no part of the frame. Tokens of chats that it spells out, such as
+    <|im_end|>, get a space after their bracket, or a server might end the turn there. "plain" has headings alone and
+    texts as they are, as released.
     """
     first, second = (request.reference, request.answer) if swapped else (request.answer, request.reference)
     quoted = {**_situation(request), "Model A": first, "Model B": second}
