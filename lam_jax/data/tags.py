@@ -8,8 +8,12 @@ from typing import Any
 from lam_jax.data.schemas import DataError, Message, Place, Where, describe, field, first_places
 
 IMAGE_TAG = "<image>"
-# The tag spelled in another way: <Image>, <image 1>, <image_1>, <image/>. None is read as the place of a picture.
-_MISSPELT = re.compile(r"<\s*image[\s_-]*\d*\s*/?\s*>", re.IGNORECASE)
+# The tag spelled in another way: <Image>, <image 1>, <image_1>, <image/>, <image: a.png>, &lt;image&gt;; and Qwen-VL's
+# <img>a.png</img>, which names its picture. None is read as the place of a picture.
+_MISSPELT = re.compile(
+    r"<\s*image(?:[\s_-]*\d*|:[^<>\n]{0,200})\s*/?\s*>|&lt;image&gt;|＜image＞|<img>[^<>\n]{1,1000}</img>",
+    re.IGNORECASE,
+)
 # What other models' files write in its place; a row that has pictures means one of them.
 _FOREIGN = re.compile(
     r"<\s*(?:img|picture|photo)[\s_-]*\d*\s*/?\s*>|<image[_-]?(?:here|placeholder|token|pad)>|<start_of_image>"

@@ -118,7 +118,19 @@ def test_a_tag_in_another_spelling_is_never_text_beside_a_picture_that_went_else
     assert shown(released) == [f"[0]Is {tag} a cat?"]
 
 
-@pytest.mark.parametrize("tag", ["<Image>", "<image 1>", "<image_1>", "<image/>"])
+@pytest.mark.parametrize(
+    "tag",
+    [
+        "<Image>",
+        "<image 1>",
+        "<image_1>",
+        "<image/>",
+        "<image: a.png>",
+        "&lt;image&gt;",
+        "＜image＞",
+        "<img>a.png</img>",
+    ],
+)
 def test_a_tag_in_another_spelling_without_a_picture(tag):
     """As a tag in the right one: a text-only file may hold it, a chat whose picture is missing may not."""
     with pytest.raises(DataError, match="not read as the place of a picture"):
