@@ -21,7 +21,7 @@ from lam_jax.data.schemas import DataError, Example, Where
 from lam_jax.data.sources import home_of, require_unique
 from lam_jax.errors import LamJaxError, OtherConfigurationError, RunFolderBusyError
 from lam_jax.evaluation.generate import Answer, Answered
-from lam_jax.formats.atomic import beside
+from lam_jax.formats.atomic import beside, named_after
 from lam_jax.parallel.multihost import all_agree, from_first, is_first
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.runs.lock import HeldError, Lock, acquire
@@ -210,13 +210,11 @@ def line(answered: Answered, request: Request) -> dict[str, Any]:
 
 
 _SETTINGS_ENDING = ".settings.json"
-_NAME_MAX = 255  # bytes of a file's name
 
 
 def settings_file(output: Path) -> Path:
     """The file beside an output that says what it belongs to; of a very long name a hash, so that it can be there."""
-    name = output.name + _SETTINGS_ENDING
-    return output.with_name(name) if len(os.fsencode(name)) <= _NAME_MAX else beside(output, _SETTINGS_ENDING[1:])
+    return named_after(output, _SETTINGS_ENDING)
 
 
 def _claim(output: Path, owner: dict[str, Any], examples: Sequence[Example]) -> tuple[IO[bytes], Lock, int]:

@@ -107,6 +107,7 @@ class CheckFlags:
         """Checks and prints; 1 if too many rows are bad."""
         from lam_jax.cli.data_report import report_lines
         from lam_jax.data.check import check
+        from lam_jax.formats.atomic import beside
         from lam_jax.pipeline.check import read_all
 
         workers = min(8, os.cpu_count() or 1) if self.workers is None else self.workers
@@ -114,7 +115,7 @@ class CheckFlags:
             report = check(read_all(sources, Path(folder)), workers, advance)
         if self.bad_out is not None:
             self.bad_out.parent.mkdir(parents=True, exist_ok=True)
-            new = self.bad_out.with_name(f".{self.bad_out.name}.new")
+            new = beside(self.bad_out, "new")
             new.write_text("".join(json.dumps(row.as_json()) + "\n" for row in report.bad), encoding="utf-8")
             new.replace(self.bad_out)
         passes = report.passes(self.max_bad_share)

@@ -24,6 +24,7 @@ from lam_jax.data.readers import Drops, pretraining_examples
 from lam_jax.data.schemas import DataError, Where
 from lam_jax.data.splits import SEED, hold_out, shuffled
 from lam_jax.errors import BadSettingError
+from lam_jax.formats.atomic import NAME_MAX, beside
 from lam_jax.values import differences
 
 logger = logging.getLogger("lam_jax")
@@ -255,7 +256,10 @@ def whole_build(out: Path, arguments: Mapping[str, Any], build: Callable[[Path],
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadSettingError(f"--out {out}: found other files there, expected a new or an empty folder.")
     out.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{out.name}.building-{socket.gethostname()}-"
+    ending = f"building-{socket.gethostname()}-"
+    prefix = f".{out.name}.{ending}"
+    if len(os.fsencode(prefix)) + _DIGITS > NAME_MAX:
+        prefix = beside(out, ending).name
     _remove_abandoned(out.parent, prefix)
     folder = out.parent / f"{prefix}{os.getpid()}"
     folder.mkdir()
@@ -267,6 +271,9 @@ def whole_build(out: Path, arguments: Mapping[str, Any], build: Callable[[Path],
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return built
+
+
+_DIGITS = 10  # of a process's number
 
 
 def _remove_abandoned(parent: Path, prefix: str) -> None:

@@ -22,6 +22,7 @@ from lam_jax.data.readers import Drops
 from lam_jax.data.schemas import DataError, Where
 from lam_jax.data.splits import SEED, shuffled
 from lam_jax.errors import BadSettingError, LamJaxError
+from lam_jax.formats.atomic import named_after
 from lam_jax.rewards.endpoint import Reply
 from lam_jax.rewards.judge_client import call_again
 from lam_jax.rewards.judge_config import JudgeConfig
@@ -282,7 +283,7 @@ def build_pcogalign_golden(
 
     def build(folder: Path) -> Built:
         drops = Drops()
-        answers = Answers(out.with_name(out.name + ".answers.jsonl"))
+        answers = Answers(named_after(out, ".answers.jsonl"))
         for name, rows in read_sets(raw, sampling.seed).items():
             usable = usable_rows(rows, images, drops, golden=False)
             filled = [row for row, _ in fill_golden(usable, images, writer, answers, drops)]

@@ -102,6 +102,8 @@ def _compiler() -> list[str] | None:
         words = shlex.split(named) or ["cc"]
     except ValueError:  # a quote that is never closed
         return None
+    if "=" in words[0]:  # `CCACHE_DIR=/cache ccache gcc`
+        words.insert(0, "env")
     if (program := shutil.which(words[0])) is not None:
         return [program, *words[1:]]
     whole = shutil.which(named)  # a path with spaces in it

@@ -50,6 +50,10 @@ def resolve_image(
         value = str(value)
     if not isinstance(value, str):
         raise DataError(where, key, describe(value), f"an image path ({PICTURE})", "Correct the row.")
+    if not value.strip():
+        raise DataError(
+            where, key, "an empty text", f"an image path ({PICTURE})", "Drop the key of a row without picture."
+        )
     scheme = _SCHEME.match(value)
     if scheme and scheme[1].lower() == "data":
         return _data_address(value, where, key)

@@ -1,12 +1,26 @@
 """Where the pictures of a row stand: `<image>` tags in texts, and contents that are lists of parts."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lam_jax.data.schemas import DataError, Message, Place, Where, describe, field, first_places
 
 IMAGE_TAG = "<image>"
+# The tag spelled in another way: <Image>, <image 1>, <image_1>, <image/>, <image: a.png>, &lt;image&gt;; and Qwen-VL's
+# <img>a.png</img>, which names its picture. None is read as the place of a picture.
+_MISSPELT = re.compile(
+    r"<\s*image(?:[\s_-]*\d*|:[^<>\n]{0,200})\s*/?\s*>|&lt;image&gt;|＜image＞|<img>[^<>\n]{1,1000}</img>",
+    re.IGNORECASE,
+)
+# What other models' files write in its place; a row that has pictures means one of them.
+_FOREIGN = re.compile(
+    r"<\s*(?:img|picture|photo)[\s_-]*\d*\s*/?\s*>|<image[_-]?(?:here|placeholder|token|pad)>|<start_of_image>"
+    r"|<\|(?:image(?:_pad|_start|_\d+)?|vision_start|img)\|>|\[(?:img|image)[\s_-]*\d*\]",
+    re.IGNORECASE,
+)
+_MARKUP = re.compile(r"<image>.*?</image>", re.DOTALL)
 _PARTS_FIX = (
     f"Where {IMAGE_TAG} is text, write the content as a list of parts, [{{'type': 'text', 'text': ..}}]: tags in those "
     "are text."
@@ -94,7 +108,8 @@ def place_pictures(
       tags_are_text: in a row without any picture, tags are text.
 
     Raises:
-      DataError: tags and pictures do not agree, or a tag stands in another turn than the user's.
+      DataError: tags and pictures do not agree, or a tag stands in another turn than the user's, is spelled in another
+        way, or is part of some markup.
     """
     parts = [picture for content in contents for picture in content.pictures]
     empty = parts.count(None)
@@ -115,6 +130,7 @@ def place_pictures(
             found = f"{pictures} pictures beside the {len(parts)} that its parts hold"
             raise DataError(where, key, found, "a part or tag for each", "Add parts, or drop the pictures.")
         if not parts:
+            _require_no_other_tags(roles, contents, where, key, bool(pictures))
             messages = _untouched(roles, contents)
             return messages, first_places(messages, pictures), [None] * pictures
     if users + empty != pictures:
@@ -123,6 +139,10 @@ def place_pictures(
         index = next((i for i, c in enumerate(contents) if c.offsets or (tags[i] and roles[i] == "user")), 0)
         fix = "Correct the row; a key 'image' or 'images' holds its pictures."
         raise DataError(where, f"{key}[{index}]", found, "as many tags as pictures", f"{fix} {_PARTS_FIX}")
+    for index, (role, content) in enumerate(zip(roles, contents, strict=True)):
+        if role == "user" and tags[index] and _MARKUP.search(content.text):
+            found = f"{IMAGE_TAG}..</image>, as in SVG or other markup"
+            raise DataError(where, f"{key}[{index}]", found, f"{IMAGE_TAG} alone for a picture", _PARTS_FIX)
     messages, places = [], []
     for index, (role, content) in enumerate(zip(roles, contents, strict=True)):
         text, offsets = content.text, content.offsets
@@ -136,6 +156,19 @@ def place_pictures(
         for picture in ([None] * tags[index] if tags[index] and roles[index] == "user" else content.pictures)
     ]
     return tuple(messages), tuple(places), held
+
+
+def _require_no_other_tags(
+    roles: Sequence[str], contents: Sequence[Content], where: Where, key: str, pictured: bool
+) -> None:
+    """Refuses tags that would stay text while their pictures went elsewhere, or nowhere."""
+    for index, (role, content) in enumerate(zip(roles, contents, strict=True)):
+        if role != "user" or content.literal:
+            continue
+        tag = _MISSPELT.search(content.text) or (_FOREIGN.search(content.text) if pictured else None)
+        if tag:
+            found = f"{tag[0]!r}, which is not read as the place of a picture"
+            raise DataError(where, f"{key}[{index}]", found, IMAGE_TAG, f"Write {IMAGE_TAG}. {_PARTS_FIX}")
 
 
 def _untouched(roles: Sequence[str], contents: Sequence[Content]) -> tuple[Message, ...]:

@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+NAME_MAX = 255  # bytes of a file's name
+
 
 @contextlib.contextmanager
 def whole(target: str | Path) -> Iterator[Path]:
@@ -36,6 +38,12 @@ def beside(target: Path, ending: str) -> Path:
     A file's name may have 255 bytes, which is 85 Chinese characters: a name with something added may be too long.
     """
     return target.with_name(f".{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}.{ending}")
+
+
+def named_after(target: Path, ending: str) -> Path:
+    """A path in the folder of `target` whose name is its name and `ending`; `beside` where that would be too long."""
+    name = target.name + ending
+    return target.with_name(name) if len(os.fsencode(name)) <= NAME_MAX else beside(target, ending.lstrip("."))
 
 
 def _remove(path: Path) -> None:

@@ -27,6 +27,7 @@ _TURNS = {
 }
 _TOLD_OF_EXIF = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # entries of `Image.info`
 _WIDE_IS_BLACK = 1 << 12  # 16-bit levels below this are a sixteenth of full scale: nearly black
+_MASK = 16  # wide levels below this are a mask or 4 bits: as 8 bits they are black
 _NOT_OPENED = ("EPS",)  # Pillow has another program run what such a file says
 logger = logging.getLogger("lam_jax")
 
@@ -173,8 +174,9 @@ def _grey_levels(image: Image.Image, source: str) -> UInt8[np.ndarray, "height w
     """Integer levels as 8 bits (Pillow itself clips them, which turns most photographs white or black).
 
     The range is what the file declares, so far as that says something: 12 bits of a TIFF, 16 of PGM and JPEG 2000,
-    which Pillow scales to. In 32 bits it is what the levels need, 8 bits or 16. In other 16-bit files levels that only
-    fill the lowest 12 bits are refused: many programs leave 8 or 12 bits as they are, and at full range all is black.
+    which Pillow scales to. In 32 bits it is what the levels need, 8 bits or 16; a mask of 0 and 1 is refused. In other
+    16-bit files levels that only fill the lowest 12 bits are refused: many programs leave 8 or 12 bits as they are, and
+    at full range all is black.
     """
     levels = np.asarray(image).astype(np.int64)
     nothing = levels == image.info.get("transparency", -1)  # the level of a PNG that is shown on white
@@ -193,6 +195,11 @@ def _grey_levels(image: Image.Image, source: str) -> UInt8[np.ndarray, "height w
                 "range the picture is black, and which range is meant is not known; convert it to 8-bit RGB"
             )
         levels = levels >> 8
+    elif 0 < top < _MASK:
+        raise ImageError(
+            f"{source}: found 32-bit grey levels from {low} to {top}, expected them to fill 0 to 255: at that range "
+            "the picture is black, and which range is meant is not known; convert it to 8-bit RGB"
+        )
     if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:  # white is zero; Pillow heeds that up to 8 bits
         levels = 255 - levels
     return np.where(nothing, 255, levels).astype(np.uint8)

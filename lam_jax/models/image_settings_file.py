@@ -8,6 +8,7 @@ keys, the same two under `size`, and `shortest_edge` and `longest_edge` under `s
 import json
 import logging
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,12 @@ _FIXED: dict[str, tuple[Any, ...]] = {
     "do_pad": (False,),
     "resample": (_BICUBIC, "bicubic", "BICUBIC"),
 }
+# Keys that say how a picture is sized or cut; any other key that sounds like one is refused, not passed over.
+_SIZES = {
+    *("min_pixels", "max_pixels", "patch_size", "merge_size", "temporal_patch_size", "size"),
+    *("crop_size", "pad_size"),  # read only where `do_center_crop` or `do_pad` is true
+}
+_LIKE_A_SIZE = re.compile(r"pixels?|edge|patch|merge|(?:^|_)size|limit", re.IGNORECASE)
 logger = logging.getLogger("lam_jax")
 
 
@@ -53,7 +60,8 @@ def read_image_values(folder: str | Path) -> dict[str, Any]:
     if path is None:
         return {}
     values = _json(path)
-    return values[NESTED] if path.name == PROCESSOR else values
+    # Some hands have put the newer form into the older file.
+    return nested if isinstance(nested := values.get(NESTED), dict) else values
 
 
 def read_image_fields(folder: str | Path) -> dict[str, Any]:
@@ -108,6 +116,10 @@ def _require_known(values: Mapping[str, Any]) -> None:
     factor = values.get("rescale_factor")
     if factor is not None and not math.isclose(float(factor), 1 / 255, rel_tol=1e-6):
         raise ValueError(f"found rescale_factor {factor!r}, expected 1/255")
+    if unknown := sorted(
+        key for key, value in values.items() if value is not None and key not in _SIZES and _LIKE_A_SIZE.search(key)
+    ):
+        raise ValueError(f"found {unknown}, which are not read; expected sizes under {sorted(_SIZES)}")
     size = values.get("size")
     known = [name for names in _LIMITS.values() for name in names]
     if size is not None and not isinstance(size, dict):
@@ -137,7 +149,7 @@ def _whole(values: Mapping[str, Any], key: str) -> int | None:
     found = values.get(key)
     if found is None:
         return None
-    if isinstance(found, bool) or not isinstance(found, int | float) or found != int(found) or found < 1:
+    if isinstance(found, bool) or not isinstance(found, int | float) or not float(found).is_integer() or found < 1:
         raise ValueError(f"found {key} {found!r}, expected a positive whole number")
     return int(found)
 

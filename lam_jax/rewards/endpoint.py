@@ -278,7 +278,8 @@ def read_completion(data: bytes, content_type: str) -> Reply:
     choices = body.get("choices") if isinstance(body, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, dict):
-        return Reply(usage=usage, kind="empty", reason="the reply has no choices")
+        shown = _printable(text)[:80]
+        return Reply(usage=usage, kind="empty", reason=f"the reply has no choices, as a chat completion has: {shown!r}")
     message, finish = choice.get("message"), choice.get("finish_reason")
     if not isinstance(message, dict):
         return Reply(usage=usage, kind="empty", reason=f"the reply's message is {message!r:.60}")

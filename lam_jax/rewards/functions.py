@@ -297,9 +297,27 @@ def _no_number(found: Any) -> str:
     rows = found.tolist() if isinstance(found, np.ndarray) else found
     for row in rows if isinstance(rows, list | tuple) else ():
         for one in row if isinstance(row, list | tuple) else ():
-            if isinstance(one, str | bytes | complex) or inspect.isgenerator(one):
-                return f", among them {type(one).__name__} {one!r:.60}"
+            if not _is_number(one):
+                return f", among them {type(one).__name__} {_shown(one)}"
     return ""
+
+
+def _is_number(one: Any) -> bool:
+    """Whether it is one number that float64 holds; a list or an array shows in the shape."""
+    if isinstance(one, str | bytes | complex):
+        return False
+    try:
+        float(one)
+    except Exception:  # whatever a foreign object does; an integer may be too large
+        return isinstance(one, list | tuple | np.ndarray) or one is None
+    return True
+
+
+def _shown(one: Any) -> str:
+    try:
+        return f"{one!r:.60}"
+    except Exception:  # Python writes no integers of thousands of digits
+        return "that cannot be written"
 
 
 def _call(function: ScoreFunction, name: str, examples: Sequence[Example], answers: Sequence[Sequence[str]]) -> Any:

@@ -3,11 +3,17 @@
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from lam_jax.errors import BadSettingError
 from lam_jax.rewards.dimensions import JudgeRubric
+
+# Tokens that chats are made of, which a judge's server may read as such wherever they are spelled out.
+_CHAT_TOKEN = re.compile(
+    r"<(?=\|[\w.:/-]{1,40}\|>|/?s>|(?:start|end)_of_(?:turn|image)>|[｜|][^<>\n]{1,40}[｜|]>)|\[(?=/?(?:INST|SYSTEM_PROMPT)\])"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +51,9 @@ def judge_messages(
     """Chat messages for the judge; `swapped` shows the reference as Model A.
 
     Under "marked" every text that is quoted stands between two lines with a mark that none of the texts holds, so that
-    an answer with headings or scores of its own is no part of the frame. "plain" has headings alone, as released.
+    an answer with headings or scores of its own is no part of the frame. Tokens of chats that it spells out, such as
+    <|im_end|>, get a space after their bracket, or a server might end the turn there. "plain" has headings alone and
+    texts as they are, as released.
     """
     first, second = (request.reference, request.answer) if swapped else (request.answer, request.reference)
     quoted = {**_situation(request), "Model A": first, "Model B": second}
@@ -59,6 +67,7 @@ def judge_messages(
         "the models means nothing.",
     ]
     if form == "marked":
+        quoted = {title: _CHAT_TOKEN.sub(r"\g<0> ", text) for title, text in quoted.items()}
         mark = _mark(quoted.values())
         parts = [f"## {title}\n\n<<<{mark}\n{text}\n{mark}>>>" for title, text in quoted.items()]
         task.append(

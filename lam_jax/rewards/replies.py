@@ -19,19 +19,32 @@ _WIDE = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
 _WIDE |= {0x3010: ord("["), 0x3011: ord("]"), 0x3001: ord(","), 0x3000: ord(" "), 0xA0: ord(" "), 0x202F: ord(" ")}
 _UNSEEN = dict.fromkeys((0x200B, 0x2060, 0xFEFF))  # without width, a byte order mark among them
 
-_THINK = (
-    r"(?:\w+:)?(?:(?:ant|inner)?_?(?:think(?:ing)?|thoughts?|monologue)|reason(?:ing)?|reflection|scratchpad)"
-    r"(?:_(?:process|content|mode))?"
+# Names of tags that hold a thought: with what models put before and after, <longcat_think>, <seed:think>, <cot_budget>.
+_NAME = r"(?:[a-z0-9]+[_:-]+){0,4}(?:ant|inner|deep|self)?(?:%s)(?:[_:-]+[a-z0-9]+){0,4}"
+_THINK = _NAME % (
+    "think(?:ing)?|thoughts?|monologue|reason(?:ing)?|reflect(?:ion)?|scratch_?pad|deliberation|cot|chain_of_thought"
 )
+_TAG_OPEN, _TAG_CLOSE = r"<\s*%s(?:\s[^<>\n]*)?(?:(?<!/)>|$)", r"<\s*/\s*%s\s*>"
 _OPEN = re.compile(
-    rf"<\s*{_THINK}\b[^<>]*(?<!/)>|<\|(?:(?:begin|start)_(?:of_)?)?(?:think(?:ing)?|thought)\|>|<\|inner_prefix\|>"
-    r"|<\|channel>\s*thought|\[THINK\]|◁think▷",
-    re.IGNORECASE,
+    _TAG_OPEN % _THINK + r"|<\|(?:(?:begin|start)_(?:of_)?)?(?:think(?:ing)?|thought)(?:_start)?\|>"
+    r"|<\|inner_prefix\|>|<\|channel>\s*thought|<unused94>|\[THINK\]|◁think▷",
+    re.IGNORECASE | re.MULTILINE,
 )
 _CLOSE = re.compile(
-    rf"<\s*/\s*{_THINK}\s*>|<\|(?:/|end_(?:of_)?)(?:think(?:ing)?|thought)\|>|<\|inner_suffix\|>|<channel\|>"
-    r"|\[/THINK\]|\[BEGIN FINAL RESPONSE\]|◁/think▷",
+    _TAG_CLOSE % _THINK + r"|<\|(?:/|end_(?:of_)?)(?:think(?:ing)?|thought)\|>|<\|(?:think(?:ing)?|thought)_end\|>"
+    r"|<\|inner_suffix\|>|<channel\|>|<unused95>|\[/THINK\]|\[BEGIN FINAL RESPONSE\]|◁/think▷",
     re.IGNORECASE,
+)
+# What in a judge's reply, though not in every text, comes before the verdict.
+_DRAFTS = _NAME % "analysis|draft|rationale|plan(?:ning)?"
+_DRAFT_OPEN = re.compile(
+    _TAG_OPEN % _DRAFTS + r"|<details\b[^<>]*>|^\s*`{3,}\s*think(?:ing)?\b", re.IGNORECASE | re.MULTILINE
+)
+_DRAFT_CLOSE = re.compile(_TAG_CLOSE % _DRAFTS + r"|</details\s*>", re.IGNORECASE)
+_FENCED_THOUGHT = re.compile(r"^\s*`{3,}\s*think(?:ing)?\b.*?^\s*`{3,}\s*$", re.IGNORECASE | re.MULTILINE | re.DOTALL)
+_DRAFT = re.compile(
+    r"^[ \t>#*_]*(?:(?:first|rough|initial|my)[ \t]+)?draft(?:[ \t]+\w+)?[ \t*_]*:?[ \t*_]*$",
+    re.IGNORECASE | re.MULTILINE,
 )
 # Marks around the reply itself, and the commonest of HTML: of a line's end, and of bold type.
 _AROUND = re.compile(
@@ -50,6 +63,18 @@ _BEFORE_BRACKET = re.compile(r"[\s*_`:$]*")
 _NUMBER = r"([0-9]{1,2}(?:\.[0-9]+)?)"
 _SCORE = re.compile(rf"{_NUMBER}(?:\s*/\s*10|\s+out\s+of\s+10)?", re.IGNORECASE)
 _LABEL = re.compile(r"(?:(?:model|assistant|answer|response|candidate)[\s_-]*)?([ab12])", re.IGNORECASE)
+# What a judge says of a pair after its bracket: another scale, a doubt, a second choice, or that the order is turned.
+_OF = r"(?:/|(?:points?\s+)?(?:out\s+)?of(?:\s+a\s+possible)?)"
+_SCALE_AFTER = re.compile(
+    rf"\s*{_OF}\s*(\d+)|[^.\n]{{0,30}}?\bscale\b[^.\n\d]{{0,20}}(?:\d+\s*(?:-|–|—|to)\s*)?(\d+)", re.IGNORECASE
+)
+_DOUBT_AFTER = re.compile(r"\s*(?:[%±★☆]|(?:\+/?-|or|to|and|through|-|–|—)\s*\(?\d)", re.IGNORECASE)
+_MODEL = r"(?:model|assistant|answer|response|candidate)"
+_TURNED_AFTER = re.compile(
+    rf"[\s(\[:=,–—-]*(?:(?:for|as|of|i\.?e\.?,?|meaning)\s+)?(?:the\s+)?"
+    rf"(?:{_MODEL}\s*)?(?:[b2]|reference)\b[\s,;/&]*(?:(?:and|then|vs\.?)\s+)?(?:the\s+)?(?:{_MODEL}\s*[a1]?|[a1])\b",
+    re.IGNORECASE,
+)
 _LATER_BRACKET = re.compile(r"[(\[]([^()\[\]\n]{0,200})[)\]]")
 _TWO_NUMBERS = re.compile(r"[0-9][^,;:]*[,;:][^0-9]*[0-9]")
 _NUMBERING = r"(?:(?:\(?(?:\d{1,2}|[a-z]|[ivx]{1,4})[.):]|\d{1,2}\s*[-–—])\s*)?"
@@ -70,10 +95,15 @@ _OTHER_HEADING = re.compile(
 _SHORT_TITLE = re.compile(
     r"[\s>*_`|•·+-]*(?:\(?\d{1,2}[.)]\s*)?[*_`]*([A-Z][\w'&/-]*(?:\s+[A-Z][\w'&/-]*){0,4})[\s*_`]*(?::|$)"
 )
+# A title directly before the tag, in any case: at the beginning of its line, or after a sentence.
+_TITLE_BEFORE_TAG = re.compile(
+    r"(?:^[\s>*_`|•·#+-]*(?:\(?\d{1,2}[.)]\s*)?[*_`]*|[.;!?]\s+[*_`]*)([^\W\d][\w'&/-]*(?:\s+[\w'&/-]+){0,4})[\s*_`]*:[\s*_`]*$"
+)
 # Titles that stand inside a dimension's paragraph.
 _INNER_TITLE = re.compile(
     r"(?:model|assistant|answer|response|candidate)\s*[ab12]?|analysis|review|evaluation|comments?|assessment|reason(?:ing)?"
-    r"|rationale|explanation|justification|comparison|text|note|verdict|scores?|both(?:\s+\w+)?",
+    r"|rationale|explanation|justification|comparison|text|note|verdict|both(?:\s+\w+){0,3}|(?:[\w'-]+\s+){0,4}(?:scores?|ratings?)"
+    r"(?:\s+(?:is|are|as|would be|follows?)){0,2}",
     re.IGNORECASE,
 )
 
@@ -110,7 +140,7 @@ def parse_reply(
         A failed verdict unless each dimension has exactly one pair, every score from 1 to 10.
     """
     try:
-        pairs = _pairs(plain(without_thoughts(text)), list(dimensions), match)
+        pairs = _pairs(plain(_verdict_of(text)), list(dimensions), match)
         for name, pair in pairs.items():
             _check(name, pair, integers_only)
     except Unreadable as why:
@@ -131,12 +161,27 @@ def without_thoughts(text: str) -> str:
         if channels[-1][1].lower() != "final":
             raise Unreadable("unfinished_thinking", "The judge thought and gave no final reply")
         text = re.sub(r"<\|(?:end|return)\|>\s*$", "", text[channels[-1].end() :])
-    while (first := _OPEN.search(text)) and (end := _CLOSE.search(text, first.end())):
+    return _without_blocks(text, _OPEN, _CLOSE)
+
+
+def _verdict_of(text: str) -> str:
+    """A judge's reply without thoughts, also where their marks are written as HTML or Markdown, and without drafts."""
+    text = re.sub(r"\\([<>])", r"\1", text.replace("&lt;", "<").replace("&gt;", ">"))
+    text = _without_blocks(_FENCED_THOUGHT.sub("\n", without_thoughts(text)), _DRAFT_OPEN, _DRAFT_CLOSE)
+    if _DRAFT.search(text):
+        raise Unreadable(
+            "unfinished_thinking", "The judge drafts its scores; the verdict cannot be told from the draft"
+        )
+    return text
+
+
+def _without_blocks(text: str, opens: re.Pattern[str], closes: re.Pattern[str]) -> str:
+    while (first := opens.search(text)) and (end := closes.search(text, first.end())):
         text = text[: first.start()] + "\n" + text[end.end() :]
-    closings = list(_CLOSE.finditer(text))
+    closings = list(closes.finditer(text))
     if closings:
         text = text[closings[-1].end() :]
-    if _OPEN.search(text):
+    if opens.search(text):
         raise Unreadable("unfinished_thinking", "The judge's thought does not end; give it more tokens")
     return text
 
@@ -244,6 +289,9 @@ def _heading(piece: str, patterns: Sequence[tuple[str, re.Pattern[str]]], before
             before = found
         elif _is_other_heading(line):
             before = ""
+    title = _TITLE_BEFORE_TAG.search(piece.rpartition("\n")[2][-HEADING:])
+    if title and not _INNER_TITLE.fullmatch(title[1].strip()) and _named(title[1], patterns) != before:
+        return ""
     return before
 
 
@@ -294,7 +342,21 @@ def _pair_after(text: str, tag: re.Match[str], end: int) -> tuple["Pair | Unread
     stop = text.find(closing, first, end)
     if stop < 0 or "\n" in text[first:stop].strip():
         return Unreadable("unparsable", f"the bracket of the scores is not closed: {excerpt(text[start:end])}"), start
-    return read_pair(text[first:stop]), stop + 1
+    pair = read_pair(text[first:stop])
+    said = text[stop + 1 : end].partition("\n")[0].lstrip("*_`$|)] \t\"'")[:HEADING]
+    if not isinstance(pair, Unreadable) and (wrong := _against(said)):
+        pair = Unreadable("unparsable", f"found {wrong} after the bracket: {said[:60]!r}, expected (a, b) alone")
+    return pair, stop + 1
+
+
+def _against(said: str) -> str | None:
+    """What in the words after a bracket says that its two numbers are not the scores of A and B from 1 to 10."""
+    scale = _SCALE_AFTER.match(said)
+    if scale and (scale[1] or scale[2]) != "10":
+        return "another scale"
+    if _DOUBT_AFTER.match(said):
+        return "more than a pair"
+    return "the models in another order" if _TURNED_AFTER.match(said) else None
 
 
 def read_pair(content: str) -> "Pair | Unreadable":

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, Float64
 
+from lam_jax.errors import RewardError
 from lam_jax.rl.algorithm import AdvantageKind, Algorithm
 
 STD_FLOOR = 1e-4  # added to the standard deviation, as GRPO implementations do
@@ -71,16 +72,29 @@ def normalise_rewards(rewards: Any, usable: Any, kind: AdvantageKind) -> Float32
 
     Returns:
         Rounded to float32 at the end; exactly 0 in a group whose usable rewards are equal.
+
+    Raises:
+        RewardError: the rewards are so far apart that their statistics overflow.
     """
     usable = np.asarray(usable, bool)
-    centred = centred_rewards(rewards, usable)
-    if kind == "group_std":
-        centred = centred / (group_std(rewards, usable)[:, None] + STD_FLOOR)
-    elif kind == "batch_std":
-        # One group of all samples.
-        whole = np.asarray(rewards, np.float64).reshape(1, -1), usable.reshape(1, -1)
-        centred = centred / (group_std(*whole)[0] + STD_FLOOR)
-    return centred.astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        centred, spread = centred_rewards(rewards, usable), np.zeros(1)
+        if kind == "group_std":
+            spread = group_std(rewards, usable)[:, None]
+            centred = centred / (spread + STD_FLOOR)
+        elif kind == "batch_std":
+            # One group of all samples.
+            whole = np.asarray(rewards, np.float64).reshape(1, -1), usable.reshape(1, -1)
+            spread = group_std(*whole)
+            centred = centred / (spread[0] + STD_FLOOR)
+        advantages = centred.astype(np.float32)
+    if not (np.isfinite(advantages).all() and np.isfinite(spread).all()):
+        found = np.asarray(rewards, np.float64)[usable]
+        raise RewardError(
+            f"Rewards of one step go from {found.min():g} to {found.max():g}: so far apart that their mean and spread "
+            "are no numbers. Scale or bound the reward."
+        )
+    return advantages
 
 
 def compute_advantages(algorithm: Algorithm, rewards: Any, ok: Any) -> tuple[Float32[np.ndarray, "N G"], Ok]:

@@ -24,6 +24,12 @@ ADVICE = {
     "timeout": "Raise the timeout, or allow fewer requests at a time.",
     "truncated": "Allow the judge longer replies.",
     "unparsable": "The judge does not answer in the form asked for: take a model that follows instructions.",
+    "missing_dimension": "The judge does not answer in the form asked for: take a model that follows instructions.",
+    "doubled_dimension": "The judge does not answer in the form asked for: take a model that follows instructions.",
+    "out_of_range": "The judge does not answer in the form asked for: take a model that follows instructions.",
+    "unfinished_thinking": "Allow the judge longer replies (max_tokens), or have it think less.",
+    "html": "That is a web page, no endpoint: check that the address ends in /v1.",
+    "no_finish_reason": "The server does not say why a reply ended: it may be cut off. Take a server that says so.",
     "refused": "The judge declines to score these texts: take another model.",
     "connection": "The judge cannot be reached: check the address, and that it runs.",
 }

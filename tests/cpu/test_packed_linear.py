@@ -126,7 +126,7 @@ def commands(monkeypatch):
     return found
 
 
-PROGRAMS = ("cc", "gcc", "ccache", "my cc")
+PROGRAMS = ("cc", "gcc", "ccache", "my cc", "env")
 
 
 @pytest.mark.parametrize(
@@ -138,6 +138,7 @@ PROGRAMS = ("cc", "gcc", "ccache", "my cc")
         ("gcc", ["/bin/gcc"]),
         ("ccache gcc", ["/bin/ccache", "gcc"]),
         ("gcc -m64 -DNAME='a b'", ["/bin/gcc", "-m64", "-DNAME=a b"]),
+        ("CCACHE_DIR=/c A=1 ccache gcc", ["/bin/env", "CCACHE_DIR=/c", "A=1", "ccache", "gcc"]),
         ("'my cc' -O1", ["/bin/my cc", "-O1"]),
         ("my cc", ["/bin/my cc"]),
     ],

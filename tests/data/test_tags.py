@@ -80,6 +80,81 @@ def test_in_a_text_only_row_a_tag_is_text():
         read(chat(f"<image>{text}"), pretraining_examples, images=[ONE])
 
 
+@pytest.mark.parametrize(
+    "tag",
+    [
+        *(
+            "<Image>",
+            "<IMAGE>",
+            "< image >",
+            "<image/>",
+            "<image 1>",
+            "<image_1>",
+            "<image1>",
+            "<image-2>",
+            "<img>",
+            "<img1>",
+        ),
+        *(
+            "<ImageHere>",
+            "<image_placeholder>",
+            "<image-token>",
+            "<|image|>",
+            "<|image_1|>",
+            "<start_of_image>",
+            "[IMG]",
+        ),
+        *("<|vision_start|><|image_pad|><|vision_end|>", "<|image_pad|>", "[image 2]", "<picture>"),
+    ],
+)
+def test_a_tag_in_another_spelling_is_never_text_beside_a_picture_that_went_elsewhere(tag):
+    for parse in (chat_examples, pretraining_examples):
+        with pytest.raises(DataError, match=r"row 3, key 'messages\[2\]'.*not read as the place of a picture") as error:
+            read(chat("Hello.", f"Is {tag} a cat?"), parse, image=ONE)
+        assert "expected <image>" in str(error.value)
+    parts = [{"type": "image"}, {"type": "text", "text": f"Is {tag} a cat?"}]
+    assert shown(read(chat(parts), image=ONE)) == [f"[0]Is {tag} a cat?"]
+    released = read(chat(f"Is {tag} a cat?"), released_examples, image=ONE)
+    assert shown(released) == [f"[0]Is {tag} a cat?"]
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        "<Image>",
+        "<image 1>",
+        "<image_1>",
+        "<image/>",
+        "<image: a.png>",
+        "&lt;image&gt;",
+        "＜image＞",
+        "<img>a.png</img>",
+    ],
+)
+def test_a_tag_in_another_spelling_without_a_picture(tag):
+    """As a tag in the right one: a text-only file may hold it, a chat whose picture is missing may not."""
+    with pytest.raises(DataError, match="not read as the place of a picture"):
+        read(chat(f"Is {tag} a cat?"))
+    assert shown(read(chat(f" Is {tag} a cat?"), pretraining_examples)) == [f" Is {tag} a cat?"]
+
+
+@pytest.mark.parametrize(
+    "text", ["<img src='a.png'>", "<image href='a'/>", "<images>", "[imagine]", "<imagery>", "image 1"]
+)
+def test_other_markup_stays_as_it_is(text):
+    for parse in (chat_examples, pretraining_examples):
+        assert shown(read(chat(f" {text}"), parse)) == [f" {text}"]
+        assert shown(read(chat(f"{text} a"), parse, image=ONE)) == [f"[0]{text} a"]
+
+
+def test_a_tag_of_markup_is_not_the_place_of_a_picture():
+    svg = "Mend <svg><image>x</image></svg>."
+    for parse in (chat_examples, pretraining_examples):
+        with pytest.raises(DataError, match=r"<image>..</image>, as in SVG.*list of parts"):
+            read(chat(svg), parse, image=ONE)
+    assert shown(read(chat([{"type": "image"}, {"type": "text", "text": svg}]), image=ONE)) == [f"[0]{svg}"]
+
+
 def test_the_released_code_keeps_tags_and_puts_pictures_first():
     example = read(chat("Hello.", "<image>\nAnd this?"), released_examples, images=[ONE])
     assert shown(example) == ["[0]Hello.", "<image>\nAnd this?"]

@@ -185,6 +185,18 @@ def test_a_tied_flag_that_older_transformers_put_into_text_config_counts():
     assert not from_hf({**hf, "text_config": text}).text.tied
 
 
+@pytest.mark.parametrize("below", [True, False, None])
+@pytest.mark.parametrize("top", [True, False, None])
+def test_the_tie_flag_in_all_nine_places(top, below):
+    """Above, in text_config, in both or in neither: a head is tied where one of them says so, as its weights tell."""
+    hf = dict(PUBLISHED["qwen2_5_vl_3b"])
+    del hf["tie_word_embeddings"]
+    text = {key: value for key, value in hf.items() if key != "vision_config"}
+    text |= {} if below is None else {"tie_word_embeddings": below}
+    hf |= {"text_config": text} | ({} if top is None else {"tie_word_embeddings": top})
+    assert from_hf(hf).text.tied is bool(top or below)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -53,6 +53,15 @@ def test_grey_in_wide_types_is_scaled_by_its_range(levels):
     assert_ramp(both_ways(encode(image, "TIFF")))
 
 
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_of_moving_pictures_and_pages_the_first_is_shown(kind):
+    frames = [Image.new("RGB", (28, 28), colour) for colour in ("red", "lime", "blue")]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    assert getattr(Image.open(io.BytesIO(data)), "n_frames", 1) == 3
+    np.testing.assert_array_equal(both_ways(data), np.broadcast_to([255, 0, 0], (28, 28, 3)))
+
+
 def test_big_endian_and_pgm_and_png_of_sixteen_bits():
     wide = Image.fromarray(RAMP.astype(np.uint16) * 257)
     assert_ramp(both_ways(encode(wide)))
@@ -95,6 +104,8 @@ def test_white_is_zero_is_turned_in_sixteen_bits_as_in_eight():
 @pytest.mark.parametrize(
     ("image", "message"),
     [
+        (Image.fromarray((RAMP > 127).astype(np.int32)), "32-bit grey levels from 0 to 1.*black.*8-bit RGB"),
+        (Image.fromarray((RAMP // 17).astype(np.int32)), "32-bit grey levels from 0 to 15.*black"),
         (Image.fromarray(RAMP.astype(np.uint16)), "16-bit grey levels from 0 to 255.*black.*8-bit RGB"),
         (Image.fromarray(np.full((28, 28), 128, np.uint16)), "from 128 to 128"),
         (Image.fromarray(RAMP.astype(np.uint16) * 16), "from 0 to 4080"),

@@ -89,6 +89,13 @@ def test_of_two_limits_that_differ_the_one_beside_counts_as_in_transformers(tmp_
         ({"image_processor_type": "CLIPImageProcessor"}, "CLIPImageProcessor.*expected Qwen2VLImageProcessor"),
         ({"image_mean": [0.5, 0.5]}, "expected 3 values"),
         ({"image_mean": "0.5"}, "could not convert"),
+        ({"max_pixel": MOST}, r"\['max_pixel'\], which are not read; expected sizes under .*'max_pixels'"),
+        ({"max_image_pixels": MOST}, "max_image_pixels"),
+        ({"longest_edge": MOST}, r"\['longest_edge'\], which are not read"),
+        ({"spatial_merge_size": 4}, "spatial_merge_size"),
+        ({"size_divisor": 32, "our_lab": 1}, r"\['size_divisor'\]"),
+        ({"max_pixels": float("inf")}, "max_pixels inf"),
+        ({"image_processor": {"max_pixel": 5}}, r"\['max_pixel'\], which are not read"),
         ([], "found list, expected an object"),
     ],
 )
@@ -112,6 +119,18 @@ def test_transformers_5_keeps_them_in_the_processors_file(tmp_path):
     assert read_image_settings(tmp_path) == expected
     write(tmp_path, {"processor_class": "Qwen2_5_VLProcessor"}, "processor_config.json")  # early ones hold none
     assert read_image_settings(tmp_path).max_pixels == 784 * 9
+
+
+def test_the_newer_form_in_the_older_file_is_read_and_keys_that_say_nothing_are_passed_over(tmp_path):
+    nested = {"image_processor": {"size": {"max_pixels": 784 * 9}}, "processor_class": "Qwen2_5_VLProcessor"}
+    assert read_image_settings(write(tmp_path, nested)).max_pixels == 784 * 9
+    silent = {
+        "crop_size": {"height": 224, "width": 224},
+        "do_center_crop": False,
+        "pad_size": None,
+        "size_divisor": None,
+    }
+    assert read_image_settings(write(tmp_path, PUBLISHED | silent)) == ImageSettings(max_pixels=12845056)
 
 
 def test_transformers_reads_what_it_saves_itself_as_we_do(tmp_path):

@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from lam_jax.errors import RewardError
 from lam_jax.rl import ALGORITHMS, compute_advantages, fill_failed
 from lam_jax.rl.advantages import group_std, normalise_rewards
 
@@ -74,6 +75,22 @@ def test_equal_rewards_have_no_advantage_at_all(kind, row):
     beside = normalise_rewards(np.array([row, np.arange(len(row))]), np.ones((2, len(row)), bool), kind)
     assert not beside[0].any()
     assert beside[1].any()
+
+
+@pytest.mark.parametrize(
+    ("kind", "row"),
+    [
+        ("group_std", [1e308, -1e308, 0.0]),
+        ("group_std", [1e200, -1e200, 0.0]),  # the squares overflow: the advantages would be 0
+        ("batch_std", [1e200, -1e200, 0.0]),
+        ("group_mean", [1e40, 0.0, 0.0]),  # beyond float32
+    ],
+)
+def test_rewards_whose_statistics_overflow_are_refused(kind, row):
+    with pytest.raises(RewardError, match=r"Rewards of one step go from .*e\+\d+.*Scale or bound the reward"):
+        normalise_rewards(np.array([row]), np.ones((1, 3), bool), kind)
+    failed = np.array([[False, True, True]])  # what a failed call left behind does not count
+    assert np.isfinite(normalise_rewards(np.array([[1e308, 1.0, 2.0]]), failed, kind)).all()
 
 
 def test_equal_rewards_beside_failed_calls():

@@ -46,6 +46,26 @@ def test_a_run_stops_after_so_many_steps_without_usable_calls():
     assert raised.value.exit_code == 17
 
 
+@pytest.mark.parametrize(
+    ("kind", "advice"),
+    [
+        ("http_400", "which setting"),
+        ("http_402", "no credit"),
+        ("quota", "no credit"),
+        ("http_503", "server fails"),
+        ("html", "/v1"),
+        ("unparsable", "follows instructions"),
+        ("missing_dimension", "follows instructions"),
+        ("unfinished_thinking", "max_tokens"),
+        ("no_finish_reason", "cut off"),
+        ("truncated", "longer replies"),
+    ],
+)
+def test_each_kind_says_what_to_do(kind, advice):
+    with pytest.raises(NoUsableRewardError, match=rf"{kind}: 20 of 20 calls.*{advice}"):
+        FailureWatch(1, 0.1).step(failed(**{kind: 20}))
+
+
 def test_one_usable_step_begins_the_count_again():
     watch = FailureWatch(2, 0.1)
     for _ in range(3):
