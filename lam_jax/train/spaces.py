@@ -18,7 +18,7 @@ from lam_jax.rollout.rescore import latent_logps, token_space_logps
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.train.method import Method
 from lam_jax.train.partition import Choice
-from lam_jax.train.stages.sft import SFT_CLONE, SFT_LATENT, SFT_PREDICT, SFT_TOKEN
+from lam_jax.train.stages.sft import SFT_CLONE, SFT_LATENT, SFT_LEARN, SFT_PREDICT, SFT_TOKEN
 from lam_jax.train.stages.stage import Stage, Trains, backbone_top
 
 Logps = tuple[Float[Array, "N G T"], Float[Array, "N G T"]]
@@ -61,7 +61,9 @@ def _latent_trains(config: QwenConfig, method: Method) -> Mapping[str, Choice]:
 
 
 def _latent_sft(method: Method) -> Mapping[str, Stage]:
-    return {"sft": SFT_PREDICT, "sft_clone": SFT_CLONE} if method.sft == "guided" else {"sft": SFT_LATENT}
+    if method.sft == "guided":
+        return {"sft": SFT_PREDICT, "sft_clone": SFT_CLONE}
+    return {"sft": SFT_LEARN if method.sft == "learn" else SFT_LATENT}
 
 
 def _token_actions(agent: Agent, method: Method) -> ActionSpace:
