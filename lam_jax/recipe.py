@@ -216,6 +216,35 @@ class AnswerSet:
 
 
 @dataclasses.dataclass(frozen=True)
+class ReachSettings:
+    """What is measured of how far the codes can move the answers, before RL is paid for (method.md section 6).
+
+    Attributes:
+        rows: of held-out paired rows, of text-only rows and of a task's validation rows.
+        prompts: of a task's validation rows, that are answered for their scores; 0: none are.
+        samples: answers to each of these prompts; curves of the best of n go up to this n.
+        judged: answers are also drawn and scored where a judge scores, whose calls may cost money.
+        least_gain: nats by which the inferred codes should raise log p of a reference token over the backbone, mean
+            over the response tokens of validation rows after stage 5; None: nothing is asked.
+        least_lead: of reward, by which the policy's answers should be above those under random codes; None: likewise.
+        stop: a run that stays under one of them ends before RL; else it is warned of.
+    """
+
+    rows: int = 32
+    prompts: int = 16
+    samples: int = 8
+    judged: bool = False
+    least_gain: float | None = 0.1
+    least_lead: float | None = 0.05
+    stop: bool = False
+
+    def __post_init__(self):
+        _at_least(self, 1, "rows")
+        _at_least(self, 0, "prompts")
+        _at_least(self, 2, "samples")
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluationSettings:
     """What is measured after stages 4, 5 and 6 (method.md section 5).
 
@@ -229,6 +258,7 @@ class EvaluationSettings:
         embedder: of diversity, see `load_embedder`.
         backbone: figures of the backbone before training: (resources, agent) -> JSON values; None: none.
         least_used_share: of the codes, on held-out rows after stages 1 and 3; below it the run stops.
+        reach: how far the codes can move the answers; None: it is not measured.
     """
 
     answers: tuple[AnswerSet, ...]
@@ -241,6 +271,7 @@ class EvaluationSettings:
     embedder: str = "hashing"
     backbone: Callable[[Any, Any], dict[str, Any]] | None = None
     least_used_share: float = 0.1
+    reach: ReachSettings | None = dataclasses.field(default_factory=ReachSettings)
 
     def __post_init__(self):
         _at_least(self, 1, "gain_prompts", "gain_samples", "batch", "held_out", "shown")

@@ -7,7 +7,7 @@ from lam_jax.train.spaces import Space
 from lam_jax.train.stages import STAGES
 from lam_jax.train.stages.stage import Stage, Trains
 
-DATA, BASE_MODEL, CODES = "data", "base_model", "codes"
+DATA, BASE_MODEL, CODES, REACH = "data", "base_model", "codes", "reach"
 # Stages 1 to 4, by the names of their phases; a stage's name is also that of its settings in a recipe.
 STAGE_PHASES: Mapping[str, Stage] = {
     "stage1_inverse": STAGES["inverse"],
@@ -35,6 +35,11 @@ def scores_phase(after: str, task: str, space: Space) -> str:
 def control_phase(task: str) -> str:
     """The causal test after stage 5."""
     return f"control_{task}"
+
+
+def reach_phase(task: str, space: Space) -> str:
+    """How far the codes can move the answers, and the best of n answers, after stage 5."""
+    return f"reach_{space.name}_{task}"
 
 
 def trained_by(task: str, space: Space, method: Method) -> dict[str, Trains]:

@@ -19,6 +19,7 @@ from lam_jax.recipe import (
     Corpus,
     EvaluationSettings,
     Model,
+    ReachSettings,
     Recipe,
     RLSettings,
 )
@@ -121,6 +122,7 @@ SIZES: dict[Preset, Sizes] = {
             held_out=8,
             shown=4,
             least_used_share=0.0,  # after a few steps the codes of a new codebook say nothing about collapse
+            reach=ReachSettings(rows=8, prompts=4, samples=2, least_gain=None, least_lead=None),
         ),
     ),
 }
