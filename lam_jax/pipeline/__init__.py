@@ -27,7 +27,7 @@ from lam_jax.pipeline.content import content_of, is_of_policy, is_of_reward
 from lam_jax.pipeline.finished import RESULTS, finished_results
 from lam_jax.pipeline.judge_cost import judge_cost_lines
 from lam_jax.pipeline.measures import measure_codes, measure_control
-from lam_jax.pipeline.phases import BASE_MODEL, CODES, DATA, REACH, control_phase, reach_phase
+from lam_jax.pipeline.phases import BASE_MODEL, CODES, DATA, REACH, control_phase, has_reach, reach_phase
 from lam_jax.pipeline.plan import phases_of, require_trained_phase, schedule_of
 from lam_jax.pipeline.reach import measure_learned_reach, measure_reach, require_reach
 from lam_jax.pipeline.resources import Resources
@@ -258,7 +258,7 @@ def _go_through(run: Run, recipe: Recipe, devices: Mesh, workers: int) -> dict[s
                 ).record
                 control.append(record["random_action_kl"])
             scores[task.name, space.name, "sft"] = evaluate(run, resources, task, space, tuned, "sft")
-            if settings is not None:
+            if has_reach(settings, task, space):
                 record = run.phase(
                     reach_phase(task.name, space),
                     lambda task=task, space=space, tuned=tuned: (None, measure_reach(resources, task, space, tuned)),

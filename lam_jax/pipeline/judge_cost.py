@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 
 from lam_jax.data.schemas import Example
-from lam_jax.pipeline.reach import is_scored
+from lam_jax.pipeline.phases import is_scored
 from lam_jax.pipeline.resources import Resources, rewards_of_task
 from lam_jax.rewards.judge import JudgeReward, judges_of
 from lam_jax.rewards.judge_prompt import judge_messages

@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping
 
+from lam_jax.recipe import ReachSettings
+from lam_jax.rewards.judge import judges_of
+from lam_jax.tasks.task import Task
 from lam_jax.train.method import Method
 from lam_jax.train.spaces import Space
 from lam_jax.train.stages import STAGES
@@ -40,6 +43,16 @@ def control_phase(task: str) -> str:
 def reach_phase(task: str, space: Space) -> str:
     """How far the codes can move the answers, and the best of n answers, after stage 5."""
     return f"reach_{space.name}_{task}"
+
+
+def is_scored(settings: ReachSettings, task: Task) -> bool:
+    """Whether that phase draws and scores answers; a judge is asked only where the recipe says so."""
+    return settings.prompts > 0 and (settings.judged or not judges_of(task.reward))
+
+
+def has_reach(settings: ReachSettings | None, task: Task, space: Space) -> bool:
+    """Whether a task has that phase in an action space: tokens have scores alone."""
+    return settings is not None and (space.coded or is_scored(settings, task))
 
 
 def trained_by(task: str, space: Space, method: Method) -> dict[str, Trains]:

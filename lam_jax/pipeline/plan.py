@@ -10,6 +10,7 @@ from lam_jax.pipeline.phases import (
     REACH,
     STAGE_PHASES,
     control_phase,
+    has_reach,
     reach_phase,
     rl_phase,
     scores_phase,
@@ -51,7 +52,7 @@ def schedule_of(recipe: Recipe, rows: Callable[[str, str], int]) -> tuple[Schedu
             if space.coded:
                 phases.append(ScheduledPhase(control_phase(task.name), "control"))
             phases.append(ScheduledPhase(scores_phase("sft", task.name, space), scores))
-            if reach is not None:
+            if has_reach(reach, task, space):
                 phases.append(ScheduledPhase(reach_phase(task.name, space), f"reach_{space.name}"))
             phases.append(ScheduledPhase(rl_phase(task.name, space), f"rl_{space.name}", recipe.rl.steps))
             phases.append(ScheduledPhase(scores_phase("rl", task.name, space), scores))

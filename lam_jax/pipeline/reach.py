@@ -20,9 +20,9 @@ from lam_jax.evaluation.scoring import Scored, paired_gain
 from lam_jax.latent.agent import Agent
 from lam_jax.parallel.multihost import is_first
 from lam_jax.pipeline.measures import Evaluator, Record
+from lam_jax.pipeline.phases import is_scored
 from lam_jax.pipeline.resources import Resources
 from lam_jax.recipe import PAIRED, TEXT_ONLY, ReachSettings
-from lam_jax.rewards.judge import judges_of
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.tasks.task import Task
 from lam_jax.train.spaces import Space
@@ -65,11 +65,6 @@ def measure_reach(resources: Resources, task: Task, space: Space, agent: Agent) 
     if is_scored(settings, task):
         found["scores"] = _scores(Evaluator(resources, task, space), settings, agent, emitted)
     return found
-
-
-def is_scored(settings: ReachSettings, task: Task) -> bool:
-    """Whether answers are drawn and scored for the probe; a judge is asked only where the recipe says so."""
-    return settings.prompts > 0 and (settings.judged or not judges_of(task.reward))
 
 
 def _look(resources: Resources, source: str, split: str, agent: Agent) -> tuple[Emissions, list[Example]]:
@@ -158,7 +153,7 @@ def _mean(scored: Sequence[Scored]) -> float | None:
     return float(np.mean(rewards)) if rewards else None
 
 
-def idle_lines(settings: ReachSettings, task: str, found: Record) -> list[str]:
+def idle_lines(settings: ReachSettings, found: Record) -> list[str]:
     """What of the probe's figures after stage 5 lies under the recipe's thresholds, as sentences."""
     lines = []
     gain, scores = found.get("reach", {}).get("gain_over_backbone"), found.get("scores", {})
@@ -183,7 +178,7 @@ def require_reach(settings: ReachSettings | None, task: Task, found: Record) -> 
     Raises:
         IdleCodesError: a figure lies under its threshold, and `ReachSettings.stop` is set.
     """
-    lines = [] if settings is None else idle_lines(settings, task.name, found)
+    lines = [] if settings is None else idle_lines(settings, found)
     if settings is None or not lines:
         return
     message = (
