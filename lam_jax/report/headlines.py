@@ -2,6 +2,7 @@
 
 import math
 
+from lam_jax.report import reach_tables
 from lam_jax.report.comparison import Comparison, comparisons, gain_verdict, speed_tables, standard_errors
 from lam_jax.report.names import SPACES, Titles, lower_first, number
 from lam_jax.report.schema import Row
@@ -16,6 +17,7 @@ def headlines(results: Row) -> list[str]:
         ratio = next((row[-1] for row in table.rows if row[:2] == ("Whole step", "s")), None)
         if ratio is not None and math.isfinite(ratio):
             sentences.append(f"{titles.task(table.task)}: a latent RL step takes {ratio:.2f} times a token RL step.")
+    sentences += reach_tables.sentences(results)
     fluency = results.get("fluency")
     if fluency:
         checked = f" of {fluency['checked']:,.0f}" if fluency.get("checked") is not None else ""
