@@ -20,11 +20,12 @@ from lam_jax.aot.abstract import bytes_per_chip
 from lam_jax.aot.flops import count_flops
 from lam_jax.aot.programs import Program, Setting, build, build_stage
 from lam_jax.aot.workload import Workload
+from lam_jax.evaluation.reach_settings import ReachSettings
 from lam_jax.latent.agent import Agent
 from lam_jax.nn.weight import count, structs
 from lam_jax.pipeline.phases import STAGE_PHASES, is_scored, reach_phase, rl_phase, scores_phase, sft_phases
 from lam_jax.pipeline.resources import Resources
-from lam_jax.recipe import PAIRED, ReachSettings, Recipe, StageSettings
+from lam_jax.recipe import PAIRED, Recipe, StageSettings
 from lam_jax.runs.progress import duration
 from lam_jax.tasks.task import Task
 from lam_jax.train.partition import count_parameters, partition

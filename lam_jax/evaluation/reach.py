@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
@@ -104,23 +103,15 @@ def _of(values: np.ndarray, index: np.ndarray) -> np.ndarray:
     return np.take_along_axis(values, index[:, None], axis=1)[:, 0]
 
 
-class _Seen(struct.PyTreeNode):
-    """What a batch is to the codes."""
-
-    states: Float[Array, "B L D"]
-    merge_input: Float[Array, "B L D"]
-    policy: Float[Array, "B L K"]
-    inferred: Int[Array, "B L"]
-
-
 @functools.partial(jax.jit, static_argnames=("reading", "mesh", "layout"))
-def _look(agent: Agent, batch: Batch, reading: Reading, mesh: Mesh | None, layout: Layout) -> _Seen:
+def _look(agent: Agent, batch: Batch, reading: Reading, mesh: Mesh | None, layout: Layout) -> tuple[Array, ...]:
+    """States and input of the merge [B, L, D], log-probabilities of the policy [B, L, K], inferred codes [B, L]."""
     with use(mesh, TRAIN, layout):
         states = frozen_states(agent, batch)
         x = agent.action_input(states, batch.has_image, reading)
         policy = agent.latent.policy(x, agent.backbone.rotary(batch.positions), batch.mask)
         inferred = jnp.argmax(inverse_logits(agent, x, batch), axis=-1)
-        return _Seen(states, x, jax.nn.log_softmax(policy, axis=-1), inferred)
+        return states, x, jax.nn.log_softmax(policy, axis=-1), inferred
 
 
 @functools.partial(jax.jit, static_argnames=("reading", "mesh", "layout"))
@@ -160,17 +151,16 @@ def emissions(agent: Agent, batches: Iterable[Batch], reading: Reading) -> Emiss
     """
     static, parts, first = statics(agent), [], 0
     for batch in batches:
-        seen: _Seen = to_host(_look(agent, place(batch, static["mesh"], TRAIN), reading, **static))
-        tokens, *masks = (np.asarray(to_host(x)) for x in (batch.tokens, batch.valid, batch.mask, batch.response))
-        keep = np.asarray(target_mask(*(jnp.asarray(mask) for mask in masks)))
-        row, position = np.nonzero(keep)
-        here = row, position
+        seen = to_host(_look(agent, place(batch, static["mesh"], TRAIN), reading, **static))
+        tokens, valid, mask, response = to_host((batch.tokens, batch.valid, batch.mask, batch.response))
+        keep = target_mask(jnp.asarray(valid), jnp.asarray(mask), jnp.asarray(response))
+        row, position = np.nonzero(np.asarray(keep))
+        states, merge_input, policy, inferred = (np.asarray(x)[row, position] for x in seen)
+        tokens = np.asarray(tokens)
         target = tokens[row, position + 1]
-        (backbone, said), (logp, token) = _in_parts(
-            agent, seen.states[here], seen.merge_input[here], target, reading, static
-        )
+        (backbone, said), (logp, token) = _in_parts(agent, states, merge_input, target, reading, static)
         numbers = row + first
-        parts.append((numbers, target, backbone, said, seen.policy[here], seen.inferred[here], logp, token))
+        parts.append((numbers, target, backbone, said, policy, inferred, logp, token))
         first += len(tokens)
     return Emissions(*(np.concatenate(values) for values in zip(*parts)))
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from lam_jax.recipe import ReachSettings
+from lam_jax.evaluation.reach_settings import ReachSettings
 from lam_jax.rewards.judge import judges_of
 from lam_jax.tasks.task import Task
 from lam_jax.train.method import Method

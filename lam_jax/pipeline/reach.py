@@ -16,13 +16,14 @@ from lam_jax.errors import IdleCodesError
 from lam_jax.evaluation.best_of import best_of_curve
 from lam_jax.evaluation.generate import Answer, Answered, score_answers
 from lam_jax.evaluation.reach import Emissions, emissions
+from lam_jax.evaluation.reach_settings import ReachSettings
 from lam_jax.evaluation.scoring import Scored, paired_gain
 from lam_jax.latent.agent import Agent
 from lam_jax.parallel.multihost import is_first
 from lam_jax.pipeline.measures import Evaluator, Record
 from lam_jax.pipeline.phases import is_scored
 from lam_jax.pipeline.resources import Resources
-from lam_jax.recipe import PAIRED, TEXT_ONLY, ReachSettings
+from lam_jax.recipe import PAIRED, TEXT_ONLY
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.tasks.task import Task
 from lam_jax.train.spaces import Space

@@ -3,8 +3,9 @@
 import dataclasses
 
 from lam_jax.data.sources import shrunk
+from lam_jax.evaluation.reach_settings import ReachSettings
 from lam_jax.models.processor import ImageSettings, image_tokens
-from lam_jax.recipe import Corpus, ReachSettings, Recipe, StageSettings
+from lam_jax.recipe import Corpus, Recipe, StageSettings
 from lam_jax.tasks.task import Task
 
 STAGE_STEPS, RL_STEPS = 3, 2

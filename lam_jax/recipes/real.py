@@ -10,6 +10,7 @@ from lam_jax.corpora.built import built_rows
 from lam_jax.data.layouts import RowParser
 from lam_jax.data.readers import pretraining_examples
 from lam_jax.data.sources import JsonRows
+from lam_jax.evaluation.reach_settings import ReachSettings
 from lam_jax.latent.config import LATENT_PRESETS, LatentConfig
 from lam_jax.models.processor import ImageSettings
 from lam_jax.recipe import (
@@ -19,7 +20,6 @@ from lam_jax.recipe import (
     Corpus,
     EvaluationSettings,
     Model,
-    ReachSettings,
     Recipe,
     RLSettings,
 )

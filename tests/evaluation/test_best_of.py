@@ -15,7 +15,7 @@ def test_by_hand():
 
 
 def test_is_the_mean_over_all_choices():
-    values = np.random.default_rng(0).normal(size=7).round(1)  # with equal ones
+    values = np.random.default_rng(0).normal(size=7).round(1).tolist()  # with equal ones
     for n in range(1, 8):
         expected = np.mean([max(chosen) for chosen in itertools.combinations(values, n)])
         assert best_of(values, n) == pytest.approx(expected)

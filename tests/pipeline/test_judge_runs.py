@@ -8,11 +8,12 @@ import pytest
 from PIL import Image
 
 from lam_jax.errors import OtherConfigurationError, RewardError
+from lam_jax.evaluation.reach_settings import ReachSettings
 from lam_jax.parallel.mesh import make_mesh
 from lam_jax.pipeline import open_run
 from lam_jax.pipeline.judge_cost import judge_cost_lines, judge_costs
 from lam_jax.pipeline.resources import Resources
-from lam_jax.recipe import ReachSettings, Recipe
+from lam_jax.recipe import Recipe
 from lam_jax.recipes import own
 from lam_jax.rewards import judge_client
 from lam_jax.rewards.dimensions import ROLE_PLAY_RUBRIC

@@ -2,8 +2,8 @@
 
 import dataclasses
 
+from lam_jax.evaluation.reach_settings import ReachSettings
 from lam_jax.pipeline.plan import phases_of, schedule_of
-from lam_jax.recipe import ReachSettings
 from lam_jax.recipes import demo, paper
 from lam_jax.train.method import Method
 from tests.recipes.shipped import REAL

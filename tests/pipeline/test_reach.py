@@ -12,10 +12,11 @@ from lam_jax.data.schemas import Example
 from lam_jax.errors import IdleCodesError
 from lam_jax.evaluation.generate import Answer, Answered
 from lam_jax.evaluation.reach import Emissions
+from lam_jax.evaluation.reach_settings import ReachSettings
 from lam_jax.pipeline import reach
 from lam_jax.pipeline.measures import Evaluator
 from lam_jax.pipeline.reach import idle_lines, measure_reach, require_reach
-from lam_jax.recipe import ReachSettings
+from lam_jax.pipeline.resources import Resources
 from lam_jax.recipes import demo
 from lam_jax.rewards.functions import FunctionReward
 from lam_jax.train.spaces import LATENT, TOKEN
@@ -68,13 +69,15 @@ def measured(monkeypatch):
         recipe, evaluation=dataclasses.replace(recipe.evaluation, reach=ReachSettings(prompts=3, samples=2))
     )
     task = dataclasses.replace(recipe.tasks[0], reward=FunctionReward(length))
-    resources = SimpleNamespace(
+    resources = object.__new__(Resources)
+    for name, value in dict(
         recipe=recipe,
         config=SimpleNamespace(eos_ids=(END,)),
         first=lambda source, split, count: EXAMPLES[:count],
         rollout_config=lambda task, samples, sampling: (samples, sampling),
         tokenizer=SimpleNamespace(batch_decode=lambda rows, skip_special_tokens: ["x" * len(row) for row in rows]),
-    )
+    ).items():
+        object.__setattr__(resources, name, value)
 
     def measure(space):
         return measure_reach(resources, task, space, tiny.agent()), calls

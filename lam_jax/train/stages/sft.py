@@ -47,7 +47,7 @@ def latent_sft_objective(
     """
     if part is None and method.sft == "guided":
         raise ValueError("The guided recipe has two passes: call it with part='predict', then with part='clone'.")
-    part = part or method.sft
+    part = part or ("released" if method.sft == "guided" else method.sft)
     states = agent.backbone.states(batch, method.remat)
     x = agent.action_input(states, batch.has_image, method.acting)
     fixed = jax.lax.stop_gradient(x)

@@ -57,15 +57,15 @@ class Step:
     ):
         self.frozen, self.layout = frozen, layout
         dtype, draw = frozen.backbone.config.dtype, None if method.gumbel == "off" else stage.noise
-        annealed = draw is not None and method.gumbel == "annealed"
-        if annealed and not steps:
+        falls = draw is not None and method.gumbel == "annealed"
+        if falls and not steps:
             raise ValueError(f"Method.gumbel is 'annealed': Step of {stage.name} needs the phase's number of steps.")
 
         @functools.partial(jax.jit, donate_argnums=0, static_argnames=("mesh", "layout"))
         def step(state: TrainState, frozen: Agent, batch: Any, mesh: Mesh | None, layout: Layout):
             with use(mesh, TRAIN, layout):
                 noise = draw(batch, state.step_key(), frozen.latent.config.codes) if draw else None
-                if annealed:
+                if falls and steps:
                     share = noise_share(state.step, steps)
                     noise = jax.tree.map(lambda x: share * x, noise)
 
