@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from lam_jax.latent.agent import Agent, Reading
+from lam_jax.latent.world import readout
 from lam_jax.losses import target_mask
 from lam_jax.models.inputs import Batch
 from lam_jax.nn.layout import Layout
@@ -125,17 +126,20 @@ def _emit(
     layout: Layout,
 ) -> Any:
     """(log-probability of the target, most likely token) of the backbone [R, S], and of each code [K, R, S]."""
-    with use(mesh, TRAIN, layout):
+    # The map of every code is looked up; the C kernel is for the few rows of a decode step.
+    with use(mesh, TRAIN, dataclasses.replace(layout, pack=None)):
+        backbone, latent = agent.backbone, agent.latent
+        world = latent.world.tabulated(latent.codebook.astype(backbone.config.dtype))
 
         def said(out: Array) -> tuple[Array, Array]:
-            logits = agent.backbone.logits(out)
+            logits = backbone.logits(out)
             return pick(logits, target) - log_sum_exp(logits), arg_max(logits)
 
         def under(code: Array) -> tuple[Array, Array]:
-            codes = jnp.full(target.shape, code, jnp.int32)
-            return said(agent.read(merge_input, agent.latent.look_up(codes), reading))
+            merged, block = world(merge_input, jnp.full(target.shape, code, jnp.int32))
+            return said(readout(reading.readout, merge_input, merged, block, backbone.norm))
 
-        codes = jnp.arange(agent.latent.config.codes, dtype=jnp.int32)
+        codes = jnp.arange(latent.config.codes, dtype=jnp.int32)
         return said(states), jax.lax.map(under, codes)
 
 
