@@ -50,10 +50,14 @@ class StageSizes:
 
     def inferred(self) -> float:
         """Inverse dynamics, codebook and merge in training, through the frozen head."""
+        return self.inferred_codes() + head(self.config.text, self.tokens).both(trained=False)
+
+    def inferred_codes(self) -> float:
+        """The same without the head."""
         text = self.config.text
         trained = self.coder(self.latent.inverse_layers) + linear(self.tokens, self.latent.codes, text.width)
         trained += merge(text, self.latent, self.tokens)
-        return trained.both(trained=True) + head(text, self.tokens).both(trained=False)
+        return trained.both(trained=True)
 
     def projectors(self, networks: int) -> Pass:
         """Bottlenecks over all rows of one kind."""
@@ -100,6 +104,12 @@ def sft_latent(sizes: StageSizes) -> float:
     return sft_token(sizes) + merge(sizes.config.text, sizes.latent, sizes.tokens).both(trained=False) + codes
 
 
+def sft_learn(sizes: StageSizes) -> float:
+    """Stage 5 `learn`: as `joint`, but inverse model, codebook and merge train too."""
+    codes = sizes.inferred_codes() + sizes.coder(sizes.latent.policy_layers).both(trained=True)
+    return sft_token(sizes) + codes
+
+
 STAGE_FLOPS = {
     "inverse": inverse,
     "projector": projector,
@@ -107,4 +117,5 @@ STAGE_FLOPS = {
     "cloning": cloning,
     "sft_latent": sft_latent,
     "sft_token": sft_token,
+    "sft_learn": sft_learn,
 }

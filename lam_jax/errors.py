@@ -20,6 +20,7 @@
 | 15 | a reward raised an exception, or gave what are no numbers (`RewardError`) |
 | 16 | the output folder cannot be written (`UnwritableFolderError`) |
 | 17 | (nearly) no reward call of several steps in a row could be used (`NoUsableRewardError`) |
+| 18 | the codes cannot move the answers, and the recipe says to stop there (`IdleCodesError`) |
 | 130 | interrupted from the keyboard; inside a run after a checkpoint was saved (`InterruptedRunError`) |
 """
 
@@ -76,6 +77,12 @@ class CodebookCollapseError(LamJaxError):
     """Too few codes of the codebook stayed in use."""
 
     exit_code = 9
+
+
+class IdleCodesError(LamJaxError):
+    """The codes hardly move the answers, so RL over them has little to choose from."""
+
+    exit_code = 18
 
 
 class PreemptedError(LamJaxError):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from lam_jax.data.sources import RowSource
+from lam_jax.evaluation.reach_settings import ReachSettings
 from lam_jax.latent.config import LatentConfig
 from lam_jax.models.processor import ImageSettings
 from lam_jax.nn.stack import Remat, require_remat
@@ -229,6 +230,7 @@ class EvaluationSettings:
         embedder: of diversity, see `load_embedder`.
         backbone: figures of the backbone before training: (resources, agent) -> JSON values; None: none.
         least_used_share: of the codes, on held-out rows after stages 1 and 3; below it the run stops.
+        reach: how far the codes can move the answers; None: it is not measured.
     """
 
     answers: tuple[AnswerSet, ...]
@@ -241,6 +243,7 @@ class EvaluationSettings:
     embedder: str = "hashing"
     backbone: Callable[[Any, Any], dict[str, Any]] | None = None
     least_used_share: float = 0.1
+    reach: ReachSettings | None = dataclasses.field(default_factory=ReachSettings)
 
     def __post_init__(self):
         _at_least(self, 1, "gain_prompts", "gain_samples", "batch", "held_out", "shown")

@@ -1,7 +1,7 @@
 """The programs of the method, each the function that training runs, with abstract inputs."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -31,14 +31,16 @@ from lam_jax.train.rl_batch import RLBatch
 from lam_jax.train.rl_config import RLConfig
 from lam_jax.train.rl_update import Update
 from lam_jax.train.spaces import SPACES, Space
-from lam_jax.train.stages import SFT_LATENT, MixedBatch, Stage, Step
-from lam_jax.train.stages import STAGES as TRAINED
+from lam_jax.train.stages import SFT_LATENT, SFT_LEARN, MixedBatch, Stage, Step
+from lam_jax.train.stages import STAGES as DEFAULT_STAGES
 from lam_jax.train.stages.stage import Trains
 from lam_jax.train.state import TrainState
 
+TRAINED: Mapping[str, Stage] = {**DEFAULT_STAGES, SFT_LEARN.name: SFT_LEARN}
 STAGES = (*TRAINED, *(f"{kind}_{space}" for kind in ("rollout", "update") for space in SPACES))
 # method.md section 4; in other spaces nothing is cut off.
 SAMPLING = {"latent": SamplingConfig(top_k=32), "hybrid": HybridSampling(top_k=32)}
+STAGE_STEPS = 1000  # of the schedule
 # Large models are trained with recomputed activations.
 LEAN = dataclasses.replace(METHODS["default"], remat=True)
 
@@ -156,13 +158,13 @@ def _halves(trains: Trains, setting: Setting) -> tuple[Any, Any]:
 
 def build_stage(stage: Stage, setting: Setting) -> Program:
     """The program of one of stages 1 to 5."""
-    optimiser = make_optimiser(OptimiserConfig(lr=1e-4, schedule="cosine"), steps=1000)
+    optimiser = make_optimiser(OptimiserConfig(lr=1e-4, schedule="cosine"), steps=STAGE_STEPS)
     trainable, frozen = _halves(stage.trains, setting)
     batch: Any = setting.batch()
     tokens = setting.work.rows * setting.work.length
     if stage.mixed:
         batch, tokens = MixedBatch(batch, setting.batch(images=False)), 2 * tokens
-    step = Step(stage, frozen, optimiser, setting.method)
+    step = Step(stage, frozen, optimiser, setting.method, steps=STAGE_STEPS)
     state = abstract_state(trainable, optimiser)
     arguments = (state, frozen, batch)
     return Program(lambda: step.trace(state, batch), arguments, arguments, 1, tokens)

@@ -15,6 +15,7 @@ Stage = Literal[
     "cloning",
     "sft_latent",
     "sft_token",
+    "sft_learn",
     "rollout_latent",
     "rollout_hybrid",
     "rollout_token",

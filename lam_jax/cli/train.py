@@ -13,6 +13,8 @@ from lam_jax.cli.recipes import call_with, flags_of, recipe_function, shipped_re
 from lam_jax.cli.watching import WatchingFlags
 
 Part = Literal["cycle", "projector", "text-only"]
+SFTRecipe = Literal["released", "guided", "joint", "learn"]
+Gumbel = Literal["on", "off", "annealed"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +41,13 @@ class RunFlags(WatchingFlags):
     """Number of latent actions. Default: the recipe's."""
     without: tuple[Part, ...] = ()
     """Parts of the method that are left out, as in the paper's ablations."""
+    sft_recipe: SFTRecipe | None = None
+    """How stage 5 fine-tunes the latent agent (docs/method.md): by the policy's own codes; by those of the inverse
+    model, with the policy cloned after it (guided) or beside it (joint); or as joint, while inverse model, codebook and
+    merge go on learning. Default: the recipe's."""
+    gumbel: Gumbel | None = None
+    """Noise on the choice of codes while they are learned: on, off, or annealed to none over a stage. Default: the
+    recipe's."""
     mesh: Literal["auto"] | tuple[int, int, int] = "auto"
     """Sizes of the axes data, fsdp and tensor; auto: chosen for the model, the batch and all devices. A run may be
     resumed on another mesh."""
@@ -110,6 +119,8 @@ def _changed(recipe: Any, run: RunFlags) -> Any:
         raise ValueError(f"The recipe's function gave a {type(recipe).__name__}, expected a lam_jax.Recipe.")
     for part in run.without:
         recipe = without(recipe, part)
+    switches = {name: value for name, value in (("sft", run.sft_recipe), ("gumbel", run.gumbel)) if value is not None}
+    recipe = dataclasses.replace(recipe, method=dataclasses.replace(recipe.method, **switches))
     policy = {"bad_rows": run.bad_rows, "max_bad_share": run.max_bad_share}
     recipe = dataclasses.replace(recipe, **{name: value for name, value in policy.items() if value is not None})
     if run.codes is not None:

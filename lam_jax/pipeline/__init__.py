@@ -27,8 +27,9 @@ from lam_jax.pipeline.content import content_of, is_of_policy, is_of_reward
 from lam_jax.pipeline.finished import RESULTS, finished_results
 from lam_jax.pipeline.judge_cost import judge_cost_lines
 from lam_jax.pipeline.measures import measure_codes, measure_control
-from lam_jax.pipeline.phases import BASE_MODEL, CODES, DATA, control_phase
+from lam_jax.pipeline.phases import BASE_MODEL, CODES, DATA, REACH, control_phase, has_reach, reach_phase
 from lam_jax.pipeline.plan import phases_of, require_trained_phase, schedule_of
+from lam_jax.pipeline.reach import measure_learned_reach, measure_reach, require_reach
 from lam_jax.pipeline.resources import Resources
 from lam_jax.pipeline.results import Scores, collect, environment, write_results
 from lam_jax.pipeline.stages import learn_actions
@@ -239,6 +240,10 @@ def _go_through(run: Run, recipe: Recipe, devices: Mesh, workers: int) -> dict[s
         base = run.phase(BASE_MODEL, lambda: (None, measure(resources, agent))).record
     agent = learn_actions(run, resources, agent)
     latent = run.phase(CODES, lambda: (None, measure_codes(resources, agent))).record
+    reach: list[dict[str, Any]] = []
+    if (settings := recipe.evaluation.reach) is not None:
+        reach += run.phase(REACH, lambda: (None, measure_learned_reach(resources, agent))).record["reach"]
+    answered: list[dict[str, Any]] = []
     learned = park(agent, agent.backbone.config.dtype)
     scores: Scores = {}
     speed: list[dict[str, Any]] = []
@@ -254,6 +259,14 @@ def _go_through(run: Run, recipe: Recipe, devices: Mesh, workers: int) -> dict[s
                 ).record
                 control.append(record["random_action_kl"])
             scores[task.name, space.name, "sft"] = evaluate(run, resources, task, space, tuned, "sft")
+            if has_reach(settings, task, space):
+                record = run.phase(
+                    reach_phase(task.name, space),
+                    lambda task=task, space=space, tuned=tuned: (None, measure_reach(resources, task, space, tuned)),
+                ).record
+                reach += [record["reach"]] if "reach" in record else []
+                answered += [record["scores"]] if "scores" in record else []
+                require_reach(settings, task, record)
             reinforced, times = reinforce(run, resources, task, space, tuned)
             scores[task.name, space.name, "rl"] = evaluate(run, resources, task, space, reinforced, "rl")
             speed.append(times)
@@ -262,5 +275,6 @@ def _go_through(run: Run, recipe: Recipe, devices: Mesh, workers: int) -> dict[s
     if not is_first():
         return {}
     results = collect(run, resources, base, latent, scores, speed)
+    results |= {"reach": reach, "reach_scores": answered}
     write_results(run.folder, results)
     return results

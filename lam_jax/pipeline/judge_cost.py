@@ -5,10 +5,12 @@ import math
 from collections.abc import Sequence
 
 from lam_jax.data.schemas import Example
+from lam_jax.pipeline.phases import is_scored
 from lam_jax.pipeline.resources import Resources, rewards_of_task
 from lam_jax.rewards.judge import JudgeReward, judges_of
 from lam_jax.rewards.judge_prompt import judge_messages
 from lam_jax.tasks.task import Task
+from lam_jax.train.spaces import SPACES
 
 ROWS = 64  # whose prompts are measured
 CHARACTERS_A_TOKEN = 4
@@ -84,9 +86,21 @@ def _calls(resources: Resources, task: Task) -> tuple[int, int, int]:
     # Tests and fixed prompts after stage 5 and after stage 6.
     return (
         rl.steps * rl.prompts * rl.samples * spaces,
-        (validations * validated + 2 * fixed) * spaces,
+        (validations * validated + 2 * fixed) * spaces + _reach_calls(resources, task),
         2 * answers * tests * spaces,
     )
+
+
+def _reach_calls(resources: Resources, task: Task) -> int:
+    """Answers that the probe of the codes' reach has scored, over all spaces."""
+    recipe = resources.recipe
+    settings = recipe.evaluation.reach
+    if settings is None or not is_scored(settings, task):
+        return 0
+    prompts = min(settings.prompts, len(resources.examples(task.name, task.val)))
+    coded = sum(SPACES[space].coded for space in recipe.spaces)
+    # Drawn by the policy in every space; in those of codes at random too, and along the reference twice.
+    return prompts * (settings.samples * (len(recipe.spaces) + coded) + 2 * coded)
 
 
 def _cost(resources: Resources, task: Task, judge: JudgeReward, training: int, evaluation: int) -> JudgeCost:

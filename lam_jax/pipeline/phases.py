@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 
+from lam_jax.evaluation.reach_settings import ReachSettings
+from lam_jax.rewards.judge import judges_of
+from lam_jax.tasks.task import Task
 from lam_jax.train.method import Method
 from lam_jax.train.spaces import Space
 from lam_jax.train.stages import STAGES
 from lam_jax.train.stages.stage import Stage, Trains
 
-DATA, BASE_MODEL, CODES = "data", "base_model", "codes"
+DATA, BASE_MODEL, CODES, REACH = "data", "base_model", "codes", "reach"
 # Stages 1 to 4, by the names of their phases; a stage's name is also that of its settings in a recipe.
 STAGE_PHASES: Mapping[str, Stage] = {
     "stage1_inverse": STAGES["inverse"],
@@ -35,6 +38,21 @@ def scores_phase(after: str, task: str, space: Space) -> str:
 def control_phase(task: str) -> str:
     """The causal test after stage 5."""
     return f"control_{task}"
+
+
+def reach_phase(task: str, space: Space) -> str:
+    """How far the codes can move the answers, and the best of n answers, after stage 5."""
+    return f"reach_{space.name}_{task}"
+
+
+def is_scored(settings: ReachSettings, task: Task) -> bool:
+    """Whether that phase draws and scores answers; a judge is asked only where the recipe says so."""
+    return settings.prompts > 0 and (settings.judged or not judges_of(task.reward))
+
+
+def has_reach(settings: ReachSettings | None, task: Task, space: Space) -> bool:
+    """Whether a task has that phase in an action space: tokens have scores alone."""
+    return settings is not None and (space.coded or is_scored(settings, task))
 
 
 def trained_by(task: str, space: Space, method: Method) -> dict[str, Trains]:

@@ -7,8 +7,11 @@ from lam_jax.pipeline.phases import (
     BASE_MODEL,
     CODES,
     DATA,
+    REACH,
     STAGE_PHASES,
     control_phase,
+    has_reach,
+    reach_phase,
     rl_phase,
     scores_phase,
     sft_phases,
@@ -37,6 +40,9 @@ def schedule_of(recipe: Recipe, rows: Callable[[str, str], int]) -> tuple[Schedu
         settings: StageSettings = getattr(recipe, stage.name)
         phases.append(ScheduledPhase(phase, phase, settings.steps_of(rows(PAIRED, recipe.paired.train))))
     phases.append(ScheduledPhase(CODES, CODES))
+    reach = recipe.evaluation.reach
+    if reach is not None:
+        phases.append(ScheduledPhase(REACH, REACH))
     for task in recipe.tasks:
         for space in (SPACES[name] for name in recipe.spaces):
             scores = f"scores_{space.name}"
@@ -46,6 +52,8 @@ def schedule_of(recipe: Recipe, rows: Callable[[str, str], int]) -> tuple[Schedu
             if space.coded:
                 phases.append(ScheduledPhase(control_phase(task.name), "control"))
             phases.append(ScheduledPhase(scores_phase("sft", task.name, space), scores))
+            if has_reach(reach, task, space):
+                phases.append(ScheduledPhase(reach_phase(task.name, space), f"reach_{space.name}"))
             phases.append(ScheduledPhase(rl_phase(task.name, space), f"rl_{space.name}", recipe.rl.steps))
             phases.append(ScheduledPhase(scores_phase("rl", task.name, space), scores))
     # Spaces that share their SFT name its phases each.

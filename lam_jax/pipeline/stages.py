@@ -92,7 +92,7 @@ def train_stage(
         optimiser = make_optimiser(settings.optimiser, steps)
         state = TrainState.create(trainable, optimiser, jax.random.key(recipe.seed))
         parts = settings.micro_batches, settings.accumulation
-        step = Step(stage, resting, optimiser, method, None, *parts)
+        step = Step(stage, resting, optimiser, method, None, *parts, steps=steps)
 
         def evaluate(state: TrainState) -> dict[str, Any]:
             metrics = step.held_out(state.trainable, validation)

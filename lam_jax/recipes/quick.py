@@ -3,6 +3,7 @@
 import dataclasses
 
 from lam_jax.data.sources import shrunk
+from lam_jax.evaluation.reach_settings import ReachSettings
 from lam_jax.models.processor import ImageSettings, image_tokens
 from lam_jax.recipe import Corpus, Recipe, StageSettings
 from lam_jax.tasks.task import Task
@@ -43,9 +44,22 @@ def quick(recipe: Recipe) -> Recipe:
             held_out=min(evaluation.held_out, SCORED),
             shown=min(evaluation.shown, SCORED),
             backbone=None,
+            reach=None if evaluation.reach is None else _reach(evaluation.reach),
             least_used_share=0.0,  # after a few steps the codes of a new codebook say nothing about collapse
         ),
         **stages,
+    )
+
+
+def _reach(settings: ReachSettings) -> ReachSettings:
+    """Codes of a few steps move nothing, and nobody is warned of it."""
+    return dataclasses.replace(
+        settings,
+        rows=min(settings.rows, SCORED),
+        prompts=min(settings.prompts, PROMPTS),
+        samples=min(settings.samples, SAMPLES),
+        least_gain=None,
+        least_lead=None,
     )
 
 

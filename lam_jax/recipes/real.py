@@ -10,6 +10,7 @@ from lam_jax.corpora.built import built_rows
 from lam_jax.data.layouts import RowParser
 from lam_jax.data.readers import pretraining_examples
 from lam_jax.data.sources import JsonRows
+from lam_jax.evaluation.reach_settings import ReachSettings
 from lam_jax.latent.config import LATENT_PRESETS, LatentConfig
 from lam_jax.models.processor import ImageSettings
 from lam_jax.recipe import (
@@ -123,6 +124,7 @@ SIZES: dict[Preset, Sizes] = {
             held_out=8,
             shown=4,
             least_used_share=0.0,  # after a few steps the codes of a new codebook say nothing about collapse
+            reach=ReachSettings(rows=8, prompts=4, samples=2, least_gain=None, least_lead=None),
         ),
     ),
 }

@@ -2,6 +2,7 @@
 
 import math
 
+from lam_jax.report import reach_tables
 from lam_jax.report.comparison import Comparison, comparisons, gain_verdict, speed_tables, standard_errors
 from lam_jax.report.names import SPACES, Titles, lower_first, number
 from lam_jax.report.schema import Row
@@ -18,6 +19,7 @@ def headlines(results: Row) -> list[str]:
             if ratio is not None and math.isfinite(ratio):
                 task = titles.task(table.task)
                 sentences.append(f"{task}: a {space} RL step takes {ratio:.2f} times a token RL step.")
+    sentences += reach_tables.sentences(results)
     fluency = results.get("fluency")
     if fluency:
         checked = f" of {fluency['checked']:,.0f}" if fluency.get("checked") is not None else ""

@@ -55,7 +55,9 @@ class Titles:
         head, _, rest = phase.partition("_")
         if head.startswith("stage") and head[5:].isdigit() and rest:
             return f"Stage {head[5:]}: {rest.replace('_', ' ')}"
-        passes = {"sft": "SFT", "sft_clone": "SFT, cloning", "rl": "RL"}
+        if phase == "reach":
+            return "Reach of the codes, stage 4"
+        passes = {"reach": "Reach", "sft": "SFT", "sft_clone": "SFT, cloning", "rl": "RL"}
         for first, title in passes.items():
             space, _, task = phase.removeprefix(f"{first}_").partition("_")
             if phase.startswith(f"{first}_") and space in SPACES and task:

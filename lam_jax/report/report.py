@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from lam_jax.report import comparison, evaluations, figure, names, plots
+from lam_jax.report import comparison, evaluations, figure, names, plots, reach_tables
 from lam_jax.report.current import MARK, PAGE, sources_hash
 from lam_jax.report.headlines import headlines
 from lam_jax.report.run_files import RunFiles, read_run
@@ -225,6 +225,9 @@ def _context(run: RunFiles) -> Row:
         "gain": results.get("gain") or [],
         "speed": comparison.speed_tables(results),
         "base": results.get("base") or {},
+        "reach": reach_tables.emitted(results),
+        "reach_scores": reach_tables.scores(results),
+        "reach_sizes": reach_tables.sizes(results),
         "latent_scalars": [(key, latent[key]) for key in LATENT_SCALARS if latent.get(key) is not None],
         "health_kinds": [kind for kind, _ in kinds],
         "health": [

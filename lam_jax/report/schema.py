@@ -120,6 +120,30 @@ ANSWER: Spec = (
         "dimensions": OBJECT,
     },
 )
+REACH: Spec = (
+    {"rows": TEXT, "after": _one_of("stage4", "sft")},
+    {
+        key: optional(NUMBER)
+        for key in (
+            "positions",
+            "gain_over_backbone",
+            "gain_over_policy",
+            "best_gain",
+            "distinct_tokens",
+            "emitted_entropy",
+            "policy_emitted_entropy",
+            "reached",
+            "inferred_reached",
+            "backbone_reached",
+        )
+    },
+)
+REACH_SCORES: Spec = (
+    {"task": TEXT, "space": SPACE},
+    {key: optional(NUMBER) for key in ("prompts", "samples", "policy", "random", "lead", "lead_se")}
+    | {key: optional(NUMBER) for key in ("oracle", "backbone")}
+    | {key: optional(SCALARS) for key in ("best_of", "random_best_of")},
+)
 TITLES: Spec = ({"title": TEXT}, {"splits": OBJECT})
 LATENT: Spec = (
     {},
@@ -190,6 +214,8 @@ def check_results(results: Any) -> Row:
     _check_rows(results, "scores", SCORE)
     _check_rows(results, "gain", GAIN)
     _check_rows(results, "speed", SPEED)
+    _check_rows(results, "reach", REACH)
+    _check_rows(results, "reach_scores", REACH_SCORES)
     for index, row in enumerate(_check_rows(results, "rl", COST)):
         for key in COST[1]:
             if key in row and len(row[key]) != len(row["steps"]):

@@ -51,6 +51,10 @@ class Verdict:
         answers, references = zip(*self.scores.values(), strict=True)
         return sum(answers) / sum(references)
 
+    def as_reward(self) -> Verdict:
+        """The verdict with the training reward as its one dimension, of which the reference has 1."""
+        return Verdict({"reward": (self.reward, 1.0)})
+
     @property
     def ratios(self) -> dict[str, float]:
         """Answer / reference of each dimension."""

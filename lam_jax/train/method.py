@@ -7,7 +7,8 @@ from typing import Literal, get_args
 from lam_jax.latent.agent import Reading
 from lam_jax.nn.stack import Remat, require_remat
 
-SFTRecipe = Literal["released", "guided", "joint"]
+SFTRecipe = Literal["released", "guided", "joint", "learn"]
+Gumbel = Literal["on", "off", "annealed"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Method:
         after_padding: next-token targets whose predecessor is padding count.
         response_only: SFT `released` trains on assistant turns only.
         sft: recipe of stage 5, see method.md section 3.
+        gumbel: noise of the straight-through choice in stages 1 and 3 (and 5 under `learn`): on, as published; off; or
+            annealed, falling linearly from its full size at a stage's first step to none at its end.
         sft_blocks: backbone blocks that stage 5 and token RL train, from the top; None: 8/36 of the depth.
         train_norm: latent RL trains the backbone's final norm too.
         remat: stages recompute activations in the backward pass: the same numbers in less memory, for large models;
@@ -43,6 +46,7 @@ class Method:
     after_padding: bool = False
     response_only: bool = False
     sft: SFTRecipe = "joint"
+    gumbel: Gumbel = "on"
     sft_blocks: int | None = None
     train_norm: bool = False
     remat: Remat = False
@@ -50,6 +54,8 @@ class Method:
     def __post_init__(self):
         if self.sft not in get_args(SFTRecipe):
             raise ValueError(f"Method.sft is {self.sft!r}, expected one of {get_args(SFTRecipe)}.")
+        if self.gumbel not in get_args(Gumbel):
+            raise ValueError(f"Method.gumbel is {self.gumbel!r}, expected one of {get_args(Gumbel)}.")
         require_remat("Method.remat", self.remat)
         if not self.project:
             for name in ("learning", "acting", "generating"):

@@ -21,7 +21,7 @@ from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.train.counting import hybrid_update, latent_update, token_update
 from lam_jax.train.method import Method
 from lam_jax.train.partition import Choice
-from lam_jax.train.stages.sft import SFT_CLONE, SFT_LATENT, SFT_PREDICT, SFT_TOKEN
+from lam_jax.train.stages.sft import SFT_CLONE, SFT_LATENT, SFT_LEARN, SFT_PREDICT, SFT_TOKEN
 from lam_jax.train.stages.stage import Stage, Trains, backbone_top
 
 # Log-probabilities, and entropies by the names of their metrics: "entropy" of a whole action, and of its parts.
@@ -82,7 +82,9 @@ def _latent_flops(
 
 
 def _latent_sft(method: Method) -> Mapping[str, Stage]:
-    return {"sft": SFT_PREDICT, "sft_clone": SFT_CLONE} if method.sft == "guided" else {"sft": SFT_LATENT}
+    if method.sft == "guided":
+        return {"sft": SFT_PREDICT, "sft_clone": SFT_CLONE}
+    return {"sft": SFT_LEARN if method.sft == "learn" else SFT_LATENT}
 
 
 def _hybrid_actions(agent: Agent, method: Method) -> ActionSpace:

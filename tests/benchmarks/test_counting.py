@@ -115,6 +115,10 @@ def test_stages_by_hand():
     assert STAGE_FLOPS["joint"](sizes) == (
         STAGE_FLOPS["projector"](sizes) + inferred + 3 * (block + pairs) + inferred + 3 * 3 * one_network
     )
+    # Without the frozen head, which stage 5 trains and counts among the backbone's; and LAYERS policy blocks.
+    policy = LATENT.policy_layers * (3 * block + 3 * pairs) + 3 * codes
+    learned = 3 * trained + 3 * pairs + policy
+    assert STAGE_FLOPS["sft_learn"](sizes) == STAGE_FLOPS["sft_token"](sizes) + learned
 
 
 def test_cache_sizes_and_the_stricter_of_two_peaks():

@@ -82,6 +82,15 @@ def test_every_recipe_can_be_ablated_resized_and_made_quick():
     assert own_rows.tasks[0].rows.sources["rl"].limit == own_rows.paired.rows.limit == 128
 
 
+def test_ways_of_stage_five_and_the_noise_are_flags_of_every_recipe():
+    recipe, _ = parse("demo", ["--out", "x"])
+    assert (recipe.method.sft, recipe.method.gumbel) == ("joint", "on")
+    recipe, _ = parse("demo", ["--out", "x", "--sft-recipe", "learn", "--gumbel", "annealed", "--without", "cycle"])
+    assert (recipe.method.sft, recipe.method.gumbel, recipe.method.cycle) == ("learn", "annealed", False)
+    recipe, _ = parse("own", [*OWN, "--sft", "s.json", "--gumbel", "off"])
+    assert (recipe.method.sft, recipe.method.gumbel) == ("joint", "off")
+
+
 def test_a_file_of_ones_own_is_a_recipe(recipe_file):
     path = recipe_file(
         "import dataclasses\n"
@@ -106,6 +115,7 @@ def test_a_file_of_ones_own_is_a_recipe(recipe_file):
         (["train", "own", *OWN, "--epochs", "0"], ["epochs"]),
         (["train", "own", *OWN, "--space", "codes"], ["codes"]),
         (["train", "own", *OWN, "--codes", "0"], ["--codes: found 0"]),
+        (["train", "own", *OWN, "--sft-recipe", "lern"], ["--sft-recipe", "'lern'", "learn"]),
         (["train", "own", *OWN, "--save-every", "-3"], ["--save-every: found -3"]),
         (["train", "own", *OWN, "--mesh", "2", "2"], ["--mesh"]),
         (["train", "own", *OWN, "--shown", "0"], ["--shown: found 0"]),

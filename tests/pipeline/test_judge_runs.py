@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from lam_jax.errors import OtherConfigurationError, RewardError
+from lam_jax.evaluation.reach_settings import ReachSettings
 from lam_jax.parallel.mesh import make_mesh
 from lam_jax.pipeline import open_run
 from lam_jax.pipeline.judge_cost import judge_cost_lines, judge_costs
@@ -61,6 +62,11 @@ def test_the_cost_by_hand(tmp_path):
     assert 350 < cost.prompt < 700
     (line,) = judge_cost_lines(resources)
     assert "about 896 calls (640 for rewards, 256 for validation and scores)" in line
+    # The probe of the codes' reach asks a judge only where it may: 2 rows x 8 answers in either space and as many under
+    # random codes, and 2 x 2 along the references.
+    reach = dataclasses.replace(made.evaluation, reach=ReachSettings(judged=True))
+    (judged,) = judge_costs(dataclasses.replace(resources, recipe=dataclasses.replace(made, evaluation=reach)))
+    assert judged.evaluation - cost.evaluation == 2 * (3 * 8 + 2)
     dapo = dataclasses.replace(made, rl=dataclasses.replace(made.rl, algorithm=ALGORITHMS["dapo"]))
     assert judge_costs(dataclasses.replace(resources, recipe=dapo))[0].refills == 3 * 640
     both = with_reward(made, WeightedReward((("judge", made.tasks[0].reward, 1.0),)))

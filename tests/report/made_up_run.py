@@ -34,6 +34,7 @@ ANSWERS = {
     "latent": "Splendid! I see a red apple on the left and a tall giraffe beside it. By my beard, what a sight!",
     "token": "I see a red apple and a tall giraffe. What a sight, my friend, what a lovely quiet sight it is.",
 }
+REACH = ("gain_over_backbone", "gain_over_policy", "best_gain", "distinct_tokens", "emitted_entropy", "reached")
 
 
 def _interval(rng: random.Random, mean: float, half: float) -> dict[str, float]:
@@ -126,6 +127,18 @@ def results(seed: int = 0) -> dict[str, Any]:
                 ["data", "stage1_inverse", "stage2_projector", "stage3_joint", "stage4_cloning"]
                 + [f"{kind}_{space}_{task}" for task in TASKS for space in SPACES for kind in ("sft", "rl")]
             )
+        ],
+        "reach": [
+            {"rows": rows, "after": after, **{key: 0.1234 + i / 7 + j / 50 for j, key in enumerate(REACH)}}
+            for i, (rows, after) in enumerate(
+                [("paired", "stage4"), ("text_only", "stage4"), *((task, "sft") for task in TASKS)]
+            )
+        ],
+        "reach_scores": [
+            {"task": task, "space": space, "policy": 0.6172 + i / 9, "best_of": {"1": 0.6172, "2": 0.7023, "8": 0.8017}}
+            | ({"random": 0.5939, "oracle": 0.9046, "backbone": 0.4147} if space == "latent" else {})
+            for i, task in enumerate(TASKS)
+            for space in SPACES
         ],
         "base": {"object_accuracy": 0.9412, "caption_exact": 0.8359, "cross_entropy": 0.6123},
         "latent": {

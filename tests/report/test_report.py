@@ -112,6 +112,10 @@ def test_gains_speed_health_base_and_phases_are_on_the_page(page: Page) -> None:
     for kind in ("image_text", "text_only"):
         assert set(results["latent"][kind].values()) <= shown
     assert {results["latent"][key] for key in ("cloning_accuracy", "majority_share")} <= shown
+    for row in results["reach"]:
+        assert {value for key, value in row.items() if key not in ("rows", "after")} <= shown
+    for row in results["reach_scores"]:
+        assert {row["policy"], row["best_of"]["2"], row["best_of"]["8"], row.get("random", row["policy"])} <= shown
     assert {phase["seconds"] for phase in results["phases"]} <= shown
     assert {sum(phase[key] for phase in results["phases"]) for key in ("seconds", "compile_seconds")} <= shown
 

@@ -24,6 +24,7 @@ SECTIONS = {
     "latent": "code usage",
     "fluency": "the fluency check",
     "samples": "sample conversations",
+    "reach": "the reach of the codes",
     "phases": "seconds per phase",
     "config": "the configuration",
     "environment": "the environment",
@@ -84,6 +85,10 @@ def test_a_run_of_one_space_one_task_and_one_split_shows_no_other(tmp_path: Path
         sample["answers"] = [answer for answer in sample["answers"] if answer["space"] == "latent"]
     results |= {"base": None, "fluency": None, "phases": [{"name": "rl_latent_help", "seconds": 2.0}]}
     results["latent"] = {key: value for key, value in results["latent"].items() if "text_only" not in key}
+    results["reach"] = [row for row in results["reach"] if row["rows"] in ("paired", "help")]
+    results["reach_scores"] = [
+        row for row in results["reach_scores"] if (row["task"], row["space"]) == ("help", "latent")
+    ]
     results["config"]["name"] = "own"
     lines = [line for line in made_up_run.metrics() if line["phase"] == "rl_latent_help"]
     text = _report(tmp_path, results, lines)
@@ -148,6 +153,10 @@ def test_one_task_alone_leaves_the_other_out(tmp_path: Path) -> None:
     results = _only(made_up_run.results(), task="help")
     results["samples"] = [sample for sample in results["samples"] if sample["task"] == "help"]
     results["phases"] = []
+    results["reach"], results["reach_scores"] = (
+        [row for row in results["reach"] if row["rows"] != "role_play"],
+        [row for row in results["reach_scores"] if row["task"] == "help"],
+    )
     text = _report(tmp_path, results)
     assert "Personalised help" in text
     assert "Role play" not in text

@@ -30,7 +30,8 @@ from lam_jax.train.rl_batch import RLBatch
 from lam_jax.train.rl_config import RLConfig
 from lam_jax.train.rl_update import Update
 from lam_jax.train.spaces import SPACES
-from lam_jax.train.stages import STAGES, MixedBatch, Step
+from lam_jax.train.stages import SFT_LEARN, MixedBatch, Step
+from lam_jax.train.stages import STAGES as DEFAULT_STAGES
 from lam_jax.train.state import TrainState
 from tests import tiny
 from tests.tiny import Row, make_batch
@@ -45,6 +46,7 @@ CONFIG = dataclasses.replace(
 )
 LATENT = LatentConfig(codes=9, inverse_layers=1, policy_layers=1, merge_layers=2)
 METHOD = METHODS["default"]
+STAGES = {**DEFAULT_STAGES, SFT_LEARN.name: SFT_LEARN}
 N, G, P, T = 6, 2, 12, 5
 LENGTH = 14
 SAMPLING = {

@@ -11,7 +11,6 @@ import pytest
 from lam_jax.nn.weight import path_name
 from lam_jax.rollout.rescore import latent_logits, token_hidden
 from lam_jax.rollout.sampling import sample_keys, support_logps
-from lam_jax.train.stages import STAGES
 from tests.sharding import made
 from tests.sharding.made import N, ran
 
@@ -46,7 +45,7 @@ def test_a_step_is_the_same_on_eight_devices(name):
 
 @pytest.mark.sharding
 @pytest.mark.parametrize("mesh", ["data", "all", "tensor"])
-@pytest.mark.parametrize("name", [*STAGES, "rl_latent", "rl_hybrid", "rl_token"])
+@pytest.mark.parametrize("name", [*made.STAGES, "rl_latent", "rl_hybrid", "rl_token"])
 def test_every_step_is_the_same_on_every_mesh(name, mesh):
     assert_same(name, mesh)
 

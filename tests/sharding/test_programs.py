@@ -20,7 +20,6 @@ from lam_jax.parallel.collectives import collectives
 from lam_jax.parallel.rules import with_holes
 from lam_jax.rollout.run import run_rollout
 from lam_jax.rollout.sampling import SamplingConfig
-from lam_jax.train.stages import STAGES
 from tests.sharding import made
 from tests.sharding.made import CONFIG, LATENT, VOCAB, ran
 
@@ -28,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 WIDTH = CONFIG.text.width
 MOVES = ("all-gather", "all-to-all", "ragged-all-to-all", "collective-permute")
 SPECS = jax.tree.leaves(Agent.spec(CONFIG, LATENT), is_leaf=is_weight)
-STEPS = [*STAGES, "rl_latent", "rl_hybrid", "rl_token"]
+STEPS = [*made.STAGES, "rl_latent", "rl_hybrid", "rl_token"]
 ROLLOUTS = [f"rollout_{space}" for space in made.SAMPLING]
 
 

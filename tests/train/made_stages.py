@@ -13,6 +13,7 @@ from lam_jax.latent.agent import Agent
 from lam_jax.train.method import METHODS, Method
 from lam_jax.train.partition import path_name
 from lam_jax.train.stages import (
+    SFT_LEARN,
     STAGES,
     MixedBatch,
     cloning_loss,
@@ -62,10 +63,10 @@ LOSSES: dict[str, Loss] = {
     "sft_token": token_sft_loss,
     **{
         f"sft_latent {part}": functools.partial(latent_sft_loss, part=part)
-        for part in ("released", "predict", "clone", "joint")
+        for part in ("released", "predict", "clone", "joint", "learn")
     },
 }
-NOISY = ("inverse", "joint")
+NOISY = {"inverse": STAGES["inverse"], "joint": STAGES["joint"], "sft_latent learn": SFT_LEARN}
 
 
 def gradients(name: str, batch: Any, key: jax.Array, method: Method) -> tuple[float, dict[str, np.ndarray]]:
@@ -76,7 +77,7 @@ def gradients(name: str, batch: Any, key: jax.Array, method: Method) -> tuple[fl
 @functools.cache
 def _gradients(name: str, method: Method) -> Callable:
     def loss(agent, batch, key):
-        draw = STAGES[name].noise if name in NOISY else None
+        draw = NOISY[name].noise if name in NOISY else None
         noise = draw(batch, key, tiny.LATENT.codes) if draw else None
         return LOSSES[name](agent, batch, noise, method)[0]
 

@@ -191,6 +191,21 @@ def both(agent, batch, key, plain):
     return sft(agent, batch, plain, "inverse", ce=True, clone=True, response=True)
 
 
+def learn(agent, batch, key, plain):
+    """As `both`, with the straight-through choice of stages 1 and 3 in the place of a constant code."""
+    e = states(agent, batch)
+    x = jnp.where(batch.has_image[:, None, None], e, mean_of(agent.latent.projector, e))
+    logits = inverse_logits(agent, stop(x), batch)
+    noisy = logits + gumbel(key, batch)
+    soft = jax.nn.softmax(noisy / 2.0, axis=-1)
+    choice = jax.nn.one_hot(jnp.argmax(noisy, axis=-1), noisy.shape[-1]) + (soft - stop(soft))
+    keep = targets_that_count(batch, plain.after_padding, response=True)
+    out = world(agent, x, choice @ agent.latent.codebook, plain.acting)
+    policy = network(agent.latent.policy, agent, stop(x), batch)
+    cloned = cross_entropy(policy[:, :-1], jnp.argmax(logits, axis=-1)[:, :-1], keep)
+    return next_token(agent, out, batch, keep) + cloned
+
+
 def token(agent, batch, key, plain):
     keep = targets_that_count(batch, plain.after_padding, response=True)
     return next_token(agent, states(agent, batch), batch, keep)
@@ -205,5 +220,6 @@ LOSSES: dict[str, Any] = {
     "sft_latent predict": predict,
     "sft_latent clone": clone,
     "sft_latent joint": both,
+    "sft_latent learn": learn,
     "sft_token": token,
 }

@@ -26,6 +26,7 @@ TRAINED = {
     "sft_latent predict": BACKBONE,
     "sft_latent clone": POLICY,
     "sft_latent joint": BACKBONE + POLICY,
+    "sft_latent learn": BACKBONE + POLICY + CODES,
     "sft_token": BACKBONE,
 }
 HEAVY = dataclasses.replace(DEFAULT, entropy_weight=0.5, nll_weight=0.25)
@@ -47,6 +48,8 @@ CASES = [
     ("sft_latent predict", "default"),
     ("sft_latent clone", "default"),
     ("sft_latent joint", "default"),
+    ("sft_latent learn", "default"),
+    ("sft_latent learn", "official"),
     ("sft_token", "default"),
 ]
 

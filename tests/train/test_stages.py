@@ -14,6 +14,7 @@ from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
 from lam_jax.train.partition import Last, merge, partition
 from lam_jax.train.spaces import LATENT, TOKEN
 from lam_jax.train.stages import (
+    SFT_LEARN,
     STAGES,
     MixedBatch,
     Step,
@@ -241,6 +242,58 @@ def test_guided_passes_split_the_joint_recipe():
     assert all(float(one[name]) != float(two[name]) for name in one)
     nothing = compute(tiny.agent(), PAIRED.replace(response=jnp.zeros_like(PAIRED.response)))
     assert not any(float(value) for value in nothing.values())
+
+
+def test_learn_trains_the_codes_too_and_is_one_pass():
+    learn = dataclasses.replace(DEFAULT, sft="learn")
+    assert LATENT.sft(learn) == {"sft": SFT_LEARN}
+    assert [stage.name for stage in TOKEN.sft(learn).values()] == ["sft_token"]
+    assert sorted(SFT_LEARN.trains(tiny.CONFIG, learn)) == sorted(["backbone.vision", *TOP, "latent.policy", *LEARNERS])
+
+
+@functools.cache
+def noisy_step(gumbel, steps=4):
+    """A step of stage 1 under a setting of the noise, and its first state."""
+    method = dataclasses.replace(DEFAULT, gumbel=gumbel)
+    trainable, frozen = partition(tiny.agent(), STAGES["inverse"].trains(tiny.CONFIG, method))
+    optimiser = make_optimiser(OptimiserConfig(lr=1e-3), 10)
+    create = functools.partial(TrainState.create, trainable, optimiser, jax.random.key(0))
+    return Step(STAGES["inverse"], frozen, optimiser, method, steps=steps), create
+
+
+def cross_entropy_at(gumbel, number):
+    step, create = noisy_step(gumbel)
+    return float(step(create().replace(step=jnp.int32(number)), PAIRED)[1]["ce"])
+
+
+def test_noise_off_is_the_loss_without_noise_at_every_step():
+    without = float(inverse_loss(tiny.agent(), PAIRED, None, DEFAULT)[1]["ce"])
+    assert cross_entropy_at("off", 0) == cross_entropy_at("off", 3) == pytest.approx(without, rel=1e-5)
+    assert cross_entropy_at("on", 0) != pytest.approx(without, rel=1e-4)
+
+
+@pytest.mark.parametrize("number", [0, 1, 3])
+def test_annealed_noise_falls_linearly_by_the_step(number):
+    """The loss of step s of 4 is that of the full noise times 1 - s/4."""
+    noise = jax.random.gumbel(jax.random.fold_in(jax.random.key(0), number), (2, LENGTH, tiny.LATENT.codes))
+    expected = float(inverse_loss(tiny.agent(), PAIRED, (1 - number / 4) * noise, DEFAULT)[1]["ce"])
+    assert cross_entropy_at("annealed", number) == pytest.approx(expected, rel=1e-5)
+
+
+def test_annealed_noise_does_not_compile_a_program_a_step():
+    step, create = noisy_step("annealed")
+    before = step._step._cache_size()
+    for number in (0, 1, 2, 3, 9):
+        step(create().replace(step=jnp.int32(number)), PAIRED)
+    assert step._step._cache_size() - before <= 1
+    without = float(inverse_loss(tiny.agent(), PAIRED, None, DEFAULT)[1]["ce"])
+    assert cross_entropy_at("annealed", 9) == pytest.approx(without, rel=1e-5)
+
+
+def test_annealed_noise_needs_the_number_of_steps():
+    with pytest.raises(ValueError, match="'annealed': Step of inverse needs the phase's number of steps"):
+        noisy_step("annealed", None)
+    assert {METHODS[name].gumbel for name in METHODS} == {"on"}
 
 
 def test_noise_is_drawn_anew_at_every_step_and_the_same_in_every_run():

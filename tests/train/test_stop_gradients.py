@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lam_jax.train.partition import path_names
-from lam_jax.train.stages import STAGES, MixedBatch
+from lam_jax.train.stages import SFT_LEARN, STAGES, MixedBatch
 from tests.train import made_stages as made
 from tests.train.made_stages import DEFAULT
 
@@ -46,6 +46,7 @@ CASES = {
     "stage 5, pass A": ("sft_latent predict", CHATS, DEFAULT, BACKBONE, MERGE),
     "stage 5, pass B": ("sft_latent clone", CHATS, DEFAULT, POLICY, ()),
     "stage 5, joint": ("sft_latent joint", CHATS, DEFAULT, BACKBONE + POLICY, MERGE),
+    "stage 5, learn": ("sft_latent learn", CHATS, DEFAULT, BACKBONE + POLICY + CODES, (P_MEAN,)),
     "stage 5, token": ("sft_token", CHATS, DEFAULT, BACKBONE, ()),
 }
 
@@ -62,10 +63,13 @@ def test_what_a_loss_reaches(case, key):
             assert not gradient.any(), f"{weight} is reached: {np.abs(gradient).max()}"
 
 
-@pytest.mark.parametrize("case", ["stage 1", "stage 2", "stage 3", "stage 4", "stage 5, joint", "stage 5, token"])
+@pytest.mark.parametrize(
+    "case", ["stage 1", "stage 2", "stage 3", "stage 4", "stage 5, joint", "stage 5, learn", "stage 5, token"]
+)
 def test_every_weight_that_a_stage_trains_is_reached(case):
     loss, _, method, reached, _ = CASES[case]
-    parts = STAGES[loss.split()[0]].trains(made.agent().backbone.config, method)
+    stage = SFT_LEARN if loss.endswith(" learn") else STAGES[loss.split()[0]]
+    parts = stage.trains(made.agent().backbone.config, method)
     trained = [weight for weight in path_names(made.agent()) if made.belongs(weight, parts)]
     assert trained
     assert all(made.belongs(weight, reached) for weight in trained)
@@ -78,6 +82,15 @@ def test_both_halves_of_the_joint_recipe_train_what_they_train_alone(key):
     _, both = made.gradients("sft_latent joint", CHATS, key, DEFAULT)
     for weight, gradient in both.items():
         np.testing.assert_allclose(gradient, one[weight] + two[weight], rtol=0, atol=1e-6 * np.abs(gradient).max())
+
+
+def test_learning_codes_leaves_the_policys_gradient_as_it_is(key):
+    """Cloning is to the choice without noise, and trains the policy alone: as under `joint`, whatever the noise."""
+    _, one = made.gradients("sft_latent joint", CHATS, key, DEFAULT)
+    _, two = made.gradients("sft_latent learn", CHATS, key, DEFAULT)
+    for weight, gradient in one.items():
+        if made.belongs(weight, POLICY):
+            np.testing.assert_allclose(two[weight], gradient, rtol=0, atol=1e-6 * np.abs(gradient).max())
 
 
 def test_likelihoods_alone_train_the_projector_in_stage_3(key):

@@ -6,7 +6,15 @@ from lam_jax.train.stages.cloning import CLONING, cloning_loss
 from lam_jax.train.stages.inverse import INVERSE, inverse_loss
 from lam_jax.train.stages.joint import JOINT, joint_loss
 from lam_jax.train.stages.projector import PROJECTOR, projector_loss
-from lam_jax.train.stages.sft import SFT_CLONE, SFT_LATENT, SFT_PREDICT, SFT_TOKEN, latent_sft_loss, token_sft_loss
+from lam_jax.train.stages.sft import (
+    SFT_CLONE,
+    SFT_LATENT,
+    SFT_LEARN,
+    SFT_PREDICT,
+    SFT_TOKEN,
+    latent_sft_loss,
+    token_sft_loss,
+)
 from lam_jax.train.stages.stage import MixedBatch, Stage
 from lam_jax.train.stages.step import Step
 
@@ -17,6 +25,7 @@ STAGES: Mapping[str, Stage] = {
 __all__ = [
     "SFT_CLONE",
     "SFT_LATENT",
+    "SFT_LEARN",
     "SFT_PREDICT",
     "SFT_TOKEN",
     "STAGES",

@@ -38,6 +38,10 @@ class Step:
         micro_batches: parts of a batch that are run one after the other.
         accumulation: of the parts: "exact" gives the loss and gradients of the whole batch, "mean_of_means" the mean
             of those of the parts, which weighs rows in short parts more, as released.
+        steps: of the whole phase, over which `Method.gumbel="annealed"` lets the noise fall.
+
+    Raises:
+        ValueError: annealed noise without `steps`.
     """
 
     def __init__(
@@ -49,14 +53,21 @@ class Step:
         layout: Layout | None = None,
         micro_batches: int = 1,
         accumulation: Accumulation = "exact",
+        steps: int | None = None,
     ):
         self.frozen, self.layout = frozen, layout
-        dtype, draw = frozen.backbone.config.dtype, stage.noise
+        dtype, draw = frozen.backbone.config.dtype, None if method.gumbel == "off" else stage.noise
+        falls = draw is not None and method.gumbel == "annealed"
+        if falls and not steps:
+            raise ValueError(f"Method.gumbel is 'annealed': Step of {stage.name} needs the phase's number of steps.")
 
         @functools.partial(jax.jit, donate_argnums=0, static_argnames=("mesh", "layout"))
         def step(state: TrainState, frozen: Agent, batch: Any, mesh: Mesh | None, layout: Layout):
             with use(mesh, TRAIN, layout):
                 noise = draw(batch, state.step_key(), frozen.latent.config.codes) if draw else None
+                if falls and steps:
+                    share = noise_share(state.step, steps)
+                    noise = jax.tree.map(lambda x: share * x, noise)
 
                 def objective(trainable, batch, noise):
                     agent = merge(in_dtype(trainable, dtype, VOCABULARY_TABLES), frozen)
@@ -93,6 +104,11 @@ class Step:
     def lower(self, state: TrainState, batch: Any) -> jax.stages.Lowered:
         """The step, lowered for such arguments."""
         return self.trace(state, batch).lower()
+
+
+def noise_share(step: Array, steps: int) -> Array:
+    """float32 scalar: of the full Gumbel noise, at step 0, 1, .. of `steps`; 1 at the first, 0 after the last."""
+    return jnp.maximum(0.0, 1.0 - step.astype(jnp.float32) / steps)
 
 
 def _accumulated(

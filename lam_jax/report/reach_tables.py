@@ -1,0 +1,60 @@
+"""How far the codes can move the answers, as the report shows it."""
+
+from lam_jax.report.names import Titles, number
+from lam_jax.report.schema import Row
+
+ALONG = {"oracle": "the inverse model, along the reference", "backbone": "none, along the reference"}
+CORPORA = {"paired": "Image-text rows", "text_only": "Text-only rows"}
+
+
+def emitted(results: Row) -> list[Row]:
+    """Rows of the probe along references, with the names of their rows and of the phase before."""
+    titles = Titles.of(results)
+    return [
+        row
+        | {
+            "title": CORPORA.get(row["rows"]) or titles.task(row["rows"]),
+            "phase": "stage 4" if row["after"] == "stage4" else "SFT",
+        }
+        for row in results.get("reach") or []
+    ]
+
+
+def scores(results: Row) -> list[Row]:
+    """Rows of the scores after SFT: answers as in RL, then those under random codes."""
+    titles, found = Titles.of(results), []
+    for row in results.get("reach_scores") or []:
+        start = {"title": titles.task(row["task"]), "space": row["space"]}
+        found.append(start | {"drawn": "the policy", "score": row.get("policy"), "best": row.get("best_of") or {}})
+        if row.get("random") is not None:
+            best = row.get("random_best_of") or {}
+            found.append(start | {"drawn": "random codes", "score": row["random"], "best": best})
+        for key, drawn in ALONG.items():
+            if row.get(key) is not None:
+                found.append(start | {"drawn": drawn, "score": row[key], "best": {}})
+    return found
+
+
+def sizes(results: Row) -> list[str]:
+    """The numbers of answers of all curves of the best of n, as keys, the smallest first."""
+    keys = {key for row in results.get("reach_scores") or [] for key in row.get("best_of") or {}}
+    return sorted(keys, key=int)
+
+
+def sentences(results: Row) -> list[str]:
+    """What the probe says of each task's codes before RL, in plain sentences."""
+    titles, found = Titles.of(results), []
+    scored = {row["task"]: row for row in results.get("reach_scores") or [] if row.get("random") is not None}
+    for row in results.get("reach") or []:
+        if row["after"] != "sft" or row.get("gain_over_backbone") is None:
+            continue
+        text = (
+            f"{titles.task(row['rows'])}, before RL: a code that knows the next token raises its log-probability by "
+            f"{number(row['gain_over_backbone'])} nat, and the codes emit {number(row.get('distinct_tokens'), 1)} "
+            "different tokens at a position"
+        )
+        own = scored.get(row["rows"])
+        if own:
+            text += f"; answers score {number(own.get('policy'))}, under random codes {number(own['random'])}"
+        found.append(f"{text}.")
+    return found
