@@ -1,4 +1,4 @@
-"""The agent of a run, loaded and exported: it answers as the run did, in both spaces, and in a new process."""
+"""The agent of a run, loaded and exported: it answers as the run did, in every space, and in a new process."""
 
 import itertools
 import json
