@@ -5,7 +5,7 @@ Legend: N prompts, G samples of a prompt, T completion length.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from jaxtyping import Array, Float
 
@@ -76,7 +76,7 @@ def _latent_trains(config: QwenConfig, method: Method) -> Mapping[str, Choice]:
 
 
 def _latent_flops(
-    config: QwenConfig, latent: LatentConfig, method: Method, pictures: float, reference: bool, **sizes: float
+    config: QwenConfig, latent: LatentConfig, method: Method, pictures: float, reference: bool, **sizes: Any
 ) -> float:
     return latent_update(config, latent, **sizes, reference=reference)
 
@@ -102,7 +102,7 @@ def _hybrid_trains(config: QwenConfig, method: Method) -> Mapping[str, Choice]:
 
 
 def _hybrid_flops(
-    config: QwenConfig, latent: LatentConfig, method: Method, pictures: float, reference: bool, **sizes: float
+    config: QwenConfig, latent: LatentConfig, method: Method, pictures: float, reference: bool, **sizes: Any
 ) -> float:
     return hybrid_update(config, latent, **sizes, reference=reference)
 
@@ -119,7 +119,7 @@ def _token_logps(
 
 
 def _token_flops(
-    config: QwenConfig, latent: LatentConfig, method: Method, pictures: float, reference: bool, **sizes: float
+    config: QwenConfig, latent: LatentConfig, method: Method, pictures: float, reference: bool, **sizes: Any
 ) -> float:
     trained = method.trained_blocks(config.text.layers)
     return pictures + token_update(config, trained, True, None, **sizes, reference=reference)
