@@ -41,8 +41,9 @@ class PolicyMetrics(flax.struct.PyTreeNode):
     @classmethod
     def none(cls, parts: Sequence[str] = ()) -> "PolicyMetrics":
         """Of an empty batch, with these further entropies."""
-        zeros: dict[str, Any] = {field.name: np.zeros((), np.float32) for field in dataclasses.fields(cls)}
-        return cls(**zeros | {"parts": {name: np.zeros((), np.float32) for name in parts}})
+        names = [field.name for field in dataclasses.fields(cls) if field.name != "parts"]
+        zeros: dict[str, Any] = {name: np.zeros((), np.float32) for name in names}
+        return cls(**zeros, parts={name: np.zeros((), np.float32) for name in parts})
 
     def merge(self, other: "PolicyMetrics") -> "PolicyMetrics":
         """Metrics of both micro-batches together."""

@@ -1,5 +1,6 @@
-"""The agent of a run, loaded and exported: it answers as the run did, in both spaces, and in a new process."""
+"""The agent of a run, loaded and exported: it answers as the run did, in every space, and in a new process."""
 
+import itertools
 import json
 import os
 import shutil
@@ -328,11 +329,14 @@ def test_an_evaluation_of_a_run_is_of_its_own_tests_and_in_its_report(run, capsy
         expected = [value(text) for text in texts]
         assert entry["score"]["mean"] == pytest.approx(sum(expected) / len(expected))
         assert (entry["reward"], entry["score"]["std"]) == ("score", pytest.approx(0))
-    (pair,) = result["comparisons"]
-    assert (pair["first"], pair["second"]) == ("run/own/latent", "run/own/token")
+    pairs = result["comparisons"]
+    assert [(p["first"], p["second"]) for p in pairs] == [
+        (f"run/own/{first}", f"run/own/{second}") for first, second in itertools.combinations(SPACE_NAMES, 2)
+    ]
     page = (run / "report.html").read_text()
     assert 'id="evaluations"' in page
-    for number in (result["scores"][0]["score"]["mean"], pair["difference"]["mean"], pair["p_value"]):
+    numbers = [number for pair in pairs for number in (pair["difference"]["mean"], pair["p_value"])]
+    for number in (result["scores"][0]["score"]["mean"], *numbers):
         assert f'<data value="{number}">' in page
     assert "report.html" in out
 
