@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from lam_jax.data.loader import in_order
-from lam_jax.data.schemas import Example
 from lam_jax.errors import IdleCodesError
 from lam_jax.evaluation.best_of import best_of_curve
 from lam_jax.evaluation.generate import Answer, Answered, score_answers
@@ -68,7 +67,7 @@ def measure_reach(resources: Resources, task: Task, space: Space, agent: Agent) 
     return found
 
 
-def _look(resources: Resources, source: str, split: str, agent: Agent) -> tuple[Emissions, list[Example]]:
+def _look(resources: Resources, source: str, split: str, agent: Agent) -> tuple[Emissions, list[Any]]:
     """Emissions along the references of the first rows of a split, and the rows' examples, None in filled-up rows."""
     recipe = resources.recipe
     settings = recipe.evaluation.reach or ReachSettings()
