@@ -25,6 +25,7 @@ _MODULES = {
     "rewards.embedding": ("SimilarityReward", "load_embedder"),
     "rl": ("ALGORITHMS", "Algorithm"),
     "train.method": ("METHODS", "Method"),
+    "agents.atlas": ("code_atlas",),
     "agents.evaluate": ("evaluate_agent",),
     "agents.load": ("load",),
     "agents.loaded": ("LoadedAgent",),

@@ -1,3 +1,4 @@
+from lam_jax.agents.atlas import code_atlas as code_atlas
 from lam_jax.agents.evaluate import evaluate_agent as evaluate_agent
 from lam_jax.agents.load import load as load
 from lam_jax.agents.loaded import LoadedAgent as LoadedAgent

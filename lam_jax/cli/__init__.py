@@ -12,6 +12,7 @@ import tyro
 from rich.console import Console
 
 from lam_jax import __version__
+from lam_jax.cli.codes import Codes
 from lam_jax.cli.compile import Compile
 from lam_jax.cli.convert import Convert
 from lam_jax.cli.data import Data, data_command
@@ -37,6 +38,7 @@ COMMANDS = {
     "export": Export,
     "evaluate": Evaluate,
     "generate": Generate,
+    "codes": Codes,
     "convert": Convert,
     "compile": Compile,
     "presets": Presets,
