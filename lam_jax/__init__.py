@@ -29,6 +29,7 @@ _MODULES = {
     "agents.evaluate": ("evaluate_agent",),
     "agents.load": ("load",),
     "agents.loaded": ("LoadedAgent",),
+    "agents.steer": ("steer_agent",),
     "evaluation.protocol": ("EvaluationProtocol",),
     "runs.watching": ("Watching",),
     "pipeline": ("evaluate", "fine_tune", "learn_actions", "open_run", "reinforce", "run_recipe"),

@@ -140,19 +140,19 @@ def code_atlas(
     progress = progress or Progress(enabled=is_first())
     settings = settings or AtlasSettings()
     for target in filter(None, (out, json_out)):
-        _require_place(Path(target))
+        require_place(Path(target))
     folder = latent_agent(Path(path), task, find)
     found = rows_of(folder, None if rows is None else Path(rows), settings.rows, image_root, parser)
     atlas, shown = _Maker(folder, found, settings, progress).make()
     if is_first():
         if json_out is not None:
-            _write(Path(json_out), json.dumps(atlas, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+            write_whole(Path(json_out), json.dumps(atlas, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
         if out is not None:
-            _write(Path(out), atlas_page(atlas, [example.images[0] for example in shown]))
+            write_whole(Path(out), atlas_page(atlas, [example.images[0] for example in shown]))
     return atlas
 
 
-def _require_place(target: Path) -> None:
+def require_place(target: Path) -> None:
     """Before minutes of work: that the file can be written."""
     if target.is_dir():
         raise AgentError(f"{target} is a folder, expected a file to write.")
@@ -161,7 +161,8 @@ def _require_place(target: Path) -> None:
         raise AgentError(f"{target.parent} cannot be written to: name a file elsewhere.")
 
 
-def _write(target: Path, text: str) -> None:
+def write_whole(target: Path, text: str) -> None:
+    """Writes a file beside its target, then puts it in its place."""
     partial = beside(target, f"partial-{os.getpid()}")
     try:
         partial.write_text(text, encoding="utf-8")

@@ -1,7 +1,8 @@
 """Rows that an atlas of codes is made over: a run's own tests and held-out pre-training rows, or a file."""
 
 import dataclasses
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from lam_jax.pipeline.phases import STAGE_PHASES
 from lam_jax.recipe import Corpus
 from lam_jax.rollout.sampling import SamplingConfig
 
+NAMED = re.compile(r"\s*Name: *(\S.{0,79})$", re.MULTILINE)
 SPEAKERS = ("character", "speaker", "character_role", "role")  # keys of a row's facts
 
 
@@ -28,7 +30,7 @@ class RowsOf:
     """Rows that belong together.
 
     Attributes:
-        name: a task's, "pre-training", or a file's.
+        name: a task's, that of a pre-training corpus, or a file's.
         is_task: rows of a task, which prompts are taken from.
         examples: the rows, each with an answer once `with_answers` was called.
     """
@@ -39,11 +41,15 @@ class RowsOf:
 
 
 def speaker_of(example: Example) -> str | None:
-    """Who speaks in a row's answer: a character's name in its facts, where there is one."""
+    """Who speaks in a row's answer: a character in its facts, or the name that a role-play prompt begins with."""
     for key in SPEAKERS:
-        if isinstance(value := (example.facts or {}).get(key), str) and value.strip():
-            return value
-    return None
+        value = (example.facts or {}).get(key)
+        name = value.get("name") if isinstance(value, Mapping) else value
+        if isinstance(name, str) and name.strip():
+            return name
+    first = next((message["content"] for message in example.prompt if message["role"] == "user"), "")
+    named = NAMED.match(first)
+    return named[1].strip() if named else None
 
 
 def latent_agent(path: Path, task: str | None, find: Any) -> AgentFolder:
@@ -111,9 +117,9 @@ def rows_of(
         own = dataclasses.replace(folder, task=task)
         sets = tests_of(own, None, most)
         found.append(RowsOf(task.name, True, tuple(example for part in sets for example in part.examples)))
-    for corpus in (recipe.paired, recipe.text_only):
+    for name, corpus in (("pre-training, paired", recipe.paired), ("pre-training, text-only", recipe.text_only)):
         if corpus is not None:
-            found.append(RowsOf("pre-training", False, tuple(_held_out(folder, corpus, most))))
+            found.append(RowsOf(name, False, tuple(_held_out(folder, corpus, most))))
     return found
 
 

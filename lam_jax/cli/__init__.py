@@ -24,6 +24,7 @@ from lam_jax.cli.judge import Judge
 from lam_jax.cli.presets import Presets
 from lam_jax.cli.report import Report
 from lam_jax.cli.reviews import Reviews
+from lam_jax.cli.steer import Steer
 from lam_jax.cli.train import Train, train_command
 from lam_jax.cli.watch import Watch
 from lam_jax.errors import NoSpaceError
@@ -39,6 +40,7 @@ COMMANDS = {
     "evaluate": Evaluate,
     "generate": Generate,
     "codes": Codes,
+    "steer": Steer,
     "convert": Convert,
     "compile": Compile,
     "presets": Presets,

@@ -114,7 +114,7 @@ def _read(agent: Agent, batch: Batch, reading: Reading, blind: bool, mesh: Mesh 
             withheld = {
                 "blind": jnp.argmax(inverse_logits(agent, guess, text), axis=-1),
                 "gap": jnp.sum((guess.astype(jnp.float32) - wide) ** 2, axis=-1),
-                "norm": jnp.sum((wide - mean) ** 2, axis=-1),
+                "norm": jnp.sum((wide - mean[None, None]) ** 2, axis=-1),
             }
         sums = [row_sums(logits, keep) for logits in (inverse, policy)]
         return _Read(keep, inferred, certainty, jnp.argmax(policy, axis=-1), x, *sums, **withheld)

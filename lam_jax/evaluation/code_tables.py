@@ -25,7 +25,9 @@ def health_figures(sums: Sequence[CodeSums]) -> Record:
     return scalars | {"positions": int(total.positions), "usage": np.asarray(found.usage, np.float64).tolist()}
 
 
-def typical_tokens(codes: Int[np.ndarray, " N"], tokens: Int[np.ndarray, " N"], count: int, most: int) -> list[Record]:
+def typical_tokens(
+    codes: Int[np.ndarray, " N"], tokens: Int[np.ndarray, " N"], count: int, most: int
+) -> list[list[Record]]:
     """Of each code the tokens that come with it more often than with all codes together.
 
     They are ordered by n log(lift): what a token adds to the mutual information of code and token.

@@ -1,6 +1,6 @@
-"""Latent actions with a bias on the codes of each sample: forced, forbidden or favoured ones.
+"""An action space with a bias on the actions of each sample: forced, forbidden or favoured codes or tokens.
 
-Legend: N prompts, G samples, D width, K codes.
+Legend: N prompts, G samples, P prompt length, D width, A actions (K codes or V tokens).
 """
 
 from typing import Any
@@ -13,21 +13,21 @@ from lam_jax.models.inputs import Batch
 from lam_jax.models.qwen2_5_vl.model import QwenVL
 from lam_jax.nn.rope import Rotary
 from lam_jax.nn.weight import Param, Weight
-from lam_jax.rollout.actions import Act, LatentActions, Penalty
+from lam_jax.rollout.actions import Act, ActionSpace, Penalty
 from lam_jax.rollout.sampling import SamplingConfig
 
 NEVER = -1e9  # of a code that is not to be taken: finite, so that no NaN can arise
 
 
 class BiasedActions(struct.PyTreeNode):
-    """`LatentActions` whose code logits get `bias` [G, K] added, sample by sample; a change of it compiles nothing."""
+    """Actions whose logits get `bias` [G, A] added, sample by sample; a change of it compiles nothing."""
 
-    actions: LatentActions
+    actions: ActionSpace
     bias: Param
 
     @property
     def backbone(self) -> QwenVL:
-        """The frozen backbone."""
+        """What reads the tokens."""
         return self.actions.backbone
 
     @property
@@ -37,8 +37,8 @@ class BiasedActions(struct.PyTreeNode):
 
     def begin(
         self, hidden: Float[Array, "N P D"], prompts: Batch, samples: int, length: int
-    ) -> tuple[Float[Array, "N K"], Any]:
-        """As `LatentActions`."""
+    ) -> tuple[Float[Array, "N A"], Any]:
+        """As without the bias."""
         return self.actions.begin(hidden, prompts, samples, length)
 
     def decoding(self) -> "BiasedActions":
@@ -47,24 +47,24 @@ class BiasedActions(struct.PyTreeNode):
 
     def advance(
         self, state: Any, hidden: Float[Array, "N G 1 D"], rotary: Rotary, has_image: Array, step: Int[Array, ""]
-    ) -> tuple[Float[Array, "N G K"], Any]:
-        """As `LatentActions`."""
+    ) -> tuple[Float[Array, "N G A"], Any]:
+        """As without the bias."""
         return self.actions.advance(state, hidden, rotary, has_image, step)
 
     def act(
         self,
         keys: Key[Array, "N G"],
         hidden: Float[Array, "N G D"],
-        logits: Float[Array, "N G K"],
+        logits: Float[Array, "N G A"],
         has_image: Bool[Array, " N"],
         sampling: SamplingConfig,
         penalise: Penalty,
     ) -> Act:
-        """A code of the biased policy, and the most likely token under it."""
-        biased = logits + self.bias.astype(logits.dtype)
+        """An action of the biased logits, and its token."""
+        biased = logits + self.bias.astype(logits.dtype)[None]
         return self.actions.act(keys, hidden, biased, has_image, sampling, penalise)
 
 
 def forced(codes: Int[Any, " G"], count: int) -> Float[Array, "G K"]:
     """The bias that leaves each sample no code but its own."""
-    return jnp.where(jnp.asarray(codes)[:, None] == jnp.arange(count), 0.0, NEVER)
+    return jnp.where(jnp.asarray(codes)[:, None] == jnp.arange(count)[None], 0.0, NEVER)

@@ -17,8 +17,9 @@ from lam_jax.evaluation.code_tables import (
     transitions,
     typical_tokens,
 )
-from lam_jax.latent.health import health, row_sums
+from lam_jax.latent.health import CodeSums, health, row_sums
 
+NONE = CodeSums(np.zeros(1), np.zeros(()), np.zeros(1), np.zeros(()))
 # Eight positions: code 0 always says 7, code 1 says 8 or 9, code 2 is never taken.
 CODES = np.array([0, 0, 0, 0, 1, 1, 1, 1])
 TOKENS = np.array([7, 7, 7, 7, 8, 8, 8, 9])
@@ -120,7 +121,7 @@ def row(name, inferred, certainty, places=None):
     places = np.arange(1, count + 1) if places is None else np.array(places)
     tokens = np.arange(100, 101 + max(places))
     codes = np.array(inferred)
-    return ReadRow(example, tokens, places, codes, np.array(certainty), codes, None, None, None)  # type: ignore[arg-type]
+    return ReadRow(example, tokens, places, codes, np.array(certainty, float), codes, None, NONE, NONE)
 
 
 def test_answers_of_a_chat_are_sequences_of_their_own():
@@ -129,6 +130,6 @@ def test_answers_of_a_chat_are_sequences_of_their_own():
 
 
 def test_passages_come_from_other_rows_first():
-    rows = [row("a", [0, 0, 1], [0.9, 0.8, 0.5]), row("b", [0], [0.7])]
+    rows = [row("a", [0, 0, 1], [0.9, 0.8, 0.5]), row("b", [0], [0.7], places=[3])]
     assert passages(rows, 3, 2) == [[(0, 0), (1, 0)], [(0, 2)], []]
     assert set(passages(rows, 3, 3)[0]) == {(0, 0), (0, 1), (1, 0)}
