@@ -58,7 +58,9 @@ class SteerSettings:
         prompts: answered at most.
         strengths: multiples of the log-odds that are added to the logits; 0 is added where it is missing.
         samples: answers to a prompt at each strength.
-        temperature: of the draws.
+        temperature: of the draws of codes.
+        token_temperatures: of the draws of tokens, each a method of its own: at 1 tokens carry the noise of the data,
+            which codes do not.
         loss: nats a token of fluency that steering may cost.
         batch: rows at a time; None: the agent's own.
         seed: of draws.
@@ -69,6 +71,7 @@ class SteerSettings:
     strengths: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
     samples: int = 2
     temperature: float = 1.0
+    token_temperatures: tuple[float, ...] = (1.0, 0.3)
     loss: float = 0.2
     batch: int | None = None
     seed: int = 0
@@ -79,8 +82,8 @@ class SteerSettings:
                 raise ValueError(f"SteerSettings.{name} is {getattr(self, name)}, expected at least 1.")
         if not self.strengths or any(not 0 <= s < float("inf") for s in self.strengths):
             raise ValueError(f"SteerSettings.strengths is {self.strengths}, expected numbers that are not negative.")
-        if not 0 <= self.temperature < float("inf") or not 0 <= self.loss < float("inf"):
-            raise ValueError("SteerSettings.temperature and loss: expected numbers that are not negative.")
+        if any(not 0 <= value < float("inf") for value in (self.temperature, self.loss, *self.token_temperatures)):
+            raise ValueError("SteerSettings.temperature, token_temperatures and loss: expected 0 or more.")
         object.__setattr__(self, "strengths", tuple(sorted({0.0, *map(float, self.strengths)})))
 
 
@@ -226,14 +229,18 @@ class _Measure:
                 f"expected at least {LEAST} of each. Name another property or more rows."
             )
         codes = self.agent.agent.latent.config.codes
-        of_codes = log_odds(*([runs(row, row.inferred)[-1] for row in side] for side in sides), codes)
+        having, lacking = ([runs(row, row.inferred)[-1] for row in side] for side in sides)
+        of_codes = log_odds(having, lacking, codes)
         vocabulary = self.judge.agent.backbone.config.text.vocab_size
-        said = ([runs(row, row.tokens[row.places])[-1] for row in side] for side in sides)
-        of_tokens = log_odds(*said, vocabulary)
+        having, lacking = ([runs(row, row.tokens[row.places])[-1] for row in side] for side in sides)
+        of_tokens = log_odds(having, lacking, vocabulary)
         strengths = self.settings.strengths
         swept = [
             self._swept("codes", wanted, self.agent, of_codes, strengths, prompts),
-            self._swept("tokens", wanted, self.judge, of_tokens, strengths, prompts),
+            *(
+                self._swept("tokens", wanted, self.judge, of_tokens, strengths, prompts, temperature)
+                for temperature in self.settings.token_temperatures
+            ),
             self._swept("prompt", wanted, self.agent, of_codes, (0.0,), prompts),
         ]
         best = np.argsort(-np.abs(of_codes), kind="stable")[:8]
@@ -257,13 +264,15 @@ class _Measure:
         odds: np.ndarray,
         strengths: Sequence[float],
         prompts: Sequence[Example],
+        temperature: float | None = None,
     ) -> Swept:
         samples, settings = self.settings.samples, self.settings
+        temperature = settings.temperature if temperature is None else temperature
         bias = np.repeat(np.outer(strengths, odds), samples, axis=0)
         space = TokenActions(owner.agent.backbone) if method == "tokens" else owner.actions
         asked = [_asked(example, wanted) for example in prompts] if method == "prompt" else prompts
         biased = BiasedActions(space, jnp.asarray(bias, jnp.float32))
-        sampling = SamplingConfig(temperature=settings.temperature)
+        sampling = SamplingConfig(temperature=temperature)
         config = RolloutConfig(samples=len(bias), length=owner.settings.answer_length, sampling=sampling)
         key = jax.random.key(settings.seed)
         batch = min(self.batch, len(prompts))
@@ -271,8 +280,9 @@ class _Measure:
         has = [[wanted.holds(answer.text) for answer in item.answers] for item in answered]
         # Of the question as it was: a request in it would make what it asks for likely.
         fluency = self._fluency([(example, item.answers) for example, item in zip(prompts, answered, strict=True)])
-        self.progress.say(f"{wanted.name}: {method} done")
-        return Swept(method, tuple(strengths), by_prompt(has, len(strengths)), by_prompt(fluency, len(strengths)))
+        name = f"tokens, T {temperature:g}" if method == "tokens" else method
+        self.progress.say(f"{wanted.name} by {name}")
+        return Swept(name, tuple(strengths), by_prompt(has, len(strengths)), by_prompt(fluency, len(strengths)))
 
     def _fluency(self, answered: Sequence[tuple[Example, Sequence[Answer]]]) -> list[list[float]]:
         """Mean log-probability of each answer's tokens, nats."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,9 @@ class Steer:
     samples: int = 2
     """Answers to a prompt at each strength."""
     temperature: float = 1.0
-    """Of the draws; 0 is greedy."""
+    """Of the draws of codes; 0 is greedy."""
+    token_temperatures: tuple[float, ...] = (1.0, 0.3)
+    """Of the draws of tokens, each compared by itself."""
     loss: float = 0.2
     """Nats a token of fluency that steering may cost."""
     batch: int | None = None
@@ -54,9 +57,10 @@ class Steer:
         for name in ("per_set", "prompts", "samples", "batch"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')}: found {value}, expected at least 1.")
-        for name in ("temperature", "loss"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"--{name}: found {getattr(self, name)}, expected 0 or more.")
+        for name in ("temperature", "loss", "token_temperatures"):
+            value = getattr(self, name)
+            if any(not 0 <= one < float("inf") for one in (value if isinstance(value, tuple) else (value,))):
+                raise ValueError(f"--{name.replace('_', '-')}: found {value}, expected 0 or more.")
         if self.seed < 0:
             raise ValueError(f"--seed: found {self.seed}, expected 0 or more.")
 
@@ -66,7 +70,7 @@ class Steer:
         from lam_jax.data.layouts import RowParser
         from lam_jax.parallel.multihost import is_first
 
-        names = ("prompts", "strengths", "samples", "temperature", "loss", "batch", "seed")
+        names = ("prompts", "strengths", "samples", "temperature", "token_temperatures", "loss", "batch", "seed")
         found = steer_agent(
             self.agent,
             self.property,
@@ -92,7 +96,7 @@ def _table(found: dict[str, Any]) -> Table:
     for one in found["properties"]:
         for row in one["table"]:
             table.add_row(
-                one["name"] if row["method"] == "codes" else "",
+                Text(one["name"] if row["method"] == "codes" else ""),  # no markup: a user's words
                 row["method"],
                 _interval(row["share"], row["low"], row["high"]),
                 _interval(row["gain"], row["gain_low"], row["gain_high"]),

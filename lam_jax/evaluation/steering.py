@@ -126,7 +126,7 @@ class Swept:
     """What a method gave.
 
     Attributes:
-        method: "codes", "tokens" or "prompt".
+        method: "codes", "prompt", or tokens with their temperature.
         strengths: S; the prompt has one.
         has: whether each answer has the property.
         fluency: mean log-probability of its tokens under the judge, nats.

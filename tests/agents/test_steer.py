@@ -32,7 +32,20 @@ def rows(folder):
 
 
 def arguments(folder, rows, *more):
-    short = ["--prompts", "2", "--samples", "1", "--strengths", "1000", "--loss", "1000", "--temperature", "0"]
+    short = [
+        "--prompts",
+        "2",
+        "--samples",
+        "1",
+        "--strengths",
+        "1000",
+        "--loss",
+        "1000",
+        "--temperature",
+        "0",
+        "--token-temperatures",
+        "0",
+    ]
     return ["steer", str(folder), "--rows", str(rows), *short, *more]
 
 
@@ -44,8 +57,8 @@ def test_a_strong_bias_on_tokens_says_the_word(folder, rows, tmp_path):
     (one,) = found["properties"]
     assert (one["having"], one["lacking"]) == (10, 10)
     table = {row["method"]: row for row in one["table"]}
-    assert set(table) == {"codes", "tokens", "prompt"}
-    assert (table["tokens"]["share"], table["tokens"]["strength"]) == (1.0, 1000.0)
+    assert set(table) == {"codes", "tokens, T 0", "prompt"}
+    assert (table["tokens, T 0"]["share"], table["tokens, T 0"]["strength"]) == (1.0, 1000.0)
     assert all(point["fluency"] < 0 for points in one["curves"].values() for point in points)
     assert [point["strength"] for point in one["curves"]["codes"]] == [0.0, 1000.0]
     assert "tree" in one["tokens"][0]["text"]
