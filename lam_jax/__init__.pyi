@@ -1,8 +1,10 @@
+from lam_jax.agents.atlas import code_atlas as code_atlas
 from lam_jax.agents.chat import Chat as Chat
 from lam_jax.agents.chat_turns import Controls as Controls
 from lam_jax.agents.evaluate import evaluate_agent as evaluate_agent
 from lam_jax.agents.load import load as load
 from lam_jax.agents.loaded import LoadedAgent as LoadedAgent
+from lam_jax.agents.steer import steer_agent as steer_agent
 from lam_jax.corpora.built import BuiltRows as BuiltRows
 from lam_jax.data.layouts import RowParser as RowParser
 from lam_jax.data.schemas import Example as Example

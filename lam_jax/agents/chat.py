@@ -204,7 +204,7 @@ class Chat:
         if controls.held:
             plan[: controls.held[1]] = controls.held[0]
         plan[: len(prefix)] = prefix[: self.length]
-        return jnp.asarray(bias), jnp.asarray(plan)
+        return jnp.asarray(bias)[None], jnp.asarray(plan)
 
     def _example(self, question: str, images: tuple[bytes, ...]) -> Example:
         messages: list[Message] = [] if self.system is None else [Message(role="system", content=self.system)]

@@ -120,7 +120,7 @@ def subjects_of(
         if rows is not None:
             sets: tuple[RowSet, ...] = (_set(ROWS, rows.name, read_prompts(rows, image_root, parser), scores, prompts),)
         elif run is not None:
-            sets = _tests(run, scores, prompts)
+            sets = tests_of(run, scores, prompts)
         else:
             raise AgentError(f"{path} is no run and has no rows of its own: name a file of rows, as --rows FILE.")
         name = base if run is None else f"{base}/{run.task.name}/{run.space.name}"
@@ -170,9 +170,14 @@ def _run_agents(path: Path, task: str | None, space: str | None) -> list[RunAgen
     return found
 
 
-def _tests(agent: RunAgent, reward: Reward | None, prompts: int | None) -> tuple[RowSet, ...]:
+def tests_of(agent: RunAgent, reward: Reward | None, prompts: int | None) -> tuple[RowSet, ...]:
+    """The tests of a run's task, the first `prompts` rows of each; None: all.
+
+    Raises:
+        AgentError: the rows have changed since the run.
+    """
     task, data = agent.task, agent.path / "data"
-    rows = _imported(task.rows, f"{agent.path}, rows of task {task.name}")
+    rows = imported(task.rows, f"{agent.path}, rows of task {task.name}")
     if is_first():
         rows.prepare(data)
     barrier("rows")
@@ -247,10 +252,10 @@ def example_hash(example: Example) -> str:
 
 def _reward_of(task: Task) -> Reward:
     """What scores a task's tests: its own examiner, where it has another one than in training."""
-    return _imported(task.examiner, f"reward of task {task.name}")
+    return imported(task.examiner, f"reward of task {task.name}")
 
 
-def _imported(value: Any, where: str) -> Any:
+def imported(value: Any, where: str) -> Any:
     """A part of a run's recipe whose modules are imported, where reading the recipe left stand-ins."""
     try:
         return decode(encode(value), where)

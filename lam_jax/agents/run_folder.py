@@ -172,6 +172,13 @@ def is_run_folder(path: Path) -> bool:
         return False
 
 
+def run_tasks(path: Path) -> tuple[list[str], list[str]]:
+    """Names of the tasks and action spaces of a run; of a damaged one none."""
+    config = json.loads((path / CONFIG).read_text(encoding="utf-8")).get("config") or {}
+    recipe = config.get("recipe") or {}
+    return [str(task.get("name")) for task in recipe.get("tasks") or []], list(recipe.get("spaces") or [])
+
+
 def open_run_agent(path: Path, task: str | None, space: str | None) -> RunAgent:
     """The agent of a run folder.
 

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from lam_jax import __version__
 from lam_jax.cli.chat import Chat
+from lam_jax.cli.codes import Codes
 from lam_jax.cli.compile import Compile
 from lam_jax.cli.convert import Convert
 from lam_jax.cli.data import Data, data_command
@@ -24,6 +25,7 @@ from lam_jax.cli.judge import Judge
 from lam_jax.cli.presets import Presets
 from lam_jax.cli.report import Report
 from lam_jax.cli.reviews import Reviews
+from lam_jax.cli.steer import Steer
 from lam_jax.cli.train import Train, train_command
 from lam_jax.cli.watch import Watch
 from lam_jax.errors import NoSpaceError
@@ -39,6 +41,8 @@ COMMANDS = {
     "evaluate": Evaluate,
     "generate": Generate,
     "chat": Chat,
+    "codes": Codes,
+    "steer": Steer,
     "convert": Convert,
     "compile": Compile,
     "presets": Presets,

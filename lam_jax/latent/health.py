@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from lam_jax.nn.leaf import Leaf
 from lam_jax.nn.vocabulary import expectation
 
 
@@ -29,25 +30,58 @@ def _entropy(p: Array) -> Array:
     return -jnp.sum(p * jnp.log(jnp.maximum(p, 1e-30)), axis=-1)
 
 
+class CodeSums(struct.PyTreeNode):
+    """Sums over positions from which all figures follow: sums of rows or batches add up to those of their union."""
+
+    probability: Float[Array, "*B K"] | Leaf  # of the noise-free softmax
+    entropy: Float[Array, "*B"] | Leaf  # of each position's softmax, nats
+    hits: Float[Array, "*B K"] | Leaf  # positions whose argmax is the code
+    positions: Float[Array, "*B"] | Leaf
+
+    @property
+    def health(self) -> Health:
+        """The figures of these positions together; sums without leading dimensions."""
+        codes = self.probability.shape[-1]
+        total = jnp.maximum(self.positions, 1.0)
+        mean = self.probability / total
+        conditional = self.entropy / total
+        usage = self.hits / jnp.maximum(jnp.sum(self.hits), 1.0)
+        used = jnp.sum(usage > 0, dtype=jnp.float32)
+        return Health(
+            perplexity=jnp.exp(_entropy(mean)),
+            used_share=used / codes,
+            dead_codes=codes - used,
+            top_share=jnp.max(usage),
+            conditional_entropy=conditional,
+            mutual_information=_entropy(mean) - conditional,
+            usage=usage,
+        )
+
+
+def row_sums(logits: Float[Array, "B L K"], valid: Bool[Array, "B L"]) -> CodeSums:
+    """Sums of each row from noise-free code logits over valid positions."""
+    weight = valid.astype(jnp.float32)
+    p = jax.nn.softmax(logits, axis=-1)
+    hits = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1]) * weight[..., None]
+    return CodeSums(
+        probability=jnp.sum(p * weight[..., None], axis=1),
+        entropy=jnp.sum(_entropy(p) * weight, axis=1),
+        hits=jnp.sum(hits, axis=1),
+        positions=jnp.sum(weight, axis=1),
+    )
+
+
 def health(logits: Float[Array, "B L K"], valid: Bool[Array, "B L"]) -> Health:
     """Health of one batch from noise-free code logits over valid positions."""
-    codes = logits.shape[-1]
     weight = valid.astype(jnp.float32)
-    total = jnp.maximum(jnp.sum(weight), 1.0)
     p = jax.nn.softmax(logits, axis=-1)
-    mean = jnp.sum(p * weight[..., None], axis=(0, 1)) / total
-    conditional = jnp.sum(_entropy(p) * weight) / total
-    usage = histogram(jnp.argmax(logits, axis=-1), valid, codes)
-    used = jnp.sum(usage > 0, dtype=jnp.float32)
-    return Health(
-        perplexity=jnp.exp(_entropy(mean)),
-        used_share=used / codes,
-        dead_codes=codes - used,
-        top_share=jnp.max(usage),
-        conditional_entropy=conditional,
-        mutual_information=_entropy(mean) - conditional,
-        usage=usage,
-    )
+    hits = jnp.zeros(logits.shape[-1], jnp.float32).at[jnp.argmax(logits, axis=-1).reshape(-1)].add(weight.reshape(-1))
+    return CodeSums(
+        probability=jnp.sum(p * weight[..., None], axis=(0, 1)),
+        entropy=jnp.sum(_entropy(p) * weight),
+        hits=hits,
+        positions=jnp.sum(weight),
+    ).health
 
 
 def histogram(actions: Int[Array, "B L"], valid: Bool[Array, "B L"], codes: int) -> Float[Array, " K"]:

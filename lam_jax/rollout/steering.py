@@ -28,14 +28,14 @@ Watcher = Callable[[int, int], bool]
 class SteeredActions(struct.PyTreeNode):
     """An action space whose logits are changed before an action is drawn.
 
-    Where the plan sets an action, it is taken whatever the agent's logits are; elsewhere the bias is added to them
-    (before temperature and truncation; `NEVER` forbids an action). Neither is static: another bias or plan of the
-    same length compiles nothing. Without bias and plan the draws are those of the space itself.
+    Where the plan sets an action, it is taken whatever logits and bias are; elsewhere the bias is added to the logits
+    (before temperature and truncation; `NEVER` forbids an action). Neither is static: another bias, or plan of the
+    same length, compiles nothing. Without bias and plan the draws are those of the space itself.
     """
 
     space: ActionSpace
-    bias: Float32[Array, " A"] | Leaf
-    plan: Int32[Array, " T"] | Leaf  # `FREE` or an action, by step; free beyond
+    bias: Float32[Array, "G A"] | Leaf  # by sample
+    plan: Int32[Array, " T"] | Leaf | None = None  # of all samples: `FREE` or an action, by step; free beyond
     watcher: Watcher | None = struct.field(pytree_node=False, default=None)  # of one prompt with one sample
 
     @property
@@ -53,7 +53,7 @@ class SteeredActions(struct.PyTreeNode):
     ) -> tuple[Float[Array, "N A"], Any]:
         """Logits of the first action, and the space's own state."""
         logits, state = self.space.begin(hidden, prompts, samples, length)
-        return steered(logits, self.bias, self.plan, jnp.int32(0)), state
+        return self._planned(logits, jnp.int32(0)), state
 
     def decoding(self) -> "SteeredActions":
         """The same with weights laid out for decoding."""
@@ -64,7 +64,7 @@ class SteeredActions(struct.PyTreeNode):
     ) -> tuple[Float[Array, "N G A"], Any]:
         """Logits of the action after that of `step`."""
         logits, state = self.space.advance(state, hidden, rotary, has_image, step)
-        return steered(logits, self.bias, self.plan, step + 1), state
+        return self._planned(logits, step + 1), state
 
     def act(
         self,
@@ -75,8 +75,9 @@ class SteeredActions(struct.PyTreeNode):
         sampling: SamplingConfig,
         penalise: Penalty,
     ) -> Act:
-        """As the space acts; the watcher may end the answer."""
-        found = self.space.act(keys, hidden, logits, has_image, sampling, penalise)
+        """As the space acts under the bias; the watcher may end the answer."""
+        bias = jnp.broadcast_to(self.bias.astype(logits.dtype), logits.shape)
+        found = self.space.act(keys, hidden, logits + bias, has_image, sampling, penalise)
         if self.watcher is None:
             return found
         watcher = self.watcher
@@ -87,13 +88,23 @@ class SteeredActions(struct.PyTreeNode):
         stop = io_callback(tell, jax.ShapeDtypeStruct((), bool), found.token[0, 0], found.drawn.action[0, 0])
         return found._replace(token=jnp.where(stop, self.backbone.config.eos_ids[0], found.token))
 
+    def _planned(self, logits: Float[Array, "*B A"], step: Int[Array, ""]) -> Float[Array, "*B A"]:
+        return logits if self.plan is None else planned_logits(logits, self.plan, step)
 
-def steered(
-    logits: Float[Array, "*B A"], bias: Float32[Array, " A"], plan: Int32[Array, " T"], step: Int[Array, ""]
+
+def planned_logits(
+    logits: Float[Array, "*B A"], plan: Int32[Array, " T"], step: Int[Array, ""]
 ) -> Float[Array, "*B A"]:
-    """Logits of `step` under a bias, or of the one action that the plan sets there: 0, and `NEVER` elsewhere."""
+    """The logits of `step`, or where the plan sets an action there 0 for it and twice `NEVER` for all others.
+
+    Twice, so that it stays the likeliest one if a bias forbids it.
+    """
     steps = plan.shape[0]
     planned = jnp.where(step < steps, plan[jnp.minimum(step, steps - 1)], FREE)
-    alone = jnp.where(jnp.arange(logits.shape[-1]) == planned, 0.0, NEVER)
-    bias, alone = (jnp.broadcast_to(x, logits.shape) for x in (bias, alone))
-    return jnp.where(planned == FREE, logits + bias, alone).astype(logits.dtype)
+    alone = jnp.where(jnp.arange(logits.shape[-1]) == planned, 0.0, 2 * NEVER).astype(logits.dtype)
+    return jnp.where(planned == FREE, logits, jnp.broadcast_to(alone, logits.shape))
+
+
+def forcing(actions: Int[Any, " G"], count: int) -> Float32[Array, "G A"]:
+    """The bias that leaves each sample no action of the `count` but its own."""
+    return jnp.where(jnp.asarray(actions)[:, None] == jnp.arange(count)[None], 0.0, NEVER).astype(jnp.float32)

@@ -14,6 +14,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 import lam_jax
+from lam_jax.agents.atlas import AtlasSettings
 from lam_jax.agents.export import export
 from lam_jax.agents.load import find
 from lam_jax.agents.push import push
@@ -351,3 +352,19 @@ def test_a_run_whose_rows_have_changed_is_not_evaluated_on_them(run, tmp_path, c
     early = stopped(run, tmp_path / "early", *STAGES)
     code, _, err = call(["evaluate", str(early)], capsys)
     assert (code, "is not fine-tuned in the latent space yet" in err) == (2, True), err
+
+
+def test_an_atlas_before_rl_and_after(run, tmp_path):
+    """What it says of the phase before RL is what that phase's own atlas says."""
+    settings = AtlasSettings(rows=4, prompts=2, samples=1, forced=0, positions=8)
+    early = stopped(run, tmp_path / "early", *STAGES, "sft_latent_own")
+    before = lam_jax.code_atlas(early, out=tmp_path / "early.html", settings=settings)
+    assert (before["rl"], before["agent"]["phase"]) == (None, "sft_latent_own")
+    assert "has not completed RL" in (tmp_path / "early.html").read_text()
+    after = lam_jax.code_atlas(run, out=tmp_path / "late.html", settings=settings)
+    rl = after["rl"]
+    assert (rl["before"], rl["after"]) == ("sft_latent_own", "rl_latent_own")
+    assert rl["usage_before"] == pytest.approx([code["policy_share"] for code in before["per_code"]])
+    assert rl["usage_after"] == pytest.approx([code["policy_share"] for code in after["per_code"]])
+    assert sum(rl["own_usage_before"]) == pytest.approx(1)
+    assert {(g["kind"], g["name"]) for g in after["groups"]} >= {("task", "own"), ("corpus", "pre-training, text-only")}
