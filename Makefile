@@ -9,6 +9,7 @@
 #   make real     whole runs in both spaces from made-up raw files of MMRole and PCogAlignBench, with a judge
 #   make soak     small runs that are killed at random steps and resumed
 #   make bench    the benchmark suite;   make bench-accelerator   what a GPU or TPU that is at hand can do
+#   make reproduce  the paper's core comparison at tiny scale, hours to days; goes on where it stopped
 #   make docs     the site in site/, and every code block of the pages
 #   make lint     ruff and pyright only;   make format  rewrites the sources
 #   make setup    only the environment that `make test` uses
@@ -32,8 +33,9 @@ DEMO_ARGS ?=
 PYTEST_ARGS ?=
 SOAK_ARGS ?=
 BENCH_ARGS ?=
+REPRODUCE_ARGS ?=
 
-.PHONY: demo test test-newest test-newest-in-brief newest-venv newest parity sharding aot processes real soak bench bench-accelerator docs lint format setup clean
+.PHONY: demo test test-newest test-newest-in-brief newest-venv newest parity sharding aot processes real soak bench bench-accelerator reproduce docs lint format setup clean
 .DEFAULT_GOAL := setup
 
 $(VENV)/.stamp-venv:
@@ -126,6 +128,11 @@ bench: $(VENV)/.stamp-bench
 bench-accelerator: $(VENV)/.stamp-venv
 	$(PIP) install --quiet --editable .
 	$(BIN)/python -m benchmarks.accelerator --out benchmarks/results/accelerator $(BENCH_ARGS)
+
+# `REPRODUCE_ARGS=--list` for the cells and the time that is left.
+reproduce: $(VENV)/.stamp-demo
+	$(BIN)/python -m experiments.reproduce $(REPRODUCE_ARGS)
+	$(BIN)/lam-jax table experiments/results/reproduce
 
 docs: $(VENV)/.stamp-docs
 	$(BIN)/python -m experiments.command_reference docs/commands.md

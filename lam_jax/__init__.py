@@ -34,6 +34,8 @@ _MODULES = {
     "agents.steer": ("steer_agent",),
     "evaluation.protocol": ("EvaluationProtocol",),
     "runs.watching": ("Watching",),
+    "grid.grid": ("Grid",),
+    "grid.run": ("run_grid",),
     "pipeline": ("evaluate", "fine_tune", "learn_actions", "open_run", "reinforce", "run_recipe"),
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}

@@ -11,6 +11,8 @@ from lam_jax.data.schemas import Example as Example
 from lam_jax.data.sources import JsonRows as JsonRows
 from lam_jax.data.sources import RowSource as RowSource
 from lam_jax.evaluation.protocol import EvaluationProtocol as EvaluationProtocol
+from lam_jax.grid.grid import Grid as Grid
+from lam_jax.grid.run import run_grid as run_grid
 from lam_jax.pipeline import evaluate as evaluate
 from lam_jax.pipeline import fine_tune as fine_tune
 from lam_jax.pipeline import learn_actions as learn_actions

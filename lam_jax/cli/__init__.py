@@ -21,11 +21,13 @@ from lam_jax.cli.demo import Demo
 from lam_jax.cli.evaluate import Evaluate
 from lam_jax.cli.export import Export
 from lam_jax.cli.generate import Generate
+from lam_jax.cli.grid import GridCommand
 from lam_jax.cli.judge import Judge
 from lam_jax.cli.presets import Presets
 from lam_jax.cli.report import Report
 from lam_jax.cli.reviews import Reviews
 from lam_jax.cli.steer import Steer
+from lam_jax.cli.table import TableCommand
 from lam_jax.cli.train import Train, train_command
 from lam_jax.cli.watch import Watch
 from lam_jax.errors import NoSpaceError
@@ -37,6 +39,8 @@ COMMANDS = {
     "train": Train,
     "demo": Demo,
     "report": Report,
+    "grid": GridCommand,
+    "table": TableCommand,
     "export": Export,
     "evaluate": Evaluate,
     "generate": Generate,
@@ -99,7 +103,12 @@ def main(args: list[str] | None = None) -> int:
     try:
         return command.run() or 0
     except (Exception, KeyboardInterrupt) as error:
-        if not is_expected(error):
-            traceback.print_exc()
-        _complain(error)
+        report_error(error)
         return exit_code(error)
+
+
+def report_error(error: BaseException) -> None:
+    """Prints the error that ends a command, with its stack trace where its message does not say all."""
+    if not is_expected(error):
+        traceback.print_exception(error)
+    _complain(error)

@@ -40,12 +40,7 @@ def recipe_function(name: str) -> Callable[..., Any]:
         ValueError: the file cannot be imported.
     """
     if name.endswith(".py"):
-        from lam_jax.rewards.functions import module_of
-
-        path = Path(name).absolute()
-        if not path.is_file():
-            raise UnknownRecipeError(f"Recipe {name}: there is no file {path}.")
-        module = module_of(path)
+        module = module_at(name)
     elif name in (known := shipped_recipes()):
         module = importlib.import_module(f"lam_jax.recipes.{name}")
     else:
@@ -56,6 +51,21 @@ def recipe_function(name: str) -> Callable[..., Any]:
             f"Recipe {name}: the file has no function `{FUNCTION}`, expected one that returns a Recipe."
         )
     return found
+
+
+def module_at(name: str) -> types.ModuleType:
+    """The module in a file `path/file.py`.
+
+    Raises:
+        UnknownRecipeError: there is no such file.
+        ValueError: it cannot be imported.
+    """
+    from lam_jax.rewards.functions import module_of
+
+    path = Path(name).absolute()
+    if not path.is_file():
+        raise UnknownRecipeError(f"Recipe {name}: there is no file {path}.")
+    return module_of(path)
 
 
 def flags_of(function: Callable[..., Any], taken: Sequence[str]) -> type:
@@ -78,7 +88,7 @@ def flags_of(function: Callable[..., Any], taken: Sequence[str]) -> type:
     fields: list[Any] = []
     for parameter in inspect.signature(function).parameters.values():
         required = parameter.default is parameter.empty
-        kind = _flag_type(hints.get(parameter.name, str if required else type(parameter.default)))
+        kind = flag_of(hints.get(parameter.name, str if required else type(parameter.default)))
         if parameter.name in taken:
             raise ValueError(f"Parameter {parameter.name!r} of the recipe is a flag of every recipe; rename it.")
         if kind is None or kind is type(None):
@@ -97,21 +107,21 @@ def call_with(function: Callable[..., Any], flags: Any) -> Any:
     return function(**{field.name: getattr(flags, field.name) for field in dataclasses.fields(flags)})
 
 
-def _flag_type(hint: Any) -> Any:
+def flag_of(hint: Any) -> Any:
     """The part of a type that a flag can hold; None if there is none."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint in (int, float, str, bool, Path, type(None)) or origin is typing.Literal:
         return hint
     if origin is Annotated:
-        inner = _flag_type(arguments[0])
+        inner = flag_of(arguments[0])
         return None if inner is None else Annotated[inner, *arguments[1:]]
     if origin in (typing.Union, types.UnionType):
-        kept = [kind for argument in arguments if (kind := _flag_type(argument)) is not None]
+        kept = [kind for argument in arguments if (kind := flag_of(argument)) is not None]
         return typing.Union[tuple(kept)] if any(kind is not type(None) for kind in kept) else None  # noqa: UP007
     if origin is tuple:
-        inner = [argument if argument is ... else _flag_type(argument) for argument in arguments]
+        inner = [argument if argument is ... else flag_of(argument) for argument in arguments]
         return None if None in inner else tuple[tuple(inner)]
     if isinstance(origin, type) and issubclass(origin, Sequence) and not issubclass(origin, Mapping):
-        inner = _flag_type(arguments[0])
+        inner = flag_of(arguments[0])
         return None if inner is None else tuple[inner, ...]
     return None

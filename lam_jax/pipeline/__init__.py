@@ -32,6 +32,7 @@ from lam_jax.pipeline.plan import phases_of, require_trained_phase, schedule_of
 from lam_jax.pipeline.reach import measure_learned_reach, measure_reach, require_reach
 from lam_jax.pipeline.resources import Resources
 from lam_jax.pipeline.results import Scores, collect, environment, write_results
+from lam_jax.pipeline.shares import Shares
 from lam_jax.pipeline.stages import learn_actions
 from lam_jax.pipeline.tasks import evaluate, fine_tune, reinforce
 from lam_jax.recipe import Recipe
@@ -40,6 +41,7 @@ from lam_jax.report.tables import summary_tables
 from lam_jax.rewards import judge_store
 from lam_jax.rewards.judge import usage_lines
 from lam_jax.rewards.judge_config import is_of_operation
+from lam_jax.runs.phase_store import PhaseStore
 from lam_jax.runs.run import Run
 from lam_jax.runs.watching import Watching
 from lam_jax.train.spaces import SPACES
@@ -187,6 +189,7 @@ def run_recipe(
     changed_reward: bool = False,
     watching: Watching | None = None,
     workers: int = 0,
+    store: str | Path | None = None,
 ) -> dict[str, Any]:
     """Runs or resumes all of a recipe in `out`, writes the report, and returns the results, on the first process.
 
@@ -202,6 +205,7 @@ def run_recipe(
         watching: what is shown and logged while it goes on; default: `Watching()`.
         workers: processes that decode pictures, see `lam_jax.data.workers`; no number depends on it. A program that
             asks for them begins with `if __name__ == "__main__":`. 0: this process does.
+        store: folder of phases that several runs share, see `lam_jax.pipeline.shares`; every process sees it.
 
     Raises:
         BadSettingError: an argument that cannot be used.
@@ -219,7 +223,11 @@ def run_recipe(
         if from_first(int(results is not None)):
             run.progress.say("All phases are complete.")
         else:
-            results = _go_through(run, recipe, devices or _devices(run, recipe, mesh), workers)
+            devices = devices or _devices(run, recipe, mesh)
+            if store is not None:
+                shares = Shares(recipe, content_of(recipe), devices)
+                run.share(PhaseStore(store, lambda phase: shares.key(run.phases, phase)))
+            results = _go_through(run, recipe, devices, workers)
         if is_first():
             path = refresh_report(run.folder)
             for table in summary_tables(results or {}) if run.progress.enabled else ():

@@ -120,6 +120,7 @@ class Evaluator:
             for key, scored in task.tests.items()
         }
         rows: list[Record] = []
+        by_prompt: list[Record] = []
         shown: dict[str, list[Record]] = {}
         checked: list[bool] = []
         for number, answer_set in enumerate(settings.answers):
@@ -134,6 +135,8 @@ class Evaluator:
                 self._require_usable(scored, f"the scores of {key!r} after {phase}", 1)
                 row = self._scores(answered, scored, phase, key, answer_set)
                 rows.append(row | ({"skipped": left} if (left := len(part) - len(answered)) else {}))
+                named = {key: row[key] for key in ("split", "temperature", "samples")}
+                by_prompt.append(named | {"scores": scores_by_prompt(scored, answer_set.samples)})
                 if number == 0:
                     first = [item.verdict for item in scored if item.sample == 0]
                     pairs = list(zip(answered, first, strict=True))
@@ -141,7 +144,8 @@ class Evaluator:
                     if task.check is not None:
                         checked += [task.check(answer.text) for item in answered for answer in item.answers]
         fluency = {"share": float(np.mean(checked)), "checked": len(checked)} if checked else None
-        return {"scores": rows, "answers": shown, "fluency": fluency, "fixed": self._fixed(agent)}
+        found = {"scores": rows, "answers": shown, "fluency": fluency, "fixed": self._fixed(agent)}
+        return found | {"by_prompt": by_prompt}
 
     def _scores(
         self, answered: Sequence[Answered], scored: Sequence[Scored], phase: str, split: str, answer_set: AnswerSet
@@ -198,6 +202,16 @@ class Evaluator:
             "score": verdict.reward if verdict.ok else None,
             "dimensions": dict(verdict.named) if verdict.ok else {},
         }
+
+
+def scores_by_prompt(scored: Sequence[Scored], samples: int) -> dict[str, list[float | None]]:
+    """The score of each sample of each row, six digits; None for a failed call. Paired comparisons are made of it."""
+    found: dict[str, list[float | None]] = {}
+    for item in scored:
+        row = found.setdefault(item.row, [None] * samples)
+        if item.verdict.ok:
+            row[item.sample] = float(f"{item.verdict.mean_ratio:.6g}")
+    return found
 
 
 def gain(before: dict[str, list[float]], after: dict[str, list[float]]) -> Record | None:

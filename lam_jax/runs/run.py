@@ -40,6 +40,7 @@ from lam_jax.runs.disk import is_no_space
 from lam_jax.runs.lock import HeldError, Lock, acquire
 from lam_jax.runs.metrics import MetricsWriter, read_metrics
 from lam_jax.runs.phase_checkpoint import PhaseSaver
+from lam_jax.runs.phase_store import PhaseStore
 from lam_jax.runs.profiler import Profiler
 from lam_jax.runs.progress import Progress, duration
 from lam_jax.runs.retention import set_aside
@@ -145,6 +146,7 @@ class Run:
         self._may_change = may_change or (lambda place: False)
         self._lock: Lock | None = None
         self._schedule: Schedule | None = None
+        self._store: PhaseStore | None = None
         sinks: list[Sink] = []
         failure: LamJaxError | None = None
         if is_first():
@@ -205,6 +207,10 @@ class Run:
         """Says from now on which phase of these begins, and about how long the run will take, where that is known."""
         self._schedule = Schedule(phases, self.results)
         self.progress.after = self._schedule.after
+
+    def share(self, store: PhaseStore) -> None:
+        """From now on phases that the store has are taken from it, and others that may be shared are added."""
+        self._store = store
 
     def tools(self, name: str) -> Tools:
         """What the training loop of the phase `name` needs, checkpoints on the way among it."""
@@ -294,9 +300,18 @@ class Run:
         if self.stop.visit():
             raise self.stop.error(f"before phase {name}. Run the same command again to go on there.")
         heartbeat.beat(name)
-        result = self._restored(path, like) or self._run(path, function)
+        store = self._store if is_first() else None
+        if store is not None:
+            store.take(path)
+        result = self._restored(path, like)
+        if result is None:
+            if store is not None:
+                store.discard(path)
+            result = self._run(path, function)
         if again:
             return result
+        if store is not None:
+            store.keep(path)
         if is_first():
             # Also after a restore: the process may have been killed between saving the phase and this.
             shutil.rmtree(self._phase_checkpoints(name), ignore_errors=True)

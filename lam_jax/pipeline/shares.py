@@ -1,0 +1,140 @@
+"""Which phases two runs may share, and the key under which they do: a hash of all that a phase's result depends on.
+
+Of a recipe everything counts but what is named here as not read by a phase, so that a field that is added later
+counts; besides it rows and model by content, our whole code, versions, devices and mesh, and the arrays of the phases
+before. Stages 1 to 4 and the figures of their codes do not depend on tasks, spaces and stages 5 and 6; a task's
+stage 5 not on other tasks and on stage 6; scores after it not on how stage 6 trains. In doubt a phase is not shared:
+
+- where bad rows are skipped, since what is skipped goes by what was read before;
+- where a function or class of a part that counts lies outside lam_jax, whose code no hash covers;
+- scores by an embedder, or by a reward with code of its own.
+"""
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from lam_jax.errors import CheckpointMismatchError, DamagedCheckpointError
+from lam_jax.hosts.consistency import code_hash, versions
+from lam_jax.pipeline.phases import CODES, STAGE_PHASES, scores_phase, sft_phases
+from lam_jax.recipe import Recipe
+from lam_jax.rewards.embedding import is_lexical
+from lam_jax.rewards.reward import WithContent
+from lam_jax.runs.record import read_record
+from lam_jax.train.spaces import SPACES
+from lam_jax.values import FUNCTION, TYPE, encode, hash_json
+
+STAGE_FIELDS = tuple(stage.name for stage in STAGE_PHASES.values())
+# Of a recipe, not read by stages 1 to 4 but where they are put in again below.
+_LATER = ("name", "tasks", "spaces", "rl", "evaluation", "sft", *STAGE_FIELDS)
+# Of the evaluation, what stages use: rows of a validation batch, and when they stop.
+_WATCHED = ("held_out", "least_used_share")
+# Of stage 6, how it trains; how it draws and from how many prompts counts for scores.
+_TRAINING = (
+    *("algorithm", "task_algorithms", "optimisers", "steps", "epochs", "mini_batches", "micro_batches"),
+    *("update_lengths", "remat", "weights", "validate_every", "max_failed_steps", "least_usable", "overlap_scoring"),
+)
+
+
+class Shares:
+    """The phases of one recipe that it may share.
+
+    Args:
+        recipe: which.
+        content: hashes of its rows, model and rewards, `content_of`.
+        devices: on which it runs; None: the keys are only compared with each other.
+    """
+
+    def __init__(self, recipe: Recipe, content: Mapping[str, Any], devices: Mesh | None):
+        self._parts: dict[str, Any] = {}
+        self._before: dict[str, tuple[str, ...]] = {}
+        if recipe.bad_rows != "skip":
+            self._declare(recipe, content)
+        self._machine = None if devices is None else _machine(devices)
+
+    def _declare(self, recipe: Recipe, content: Mapping[str, Any]) -> None:
+        whole = encode(recipe, "recipe")
+        corpora = 1 + (recipe.text_only is not None)
+        common = {key: value for key, value in whole.items() if key not in _LATER}
+        common["evaluation"] = {key: whole["evaluation"][key] for key in _WATCHED}
+        common["content"] = {"model": content["model"], "rows": content["rows"][:corpora]}
+        learned = tuple(STAGE_PHASES)
+        for number, phase in enumerate(learned):
+            stages = {name: whole[name] for name in STAGE_FIELDS[: number + 1]}
+            self._add(phase, common | stages, learned[:number])
+        common |= {name: whole[name] for name in STAGE_FIELDS}
+        self._add(CODES, common, learned)
+        for index, task in enumerate(recipe.tasks):
+            rewards = {key: value for key, value in content["rewards"].items() if key.partition("/")[0] == task.name}
+            own = {"task": whole["tasks"][index], "rows of task": content["rows"][corpora + index], "rewards": rewards}
+            for space in (SPACES[name] for name in recipe.spaces):
+                tuned = common | own | {"space": space.sft_space, "sft": whole["sft"]}
+                before = learned
+                for phase in sft_phases(task.name, space, recipe.method):
+                    self._add(phase, tuned, before)
+                    before = *before, phase
+                plain = not isinstance(task.reward, WithContent) and not isinstance(task.examiner, WithContent)
+                if plain and is_lexical(recipe.evaluation.embedder):
+                    drawn = {key: value for key, value in whole["rl"].items() if key not in _TRAINING}
+                    scored = tuned | {"space": space.name, "evaluation": whole["evaluation"], "rl": drawn}
+                    self._add(scores_phase("sft", task.name, space), scored, before)
+
+    def _add(self, phase: str, part: Mapping[str, Any], before: Sequence[str]) -> None:
+        if all(name.partition(":")[0].partition(".")[0] == "lam_jax" for name in _names(part)):
+            self._parts[phase] = hash_json({"phase": phase, **part})
+            self._before[phase] = tuple(before)
+
+    @property
+    def planned(self) -> Mapping[str, str]:
+        """Phases that can be shared, by name; where two recipes have the same value, one of them trains the phase."""
+        return self._parts
+
+    def key(self, phases: Path, phase: str) -> str | None:
+        """The key of a phase in a run's folder of phases; None where it is not shared or one before it is missing."""
+        if phase not in self._parts or self._machine is None:
+            return None
+        try:
+            before = {name: _checksums(phases / name) for name in self._before[phase]}
+        except (DamagedCheckpointError, CheckpointMismatchError):
+            return None
+        return hash_json({"part": self._parts[phase], "machine": self._machine, "before": before})
+
+
+def _names(value: Any) -> Iterator[str]:
+    """The classes and functions that an encoded value names."""
+    if isinstance(value, dict):
+        yield from (value[key] for key in (TYPE, FUNCTION) if key in value)
+        for item in value.values():
+            yield from _names(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _names(item)
+
+
+def _machine(devices: Mesh) -> dict[str, Any]:
+    """What numbers depend on besides the recipe, as far as rounding."""
+    return {
+        "code": _code(),
+        "versions": versions(),
+        "mesh": {str(name): size for name, size in devices.shape.items()},
+        "processes": jax.process_count(),
+        "settings": [str(jax.config.jax_default_matmul_precision), str(jax.config.jax_enable_x64)],
+    }
+
+
+@functools.cache
+def _code() -> str:
+    return code_hash()
+
+
+def _checksums(checkpoint: Path) -> str:
+    """Hash of the arrays of a complete phase, by their recorded checksums."""
+    arrays = read_record(checkpoint)["arrays"]
+    found = {name: stored["checksum"] for name, stored in arrays.items()}
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,118 @@
+"""Which phases two recipes share, by what differs between them."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from lam_jax.parallel.mesh import make_mesh
+from lam_jax.pipeline.phases import STAGE_PHASES
+from lam_jax.pipeline.plan import phases_of
+from lam_jax.pipeline.shares import Shares
+from lam_jax.recipe import AnswerSet, Recipe, in_every_space
+from lam_jax.recipes import demo
+from lam_jax.rewards.functions import FunctionReward
+from lam_jax.rl import algorithm_named
+from lam_jax.rollout.sampling import SamplingConfig
+from lam_jax.runs.checkpoint import save_checkpoint
+from lam_jax.train.optimiser import OptimiserConfig
+
+CONTENT = {"model": {"w": "a"}, "rows": ["paired", "text", "role_play", "help"], "rewards": {}}
+STAGES = set(STAGE_PHASES)
+PAIRS = [(space, task) for space in ("latent", "token") for task in ("role_play", "help")]
+TUNED = {f"{name}_{space}_{task}" for name in ("sft", "scores_sft") for space, task in PAIRS}
+ALL = STAGES | {"codes"} | TUNED
+SCORES = {name for name in ALL if name.startswith("scores")}
+
+
+def replaced(recipe: Recipe, name: str, **fields) -> Recipe:
+    return dataclasses.replace(recipe, **{name: dataclasses.replace(getattr(recipe, name), **fields)})
+
+
+def with_content(**changed):
+    return CONTENT | changed
+
+
+def shared(recipe: Recipe, content=CONTENT, other: Recipe | None = None) -> set[str]:
+    """Phases that a recipe shares with the demo's."""
+    first, second = Shares(other or demo.recipe(), CONTENT, None).planned, Shares(recipe, content, None).planned
+    return {name for name, key in second.items() if first.get(name) == key}
+
+
+def flat(examples, answers):
+    return [[1.0 for _ in group] for group in answers]
+
+
+BASE = demo.recipe()
+WARM = in_every_space(SamplingConfig(temperature=0.7))
+OF_RL = ("rl", "scores_rl", "data", "base_model", "control")
+
+
+def test_stage_6_is_never_shared():
+    assert shared(BASE) == ALL
+    assert {n for n in phases_of(BASE) if not n.startswith(OF_RL)} == ALL
+
+
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [
+        (demo.recipe(algorithm="bnpo"), ALL),
+        (replaced(BASE, "rl", steps=3, samples=8), ALL),
+        (replaced(BASE, "rl", optimisers=in_every_space(OptimiserConfig(1.0))), ALL),
+        (dataclasses.replace(BASE, name="other", spaces=("token",)), {n for n in ALL if "_latent_" not in n}),
+        (replaced(BASE, "rl", sampling=WARM), ALL - SCORES),
+        (replaced(BASE, "rl", algorithm=algorithm_named("gspo")), ALL),
+        (replaced(BASE, "evaluation", answers=(AnswerSet(2, WARM),)), ALL - SCORES),
+        (replaced(BASE, "evaluation", embedder="minilm"), ALL - SCORES),
+        (replaced(BASE, "evaluation", held_out=8), set()),
+        (replaced(BASE, "sft", steps=3), STAGES | {"codes"}),
+        (replaced(BASE, "cloning", steps=3), {"stage1_inverse", "stage2_projector", "stage3_joint"}),
+        (replaced(BASE, "inverse", steps=3), set()),
+        (replaced(BASE, "method", entropy_weight=0.5), set()),
+        (replaced(BASE, "method", sft="released"), set()),
+        (replaced(BASE, "latent", codes=16), set()),
+        (replaced(BASE, "model", compute_dtype="bfloat16"), set()),
+        (dataclasses.replace(BASE, seed=1), set()),
+        (dataclasses.replace(BASE, padding="left"), set()),
+        (dataclasses.replace(BASE, bad_rows="skip"), set()),
+    ],
+)  # fmt: skip
+def test_what_differs_is_not_shared(recipe, expected):
+    assert shared(recipe) == expected
+
+
+def test_another_task_beside_it_does_not_touch_a_task():
+    content = with_content(rows=["paired", "text", "help"])
+    assert shared(demo.recipe(task=("help",)), content) == {n for n in ALL if "role_play" not in n}
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"model": {"w": "z"}}, set()),
+        ({"rows": ["paired", "other", "role_play", "help"]}, set()),
+        ({"rows": ["paired", "text", "other", "help"]}, {n for n in ALL if "role_play" not in n}),
+        ({"rewards": {"help/evaluation": "x"}}, {n for n in ALL if "help" not in n}),
+    ],
+)
+def test_other_rows_under_the_same_names_are_not_shared(changed, expected):
+    assert shared(BASE, with_content(**changed)) == expected
+
+
+def test_code_that_no_hash_covers_is_not_shared():
+    own = tuple(dataclasses.replace(task, reward=FunctionReward(flat)) for task in BASE.tasks)
+    recipe = dataclasses.replace(BASE, tasks=own)
+    assert set(Shares(recipe, CONTENT, None).planned) == STAGES | {"codes"}
+
+
+def test_a_key_goes_by_the_arrays_of_the_phases_before(tmp_path):
+    devices = make_mesh(devices=jax.devices()[:1])
+    shares = Shares(BASE, CONTENT, devices)
+    assert shares.key(tmp_path, "stage2_projector") is None, "the phase before is not there"
+    assert shares.key(tmp_path, "rl_token_help") is None
+    keys = []
+    for number, value in enumerate((1.0, 1.0, 2.0)):
+        save_checkpoint(tmp_path / str(number) / "stage1_inverse", {"w": value}, {"seconds": number})
+        keys.append(shares.key(tmp_path / str(number), "stage2_projector"))
+    assert keys[0] == keys[1] != keys[2]
+    assert shares.key(tmp_path / "0", "stage1_inverse") == shares.key(tmp_path / "2", "stage1_inverse")
