@@ -7,7 +7,7 @@
 The built-in world stands for MMRole (role play) and PCogAlignBench (personalised help). A cell is a whole run; stages 1
 to 4 are trained once a seed, stage 5 once a seed, task and space. Results land a small file a cell, so that another
 machine with the results goes on where this one stopped. Seeds change slowest: after a third of the time there is a
-grid of one seed. A further space or SFT recipe is a name more in SPACES or SFT.
+grid of one seed. Another SFT recipe is a name more in SFT.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from lam_jax.recipes.quick import quick
 
 SEEDS = (0, 1, 2)
 ALGORITHMS = ("grpo", "dr_grpo", "dapo", "bnpo")
-SPACES = (("token",), ("latent",))  # of a cell; ("hybrid",) is one more
+SPACES = (("token",), ("latent",), ("hybrid",))  # of a cell
 SFT = ("joint",)  # recipes of stage 5; "learn" is one more
 TASKS = (("role_play",), ("help",))
 RL_STEPS = 60  # the demo has 12; chosen for time, not tuned

@@ -11,8 +11,10 @@ from typing import Any
 
 from lam_jax.errors import BadSettingError
 from lam_jax.recipe import Recipe
+from lam_jax.recipes.spaces import in_spaces
 
 SEED = "seed"  # the axis that is averaged over
+SPACES = "spaces"  # another action space wants settings of its own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +78,9 @@ class Grid:
             if not isinstance(recipe, Recipe):
                 raise TypeError(f"the recipe's function gave a {type(recipe).__name__}, expected a lam_jax.Recipe")
             for path, value in chosen.items():
-                if path not in given:
+                if path == SPACES:
+                    recipe = in_spaces(recipe, value)
+                elif path not in given:
                     recipe = replaced(recipe, path, value)
             return recipe if self.changed is None else self.changed(recipe)
         except (TypeError, ValueError) as error:

@@ -141,7 +141,8 @@ def compared(arms: Sequence[Arm], margin: float) -> Iterator[Compared]:
                     found = _difference(first, second, margin)
                     if found is not None:
                         labels = {name: text for name, text in first.labels.items() if name != what}
-                        paper = None if None in (first.paper, second.paper) else first.paper - second.paper  # pyright: ignore[reportOptionalOperand]
+                        papers = [x for x in (first.paper, second.paper) if x is not None]
+                        paper = papers[0] - papers[1] if len(papers) == 2 else None
                         yield Compared(what, value, reference, labels, found, paper)
 
 

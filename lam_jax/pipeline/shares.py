@@ -124,7 +124,7 @@ def _machine(devices: Mesh) -> dict[str, Any]:
         "versions": versions(),
         "mesh": {str(name): size for name, size in devices.shape.items()},
         "processes": jax.process_count(),
-        "settings": [str(jax.config.jax_default_matmul_precision), str(jax.config.jax_enable_x64)],
+        "settings": [str(getattr(jax.config, name)) for name in ("jax_default_matmul_precision", "jax_enable_x64")],
     }
 
 
