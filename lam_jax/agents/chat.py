@@ -11,7 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lam_jax.agents.chat_turns import ChatError, Controls, Turn, turn_as_json, turn_from_json
+from lam_jax.agents.chat_turns import (
+    ChatError,
+    Controls,
+    Turn,
+    state_as_json,
+    state_from_json,
+    turn_as_json,
+    turn_from_json,
+)
 from lam_jax.agents.loaded import LoadedAgent
 from lam_jax.agents.prompts import Picture, picture_bytes
 from lam_jax.data.schemas import Example, Message, Where
@@ -126,11 +134,19 @@ class Chat:
     def replay(self, actions: Sequence[int] | None = None, *, on_piece: OnPiece | None = None) -> Turn:
         """Answers the last question with a given sequence of actions, by default its own: then the tokens are the same.
 
+        The answer ends with the sequence, or before where it comes to an end of its own.
+
         Raises:
-            ChatError: nothing was answered yet, or the sequence holds something that is no action.
+            ChatError: nothing was answered yet, the sequence is empty or longer than `length`, or holds something that
+                is no action.
         """
         last = self._last()
-        return self._again(last, tuple(last.answer.actions if actions is None else actions), last.seed, None, on_piece)
+        prefix = tuple(last.answer.actions if actions is None else actions)
+        if not 0 < len(prefix) <= self.length:
+            raise ChatError(
+                f"The sequence has {len(prefix)} actions, expected 1 to {self.length}, the most of an answer."
+            )
+        return self._again(last, prefix, last.seed, Controls(), on_piece, len(prefix))
 
     def undo(self) -> Turn:
         """Takes the last turn back.
@@ -142,11 +158,17 @@ class Chat:
         return self.turns.pop()
 
     def _again(
-        self, last: Turn, prefix: tuple[int, ...], seed: int, controls: Controls | None, on_piece: OnPiece | None
+        self,
+        last: Turn,
+        prefix: tuple[int, ...],
+        seed: int,
+        controls: Controls,
+        on_piece: OnPiece | None,
+        most: int | None = None,
     ) -> Turn:
         self.turns.pop()
         try:
-            turn = self._answered(last.question, last.images, seed, controls or Controls(), prefix, on_piece)
+            turn = self._answered(last.question, last.images, seed, controls, prefix, on_piece, most)
         except BaseException:
             self.turns.append(last)
             raise
@@ -167,6 +189,7 @@ class Chat:
         controls: Controls,
         prefix: tuple[int, ...],
         on_piece: OnPiece | None,
+        most: int | None = None,
     ) -> Turn:
         bias, plan = self._inputs(controls, prefix)
         example = self._example(question, images)
@@ -178,14 +201,17 @@ class Chat:
             prompts, tokenizer = self.agent.prompts, self.agent.tokenizer
             return generate(space, [example], prompts, tokenizer, config, key, 1)[0].answers[0]
 
-        answer, stopped = self._listener.listen(run, self._pieces(on_piece))
-        cut = stopped is not None and stopped < len(answer.tokens)
-        return Turn(
-            question, images, self._cut(answer, stopped) if cut else answer, cut, seed, self.sampling, controls, prefix
-        )
+        most = self.length if most is None else most
+        answer, stopped = self._listener.listen(run, self._pieces(on_piece, most))
+        if stopped is not None and stopped < min(most, len(answer.tokens)):
+            answer = self._cut(answer, stopped)
+        else:
+            stopped = None
+            answer = self._cut(answer, most) if most < len(answer.tokens) else answer
+        return Turn(question, images, answer, stopped is not None, seed, self.sampling, controls, prefix)
 
-    def _cut(self, answer: Answer, tokens: int | None) -> Answer:
-        """Its first tokens: what follows is the end that was put there, not the agent's."""
+    def _cut(self, answer: Answer, tokens: int) -> Answer:
+        """Its first tokens; none of them ends it."""
         kept = answer.tokens[:tokens]
         text = self.agent.tokenizer.decode(kept, skip_special_tokens=True)
         return Answer(text, kept, answer.actions[:tokens], answer.logps[:tokens], finished=False)
@@ -222,7 +248,7 @@ class Chat:
         name = f"turn {len(self.turns) + 1}"
         return Example(name, tuple(messages), tuple(pictures), where=Where(name), places=tuple(places))
 
-    def _pieces(self, on_piece: OnPiece | None) -> Callable[[int, int], None]:
+    def _pieces(self, on_piece: OnPiece | None, most: int) -> Callable[[int, int], None]:
         ends, tokenizer = self.agent.agent.backbone.config.eos_ids, self.agent.tokenizer
         tokens: list[int] = []
         shown, ended = "", on_piece is None
@@ -230,7 +256,7 @@ class Chat:
         def piece(token: int, action: int) -> None:
             nonlocal shown, ended
             # The program looks only now and then whether the answer has ended.
-            ended = ended or token in ends or len(tokens) == self.length
+            ended = ended or token in ends or len(tokens) == most
             if ended or on_piece is None:
                 return
             tokens.append(token)
@@ -251,6 +277,7 @@ class Chat:
             "space": self.agent.space,
             "system": self.system,
             "length": self.length,
+            **state_as_json(self.seed, self.sampling, self.controls),
             "turns": [turn_as_json(turn) for turn in self.turns],
         }
         with whole(path) as new:
@@ -271,15 +298,14 @@ class Chat:
             if content["space"] != agent.space:
                 raise ChatError(f"{path} was led in the {content['space']} space; {agent.path} acts in {agent.space}.")
             turns = [turn_from_json(turn) for turn in content["turns"]]
-            chat = cls(agent, system=content["system"], length=content["length"])
+            seed, sampling, controls = state_from_json(content)
+            chat = cls(agent, system=content["system"], sampling=sampling, length=content["length"], seed=seed)
+            chat.controls = controls
         except OSError as error:
             raise ChatError(f"{path}: {error.strerror}. Name a file that `/save` wrote.") from error
         except (ValueError, KeyError, TypeError, ValueFormError) as error:
             raise ChatError(f"{path}: not a saved conversation ({error!r}).") from error
         chat.turns = turns
-        if turns:
-            chat.sampling, chat.controls = turns[-1].sampling, turns[-1].controls
-            chat.seed = max(turn.seed for turn in turns) + 1
         return chat
 
 

@@ -106,6 +106,9 @@ class Terminal:
     def _ask(self, question: str) -> None:
         # Before anything is answered: of two agents neither may be a turn ahead.
         images = [picture.read_bytes() for picture in self.images]
+        for chat in self.chats.values():
+            if chat.codes is not None:
+                self.chat.controls.check(chat.codes)
         for name, chat in self.chats.items():
             chat.controls = self.chat.controls if chat.codes is not None else Controls()
             self._answer(name, chat, lambda on_piece, c=chat: c.ask(question, images, on_piece=on_piece))
@@ -183,7 +186,7 @@ class Terminal:
     def _replay(self, words: list[str]) -> None:
         actions = None
         if words:
-            saved = Chat.load(self.chat.agent, Path(" ".join(words)))
+            saved = Chat.load(self.chat.agent, Path(" ".join(words)).expanduser())
             if not saved.turns:
                 raise ChatError(f"/replay: {' '.join(words)} holds no answer.")
             actions = saved.turns[-1].answer.actions

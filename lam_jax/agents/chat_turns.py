@@ -5,12 +5,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from lam_jax.errors import LamJaxError
 from lam_jax.evaluation.generate import Answer
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.values import decode, encode
+
+MOST_BIAS = 1e6  # far above all logits, and far below what forbids a code
 
 
 class ChatError(LamJaxError):
@@ -46,8 +46,8 @@ class Controls:
             if not 0 <= code < codes:
                 raise ChatError(f"{code} is no code of this agent; expected a number from 0 to {codes - 1}.")
         for code, value in self.bias.items():
-            if not np.isfinite(value):
-                raise ChatError(f"The bias of code {code} is {value}, expected a number; forbid it instead.")
+            if not abs(value) <= MOST_BIAS:
+                raise ChatError(f"The bias of code {code} is {value}, expected {-MOST_BIAS:g} to {MOST_BIAS:g}.")
         if len(set(self.forbidden)) >= codes:
             raise ChatError("Every code would be forbidden; leave one.")
         if self.held and self.held[1] is not None and self.held[1] < 1:
@@ -76,31 +76,43 @@ class Turn:
     prefix: tuple[int, ...] = ()
 
 
-def turn_as_json(turn: Turn) -> dict[str, Any]:
-    """JSON values of a turn, pictures included."""
-    values = {
-        "question": turn.question,
-        "images": [base64.b64encode(image).decode("ascii") for image in turn.images],
-        "stopped": turn.stopped,
-        "seed": turn.seed,
-        "sampling": encode(turn.sampling, "sampling"),
-        "bias": [[code, value] for code, value in turn.controls.bias.items()],
-        "forbidden": list(turn.controls.forbidden),
-        "held": turn.controls.held,
-        "prefix": list(turn.prefix),
+def state_as_json(seed: int, sampling: SamplingConfig, controls: Controls) -> dict[str, Any]:
+    """JSON values of what answers are drawn with."""
+    return {
+        "seed": seed,
+        "sampling": encode(sampling, "sampling"),
+        "bias": [[code, value] for code, value in controls.bias.items()],
+        "forbidden": list(controls.forbidden),
+        "held": controls.held,
     }
-    return values | {"answer": dataclasses.asdict(turn.answer)}
 
 
-def turn_from_json(values: dict[str, Any]) -> Turn:
-    """The turn of such values.
+def state_from_json(values: dict[str, Any]) -> tuple[int, SamplingConfig, Controls]:
+    """What answers are drawn with, of such values.
 
     Raises:
         ValueError, KeyError, TypeError, ValueFormError: they are others.
     """
-    held = None if values["held"] is None else tuple(values["held"])
+    held = None if values["held"] is None else (int(values["held"][0]), values["held"][1])
     controls = Controls({int(c): float(v) for c, v in values["bias"]}, tuple(values["forbidden"]), held)
+    return int(values["seed"]), decode(values["sampling"], "sampling"), controls
+
+
+def turn_as_json(turn: Turn) -> dict[str, Any]:
+    """JSON values of a turn, pictures included."""
+    return {
+        "question": turn.question,
+        "images": [base64.b64encode(image).decode("ascii") for image in turn.images],
+        "stopped": turn.stopped,
+        **state_as_json(turn.seed, turn.sampling, turn.controls),
+        "prefix": list(turn.prefix),
+        "answer": dataclasses.asdict(turn.answer),
+    }
+
+
+def turn_from_json(values: dict[str, Any]) -> Turn:
+    """The turn of such values; errors as of `state_from_json`."""
+    seed, sampling, controls = state_from_json(values)
     images = tuple(base64.b64decode(image) for image in values["images"])
-    answer, sampling = Answer(**values["answer"]), decode(values["sampling"], "sampling")
-    drawn = (values["seed"], sampling, controls, tuple(values["prefix"]))
-    return Turn(values["question"], images, answer, values["stopped"], *drawn)
+    answer, prefix = Answer(**values["answer"]), tuple(values["prefix"])
+    return Turn(values["question"], images, answer, values["stopped"], seed, sampling, controls, prefix)

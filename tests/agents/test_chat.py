@@ -13,6 +13,7 @@ import lam_jax
 from lam_jax.agents import chat_terminal
 from lam_jax.agents.chat import Chat
 from lam_jax.agents.chat_turns import ChatError, Controls
+from lam_jax.agents.prompts import prompt_of
 from lam_jax.agents.settings import AgentError
 from lam_jax.cli import main
 from lam_jax.data.schemas import DataError
@@ -53,7 +54,8 @@ def test_the_first_answer_is_that_of_answer_and_comes_token_by_token(agent, pict
     pieces = []
     images = [picture] if shown else []
     turn = start(agent).ask(QUESTION, images, on_piece=lambda text, code: pieces.append((text, code)))
-    assert turn.answer.text == agent.answer(QUESTION, images, sampling=WARM, length=LENGTH, seed=3)
+    (row,) = agent.generate([prompt_of(QUESTION, images, "q")], sampling=WARM, length=LENGTH, seed=3)
+    assert turn.answer == row.answers[0]
     said = len(turn.answer.tokens) - turn.answer.finished
     assert [code for _, code in pieces] == turn.answer.actions[:said]
     assert "".join(text for text, _ in pieces) == turn.answer.text.rstrip("\ufffd")
@@ -106,7 +108,12 @@ def test_a_replay_is_the_same_token_by_token_and_a_branch_up_to_its_place(agent)
     assert branched.tokens[:4] == first.tokens[:4]
     assert not set(branched.actions[4:]) & {0, 1, 2}
     other = [3, 3, 5, 6]
-    assert chat.replay(other).answer.actions[:4] == other
+    shorter = chat.replay(other).answer
+    assert shorter.actions == other[: len(shorter.actions)]
+    chat.length = 2 * LENGTH  # what ended at the most tokens, or by Ctrl-C, ends there again
+    assert chat.replay().answer == shorter
+    with pytest.raises(ChatError, match=f"expected 1 to {2 * LENGTH}"):
+        chat.replay([0] * (2 * LENGTH + 1))
 
 
 def test_twenty_biases_compile_nothing(agent):
@@ -155,6 +162,10 @@ def test_a_saved_conversation_goes_on_as_it_would_have(agent, folders, picture, 
     chat = start(agent)
     chat.controls = Controls(bias={2: 1.5}, forbidden=(7,), held=(1, 2))
     chat.ask(QUESTION, [picture])
+    chat.ask("Taken back")
+    chat.undo()
+    chat.controls = Controls(bias={5: 0.5})
+    chat.sampling = SamplingConfig(temperature=0.7)
     chat.save(tmp_path / "c.json")
     loaded = Chat.load(agent, tmp_path / "c.json")
     assert loaded.turns == chat.turns
@@ -179,7 +190,8 @@ def test_what_cannot_be_followed_is_refused_and_changes_nothing(agent, folders, 
         (Controls(forbidden=tuple(range(8))), "leave one"),
         (Controls(held=(-1, None)), "-1 is no code"),
         (Controls(held=(1, 0)), "expected at least 1"),
-        (Controls(bias={1: float("nan")}), "expected a number"),
+        (Controls(bias={1: float("nan")}), "is nan, expected -1e+06 to 1e+06"),
+        (Controls(bias={1: 1e39}), "is 1e+39, expected"),
     ):
         chat.controls = controls
         with pytest.raises(ChatError, match=re.escape(why)):
