@@ -68,7 +68,7 @@ class SteerSettings:
 
     rows: int = 96
     prompts: int = 48
-    strengths: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
+    strengths: tuple[float, ...] = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
     samples: int = 2
     temperature: float = 1.0
     token_temperatures: tuple[float, ...] = (1.0, 0.3)

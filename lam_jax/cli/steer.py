@@ -38,7 +38,7 @@ class Steer:
     """Rows of each test or file: every second one shows what the property looks like, the others are prompts."""
     prompts: int = 48
     """Prompts at most."""
-    strengths: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
+    strengths: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
     """Multiples of the log-odds that are added to the logits; 0 comes by itself."""
     samples: int = 2
     """Answers to a prompt at each strength."""
