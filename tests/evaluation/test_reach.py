@@ -98,7 +98,7 @@ def test_emissions_are_those_of_every_code(readout, part, monkeypatch):
     agent, batches = tiny.agent(), [PAIRED, TEXT]
     found = emissions(agent, batches, Reading(readout))
     parts = [plain(agent, batch, readout) for batch in batches]
-    target, backbone, _, policy, inferred, _ = (np.concatenate(x, axis=int(x[0].ndim == 3)) for x in zip(*parts))
+    target, backbone, policy, inferred = (np.concatenate([p[i] for p in parts]) for i in (0, 1, 3, 4))
     coded = np.concatenate([p[2] for p in parts], axis=1)
     rows = np.concatenate([parts[0][5], parts[1][5] + 2])
     index = np.arange(len(target))
