@@ -64,7 +64,9 @@ def assert_close(found: list[dict], expected: list[dict]) -> None:
     assert [(r["phase"], r["step"]) for r in found] == [(r["phase"], r["step"]) for r in expected]
     for one, other in zip(found, expected, strict=True):
         for name, value in other.items():
-            if name != "phase":
+            # Of equal rewards only the KL term's rounding is left as gradient, and Adam scales that up.
+            is_rounding = name == "update_norm" and other["grad_norm"] < 1e-6
+            if name != "phase" and not is_rounding:
                 where = f"{other['phase']} step {other['step']} {name}"
                 np.testing.assert_allclose(one[name], value, rtol=2e-4, atol=2e-6, err_msg=where)
 
