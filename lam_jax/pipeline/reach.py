@@ -38,11 +38,8 @@ def measure_learned_reach(resources: Resources, agent: Agent) -> Record:
     if recipe.text_only is not None:
         splits[TEXT_ONLY] = recipe.text_only.held_out
     splits |= {task.name: task.val for task in recipe.tasks}
-    found = [
-        {"rows": source, "after": "stage4", **_look(resources, source, split, agent)[0].figures()}
-        for source, split in splits.items()
-    ]
-    return {"reach": found}
+    found = [_reach(source, "stage4", _look(resources, source, split, agent)[0]) for source, split in splits.items()]
+    return {"reach": [record for record in found if record is not None]}
 
 
 def measure_reach(resources: Resources, task: Task, space: Space, agent: Agent) -> Record:
@@ -60,11 +57,25 @@ def measure_reach(resources: Resources, task: Task, space: Space, agent: Agent) 
     emitted = None
     if space.coded:
         emitted, examples = _look(resources, task.name, task.val, agent)
-        found["reach"] = {"rows": task.name, "after": "sft", **emitted.figures()}
+        if (record := _reach(task.name, "sft", emitted)) is not None:
+            found["reach"] = record
         emitted = emitted, examples
     if is_scored(settings, task):
         found["scores"] = _scores(Evaluator(resources, task, space), settings, agent, emitted)
     return found
+
+
+def _reach(rows: str, after: str, emitted: Emissions) -> Record | None:
+    """The figures of rows; None, and a warning, where no token of an answer is left in them."""
+    if len(emitted.target):
+        return {"rows": rows, "after": after, **emitted.figures()}
+    if is_first():
+        logger.warning(
+            "%s: the rows that the reach of the codes would be measured on hold no token of an answer; they have none, "
+            "or it was cut off. It is left out.",
+            rows,
+        )
+    return None
 
 
 def _look(resources: Resources, source: str, split: str, agent: Agent) -> tuple[Emissions, list[Any]]:
@@ -111,7 +122,7 @@ def _scores(
         lead = paired_gain(_by_reward(random), _by_reward(policy))
         found |= {"lead": lead.difference, "lead_se": lead.paired_se}
     emissions_, rows = emitted
-    for name, inferred in (("oracle", True), ("backbone", False)):
+    for name, inferred in (("oracle", True), ("backbone", False)) if len(emissions_.target) else ():
         found[name] = _mean(score_answers(_along(evaluator, emissions_, rows, inferred, settings.prompts), task.reward))
     return found
 
@@ -183,8 +194,7 @@ def require_reach(settings: ReachSettings | None, task: Task, found: Record) -> 
         return
     message = (
         f"Task {task.name!r}, latent space: the codes hardly move the answers, so RL over codes has little to choose "
-        f"from: {'; '.join(lines)}. Method.sft='learn' (--sft-recipe learn) lets the codes learn from the task's rows, "
-        "and Method.gumbel='off' (--gumbel off) makes them say more in stages 1 and 3."
+        f"from: {'; '.join(lines)}. Method.sft='learn' (--sft-recipe learn) lets the codes learn from the task's rows."
     )
     if settings.stop:
         raise IdleCodesError(f"{message} EvaluationSettings.reach.stop asks to stop here.")

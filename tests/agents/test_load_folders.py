@@ -225,7 +225,7 @@ def test_what_is_no_agent_says_what_would_be(folder, tmp_path):
         lam_jax.load(tmp_path / "x.safetensors")
     with pytest.raises(AgentError, match=re.escape("holds none of agent.json (an exported agent), lam_jax.json")):
         lam_jax.load(tmp_path)
-    with pytest.raises(AgentError, match="space is 'codes', expected 'latent' or 'token'"):
+    with pytest.raises(AgentError, match="space is 'codes', expected 'latent', 'hybrid' or 'token'"):
         lam_jax.load(folder, space="codes")
     with pytest.raises(AgentError, match="space 'latent' was asked for, but this agent is one of the space 'token'"):
         lam_jax.load(folder, space="latent")

@@ -14,6 +14,14 @@ from lam_jax.grid.run import FailedCellsError, run_grid
 from tests.grid import made
 
 RL = "rl_token_role_play"
+OWN = {
+    "data",
+    "base_model",
+    "reach",
+    "reach_token_role_play",
+    RL,
+    "scores_rl_token_role_play",
+}  # phases that no cells share
 TIMES = ("finished", "seconds", "seconds_without_shared", "phases", "command")
 
 
@@ -97,7 +105,7 @@ def test_a_changed_recipe_is_another_cell(pipeline, tmp_path):
     pipeline.trained.clear()
     changed = made.Grid(grid.name, grid.recipes, grid.axes, {**grid.fixed, "rl.steps": 5})
     run_grid(changed, tmp_path, say=str)
-    assert {phase for _, phase in pipeline.trained} == {"data", "base_model", RL, "scores_rl_token_role_play"}
+    assert {phase for _, phase in pipeline.trained} == OWN
     files = sorted(file.name for file in (tmp_path / "results").glob("seed0*"))
     assert len(files) == 2
     assert len(read_cells(tmp_path / "results")) == 2, "the old result is kept beside the new one"
@@ -144,9 +152,9 @@ def test_cells_are_listed_with_their_times(pipeline, tmp_path):
     file.write_text(json.dumps(record))
     lines = list(listed(grid, tmp_path / "results"))
     assert lines[0].startswith("seed0_grpo  done")
-    # Of its 11 phases data, base model, RL and the scores after it are its own: 4 x 0.1 h.
-    assert lines[1] == "seed0_dapo  about 0.40 h"
-    assert lines[2] == "1 of 2 cells left: about 0.40 h"
+    # What is its own, 0.1 h each; the rest is shared.
+    assert lines[1] == f"seed0_dapo  about {0.1 * len(OWN):.2f} h"
+    assert lines[2] == f"1 of 2 cells left: about {0.1 * len(OWN):.2f} h"
 
 
 def test_a_file_that_is_no_result_is_named(pipeline, tmp_path):
