@@ -14,6 +14,7 @@ PAGES = (
     "docs/own_task.md",
     "docs/judge.md",
     "docs/agents.md",
+    "docs/chat.md",
     "docs/codes.md",
     "docs/evaluation.md",
     "docs/watching.md",
