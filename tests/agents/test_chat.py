@@ -103,6 +103,7 @@ def test_a_replay_is_the_same_token_by_token_and_a_branch_up_to_its_place(agent)
     chat.controls = Controls(forbidden=(0, 1, 2))
     again = chat.replay()
     assert (again.answer.tokens, again.answer.actions) == (first.tokens, first.actions)
+    assert not again.controls
     assert len(chat.turns) == 1
     branched = chat.branch(4).answer
     assert branched.tokens[:4] == first.tokens[:4]
