@@ -1,4 +1,4 @@
-"""Page faults of a program with 64 MB of scratch, counted by the kernel in a process of its own."""
+"""Page faults of a call of a program with 64 MB of scratch, counted by the kernel in a process of its own."""
 
 import os
 import platform
@@ -8,7 +8,7 @@ import sys
 import pytest
 
 PROGRAM = """
-import resource, sys
+import resource, statistics, sys
 import jax, jax.numpy as jnp
 from lam_jax.cpu.host_memory import keep_host_memory
 
@@ -23,12 +23,12 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 x = jnp.arange(4096.0)
-for _ in range(2):
+counts = []
+for _ in range(41):
+    before = faults()
     run(x).block_until_ready()
-before = faults()
-for _ in range(40):
-    run(x).block_until_ready()
-print(faults() - before)
+    counts.append(faults() - before)
+print(statistics.median(counts))
 """
 
 
@@ -42,5 +42,6 @@ def faults_of(mode: str) -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators keep memory by rules of their own")
 def test_a_programs_scratch_is_faulted_in_once():
-    # However large a page is. The heap may still grow once after the warm-up.
+    # However large a page is. The heap grows in some calls: a small block that stays may lie where scratch was. In 300
+    # calls it did so 0 to 10 times.
     assert 8 * faults_of("keep") < faults_of("leave")
