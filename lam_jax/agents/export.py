@@ -20,13 +20,13 @@ from lam_jax.agents.settings import SETTINGS, AgentError, AgentSettings
 from lam_jax.formats.agent_folder import FILES, MANIFEST, save_checkpoint
 from lam_jax.formats.atomic import whole
 from lam_jax.formats.checkpoint_files import INDEX
+from lam_jax.formats.end_tokens import end_ids
 from lam_jax.formats.foreign import over, read_foreign
-from lam_jax.formats.hf_config import end_ids
 from lam_jax.formats.save_backbone import save_backbone
 from lam_jax.latent.agent import Agent
+from lam_jax.models.config import BackboneConfig
 from lam_jax.models.image_settings_file import NESTED, PREPROCESSOR, PROCESSOR, read_image_values
 from lam_jax.models.processor import ImageSettings
-from lam_jax.models.qwen2_5_vl.config import QwenConfig
 from lam_jax.models.tokenizer import TEMPLATES
 from lam_jax.parallel.multihost import barrier, from_first, is_first
 from lam_jax.parallel.processes import whole_mesh
@@ -118,7 +118,7 @@ def _save(agent: Agent, folder: Path, dtype: np.dtype, base: Mapping[str, Any] |
         save_checkpoint(folder, agent.backbone, agent.latent, dtype=dtype)
 
 
-def write_files(model: Path, files: Path, settings: AgentSettings, config: QwenConfig, dtype: np.dtype) -> None:
+def write_files(model: Path, files: Path, settings: AgentSettings, config: BackboneConfig, dtype: np.dtype) -> None:
     """Tokenizer, image settings, sampling; in a folder of ours also the config.json of a Hugging Face folder.
 
     Args:
@@ -181,7 +181,7 @@ def preprocessor_config(image: ImageSettings, base: Mapping[str, Any]) -> dict[s
 
 
 def generation_config(
-    sampling: SamplingConfig, length: int, config: QwenConfig, base: Mapping[str, Any] | None = None
+    sampling: SamplingConfig, length: int, config: BackboneConfig, base: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """The contents of generation_config.json, so that transformers samples as the agent does.
 
