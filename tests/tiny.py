@@ -34,8 +34,7 @@ CONFIG = QwenConfig(
     image_id=IMAGE,
     video_id=VIDEO,
 )
-# Heads wider than the width over their number, fewer frequencies for the height than for the width of a picture, features
-# for the first two of three blocks.
+# Heads wider than the width over their number, features for the first two of three blocks.
 QWEN3 = Qwen3VLConfig(
     text=qwen3.TextConfig(
         VOCAB, width=32, hidden=48, layers=3, heads=4, kv_heads=2, mrope_sections=(3, 2, 3), head_dim=16

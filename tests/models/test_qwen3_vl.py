@@ -58,8 +58,8 @@ def test_a_patch_takes_the_four_entries_around_its_place():
 
 def test_a_table_as_large_as_the_picture_is_read_as_it_is(backbone):
     layout = image_layout([[(1, 4, 4)]], dataclasses.replace(QWEN3.vision, table_side=4), patches=20)
-    tower = backbone.vision.replace(table=jnp.arange(16.0)[:, None] * jnp.ones(16))
-    places = np.asarray(tower.places(layout["table_index"], layout["table_weight"]))[0, :, 0]
+    tower = backbone.vision.replace(table=jnp.broadcast_to(jnp.arange(16.0)[:, None], (16, 16)))
+    places = np.asarray(tower.places(*map(jnp.asarray, (layout["table_index"], layout["table_weight"]))))[0, :, 0]
     row, column = layout["patch_hw"][0].T
     np.testing.assert_allclose(places[:16], 4 * row[:16] + column[:16], atol=1e-5)
     assert not places[16:].any(), "padding takes nothing of the table"
@@ -103,18 +103,21 @@ def test_a_withheld_picture_leaves_nothing_behind(backbone, states):
 
 def test_features_change_states_after_pictures_and_none_before(backbone, states):
     batch = make_batch([Row((*words(3),), (SMALL,)), Row(words(4, seed=4))], 10, config=QWEN3)
-    without = backbone.replace(vision=jax.tree.map(lambda x: x, backbone.vision))
     quiet = jax.tree.map(jnp.zeros_like, backbone.vision.features)
     without = backbone.replace(vision=backbone.vision.replace(features=quiet))
     one, two = np.asarray(states(backbone, batch)), np.asarray(states(without, batch))
     changed = np.abs(one - two).max(axis=-1) > 1e-4
-    assert changed[0].tolist() == [False, *[True] * 5, *[False] * 4], "from the picture's token on"
+    assert changed[0, :6].tolist() == [False, *[True] * 5], "from the picture's token on"
     assert not changed[1].any()
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_way_to_run_the_blocks_adds_the_same(backbone, states, layout):
-    """Whole rows, prompts once for all samples, prefill with decode steps: one and the same states."""
+@pytest.mark.parametrize(("layout", "layers"), [("plain", 3), ("unrolled", 2), ("scanned", 3)])
+def test_every_way_to_run_the_blocks_adds_the_same(states, layout, layers):
+    """Whole rows, prompts once for all samples, prefill with decode steps: one and the same states.
+
+    With two blocks the last one has features too.
+    """
+    backbone = tiny.agent(dataclasses.replace(QWEN3, text=dataclasses.replace(QWEN3.text, layers=layers))).backbone
     prompts = make_batch(PROMPTS, 16, left=True, config=QWEN3)
     tokens = jnp.asarray(np.random.default_rng(5).integers(tiny.FIRST_WORD, tiny.VOCAB, (N, G, T)), jnp.int32)
     mask = jnp.ones((N, G, T), bool)
@@ -153,7 +156,7 @@ def test_gradients_do_not_depend_on_the_layout(backbone, layout):
     def gradient(layout, remat):
         def loss(backbone):
             with use(None, TRAIN, layout):
-                return jnp.sum(jnp.sin(backbone.states(batch, remat)) * batch.mask[..., None])
+                return jnp.sum(jnp.where(batch.mask[..., None], jnp.sin(backbone.states(batch, remat)), 0.0))
 
         return jax.jit(jax.grad(loss))(backbone)
 
