@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lam_jax.cpu import packed_linear
 from lam_jax.models.positions import image_layout
 from lam_jax.nn.kv_cache import KVCache
 from lam_jax.nn.layout import PLAIN, Layout
@@ -24,7 +25,12 @@ WIDE, TALL, SMALL = (1, 6, 10), (1, 8, 4), (1, 2, 2)
 N, G, T = 2, 3, 4
 PROMPTS = [Row(words(3), (SMALL, TALL)), Row(words(6, seed=1), (SMALL,), seed=2)]
 # Scanned, unrolled (with the last block on its own), joined and scanned.
-LAYOUTS = {"plain": PLAIN, "unrolled": Layout(joined=True, unrolled=2**40), "scanned": Layout(joined=True)}
+LAYOUTS = {
+    "plain": PLAIN,
+    "unrolled": Layout(joined=True, unrolled=2**40),
+    "scanned": Layout(joined=True),
+    "packed": Layout(joined=True, unrolled=2**40, pack=packed_linear.pack),
+}
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -111,12 +117,14 @@ def test_features_change_states_after_pictures_and_none_before(backbone, states)
     assert not changed[1].any()
 
 
-@pytest.mark.parametrize(("layout", "layers"), [("plain", 3), ("unrolled", 2), ("scanned", 3)])
-def test_every_way_to_run_the_blocks_adds_the_same(states, layout, layers):
+@pytest.mark.parametrize(("layout", "layers"), [("plain", 3), ("unrolled", 2), ("scanned", 3), ("packed", 3)])
+def test_every_way_to_run_the_blocks_adds_the_same(states, layout, layers, monkeypatch):
     """Whole rows, prompts once for all samples, prefill with decode steps: one and the same states.
 
-    With two blocks the last one has features too.
+    With two blocks the last one has features too. "packed": decode steps by the C kernel, maps of this size too.
     """
+    monkeypatch.setattr(packed_linear, "LEAST", 1)
+    packed_linear.has_kernel()
     backbone = tiny.agent(dataclasses.replace(QWEN3, text=dataclasses.replace(QWEN3.text, layers=layers))).backbone
     prompts = make_batch(PROMPTS, 16, left=True, config=QWEN3)
     tokens = jnp.asarray(np.random.default_rng(5).integers(tiny.FIRST_WORD, tiny.VOCAB, (N, G, T)), jnp.int32)

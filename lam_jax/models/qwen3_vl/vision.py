@@ -116,9 +116,12 @@ class VisionTower(struct.PyTreeNode):
             return (x, self._keep(kept, x, slot)), None
 
         (x, kept), _ = fold_layers(step, (x, kept), self.blocks, slots, remat=remat, frozen=frozen)
+        # Left alone they would lie in shards of their width, and be gathered for all rows where they are taken up.
+        embeds = constrain_rows(self.merger(x))
         if self.features is None:
-            return self.merger(x), None
-        return self.merger(x), jax.vmap(lambda merger, x: merger(x))(self.features, kept[:-1])
+            return embeds, None
+        features = jax.vmap(lambda merger, x: merger(x))(self.features, kept[:-1])
+        return embeds, constrain(features, None, "batch", None, None)
 
     def places(self, index: Int[Array, "B P 4"], weight: Float[Array, "B P 4"]) -> Float[Array, "B P D"]:
         """What the learned table says of each patch's place, in float32; nothing of padding."""
