@@ -136,9 +136,9 @@ def make_batch(work: Workload, rows: int, length: int, pictures: bool = True, se
     response = np.broadcast_to(np.arange(length) >= length - length // 4, tokens.shape)
     images = None
     if pictures:
-        patch_hw, image_id, slots = image_layout(grids, config.vision)
-        patches = rng.standard_normal((*image_id.shape, config.vision.patch_size), np.float32)
-        images = Images(patches, patch_hw, image_id, slots)
+        layout = image_layout(grids, config.vision)
+        patches = rng.standard_normal((*layout["image_id"].shape, config.vision.patch_size), np.float32)
+        images = Images(patches, **layout)
     batch = Batch(
         tokens=tokens,
         mask=mask,

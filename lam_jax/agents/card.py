@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import lam_jax
 from lam_jax.agents.run_folder import RunAgent
+from lam_jax.models.families import Family
 from lam_jax.recipe import StageSettings
 from lam_jax.report.names import Titles, human_name, number
 from lam_jax.report.run_files import read_results
@@ -17,16 +18,17 @@ from lam_jax.train.optimiser import OptimiserConfig
 from lam_jax.values import FUNCTION, TYPE, encode
 
 RESULTS = "results.json"
-TAGS = ("lam_jax", "qwen2_5_vl", "reinforcement-learning", "arxiv:2601.07516")
+TAGS = ("reinforcement-learning", "arxiv:2601.07516")
 _LONGEST = 40  # letters of a text in a description; hashes are longer
 
 
-def model_card(agent: RunAgent, name: str) -> str:
+def model_card(agent: RunAgent, name: str, family: Family) -> str:
     """The text of README.md: front matter, what it is, how to use it, data, recipe, scores, limits.
 
     Args:
         agent: what is exported.
         name: of the folder, the card's title.
+        family: of the backbone.
 
     Raises:
         RunFilesError: the run's results.json is damaged.
@@ -40,8 +42,9 @@ def model_card(agent: RunAgent, name: str) -> str:
         _environment()
         .get_template("card.md.jinja")
         .render(
-            front_matter=_front_matter(agent, name, titles, rows).to_yaml().strip(),
+            front_matter=_front_matter(agent, name, family, titles, rows).to_yaml().strip(),
             name=name,
+            family=family.title,
             agent=agent,
             settings=agent.settings,
             recipe=agent.recipe,
@@ -81,7 +84,7 @@ def scores_of(agent: RunAgent, results: Row) -> list[Row]:
     return [r for r in results.get("scores", ()) if (r["task"], r["space"]) == own and r["phase"] in phases]
 
 
-def _front_matter(agent: RunAgent, name: str, titles: Titles, rows: list[Row]) -> ModelCardData:
+def _front_matter(agent: RunAgent, name: str, family: Family, titles: Titles, rows: list[Row]) -> ModelCardData:
     task = agent.task.name
     last = "rl" if agent.is_complete else "sft"
     found = [
@@ -101,7 +104,7 @@ def _front_matter(agent: RunAgent, name: str, titles: Titles, rows: list[Row]) -
     return ModelCardData(
         library_name="lam_jax" if coded else "transformers",
         pipeline_tag="image-text-to-text",
-        tags=[*TAGS, *(["latent-actions"] if coded else [])],
+        tags=["lam_jax", family.name, *TAGS, *(["latent-actions"] if coded else [])],
         **({"model_name": name, "eval_results": found} if found else {}),
     )
 

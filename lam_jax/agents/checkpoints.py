@@ -1,4 +1,4 @@
-"""Agents of folders that hold one: a Hugging Face Qwen2.5-VL, a folder of `lam-jax convert`, an exported agent."""
+"""Agents of folders that hold one: a Hugging Face folder, one of `lam-jax convert`, an exported agent."""
 
 import dataclasses
 import logging
@@ -16,10 +16,11 @@ from lam_jax.formats.load_backbone import load_backbone
 from lam_jax.latent.agent import Agent
 from lam_jax.latent.config import LatentConfig
 from lam_jax.latent.model import LatentModel
+from lam_jax.models.backbone import Backbone
+from lam_jax.models.config import BackboneConfig
+from lam_jax.models.families import image_settings
 from lam_jax.models.image_settings_file import PREPROCESSOR, PROCESSOR, image_settings_file
-from lam_jax.models.processor import ImageSettings, read_image_settings
-from lam_jax.models.qwen2_5_vl.config import QwenConfig
-from lam_jax.models.qwen2_5_vl.model import QwenVL
+from lam_jax.models.processor import read_image_settings
 from lam_jax.nn.weight import is_weight
 from lam_jax.parallel import ROLLOUT
 from lam_jax.pipeline.content import model_content
@@ -33,7 +34,7 @@ PROMPT_LENGTHS = tuple(2**n for n in range(6, 16))
 ANSWER_LENGTH = 256
 
 
-def backbone_only(backbone: QwenVL) -> Agent:
+def backbone_only(backbone: Backbone) -> Agent:
     """An agent of the token space, which needs no latent modules: holes in their place, as `partition` leaves them."""
     specs = LatentModel.spec(LatentConfig(), backbone.config.text)
     return Agent(backbone=backbone, latent=jax.tree.map(lambda _: None, specs, is_leaf=is_weight))
@@ -46,7 +47,7 @@ def has_latent(agent: Agent) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class HuggingFaceAgent:
-    """A Hugging Face Qwen2.5-VL folder, also one that `lam-jax export` wrote: an agent in the token space."""
+    """A Hugging Face folder of a known family, also one that `lam-jax export` wrote: an agent in the token space."""
 
     path: Path
     settings: AgentSettings
@@ -102,7 +103,7 @@ def open_hugging_face(path: Path, task: str | None, space: str | None) -> Huggin
 
     Raises:
         AgentError: a task or the latent space was asked for.
-        CheckpointError: the folder's config.json is not a Qwen2.5-VL's, or there is an adapter in it.
+        CheckpointError: the folder's config.json is not that of a known family, or there is an adapter in it.
     """
     refuse_adapters(path)
     settings = _plain("token", read_config(path), path, Method())
@@ -129,9 +130,8 @@ def open_converted(path: Path, task: str | None, space: str | None) -> Checkpoin
     return CheckpointAgent(path, settings)
 
 
-def _plain(space: str, config: QwenConfig, files: Path, method: Method) -> AgentSettings:
-    vision = config.vision
-    image = ImageSettings(patch_size=vision.patch, merge_size=vision.merge, temporal_patch_size=vision.temporal)
+def _plain(space: str, config: BackboneConfig, files: Path, method: Method) -> AgentSettings:
+    image = image_settings(config)
     if image_settings_file(files) is not None:
         image = read_image_settings(files)
     else:

@@ -20,13 +20,15 @@ from lam_jax.agents.settings import SETTINGS, AgentError, AgentSettings
 from lam_jax.formats.agent_folder import FILES, MANIFEST, save_checkpoint
 from lam_jax.formats.atomic import whole
 from lam_jax.formats.checkpoint_files import INDEX
+from lam_jax.formats.end_tokens import end_ids
+from lam_jax.formats.families import format_of
 from lam_jax.formats.foreign import over, read_foreign
-from lam_jax.formats.hf_config import end_ids
 from lam_jax.formats.save_backbone import save_backbone
 from lam_jax.latent.agent import Agent
+from lam_jax.models.config import BackboneConfig
+from lam_jax.models.families import family_of
 from lam_jax.models.image_settings_file import NESTED, PREPROCESSOR, PROCESSOR, read_image_values
 from lam_jax.models.processor import ImageSettings
-from lam_jax.models.qwen2_5_vl.config import QwenConfig
 from lam_jax.models.tokenizer import TEMPLATES
 from lam_jax.parallel.multihost import barrier, from_first, is_first
 from lam_jax.parallel.processes import whole_mesh
@@ -103,7 +105,9 @@ def export(
             files = partial / FILES if found.space.coded else partial
             write_files(found.files(), files, found.settings, agent.backbone.config, stored)
             (partial / SETTINGS).write_text(found.settings.to_json(), encoding="utf-8")
-            (partial / "README.md").write_text(model_card(found, folder.name), encoding="utf-8")
+            (partial / "README.md").write_text(
+                model_card(found, folder.name, family_of(agent.backbone.config)), encoding="utf-8"
+            )
     else:
         _save(agent, folder, stored, None)
     barrier("export")
@@ -118,7 +122,7 @@ def _save(agent: Agent, folder: Path, dtype: np.dtype, base: Mapping[str, Any] |
         save_checkpoint(folder, agent.backbone, agent.latent, dtype=dtype)
 
 
-def write_files(model: Path, files: Path, settings: AgentSettings, config: QwenConfig, dtype: np.dtype) -> None:
+def write_files(model: Path, files: Path, settings: AgentSettings, config: BackboneConfig, dtype: np.dtype) -> None:
     """Tokenizer, image settings, sampling; in a folder of ours also the config.json of a Hugging Face folder.
 
     Args:
@@ -133,7 +137,7 @@ def write_files(model: Path, files: Path, settings: AgentSettings, config: QwenC
             target = files / path.relative_to(model)
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(path, target)
-    image = preprocessor_config(settings.image, read_image_values(model))
+    image = preprocessor_config(settings.image, read_image_values(model), format_of(config).processor)
     contents: dict[str, Mapping[str, Any]] = {PREPROCESSOR: image}
     if (nested := _object(model / PROCESSOR)).get(NESTED):
         contents[PROCESSOR] = nested | {NESTED: image}
@@ -154,7 +158,7 @@ def _object(path: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def preprocessor_config(image: ImageSettings, base: Mapping[str, Any]) -> dict[str, Any]:
+def preprocessor_config(image: ImageSettings, base: Mapping[str, Any], processor: str) -> dict[str, Any]:
     """The contents of preprocessor_config.json; `base` are those of the model that training began with.
 
     The limits stand where older versions of transformers look for them and where newer ones do. transformers has no
@@ -167,7 +171,7 @@ def preprocessor_config(image: ImageSettings, base: Mapping[str, Any]) -> dict[s
         least = most = image.size[0] * image.size[1]
     return {
         "image_processor_type": "Qwen2VLImageProcessor",
-        "processor_class": "Qwen2_5_VLProcessor",
+        "processor_class": processor,
         **kept,
         "size": {"shortest_edge": least, "longest_edge": most},
         "min_pixels": least,
@@ -181,7 +185,7 @@ def preprocessor_config(image: ImageSettings, base: Mapping[str, Any]) -> dict[s
 
 
 def generation_config(
-    sampling: SamplingConfig, length: int, config: QwenConfig, base: Mapping[str, Any] | None = None
+    sampling: SamplingConfig, length: int, config: BackboneConfig, base: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """The contents of generation_config.json, so that transformers samples as the agent does.
 

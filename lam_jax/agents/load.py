@@ -30,7 +30,7 @@ def load(
 
     - a run: the agent after the last complete phase of a task in an action space;
     - an agent that `lam-jax export` wrote;
-    - a Hugging Face Qwen2.5-VL: in the token space, greedy;
+    - a Hugging Face Qwen2.5-VL or Qwen3-VL: in the token space, greedy;
     - a folder that `lam-jax convert` wrote: in the latent space if it has latent modules.
 
     Args:

@@ -18,7 +18,7 @@ from lam_jax.data.collator import Collated, Collator, CollatorConfig
 from lam_jax.data.schemas import DataError, Example, Message, Where, describe, field, image_bytes
 from lam_jax.data.tags import Content, place_pictures
 from lam_jax.models.decoding import read_rgb, read_upright
-from lam_jax.models.positions import image_layout
+from lam_jax.models.positions import image_layout, windows_in
 from lam_jax.models.processor import read_grid
 
 logger = logging.getLogger("lam_jax")
@@ -70,8 +70,8 @@ class PromptCollator:
         grids = [
             [read_grid(image_bytes(source, e.where), image, str(e.where)) for source in e.images] for e in examples
         ]
-        patch_hw, _, windows = image_layout(grids, self.encoder.config.vision)
-        return pictures, _rounded(patch_hw.shape[1]), _rounded(windows.shape[1])
+        room = image_layout(grids, self.encoder.config.vision)
+        return pictures, _rounded(room["image_id"].shape[1]), _rounded(windows_in(room))
 
 
 def _rounded(count: int) -> int:

@@ -21,7 +21,7 @@ from lam_jax.formats.hf_config import is_run
 from lam_jax.formats.model_folder import tokenizer_folder
 from lam_jax.latent.agent import Agent, init_latent
 from lam_jax.latent.model import LatentModel
-from lam_jax.models.qwen2_5_vl.model import QwenVL
+from lam_jax.models.families import spec_of
 from lam_jax.pipeline.content import model_content
 from lam_jax.pipeline.phases import STAGE_PHASES, rl_phase, trained_by
 from lam_jax.pipeline.resources import base_backbone
@@ -137,7 +137,7 @@ class RunAgent:
         """The weights, in the compute dtype, as rollouts want them."""
         agent = self.masters(mesh)
         config = agent.backbone.config
-        backbone = rollout_weights(agent.backbone, QwenVL.spec(config), config.dtype)
+        backbone = rollout_weights(agent.backbone, spec_of(config), config.dtype)
         if not self.space.coded:
             return backbone_only(backbone)
         latent = agent.latent

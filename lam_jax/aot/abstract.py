@@ -11,9 +11,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, Sharding
 
 from lam_jax.aot.workload import Workload
+from lam_jax.models.config import BackboneConfig
+from lam_jax.models.families import family_of
 from lam_jax.models.inputs import Batch, Images
 from lam_jax.models.positions import image_layout
-from lam_jax.models.qwen2_5_vl.config import QwenConfig
 from lam_jax.nn.weight import Weight, map_specs
 from lam_jax.parallel import Rules
 from lam_jax.parallel.rules import partition_spec, weight_spec
@@ -64,7 +65,7 @@ def abstract_key(sharding: Sharding) -> jax.ShapeDtypeStruct:
 
 
 def abstract_batch(
-    config: QwenConfig, work: Workload, rows: int, length: int, mesh: Mesh, rules: Rules, images: bool = True
+    config: BackboneConfig, work: Workload, rows: int, length: int, mesh: Mesh, rules: Rules, images: bool = True
 ) -> Batch:
     """A collated batch [B=rows, L=length] as `place` puts it, with one image a row or none."""
 
@@ -73,12 +74,12 @@ def abstract_batch(
 
     pictures = None
     if images:
-        height, width = work.image
+        height, width = work.image or family_of(config).size
         side = config.vision.patch
         layout = image_layout([[(1, height // side, width // side)]], config.vision)
-        patch_hw, image_id, window_slots = (array(part.dtype, *part.shape[1:]) for part in layout)
-        patches = array(np.float32, image_id.shape[1], config.vision.patch_size)
-        pictures = Images(patches, patch_hw, image_id, window_slots)
+        parts = {name: array(part.dtype, *part.shape[1:]) for name, part in layout.items()}
+        patches = array(np.float32, parts["image_id"].shape[1], config.vision.patch_size)
+        pictures = Images(patches, **parts)
     return Batch(
         tokens=array(np.int32, length),
         mask=array(np.bool_, length),

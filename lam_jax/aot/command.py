@@ -16,7 +16,7 @@ from lam_jax.aot.results import save, write_markdown
 from lam_jax.aot.topology import TopologyError, chip_of, topology_devices, topology_mesh
 from lam_jax.aot.workload import Workload
 from lam_jax.errors import LamJaxError
-from lam_jax.models.qwen2_5_vl.presets import PRESETS
+from lam_jax.models.families import PRESETS
 from lam_jax.parallel.choose_mesh import check_mesh, choose_mesh, parse_shape
 from lam_jax.parallel.mesh import AXES
 
@@ -63,7 +63,7 @@ def run_compile(
         jax.config.update("jax_enable_compilation_cache", False)
     devices = topology_devices(topology)
     work = Workload.of(len(devices), **sizes)
-    config = PRESETS[preset] if dtype is None else dataclasses.replace(PRESETS[preset], compute_dtype=dtype)
+    config = PRESETS[preset] if dtype is None else PRESETS[preset].changed(compute_dtype=dtype)
     load = load_of(preset, work, config)
     try:
         if mesh is None and len(devices) == 1:

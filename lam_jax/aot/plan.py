@@ -125,8 +125,7 @@ class _Planner:
 
     def _setting(self, **sizes: Any) -> Setting:
         recipe, resources = self.recipe, self.resources
-        image = recipe.image.size or (280, 420)
-        work = Workload(**{"rows": 1, "prompts": 1, "image": image} | sizes)
+        work = Workload(**{"rows": 1, "prompts": 1, "image": recipe.image.size} | sizes)
         return Setting(recipe.name, resources.mesh, work, recipe.method, resources.config, recipe.latent)
 
     def _stage(self, phase: str, stage: Stage, settings: StageSettings, rows: int, length: int) -> PlannedPhase:

@@ -12,8 +12,8 @@ from lam_jax.aot.abstract import abstract_array, abstract_batch, abstract_key, a
 from lam_jax.aot.workload import Workload
 from lam_jax.latent.agent import Agent
 from lam_jax.latent.config import LATENT_PRESETS, LatentConfig
-from lam_jax.models.qwen2_5_vl.config import QwenConfig
-from lam_jax.models.qwen2_5_vl.presets import PRESETS
+from lam_jax.models.config import BackboneConfig
+from lam_jax.models.families import PRESETS
 from lam_jax.nn.weight import structs
 from lam_jax.parallel import ROLLOUT, TRAIN, UPDATE, Rules
 from lam_jax.parallel.choose_layout import choose_layout
@@ -96,12 +96,12 @@ class Setting:
     mesh: Mesh
     work: Workload
     method: Method = LEAN
-    backbone: QwenConfig | None = None
+    backbone: BackboneConfig | None = None
     latent: LatentConfig | None = None
     algorithm: Algorithm = ALGORITHMS["grpo"]
 
     @property
-    def config(self) -> QwenConfig:
+    def config(self) -> BackboneConfig:
         """The backbone's."""
         return self.backbone or PRESETS[self.preset]
 
@@ -127,7 +127,7 @@ class Setting:
         return RLConfig(self.algorithm, space, prompts=self.work.prompts, rollout=rollout, remat=self.method.remat)
 
 
-def load_of(preset: str, work: Workload, config: QwenConfig | None = None) -> Load:
+def load_of(preset: str, work: Workload, config: BackboneConfig | None = None) -> Load:
     """What a mesh for all stages has to carry; of the stages, latent SFT trains most."""
     config = config or PRESETS[preset]
     specs = Agent.spec(config, LATENT_PRESETS[preset])

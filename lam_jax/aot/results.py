@@ -8,7 +8,7 @@ from typing import Any
 from lam_jax.aot.fits import decode_table, fits_table, unit_of
 from lam_jax.aot.programs import STAGES
 from lam_jax.aot.report import Report
-from lam_jax.models.qwen2_5_vl.presets import PRESETS
+from lam_jax.models.families import PRESETS
 
 GIB = 2**30
 NOTE = """

@@ -15,7 +15,7 @@ class Workload:
         samples: G, completions of each prompt.
         prompt: tokens of a prompt, those of its image included.
         completion: tokens of a completion; rows of stages 1 to 5 hold a prompt and a completion.
-        image: (height, width) in pixels of the one image of each row or prompt.
+        image: (height, width) in pixels of the one image of each row or prompt; None: as recipes have it by default.
     """
 
     rows: int
@@ -23,7 +23,7 @@ class Workload:
     samples: int = 8
     prompt: int = 1024
     completion: int = 1024
-    image: tuple[int, int] = (280, 420)
+    image: tuple[int, int] | None = None
 
     def __post_init__(self):
         for name in ("rows", "prompts", "samples", "prompt", "completion"):

@@ -17,8 +17,8 @@ class Chat:
     """
 
     agent: Annotated[Path | None, tyro.conf.Positional] = None
-    """A run, an exported agent, a Hugging Face Qwen2.5-VL, or a folder of `lam-jax convert`. Default: the newest run
-    below runs/."""
+    """A run, an exported agent, a Hugging Face Qwen2.5-VL or Qwen3-VL, or a folder of `lam-jax convert`. Default: the
+    newest run below runs/."""
     image: tuple[Path, ...] = ()
     """Pictures of the first question."""
     beside: str | None = None

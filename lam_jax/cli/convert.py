@@ -33,7 +33,7 @@ class Convert:
     def run(self) -> None:
         """Converts."""
         from lam_jax.formats.convert import convert, read_any_config
-        from lam_jax.models.qwen2_5_vl.presets import PRESETS
+        from lam_jax.models.families import PRESETS
 
         config = PRESETS[self.preset] if self.preset else read_any_config(self.config) if self.config else None
         report = convert(self.source, self.target, config)

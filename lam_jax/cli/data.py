@@ -51,7 +51,8 @@ class FileFlags:
     model: str | None = None
     """Folder of the model whose tokenizer counts. Default: the small one that ships with the package."""
     image: tuple[int, int] | None = None
-    """Height and width in pixels to which pictures are stretched. Default: 280 420; 84 112 with the small model."""
+    """Height and width in pixels to which pictures are stretched. Default: 280 420; 288 416 with a Qwen3-VL; 84 112
+    with the small model."""
     row_length: int | None = None
     """Most tokens of a training row. Default: 2048; 192 with the small model."""
     prompt_length: int | None = None
@@ -65,17 +66,16 @@ class FileFlags:
     def sources(self) -> list[Any]:
         """What is read."""
         from lam_jax.data.layouts import RowParser
-        from lam_jax.models.processor import ImageSettings
         from lam_jax.pipeline.check import FileSettings, readable_files
         from lam_jax.recipe import Model
         from lam_jax.recipes.own import LENGTHS, SHIPPED_LENGTHS
-        from lam_jax.recipes.settings import IMAGE, SHIPPED_IMAGE, SHIPPED_MODEL
+        from lam_jax.recipes.settings import SHIPPED_MODEL, image_for
 
         small = self.model is None
         chat, prompt, _ = SHIPPED_LENGTHS if small else LENGTHS
         settings = FileSettings(
             Model(self.model or SHIPPED_MODEL),
-            ImageSettings(size=self.image) if self.image else SHIPPED_IMAGE if small else IMAGE,
+            image_for(self.model or SHIPPED_MODEL, self.image),
             self.row_length or chat,
             self.prompt_length or prompt,
             None if self.image_root is None else str(self.image_root),

@@ -20,8 +20,8 @@ class Evaluate:
     """
 
     agents: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="AGENT|RUN [AGENT|RUN]")]
-    """A run, an exported agent, a Hugging Face Qwen2.5-VL, or a folder of `lam-jax convert`; two of them are compared
-    on the same prompts."""
+    """A run, an exported agent, a Hugging Face Qwen2.5-VL or Qwen3-VL, or a folder of `lam-jax convert`; two of them
+    are compared on the same prompts."""
     rows: Path | None = None
     """Rows as `lam-jax generate` takes them; a last message of the assistant's is the reference. Default: the tests of
     the run's own tasks."""

@@ -18,7 +18,7 @@ class Generate:
     """
 
     agent: Annotated[Path, tyro.conf.Positional]
-    """A run, an exported agent, a Hugging Face Qwen2.5-VL, or a folder of `lam-jax convert`."""
+    """A run, an exported agent, a Hugging Face Qwen2.5-VL or Qwen3-VL, or a folder of `lam-jax convert`."""
     input: Path
     """Rows, .json, .jsonl (also .gz or .zst), .parquet or a folder of datasets: chats, LLaVA and ShareGPT
     conversations, prompts of TRL, problems of EasyR1; a reference answer is optional and not shown."""

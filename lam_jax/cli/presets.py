@@ -5,7 +5,7 @@ from typing import Literal
 
 from rich.console import Console
 
-Preset = Literal["tiny", "small", "mid", "qwen2_5_vl_3b", "qwen2_5_vl_7b"]
+Preset = Literal["tiny", "small", "mid", "qwen2_5_vl_3b", "qwen2_5_vl_7b", "qwen3_vl_2b", "qwen3_vl_4b", "qwen3_vl_8b"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Presets:
 
         from lam_jax.latent.agent import Agent
         from lam_jax.latent.config import LATENT_PRESETS
-        from lam_jax.models.qwen2_5_vl.presets import PRESETS
+        from lam_jax.models.families import PRESETS
         from lam_jax.nn.weight import count
 
         table = Table(

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from lam_jax.data.guard import guard, require_embedded
 from lam_jax.data.schemas import Message, Place, first_places
-from lam_jax.models.qwen2_5_vl.config import QwenConfig
+from lam_jax.models.config import BackboneConfig
 
 START, END = "<|im_start|>", "<|im_end|>"
 VISION_START, IMAGE_PAD, VISION_END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
@@ -56,7 +56,7 @@ class ChatEncoder:
       DataError: it gives ids that the model's embedding has no rows for.
     """
 
-    def __init__(self, tokenizer: Any, config: QwenConfig):
+    def __init__(self, tokenizer: Any, config: BackboneConfig):
         self.config = config
         self.tokenizer = tokenizer
         require_embedded(tokenizer, config)

@@ -19,7 +19,7 @@ from lam_jax.data.schemas import DataError, Example, ImageSource, image_bytes, r
 from lam_jax.data.workers import Decoded, decode_picture, picture_pool
 from lam_jax.models.decoding import ImageError
 from lam_jax.models.inputs import Batch, Images
-from lam_jax.models.positions import image_layout, mrope_positions
+from lam_jax.models.positions import image_layout, mrope_positions, windows_in
 from lam_jax.models.processor import Grid, ImageSettings, image_tokens, read_grid
 
 
@@ -118,8 +118,9 @@ class Collator:
             raise ValueError(f"Collator: image settings {image} do not fit the vision tower {vision}.")
         self.patches, self.windows = config.patches or 0, config.windows or 0
         if image.size is not None:
-            hw, _, slots = image_layout([[image.grid(*image.size)] * config.max_images], vision)
-            self.patches, self.windows = self.patches or hw.shape[1], self.windows or slots.shape[1]
+            room = image_layout([[image.grid(*image.size)] * config.max_images], vision)
+            self.patches = self.patches or room["image_id"].shape[1]
+            self.windows = self.windows or windows_in(room)
 
     def __call__(self, examples: Sequence[Example], rows: int | None = None) -> Collated:
         """The batch of `examples`, filled up to `rows` rows that are padding throughout.
@@ -261,16 +262,14 @@ class Collator:
         return tokens, mask, valid, response
 
     def _images(self, rows: Sequence[Row], grids: Sequence[Sequence[Grid]]) -> Images:
-        patch_hw, image_id, window_slots = _layout(
-            tuple(map(tuple, grids)), self.encoder.config.vision, self.patches, self.windows
-        )
+        layout = _layout(tuple(map(tuple, grids)), self.encoder.config.vision, self.patches, self.windows)
         patches = np.zeros((len(grids), self.patches, self.config.image.patch_dim), np.float32)
         for index, row in enumerate(rows):
             at = 0
             for values, _ in row.pictures:
                 patches[index, at : at + len(values)] = values
                 at += len(values)
-        return Images(patches=patches, patch_hw=patch_hw, image_id=image_id, window_slots=window_slots)
+        return Images(patches=patches, **layout)
 
 
 def _first_path(example: Example) -> str | None:
@@ -279,8 +278,8 @@ def _first_path(example: Example) -> str | None:
 
 # Batches of equally sized pictures share one layout; the arrays are read-only because of that.
 @functools.lru_cache(maxsize=64)
-def _layout(grids, vision, patches, windows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _layout(grids, vision, patches, windows) -> dict[str, np.ndarray]:
     layout = image_layout(grids, vision, patches, windows)
-    for array in layout:
+    for array in layout.values():
         array.setflags(write=False)
     return layout

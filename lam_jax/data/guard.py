@@ -6,11 +6,11 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 
 from lam_jax.data.schemas import DataError, Where
-from lam_jax.models.qwen2_5_vl.config import QwenConfig
+from lam_jax.models.config import BackboneConfig
 from lam_jax.models.tokenizer import CHAT_TOKENS
 
 
-def require_embedded(tokenizer: Any, config: QwenConfig) -> None:
+def require_embedded(tokenizer: Any, config: BackboneConfig) -> None:
     """Refuses a tokenizer with ids beyond the embedding: looked up there they are NaN, or another token's row.
 
     An embedding with more rows than the tokenizer has ids is right: the published ones are padded. As in the released
@@ -40,7 +40,7 @@ def _file_of(tokenizer: Any) -> str:
     return str(file if file.is_file() else folder) if folder.name else "the tokenizer"
 
 
-def guard(pieces: Tokenizer, config: QwenConfig) -> None:
+def guard(pieces: Tokenizer, config: BackboneConfig) -> None:
     """Makes `pieces` read the chat format's tokens as plain text where somebody typed them.
 
     That is so of tokens that tokenizer.json marks as special, and here of those too that it does not: the ids that the

@@ -17,20 +17,22 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lam_jax.formats.atomic import whole
-from lam_jax.formats.backbone_names import Entry
 from lam_jax.formats.checkpoint_files import SafetensorsFolder
 from lam_jax.formats.load_backbone import load_weights
 from lam_jax.formats.matching import Matching, match, weights_by_path
+from lam_jax.formats.names import Entry
 from lam_jax.formats.safetensors_io import CheckpointError, header_text, row_chunks, write
 from lam_jax.formats.save_backbone import fetch
 from lam_jax.latent.config import LatentConfig
 from lam_jax.latent.model import LatentModel
-from lam_jax.models.qwen2_5_vl.config import QwenConfig, TextConfig, VisionConfig
-from lam_jax.models.qwen2_5_vl.model import QwenVL
+from lam_jax.models.backbone import Backbone
+from lam_jax.models.config import BackboneConfig
+from lam_jax.models.families import FAMILIES, family_of, spec_of
 from lam_jax.parallel import Rules
 
 MANIFEST, WEIGHTS, FILES = "lam_jax.json", "weights.safetensors", "files"
 _FORMAT, _VERSION = "lam_jax checkpoint", 1
+_FAMILY, _FIRST_FAMILY = "family", "qwen2_5_vl"  # a key of "backbone", and what there was before it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,18 +46,21 @@ class Manifest:
             folder was not converted.
     """
 
-    backbone: QwenConfig
+    backbone: BackboneConfig
     latent: LatentConfig | None = None
     source: dict[str, Any] | None = None
 
     def specs(self) -> dict[str, Any]:
-        """Specs of everything in the checkpoint: {"backbone": QwenVL} and, if there, {"latent": LatentModel}."""
+        """Specs of everything in the checkpoint: {"backbone": Backbone} and, if there, {"latent": LatentModel}."""
         latent = {} if self.latent is None else {"latent": LatentModel.spec(self.latent, self.backbone.text)}
-        return {"backbone": QwenVL.spec(self.backbone), **latent}
+        return {"backbone": spec_of(self.backbone), **latent}
 
     def to_json(self) -> str:
         """The file's text."""
-        return json.dumps({"format": _FORMAT, "version": _VERSION, **dataclasses.asdict(self)}, indent=1) + "\n"
+        values = dataclasses.asdict(self)
+        if (name := family_of(self.backbone).name) != _FIRST_FAMILY:
+            values["backbone"][_FAMILY] = name
+        return json.dumps({"format": _FORMAT, "version": _VERSION, **values}, indent=1) + "\n"
 
 
 def read_manifest(folder: str | Path) -> Manifest:
@@ -83,17 +88,26 @@ def read_manifest(folder: str | Path) -> Manifest:
         raise CheckpointError(f"{path}: damaged ({error!r}). Convert or save the checkpoint again.") from error
 
 
-def _backbone_config(values: dict[str, Any]) -> QwenConfig:
-    text, vision = dict(values["text"]), dict(values["vision"])
-    text["mrope_sections"] = tuple(text["mrope_sections"])
-    vision["full_layers"] = tuple(vision["full_layers"])
-    values = {**values, "other_eos_ids": tuple(values.get("other_eos_ids", ()))}
-    return QwenConfig(**{**values, "text": TextConfig(**text), "vision": VisionConfig(**vision)})
+def _backbone_config(values: dict[str, Any]) -> BackboneConfig:
+    # Folders of before there were several families name none.
+    kind = values.get(_FAMILY, _FIRST_FAMILY)
+    if kind not in FAMILIES:
+        raise ValueError(f"family {kind!r}, expected one of {', '.join(FAMILIES)}")
+    config = FAMILIES[kind].config
+    fields: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(config)}
+    parts = {name: fields[name](**_tuples(values[name])) for name in ("text", "vision")}
+    rest = {name: value for name, value in values.items() if name != _FAMILY}
+    return config(**_tuples(rest) | parts)
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON has lists only."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def save_checkpoint(
     folder: str | Path,
-    backbone: QwenVL,
+    backbone: Backbone,
     latent: LatentModel | None = None,
     *,
     dtype: Any = None,
@@ -149,7 +163,7 @@ def open_checkpoint(folder: str | Path) -> tuple[Manifest, SafetensorsFolder, Ma
 
 def load_checkpoint(
     folder: str | Path, mesh: Mesh, rules: Rules, dtype: Any = None
-) -> tuple[QwenVL, LatentModel | None]:
+) -> tuple[Backbone, LatentModel | None]:
     """Backbone and latent modules (None if there are none), sharded; each process reads only the slices it owns.
 
     `dtype` as in `load_backbone`. Raises what `open_checkpoint` raises.

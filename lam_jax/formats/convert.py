@@ -16,7 +16,7 @@ import numpy as np
 from lam_jax.formats import backbone_names as names
 from lam_jax.formats.agent_folder import FILES, MANIFEST, WEIGHTS, Manifest, open_checkpoint
 from lam_jax.formats.atomic import whole
-from lam_jax.formats.backbone_names import Entry, canonical
+from lam_jax.formats.backbone_names import canonical
 from lam_jax.formats.checkpoint_files import (
     INDEX,
     PICKLE_SUFFIXES,
@@ -26,8 +26,9 @@ from lam_jax.formats.checkpoint_files import (
     open_tensors,
     pickle_files,
 )
+from lam_jax.formats.families import FORMATS, format_of
 from lam_jax.formats.foreign import read_foreign
-from lam_jax.formats.hf_config import from_hf, from_hf_dicts, read_config
+from lam_jax.formats.hf_config import from_hf, read_config
 from lam_jax.formats.load_latent import (
     foreign_entries,
     has_latent,
@@ -38,10 +39,11 @@ from lam_jax.formats.load_latent import (
     write_released,
 )
 from lam_jax.formats.matching import HEAD, TABLE, Matching, check_tied, file_shape, weights_by_path
+from lam_jax.formats.names import Entry
 from lam_jax.formats.safetensors_io import PICKLE_ADVICE, CheckpointError, header_text, row_chunks, write
-from lam_jax.formats.save_backbone import plan_tensors, published, to_file_layout, write_backbone_folder
-from lam_jax.models.qwen2_5_vl.config import QwenConfig
-from lam_jax.models.qwen2_5_vl.model import QwenVL
+from lam_jax.formats.save_backbone import plan_tensors, to_file_layout, write_backbone_folder
+from lam_jax.models.config import BackboneConfig
+from lam_jax.models.families import spec_of
 
 _SKIPPED = "skipped."  # before the names of tensors that no weight needs, in a checkpoint of ours
 # Other pickles (optimizer.pt, training_args.bin, rng_state.pth) are left behind by training and never opened.
@@ -64,7 +66,7 @@ class Report:
     skipped: tuple[str, ...] = ()
 
 
-def convert(source: str | Path, target: str | Path, config: QwenConfig | None = None) -> Report:
+def convert(source: str | Path, target: str | Path, config: BackboneConfig | None = None) -> Report:
     """Converts a foreign checkpoint into ours, or ours into a foreign one.
 
     A Hugging Face folder, or a state dict of the released code, becomes a folder of ours. A folder of ours becomes a
@@ -90,7 +92,7 @@ def convert(source: str | Path, target: str | Path, config: QwenConfig | None = 
     return _import(source, target, config)
 
 
-def read_any_config(path: str | Path) -> QwenConfig:
+def read_any_config(path: str | Path) -> BackboneConfig:
     """The backbone's sizes from a `config.json`, or from one with text_config, vision_config and special_ids.
 
     Raises:
@@ -100,13 +102,15 @@ def read_any_config(path: str | Path) -> QwenConfig:
         values = json.loads(Path(path).read_text())
         if "special_ids" not in values:
             return from_hf(values)
-        tied = bool(values["tie_word_embeddings"])
-        return from_hf_dicts(values["text_config"], values["vision_config"], values["special_ids"], tied)
+        tied, kind = bool(values["tie_word_embeddings"]), values.get("model_type", "qwen2_5_vl")
+        return FORMATS[kind].config(
+            values["text_config"], values["vision_config"], values["special_ids"], tied, "float32"
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: not a Qwen2.5-VL config ({error}).") from error
+        raise CheckpointError(f"{path}: not the config of a model ({error}).") from error
 
 
-def _import(path: Path, target: Path, config: QwenConfig | None) -> Report:
+def _import(path: Path, target: Path, config: BackboneConfig | None) -> Report:
     if path.is_dir() and (pickles := [name for name in pickle_files(path) if name.startswith(_WEIGHT_PICKLES)]):
         raise CheckpointError(
             f"{path}: found the pickle files {pickles}, expected none that could be weights: of two copies it is not "
@@ -251,7 +255,8 @@ def _export_folder(ours: _OurTensors, folder: Path, target: Path) -> Report:
     """A new Hugging Face folder of the backbone alone."""
     config = ours.manifest.backbone
     dtypes = {key.removeprefix("backbone."): dtype for key, dtype in ours.dtypes.items()}
-    plan = plan_tensors(names.backbone(config), QwenVL.spec(config), dtypes, config.vision)
+    plan = plan_tensors(names.backbone(config), spec_of(config), dtypes, config.vision)
+    published = format_of(config).published
     plan = {published(name): part for name, part in plan.items()}
     at = folder / FILES
     files = {path.relative_to(at).as_posix(): path for path in at.rglob("*") if path.is_file()}

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lam_jax.models.config import BackboneConfig
+
 TURN_END = "<|im_end|>"
 DEFAULT = 151645  # <|im_end|> in Qwen's vocabulary
 GENERATION = "generation_config.json"
@@ -84,3 +86,8 @@ def read_generation_config(folder: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{GENERATION} holds {type(values).__name__}, expected an object; fetch it again.")
     return values
+
+
+def end_ids(config: BackboneConfig) -> int | list[int]:
+    """`eos_token_id` as config.json and generation_config.json hold it."""
+    return config.eos_id if len(config.eos_ids) == 1 else list(config.eos_ids)

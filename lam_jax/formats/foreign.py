@@ -1,7 +1,6 @@
-"""What a model's config.json says besides the sizes of a `QwenConfig`, kept from loading through training to export."""
+"""What a model's config.json says besides a `BackboneConfig`, kept from loading through training to export."""
 
 import copy
-import dataclasses
 import json
 import logging
 from collections.abc import Mapping
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lam_jax.formats.hf_config import from_hf, to_hf
-from lam_jax.models.qwen2_5_vl.config import QwenConfig
+from lam_jax.models.config import BackboneConfig
 
 logger = logging.getLogger("lam_jax")
 _DTYPE_KEYS = ("torch_dtype", "dtype")
@@ -24,7 +23,7 @@ def read_foreign(folder: Path) -> dict[str, Any] | None:
     return values if isinstance(values, dict) else None
 
 
-def over(base: Mapping[str, Any] | None, config: QwenConfig, dtype: str) -> dict[str, Any]:
+def over(base: Mapping[str, Any] | None, config: BackboneConfig, dtype: str) -> dict[str, Any]:
     """The contents of config.json for weights stored in `dtype`: those of `base`, but for what training changes.
 
     Training changes no size, so that `base` says all of `config` already, in the layout and under the names of the
@@ -41,7 +40,7 @@ def over(base: Mapping[str, Any] | None, config: QwenConfig, dtype: str) -> dict
         found = None
     # Which tokens end an answer other files say too: they are no sign of another model.
     ends = {name: value for name, value in vars(config).items() if "eos" in name}
-    if found is None or dataclasses.replace(found, **ends) != config:
+    if found is None or found.changed(**ends) != config:
         logger.warning("The config.json that the model came with describes another model: its further keys are lost.")
         return ours
     parts = [values, *(part for name in ("text_config", "vision_config") if isinstance(part := values.get(name), dict))]

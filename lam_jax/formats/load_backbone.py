@@ -20,7 +20,8 @@ from lam_jax.formats.checkpoint_files import SafetensorsFolder, TensorSource
 from lam_jax.formats.hf_config import read_config
 from lam_jax.formats.matching import Filling, Matching, check_tied, match
 from lam_jax.formats.safetensors_io import row_chunks
-from lam_jax.models.qwen2_5_vl.model import QwenVL
+from lam_jax.models.backbone import Backbone
+from lam_jax.models.families import spec_of
 from lam_jax.nn.weight import is_weight
 from lam_jax.parallel import Rules
 from lam_jax.parallel.rules import weight_spec
@@ -30,8 +31,8 @@ log = logging.getLogger(__name__)
 SMALL_BYTES = 32 * 2**20  # weights up to this size, over all devices of the process, are not streamed
 
 
-def load_backbone(folder: str | Path, mesh: Mesh, rules: Rules, dtype: Any = None) -> QwenVL:
-    """A QwenVL from a Hugging Face Qwen2.5-VL folder, sharded over `mesh` by `rules`.
+def load_backbone(folder: str | Path, mesh: Mesh, rules: Rules, dtype: Any = None) -> Backbone:
+    """A backbone from a Hugging Face folder, sharded over `mesh` by `rules`.
 
     Args:
         folder: config.json and model.safetensors, or shards with their index.
@@ -45,7 +46,7 @@ def load_backbone(folder: str | Path, mesh: Mesh, rules: Rules, dtype: Any = Non
     """
     config = read_config(folder)
     source = SafetensorsFolder(folder)
-    specs = QwenVL.spec(config)
+    specs = spec_of(config)
     matching = match(names.backbone(config), specs, source, config.vision, config.text.tied)
     check_tied(source, matching)
     for name in (*matching.aliases, *matching.skipped):

@@ -19,16 +19,17 @@ from lam_jax.formats import backbone_names as names
 from lam_jax.formats import latent_names as latent_names
 from lam_jax.formats.agent_folder import Manifest
 from lam_jax.formats.atomic import whole
-from lam_jax.formats.backbone_names import Entry, canonical
+from lam_jax.formats.backbone_names import canonical
 from lam_jax.formats.checkpoint_files import TensorSource, open_tensors
 from lam_jax.formats.load_backbone import load_weights
 from lam_jax.formats.matching import HEAD, TABLE, Matching, check_tied, match, weights_by_path
+from lam_jax.formats.names import Entry
 from lam_jax.formats.safetensors_io import CheckpointError, header_text, write
 from lam_jax.formats.save_backbone import Plan, ReadLayer, fetch, plan_tensors, to_file_layout
 from lam_jax.latent.config import LatentConfig
 from lam_jax.latent.model import LatentModel
-from lam_jax.models.qwen2_5_vl.config import QwenConfig
-from lam_jax.models.qwen2_5_vl.model import QwenVL
+from lam_jax.models.backbone import Backbone
+from lam_jax.models.config import BackboneConfig
 from lam_jax.parallel import TRAIN, Rules, make_mesh
 
 _STACKS = {
@@ -41,13 +42,13 @@ _CODES = "model.language_model.inverse_head.weight"
 
 def load_released(
     path: str | Path,
-    config: QwenConfig,
+    config: BackboneConfig,
     latent: LatentConfig | None = None,
     *,
     mesh: Mesh | None = None,
     rules: Rules = TRAIN,
     dtype: Any = None,
-) -> tuple[QwenVL, LatentModel]:
+) -> tuple[Backbone, LatentModel]:
     """Backbone and latent modules from a state dict of the released code.
 
     Args:
@@ -69,7 +70,7 @@ def load_released(
     return loaded["backbone"], loaded["latent"]
 
 
-def save_released(path: str | Path, backbone: QwenVL, latent: LatentModel, *, dtype: Any = None) -> None:
+def save_released(path: str | Path, backbone: Backbone, latent: LatentModel, *, dtype: Any = None) -> None:
     """Writes the released code's state dict as .npz or .safetensors, by the suffix of `path`.
 
     Every process has to call it; process 0 writes. `dtype` is what is stored; default: the arrays' own.
@@ -108,7 +109,7 @@ def latent_config(source: TensorSource) -> LatentConfig:
     if absent or _CODES not in present:
         raise CheckpointError(
             f"{source.path}: no latent modules ({', '.join(absent) or _CODES} not found), expected a state dict of the "
-            "released latent-action code. For a plain Qwen2.5-VL checkpoint use its Hugging Face folder."
+            "released latent-action code. For a plain checkpoint use its Hugging Face folder."
         )
     return LatentConfig(codes=present[_CODES].shape[0], **sizes)
 
@@ -122,7 +123,7 @@ def foreign_entries(manifest: Manifest) -> list[Entry]:
     """The names tables of backbone and latent modules, their paths as in a checkpoint of ours."""
     tables = {"backbone": names.backbone(manifest.backbone)}
     if manifest.latent is not None:
-        tables["latent"] = latent_names.latent(manifest.latent)
+        tables["latent"] = latent_names.latent(manifest.latent, manifest.backbone.text)
     return [dataclasses.replace(e, path=f"{part}.{e.path}") for part, table in tables.items() for e in table]
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from lam_jax.formats.backbone_names import Entry, canonical
+from lam_jax.formats.backbone_names import canonical
 from lam_jax.formats.checkpoint_files import TensorSource, listing
+from lam_jax.formats.names import Entry
 from lam_jax.formats.safetensors_io import CODES, DTYPES, CheckpointError, row_chunks
-from lam_jax.models.qwen2_5_vl.config import VisionConfig
+from lam_jax.models.config import VisionSizes
 from lam_jax.nn.weight import Weight, is_weight
 
 # Buffers that transformers versions and other tools stored; they are computed from the config.
@@ -57,7 +58,7 @@ def weights_by_path(specs: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
-def file_shape(entry: Entry, weight: Weight, vision: VisionConfig) -> tuple[int, ...]:
+def file_shape(entry: Entry, weight: Weight, vision: VisionSizes) -> tuple[int, ...]:
     """Shape in a checkpoint of each tensor of a weight."""
     shape = weight.shape[1:] if entry.layers else weight.shape
     if entry.layout == "transposed":
@@ -67,7 +68,7 @@ def file_shape(entry: Entry, weight: Weight, vision: VisionConfig) -> tuple[int,
     return shape
 
 
-def match(entries: Sequence[Entry], specs: Any, source: TensorSource, vision: VisionConfig, tied: bool) -> Matching:
+def match(entries: Sequence[Entry], specs: Any, source: TensorSource, vision: VisionSizes, tied: bool) -> Matching:
     """Finds the tensors of every weight.
 
     Args:
@@ -114,7 +115,7 @@ def match(entries: Sequence[Entry], specs: Any, source: TensorSource, vision: Vi
         raise CheckpointError(
             f"{source.path}: {len(problems)} keys do not fit the model of its config:{listing(problems)}\n"
             "Check that config and weights belong together (layer counts, sizes, tied head) and that the names are "
-            "those of transformers' Qwen2.5-VL."
+            "those of transformers."
         )
     unfilled = weights.keys() - {entry.path for entry in entries}
     if unfilled:

@@ -9,8 +9,8 @@ from jax.sharding import Mesh
 from lam_jax.formats.agent_folder import FILES, MANIFEST, open_checkpoint, read_manifest
 from lam_jax.formats.hf_config import read_config
 from lam_jax.formats.load_backbone import load_backbone, load_weights
-from lam_jax.models.qwen2_5_vl.config import QwenConfig
-from lam_jax.models.qwen2_5_vl.model import QwenVL
+from lam_jax.models.backbone import Backbone
+from lam_jax.models.config import BackboneConfig
 from lam_jax.parallel import Rules
 
 logger = logging.getLogger("lam_jax")
@@ -22,7 +22,7 @@ def is_ours(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
-def read_model_config(folder: Path) -> QwenConfig:
+def read_model_config(folder: Path) -> BackboneConfig:
     """The backbone's sizes.
 
     Raises:
@@ -31,7 +31,7 @@ def read_model_config(folder: Path) -> QwenConfig:
     return read_manifest(folder).backbone if is_ours(folder) else read_config(folder)
 
 
-def load_model(folder: Path, mesh: Mesh, rules: Rules, dtype: Any = None) -> QwenVL:
+def load_model(folder: Path, mesh: Mesh, rules: Rules, dtype: Any = None) -> Backbone:
     """The backbone, sharded; see `load_backbone`. Latent modules beside it are passed over, with a word on the log."""
     if not is_ours(folder):
         return load_backbone(folder, mesh, rules, dtype)

@@ -1,4 +1,4 @@
-"""A backbone written as a Hugging Face Qwen2.5-VL folder, tensor by tensor."""
+"""A backbone written as a Hugging Face folder, tensor by tensor."""
 
 import json
 import shutil
@@ -12,13 +12,15 @@ from jax.experimental import multihost_utils
 
 from lam_jax.formats import backbone_names as names
 from lam_jax.formats.atomic import whole
-from lam_jax.formats.backbone_names import Entry
 from lam_jax.formats.checkpoint_files import INDEX, SINGLE
+from lam_jax.formats.families import format_of
 from lam_jax.formats.foreign import over
 from lam_jax.formats.matching import file_shape, weights_by_path
+from lam_jax.formats.names import Entry
 from lam_jax.formats.safetensors_io import header_text, row_chunks, write
-from lam_jax.models.qwen2_5_vl.config import QwenConfig, VisionConfig
-from lam_jax.models.qwen2_5_vl.model import QwenVL
+from lam_jax.models.backbone import Backbone
+from lam_jax.models.config import BackboneConfig, VisionSizes
+from lam_jax.models.families import spec_of
 
 # One layer of the weight at a path: (path, layer index or None) -> array in our layout.
 ReadLayer = Callable[[str, int | None], np.ndarray]
@@ -26,7 +28,7 @@ Plan = dict[str, tuple[Entry, int | None, np.dtype, tuple[int, ...]]]
 
 
 def save_backbone(
-    model: QwenVL,
+    model: Backbone,
     folder: str | Path,
     *,
     dtype: Any = None,
@@ -51,7 +53,8 @@ def save_backbone(
     """
     leaves = weights_by_path(model)
     stored = {path: np.dtype(leaf.dtype if dtype is None else dtype) for path, leaf in leaves.items()}
-    plan = plan_tensors(names.backbone(model.config), QwenVL.spec(model.config), stored, model.config.vision)
+    plan = plan_tensors(names.backbone(model.config), spec_of(model.config), stored, model.config.vision)
+    published = format_of(model.config).published
     plan = {published(name): part for name, part in plan.items()}
 
     def read(path: str, layer: int | None) -> np.ndarray:
@@ -71,12 +74,7 @@ def fetch(array: jax.Array | np.ndarray) -> np.ndarray:
     return np.asarray(array)
 
 
-def published(name: str) -> str:
-    """The published checkpoints' name of a tensor; inverse of `backbone_names.canonical`."""
-    return name.replace("model.language_model.", "model.", 1).replace("model.visual.", "visual.", 1)
-
-
-def plan_tensors(entries: Sequence[Entry], specs: Any, dtypes: Mapping[str, np.dtype], vision: VisionConfig) -> Plan:
+def plan_tensors(entries: Sequence[Entry], specs: Any, dtypes: Mapping[str, np.dtype], vision: VisionSizes) -> Plan:
     """Tensor name -> (entry, layer, dtype, shape in the file), in the order of the names table."""
     weights = weights_by_path(specs)
     plan: Plan = {}
@@ -96,7 +94,7 @@ def to_file_layout(array: np.ndarray, entry: Entry, shape: tuple[int, ...]) -> I
 
 def write_backbone_folder(
     folder: str | Path,
-    config: QwenConfig,
+    config: BackboneConfig,
     plan: Plan,
     read: ReadLayer,
     files: Mapping[str, str | Path],

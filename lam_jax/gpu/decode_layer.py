@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from lam_jax.gpu.add_norm import add_norm
@@ -110,6 +111,18 @@ class DecodeLayer:
         tiles = dataclasses.replace(tiles, early=tiles.early or self.early)
         sums = _row_products(rows, kernel, tiles=tiles, interpret=self.interpret)
         return Parts(sums.reshape(-1, *x.shape[:-1], kernel.shape[-1]), linear.bias)
+
+    def head_norms(
+        self, qkv: Parts, query_norm: RMSNorm, key_norm: RMSNorm, width: int, dtype: jax.typing.DTypeLike
+    ) -> Parts:
+        """Queries, keys and values side by side, each head of queries (the first `width`) and of keys normed."""
+        y = qkv.whole(dtype)
+        query, key, value = jnp.split(y, (width, (y.shape[-1] + width) // 2), axis=-1)
+
+        def normed(norm: RMSNorm, x: Array) -> Array:
+            return norm(x.reshape(*x.shape[:-1], -1, norm.scale.shape[-1])).reshape(x.shape)
+
+        return Parts(jnp.concatenate([normed(query_norm, query), normed(key_norm, key), value], axis=-1)[None])
 
     def _attention_tiles(self, prompts: int, samples: int, prompt_key: Float[Array, "N K P D"]) -> AttentionTiles:
         kv_heads, dim = prompt_key.shape[1], prompt_key.shape[3]

@@ -13,8 +13,9 @@ from jaxtyping import Array, Float
 from lam_jax.latent.config import LatentConfig
 from lam_jax.latent.model import LatentModel
 from lam_jax.latent.world import Readout, readout
-from lam_jax.models.qwen2_5_vl.config import QwenConfig
-from lam_jax.models.qwen2_5_vl.model import QwenVL
+from lam_jax.models.backbone import Backbone
+from lam_jax.models.config import BackboneConfig
+from lam_jax.models.families import spec_of
 from lam_jax.nn.weight import materialize
 from lam_jax.parallel import TRAIN, Rules, shardings
 
@@ -30,13 +31,13 @@ class Reading:
 class Agent(struct.PyTreeNode):
     """A vision-language model with a latent action space."""
 
-    backbone: QwenVL
+    backbone: Backbone
     latent: LatentModel
 
     @classmethod
-    def spec(cls, backbone: QwenConfig, latent: LatentConfig) -> "Agent":
+    def spec(cls, backbone: BackboneConfig, latent: LatentConfig) -> "Agent":
         """Specs of all weights."""
-        return cls(backbone=QwenVL.spec(backbone), latent=LatentModel.spec(latent, backbone.text))
+        return cls(backbone=spec_of(backbone), latent=LatentModel.spec(latent, backbone.text))
 
     @property
     def specs(self) -> "Agent":
@@ -59,7 +60,7 @@ class Agent(struct.PyTreeNode):
         return readout(reading.readout, x, merged, block, self.backbone.norm)
 
 
-def init_latent(backbone: QwenVL, config: LatentConfig, key: Array, mesh: Any, rules: Rules = TRAIN) -> Agent:
+def init_latent(backbone: Backbone, config: LatentConfig, key: Array, mesh: Any, rules: Rules = TRAIN) -> Agent:
     """An agent with a given backbone and new latent modules, created sharded."""
     specs = LatentModel.spec(config, backbone.config.text)
     create = jax.jit(lambda k: materialize(specs, k), out_shardings=shardings(specs, mesh, rules))

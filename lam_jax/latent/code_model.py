@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from lam_jax.models.qwen2_5_vl.config import TextConfig
+from lam_jax.models.config import TextSizes
 from lam_jax.nn import block, kv_cache
 from lam_jax.nn.block import DecoderBlock, KeyValue
 from lam_jax.nn.kv_cache import KVCache, decoding_layers
@@ -25,7 +25,7 @@ class CodeModel(struct.PyTreeNode):
     head: Map
 
     @classmethod
-    def spec(cls, text: TextConfig, layers: int, codes: int) -> "CodeModel":
+    def spec(cls, text: TextSizes, layers: int, codes: int) -> "CodeModel":
         """Specs for `layers` blocks and K=codes."""
         return cls(
             blocks=DecoderBlock.stacked(layers, **text.block_sizes),

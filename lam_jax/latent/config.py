@@ -27,4 +27,7 @@ LATENT_PRESETS: dict[str, LatentConfig] = {
     "mid": LatentConfig(),
     "qwen2_5_vl_3b": LatentConfig(),
     "qwen2_5_vl_7b": LatentConfig(),
+    "qwen3_vl_2b": LatentConfig(),
+    "qwen3_vl_4b": LatentConfig(),
+    "qwen3_vl_8b": LatentConfig(),
 }

@@ -8,7 +8,7 @@ from lam_jax.latent.code_model import CodeModel
 from lam_jax.latent.config import LatentConfig
 from lam_jax.latent.projector import Projector
 from lam_jax.latent.world import WorldModel
-from lam_jax.models.qwen2_5_vl.config import TextConfig
+from lam_jax.models.config import TextSizes
 from lam_jax.nn.weight import Param, Weight
 
 
@@ -24,7 +24,7 @@ class LatentModel(struct.PyTreeNode):
     config: LatentConfig = struct.field(pytree_node=False)
 
     @classmethod
-    def spec(cls, config: LatentConfig, text: TextConfig) -> "LatentModel":
+    def spec(cls, config: LatentConfig, text: TextSizes) -> "LatentModel":
         """Specs; new weights are N(0, 0.02), biases 0, norm scales 1 (method.md section 2)."""
         return cls(
             inverse=CodeModel.spec(text, config.inverse_layers, config.codes),

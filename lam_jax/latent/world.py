@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from lam_jax.models.qwen2_5_vl.config import TextConfig
+from lam_jax.models.config import TextSizes
 from lam_jax.nn.layers import Linear, Map, packed, swiglu
 from lam_jax.nn.stack import split_layers
 from lam_jax.nn.weight import Param, stack
@@ -52,7 +52,7 @@ class WorldModel(struct.PyTreeNode):
     blocks: MergeBlock
 
     @classmethod
-    def spec(cls, text: TextConfig, layers: int) -> "WorldModel":
+    def spec(cls, text: TextSizes, layers: int) -> "WorldModel":
         """Specs of `layers` merge blocks of the backbone's width and feed-forward size."""
         return cls(blocks=stack(MergeBlock.spec(text.width, text.hidden), layers))
 

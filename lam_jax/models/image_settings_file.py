@@ -75,7 +75,7 @@ def read_image_fields(folder: str | Path) -> dict[str, Any]:
     if path is None:
         raise FileNotFoundError(
             f"{folder} holds neither {PREPROCESSOR} nor a {PROCESSOR} with {NESTED!r}: expected the image settings of "
-            "a Qwen2.5-VL. Fetch the folder again."
+            "a Qwen2.5-VL or Qwen3-VL. Fetch the folder again."
         )
     values = read_image_values(folder)
     try:

@@ -17,7 +17,10 @@ class Images(struct.PyTreeNode):
     patches: Float32[Array, "B P E"] | Leaf
     patch_hw: Int32[Array, "B P 2"] | Leaf  # row and column in the image
     image_id: Int32[Array, "B P"] | Leaf  # which image of the row
-    window_slots: Int32[Array, "B W S"] | Leaf  # patch indices of each window
+    # What only some families' towers read (`VisionSizes.picture`).
+    window_slots: Int32[Array, "B W S"] | Leaf = None  # patch indices of each window
+    table_index: Int32[Array, "B P 4"] | Leaf = None  # entries of a learned table of positions
+    table_weight: Float32[Array, "B P 4"] | Leaf = None  # how much of each
 
 
 class Batch(struct.PyTreeNode):

@@ -1,21 +1,25 @@
 """Positions and image layouts, computed on the host in NumPy (Qwen2.5-VL's `get_rope_index` and `get_window_index`).
 
+Still pictures have the same positions in Qwen3-VL.
 Legend: B rows, L length, P patches, W windows, S patches of a window. A grid is (t, h, w) in patches, t = 1 for images.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int
 
-from lam_jax.models.qwen2_5_vl.config import QwenConfig, VisionConfig
+from lam_jax.models.config import BackboneConfig, Grid, VisionSizes
 
-Grid = tuple[int, int, int]
+__all__ = ["Grid", "image_layout", "mrope_positions", "patch_places", "windows_in"]
 
 
 def mrope_positions(
-    tokens: Int[np.ndarray, "B L"], mask: Bool[np.ndarray, "B L"], grids: Sequence[Sequence[Grid]], config: QwenConfig
+    tokens: Int[np.ndarray, "B L"],
+    mask: Bool[np.ndarray, "B L"],
+    grids: Sequence[Sequence[Grid]],
+    config: BackboneConfig,
 ) -> Int[np.ndarray, "B 3 L"]:
     """Positions (t, h, w) of every token; padding gets 1.
 
@@ -31,7 +35,7 @@ def mrope_positions(
     return out
 
 
-def _row(tokens: np.ndarray, grids: Sequence[Grid], config: QwenConfig, row: int) -> np.ndarray:
+def _row(tokens: np.ndarray, grids: Sequence[Grid], config: BackboneConfig, row: int) -> np.ndarray:
     is_image = tokens == config.image_id
     expected = sum(t * h * w for t, h, w in grids) // config.vision.merge_patches
     if int(is_image.sum()) != expected:
@@ -64,27 +68,24 @@ def _image_positions(grid: Grid, merge: int) -> np.ndarray:
     return np.stack([np.zeros_like(rows), rows, columns])
 
 
+def patch_places(height: int, width: int, merge: int) -> Int[np.ndarray, "P 2"]:
+    """Row and column of each patch of a picture in the processor's order: merge groups one after the other."""
+    cells = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), axis=-1).astype(np.int32)
+    groups = cells.reshape(height // merge, merge, width // merge, merge, 2)
+    return groups.transpose(0, 2, 1, 3, 4).reshape(height * width, 2)
+
+
 @functools.lru_cache(maxsize=1024)
-def _one_image(grid: Grid, config: VisionConfig) -> tuple[np.ndarray, np.ndarray]:
-    """patch_hw [P, 2] and window slots [W, S] of a single image."""
-    _, h, w = grid
-    m = config.merge
-    cells = np.stack(np.meshgrid(np.arange(h), np.arange(w), indexing="ij"), axis=-1).astype(np.int32)
-    patch_hw = cells.reshape(h // m, m, w // m, m, 2).transpose(0, 2, 1, 3, 4).reshape(h * w, 2)
-    side = config.window // config.patch
-    window = (patch_hw[:, 0] // side) * -(-w // side) + patch_hw[:, 1] // side
-    names = np.unique(window)
-    slots = np.full((len(names), config.window_patches), -1, np.int32)
-    for i, name in enumerate(names):
-        members = np.flatnonzero(window == name)
-        slots[i, : len(members)] = members
-    return patch_hw, slots
+def _picture(grid: Grid, config: VisionSizes) -> Mapping[str, np.ndarray]:
+    return config.picture(grid)
 
 
 def image_layout(
-    grids: Sequence[Sequence[Grid]], config: VisionConfig, patches: int | None = None, windows: int | None = None
-) -> tuple[Int[np.ndarray, "B P 2"], Int[np.ndarray, "B P"], Int[np.ndarray, "B W S"]]:
-    """patch_hw, image_id and window_slots of rows with several images each, padded to `patches` and `windows`.
+    grids: Sequence[Sequence[Grid]], config: VisionSizes, patches: int | None = None, windows: int | None = None
+) -> dict[str, np.ndarray]:
+    """The fields of `Images` but its patches, of rows with several images each, padded to `patches` and `windows`.
+
+    `image_id` [B, P] and what `config.picture` gives, joined: whole numbers are padded with -1, others with 0.
 
     Raises:
         ValueError: a grid that cannot be merged, or rows larger than the given sizes.
@@ -96,28 +97,52 @@ def image_layout(
                 raise ValueError(
                     f"Row {row} has an image grid {(t, h, w)}; expected t = 1 and h, w multiples of {config.merge}."
                 )
-        layouts = [_one_image(tuple(grid), config) for grid in row_grids]
-        offsets = np.cumsum([0, *(len(hw) for hw, _ in layouts)])
-        slots = [np.where(s >= 0, s + o, -1) for (_, s), o in zip(layouts, offsets)]
-        rows.append(([hw for hw, _ in layouts], slots))
-    most_patches = max((sum(map(len, hw)) for hw, _ in rows), default=0)
-    most_windows = max((sum(map(len, slots)) for _, slots in rows), default=0)
+        rows.append(_joined([_picture(tuple(grid), config) for grid in row_grids]))
+    kinds = _picture((1, config.merge, config.merge), config)
+    has_windows = "window_slots" in kinds
+    most_patches = max((len(row["image_id"]) for row in rows if row), default=0)
+    most_windows = max((len(row["window_slots"]) for row in rows if row and has_windows), default=0)
     patches = most_patches if patches is None else patches
     windows = most_windows if windows is None else windows
-    if most_patches > patches or most_windows > windows:
+    if most_patches > patches or (has_windows and most_windows > windows):
+        room = f"{most_patches} patches" + (f" in {most_windows} windows" if has_windows else "")
+        given = f"{patches}" + (f" in {windows}" if has_windows else "")
         raise ValueError(
-            f"A row needs {most_patches} patches in {most_windows} windows, but the batch has room for {patches} in "
-            f"{windows}: raise these sizes or shrink the images."
+            f"A row needs {room}, but the batch has room for {given}: raise these sizes or shrink the images."
         )
-    patch_hw = np.full((len(rows), patches, 2), -1, np.int32)
-    image_id = np.full((len(rows), patches), -1, np.int32)
-    window_slots = np.full((len(rows), windows, config.window_patches), -1, np.int32)
-    for row, (hw, slots) in enumerate(rows):
-        if not hw:
-            continue
-        joined = np.concatenate(hw)
-        patch_hw[row, : len(joined)] = joined
-        image_id[row, : len(joined)] = np.repeat(np.arange(len(hw)), [len(x) for x in hw])
-        joined = np.concatenate(slots)
-        window_slots[row, : len(joined)] = joined
-    return patch_hw, image_id, window_slots
+    found = {"patch_hw": kinds["patch_hw"], "image_id": np.zeros(0, np.int32), **kinds}
+    return {
+        name: _padded(
+            [row.get(name) for row in rows],
+            (windows if name == "window_slots" else patches, *kind.shape[1:]),
+            kind.dtype,
+        )
+        for name, kind in found.items()
+    }
+
+
+def windows_in(layout: Mapping[str, np.ndarray]) -> int:
+    """Windows that a layout has room for; 0 in a family without them."""
+    return layout["window_slots"].shape[1] if "window_slots" in layout else 0
+
+
+def _joined(pictures: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The arrays of a row's pictures one after the other, and which picture each patch is of; {} without pictures."""
+    if not pictures:
+        return {}
+    counts = [len(picture["patch_hw"]) for picture in pictures]
+    row = {name: np.concatenate([picture[name] for picture in pictures]) for name in pictures[0]}
+    row["image_id"] = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    if "window_slots" in row:
+        offsets = np.cumsum([0, *counts])
+        slots = [np.where(s >= 0, s + o, -1) for s, o in zip((p["window_slots"] for p in pictures), offsets)]
+        row["window_slots"] = np.concatenate(slots)
+    return row
+
+
+def _padded(rows: Sequence[np.ndarray | None], shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    out = np.full((len(rows), *shape), -1 if np.issubdtype(dtype, np.integer) else 0, dtype)
+    for number, row in enumerate(rows):
+        if row is not None:
+            out[number, : len(row)] = row
+    return out

@@ -1,4 +1,4 @@
-"""Images to the patch rows that the Qwen2.5-VL vision tower reads.
+"""Images to the patch rows that the vision towers read.
 
 n: patches of one image (t * h * w of its grid), C: colour channels, T: frames in a temporal patch, p: patch side,
 m: side of a merge group in patches.

@@ -183,7 +183,7 @@ def read_chat_template(folder: Path, own: str | dict[str, str] | None) -> str:
         )
     raise TokenizerError(
         f"{folder}: found no chat template in chat_template.jinja, chat_template.json, {PROCESSOR}, "
-        f"tokenizer_config.json and {TEMPLATES}/; expected Qwen2.5-VL's. Fetch the model's own tokenizer files."
+        f"tokenizer_config.json and {TEMPLATES}/; expected that of a Qwen-VL. Fetch the model's own tokenizer files."
     )
 
 

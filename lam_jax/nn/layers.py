@@ -1,4 +1,4 @@
-"""Linear maps, RMSNorm and the gated MLP. Dimension legend: D in, O out, F feed-forward."""
+"""Linear maps, norms and MLPs. Dimension legend: D in, O out, F feed-forward."""
 
 from typing import Any, TypeVar
 
@@ -88,6 +88,26 @@ class RMSNorm(struct.PyTreeNode):
         return last(self.scale, x) * y.astype(x.dtype)
 
 
+class LayerNorm(struct.PyTreeNode):
+    """`scale * (x - mean) / deviation + bias`, mean and deviation in float32 whatever the activations' dtype."""
+
+    scale: Param
+    bias: Param
+    epsilon: float = struct.field(pytree_node=False)
+
+    @classmethod
+    def spec(cls, width: int, epsilon: float = 1e-6) -> "LayerNorm":
+        """Specs of a norm over D=width."""
+        return cls(scale=Weight((width,), (None,), "ones"), bias=Weight((width,), (None,), "zeros"), epsilon=epsilon)
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        """Normalises the last dimension; same dtype out."""
+        y = x.astype(jnp.float32)
+        y = y - jnp.mean(y, axis=-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.epsilon)
+        return (last(self.scale, y) * y + last(self.bias, y)).astype(x.dtype)
+
+
 @jax.custom_vjp
 def swiglu(gate: Float[Array, "... F"], up: Float[Array, "... F"]) -> Float[Array, "... F"]:
     """`silu(gate) * up`, of which the backward pass keeps the two arguments only.
@@ -137,3 +157,24 @@ class GatedMLP(struct.PyTreeNode):
     def hidden(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
         """What `down` is applied to."""
         return swiglu(self.gate(x), self.up(x))
+
+
+class MLP(struct.PyTreeNode):
+    """`down(gelu(up(x)))` with biases."""
+
+    up: Map
+    down: Map
+    tanh: bool = struct.field(pytree_node=False, default=False)  # GELU by its approximation with tanh
+
+    @classmethod
+    def spec(cls, width: int, hidden: int, outputs: int, axis: str = "mlp", tanh: bool = False) -> "MLP":
+        """Specs for D=width, F=hidden, O=outputs; `axis` is the logical axis of F."""
+        return cls(
+            up=Linear.spec(width, hidden, ("embed", axis), bias=True),
+            down=Linear.spec(hidden, outputs, (axis, "embed"), bias=True),
+            tanh=tanh,
+        )
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... O"]:
+        """The MLP of the last dimension."""
+        return self.down(jax.nn.gelu(self.up(x), approximate=self.tanh))

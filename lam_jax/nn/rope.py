@@ -39,8 +39,25 @@ def multimodal_rotary(
 
     `sections` are the chunk sizes; they sum to head_dim / 2. Equal streams give ordinary 1-D RoPE.
     """
-    frequencies = inverse_frequencies(head_dim, theta)
     stream = jnp.repeat(jnp.arange(len(sections)), jnp.array(sections), total_repeat_length=head_dim // 2)
+    return _by_stream(positions, stream, head_dim, theta)
+
+
+def interleaved_rotary(
+    positions: Int[Array, "*batch 3 L"], head_dim: int, theta: float, sections: tuple[int, ...]
+) -> Rotary:
+    """M-RoPE whose streams (t, h, w) take turns (Qwen3-VL): frequencies t h w t h w .. and, when h and w have all
+    that `sections` gives them, t to the end. Equal streams give ordinary 1-D RoPE.
+    """
+    number = jnp.arange(head_dim // 2, dtype=jnp.int32)
+    turn = number % len(sections)
+    stream = jnp.where(number < len(sections) * jnp.take(jnp.array(sections, jnp.int32), turn), turn, 0)
+    return _by_stream(positions, stream, head_dim, theta)
+
+
+def _by_stream(positions: Array, stream: Int[Array, " half"], head_dim: int, theta: float) -> Rotary:
+    """Frequency i turns with the stream of positions that `stream` names."""
+    frequencies = inverse_frequencies(head_dim, theta)
     chosen = jnp.take(positions, stream, axis=-2).astype(jnp.float32)
     angles = jnp.swapaxes(chosen, -1, -2) * frequencies.reshape((1,) * (positions.ndim - 1) + frequencies.shape)
     return _rotary(angles)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from lam_jax.latent.config import LatentConfig
+from lam_jax.models.config import BackboneConfig
 from lam_jax.models.inputs import Batch
-from lam_jax.models.qwen2_5_vl.config import QwenConfig
 from lam_jax.train.counting import Grid, rollout_flops, vision
 from lam_jax.train.method import Method
 from lam_jax.train.rl_config import RLConfig
@@ -45,7 +45,7 @@ class PromptSize:
 
 
 def step_flops(
-    model: QwenConfig, latent: LatentConfig, method: Method, config: RLConfig, prompt: PromptSize
+    model: BackboneConfig, latent: LatentConfig, method: Method, config: RLConfig, prompt: PromptSize
 ) -> Callable[[float, float], float]:
     """(mean tokens of a completion, rollouts) -> useful FLOPs of one RL step: its rollouts, and every pass over them.
 

@@ -24,10 +24,10 @@ from lam_jax.data.sources import RowSource, require_unique_splits
 from lam_jax.errors import NoSpaceError, RewardError
 from lam_jax.formats.model_folder import load_model, read_model_config, tokenizer_folder
 from lam_jax.latent.agent import Agent, init_latent
+from lam_jax.models.backbone import Backbone
+from lam_jax.models.config import BackboneConfig
 from lam_jax.models.inputs import Batch
 from lam_jax.models.processor import ImageSettings
-from lam_jax.models.qwen2_5_vl.config import QwenConfig
-from lam_jax.models.qwen2_5_vl.model import QwenVL
 from lam_jax.models.tokenizer import read_tokenizer
 from lam_jax.parallel import TRAIN, place
 from lam_jax.parallel.multihost import all_agree, barrier, is_first
@@ -65,7 +65,7 @@ class Resources:
     recipe: Recipe
     folder: Path
     mesh: Mesh
-    config: QwenConfig
+    config: BackboneConfig
     tokenizer: Any
     chats: dict[str, Collator]
     prompts: dict[str, Collator]
@@ -366,13 +366,13 @@ def _prepare(source: RowSource, folder: Path) -> None:
         raise
 
 
-def model_config(model: Model) -> QwenConfig:
+def model_config(model: Model) -> BackboneConfig:
     """Sizes of a recipe's backbone, and its compute dtype."""
     config = read_model_config(model.path)
-    return dataclasses.replace(config, compute_dtype=model.compute_dtype) if model.compute_dtype else config
+    return config.changed(compute_dtype=model.compute_dtype) if model.compute_dtype else config
 
 
-def base_backbone(model: Model, mesh: Mesh) -> QwenVL:
+def base_backbone(model: Model, mesh: Mesh) -> Backbone:
     """A recipe's backbone before training, float32."""
     return load_model(model.path, mesh, TRAIN, np.float32).replace(config=model_config(model))
 

@@ -17,7 +17,6 @@ from lam_jax.data.layouts import RowParser
 from lam_jax.data.readers import chat_examples, pretraining_examples
 from lam_jax.data.sources import JsonRows, RowSource, SplitRows
 from lam_jax.latent.config import LATENT_PRESETS, LatentConfig
-from lam_jax.models.processor import ImageSettings
 from lam_jax.recipe import (
     PAIRED,
     TEXT_ONLY,
@@ -30,7 +29,7 @@ from lam_jax.recipe import (
     in_every_space,
 )
 from lam_jax.recipes.rewards import Rewards, reward_of
-from lam_jax.recipes.settings import IMAGE, PUBLISHED, SHIPPED_IMAGE, SHIPPED_MODEL, SMALL, SMALL_RL, stages
+from lam_jax.recipes.settings import PUBLISHED, SHIPPED_MODEL, SMALL, SMALL_RL, image_for, stages
 from lam_jax.recipes.spaces import in_spaces
 from lam_jax.rewards.judge_config import judge_config
 from lam_jax.rl import algorithm_named
@@ -96,13 +95,14 @@ def recipe(
         reward: "similarity" to the reference answer; "judge" or "judge:role_play"; `file.py:function` or
             `module:function`, where the function takes (examples, answers[N][G]) and gives numbers [N][G] or {part:
             numbers}; several are added up, each may end in `=WEIGHT`. From Python also a function, or a `Reward`.
-        model: Folder of a Qwen2.5-VL with its tokenizer. Default: the small one that ships with the package.
+        model: Folder of a Qwen2.5-VL or Qwen3-VL with its tokenizer. Default: the small one that ships with the
+            package.
         space: Action spaces to train.
         emission: Temperature at which rollouts of the hybrid space draw the token under a code.
         algorithm: Policy gradient of stage 6.
         name: Of the task, in phases and results.
-        image: Height and width in pixels to which pictures are stretched. Default: 280 420; 84 112 with the small
-            model.
+        image: Height and width in pixels to which pictures are stretched. Default: 280 420; 288 416 with a Qwen3-VL;
+            84 112 with the small model.
         image_root: Folder that relative paths of pictures start from, and that pictures must lie in. Default: that of
             the file with the row.
         picture_folders: Further folders that pictures may lie in, absolute or behind links.
@@ -168,7 +168,7 @@ def recipe(
         seed=seed,
         model=Model(model),
         latent=LATENT_PRESETS["tiny"] if small else LatentConfig(),
-        image=ImageSettings(size=image) if image else SHIPPED_IMAGE if small else IMAGE,
+        image=image_for(model, image),
         paired=Corpus(built_rows(paired, PAIRED) or source(paired, HELD_OUT), (rows,)),
         text_only=None
         if text is None

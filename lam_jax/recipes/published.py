@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from lam_jax.formats.model_folder import read_model_config
-from lam_jax.models.qwen2_5_vl.presets import PRESETS
+from lam_jax.models.families import PRESETS
 from lam_jax.recipe import PACKAGE, Model, Recipe
 from lam_jax.recipes import mmrole, pcogalign
 from lam_jax.recipes.ablations import Part, with_codes, without

@@ -12,7 +12,6 @@ from lam_jax.data.readers import pretraining_examples
 from lam_jax.data.sources import JsonRows
 from lam_jax.evaluation.reach_settings import ReachSettings
 from lam_jax.latent.config import LATENT_PRESETS, LatentConfig
-from lam_jax.models.processor import ImageSettings
 from lam_jax.recipe import (
     PAIRED,
     TEXT_ONLY,
@@ -25,16 +24,15 @@ from lam_jax.recipe import (
 )
 from lam_jax.recipes.settings import (
     ANSWERS,
-    IMAGE,
     PUBLISHED,
     ROLLOUTS,
-    SHIPPED_IMAGE,
     SHIPPED_MODEL,
     SMALL,
     SMALL_RL,
     Lengths,
     Optimisers,
     evaluation,
+    image_for,
     reinforcement,
     stages,
 )
@@ -72,7 +70,7 @@ class Sizes:
 
     Attributes:
         model: folder of the backbone; None: the user's.
-        latent, image, lengths: of the recipe and its task; lengths None: the benchmark's.
+        latent, lengths: of the recipe and its task; lengths None: the benchmark's.
         row: most tokens of a row in stages 1 to 4.
         optimisers: of stages 1 to 5.
         batch: rows of a step in stages 1 to 4.
@@ -82,7 +80,6 @@ class Sizes:
 
     model: str | None
     latent: LatentConfig
-    image: ImageSettings
     lengths: Lengths | None
     row: int
     optimisers: Optimisers
@@ -96,7 +93,6 @@ SIZES: dict[Preset, Sizes] = {
     "published": Sizes(
         model=None,
         latent=LatentConfig(),
-        image=IMAGE,
         lengths=None,
         row=2048,
         optimisers=PUBLISHED,
@@ -109,7 +105,6 @@ SIZES: dict[Preset, Sizes] = {
     "tiny": Sizes(
         model=SHIPPED_MODEL,
         latent=LATENT_PRESETS["tiny"],
-        image=SHIPPED_IMAGE,
         lengths=Lengths(chat=(288,), prompt=(256,), answer=32),
         row=128,
         optimisers=SMALL,
@@ -187,8 +182,8 @@ def whole(
         image_root: Folder that the picture paths of `paired` start from, and that pictures must lie in. Default: that
             of the file.
         picture_folders: Further folders that pictures of `paired` may lie in, absolute or behind links.
-        model: Folder of a Qwen2.5-VL with its tokenizer. Default with `tiny`: the small one that ships with the
-            package.
+        model: Folder of a Qwen2.5-VL or Qwen3-VL with its tokenizer. Default with `tiny`: the small one that ships with
+            the package.
         evaluation_judge: Address of the judge that scores the test rows. Default: that of `judge`.
         evaluation_judge_model: Its name. Default: the same judge as in training, which is warned of.
         reference_writer: Name of the model that wrote the reference answers, if known: only for that warning.
@@ -232,7 +227,9 @@ def whole(
     sizes, large = SIZES[preset], preset == "published"
     folder = model or sizes.model
     if folder is None:
-        raise ValueError("--model: found none, expected the folder of a Qwen2.5-VL; --preset tiny needs none.")
+        raise ValueError(
+            "--model: found none, expected the folder of a Qwen2.5-VL or Qwen3-VL; --preset tiny needs none."
+        )
     policy, lengths = algorithm_named(algorithm), sizes.lengths or benchmark.lengths
     lengths = Lengths(chat_lengths or lengths.chat, prompt_lengths or lengths.prompt, answer_length or lengths.answer)
     trainer = judge_config(judge, judge_model, judge_settings)
@@ -269,7 +266,7 @@ def whole(
         seed=seed,
         model=Model(folder),
         latent=sizes.latent,
-        image=sizes.image,
+        image=image_for(folder),
         paired=corpus(paired, PAIRED),
         text_only=None if text is None else corpus(text, TEXT_ONLY),
         tasks=(own,),

@@ -4,7 +4,10 @@ import dataclasses
 from typing import Any
 
 from lam_jax.corpora.built import built_rows
+from lam_jax.formats.model_folder import read_model_config
+from lam_jax.formats.safetensors_io import CheckpointError
 from lam_jax.latent.config import LatentConfig
+from lam_jax.models.families import family_of, image_settings
 from lam_jax.models.processor import ImageSettings
 from lam_jax.recipe import AnswerSet, Corpus, EvaluationSettings, Model, Recipe, RLSettings, StageSettings
 from lam_jax.rewards.dimensions import HELP_RUBRIC, ROLE_PLAY_RUBRIC
@@ -24,6 +27,23 @@ IMAGE = ImageSettings(size=(280, 420))  # height, width: 150 tokens
 # Top-k of the codes: 32 in rollouts, 64 in evaluation. Tokens are not truncated.
 ROLLOUTS = {"latent": SamplingConfig(top_k=32), "token": SamplingConfig()}
 ANSWERS = {"latent": SamplingConfig(temperature=0.1, top_k=64), "token": SamplingConfig(temperature=0.1)}
+
+
+def image_for(model: str, size: tuple[int, int] | None = None) -> ImageSettings:
+    """How pictures are prepared for a model's folder, by its family; one that cannot be read fails where it is opened.
+
+    Args:
+        model: folder.
+        size: height and width in pixels that pictures are stretched to; None: what suits the family, 280 x 420 or about
+            as much, and the shipped model what it was trained on.
+    """
+    if model == SHIPPED_MODEL:
+        return ImageSettings(size=size) if size else SHIPPED_IMAGE
+    try:
+        config = read_model_config(Model(model).path)
+    except (OSError, CheckpointError):
+        return ImageSettings(size=size) if size else IMAGE
+    return image_settings(config, size or family_of(config).size)
 
 
 Optimisers = dict[str, OptimiserConfig]  # of stages 1 to 5, by the recipe's field
@@ -186,7 +206,7 @@ def published(
         seed=seed,
         model=Model(model),
         latent=LatentConfig(),
-        image=IMAGE,
+        image=image_for(model),
         paired=corpora[0],
         text_only=corpora[1],
         tasks=tasks,

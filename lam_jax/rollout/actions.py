@@ -14,8 +14,9 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Key
 
 from lam_jax.latent.agent import Agent, Reading
 from lam_jax.latent.world import TabulatedWorld, readout
+from lam_jax.models.backbone import Backbone
+from lam_jax.models.families import spec_of
 from lam_jax.models.inputs import Batch
-from lam_jax.models.qwen2_5_vl.model import QwenVL
 from lam_jax.nn.axes import ANY, active, constrain
 from lam_jax.nn.kv_cache import KVCache
 from lam_jax.nn.rope import Rotary
@@ -40,7 +41,7 @@ class ActionSpace(Protocol):
     """What the engine asks of an action space, a pytree of weights."""
 
     @property
-    def backbone(self) -> QwenVL:
+    def backbone(self) -> Backbone:
         """What reads the tokens."""
         ...
 
@@ -87,12 +88,12 @@ def _draw(keys: Array, logits: Array, sampling: SamplingConfig, axis: str) -> tu
 class TokenActions(struct.PyTreeNode):
     """Actions are tokens, from the backbone's own logits."""
 
-    backbone: QwenVL
+    backbone: Backbone
 
     @property
     def specs(self) -> "TokenActions":
         """Specs of all weights."""
-        return self.replace(backbone=QwenVL.spec(self.backbone.config))
+        return self.replace(backbone=spec_of(self.backbone.config))
 
     def begin(
         self, hidden: Float[Array, "N P D"], prompts: Batch, samples: int, length: int
@@ -136,7 +137,7 @@ class LatentActions(struct.PyTreeNode):
     world: TabulatedWorld | None = None  # in decoding
 
     @property
-    def backbone(self) -> QwenVL:
+    def backbone(self) -> Backbone:
         """The frozen backbone."""
         return self.agent.backbone
 

@@ -35,7 +35,7 @@ class RolloutConfig:
         samples: G, continuations of each prompt.
         length: T, most tokens of a continuation.
         sampling: how actions are drawn.
-        stop: whether a continuation ends at a token that ends answers (`QwenConfig.eos_ids`).
+        stop: whether a continuation ends at a token that ends answers (`BackboneConfig.eos_ids`).
         segment: decode steps between two looks at whether all have ended.
     """
 

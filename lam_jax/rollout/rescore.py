@@ -11,9 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lam_jax.losses import token_logps
+from lam_jax.models.backbone import Backbone
 from lam_jax.models.inputs import Batch
-from lam_jax.models.qwen2_5_vl.model import QwenVL
-from lam_jax.nn import block
 from lam_jax.nn.stack import Remat, checkpointed
 from lam_jax.nn.vocabulary import first_places
 from lam_jax.rollout.actions import HybridActions, LatentActions
@@ -102,28 +101,15 @@ def emission_logps(
 
 
 def token_hidden(
-    backbone: QwenVL, prompts: Batch, tokens: Int[Array, "N G T"], mask: Array, remat: Remat = False
+    backbone: Backbone, prompts: Batch, tokens: Int[Array, "N G T"], mask: Array, remat: Remat = False
 ) -> Float[Array, "N G T D"]:
     """Pre-norm states from which each completion token was chosen; the vision tower is not differentiated."""
-    frozen = backbone.replace(vision=jax.lax.stop_gradient(backbone.vision))
-    prompt = frozen.embed_batch(prompts, frozen=True)
-    sample = frozen.embed(tokens)
     positions = sample_positions(prompts, *tokens.shape[1:])
-    prompt, sample = block.run_shared(
-        backbone.blocks,
-        prompt,
-        sample,
-        backbone.rotary(prompts.positions),
-        backbone.rotary(positions),
-        prompts.mask,
-        mask,
-        remat=remat,
-    )
-    return _shift(prompt, sample)
+    return _shift(*backbone.continued(prompts, tokens, positions, mask, remat))
 
 
 def token_space_logps(
-    backbone: QwenVL, prompts: Batch, rollout: Rollout, sampling: SamplingConfig, remat: Remat = False
+    backbone: Backbone, prompts: Batch, rollout: Rollout, sampling: SamplingConfig, remat: Remat = False
 ) -> tuple[Float[Array, "N G T"], Float[Array, "N G T"]]:
     """Log-probabilities of the recorded tokens and entropies.
 

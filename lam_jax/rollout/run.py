@@ -128,12 +128,8 @@ def fill_prompts(prompts: Batch, space: ActionSpace) -> Batch:
 
     images = prompts.images
     if images is not None:
-        images = images.replace(
-            patches=filled(images.patches, 0),
-            patch_hw=filled(images.patch_hw, -1),
-            image_id=filled(images.image_id, -1),
-            window_slots=filled(images.window_slots, -1),
-        )
+        # As `image_layout` pads.
+        images = jax.tree.map(lambda x: filled(x, -1 if np.issubdtype(x.dtype, np.integer) else 0), images)
     return Batch(
         tokens=filled(prompts.tokens, space.backbone.config.pad_id),
         mask=filled(prompts.mask, False),

@@ -13,8 +13,8 @@ from flax import struct
 from jax.experimental import io_callback
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Key
 
+from lam_jax.models.backbone import Backbone
 from lam_jax.models.inputs import Batch
-from lam_jax.models.qwen2_5_vl.model import QwenVL
 from lam_jax.nn.leaf import Leaf
 from lam_jax.nn.rope import Rotary
 from lam_jax.rollout.actions import Act, ActionSpace, Penalty
@@ -39,7 +39,7 @@ class SteeredActions(struct.PyTreeNode):
     watcher: Watcher | None = struct.field(pytree_node=False, default=None)  # of one prompt with one sample
 
     @property
-    def backbone(self) -> QwenVL:
+    def backbone(self) -> Backbone:
         """What reads the tokens."""
         return self.space.backbone
 

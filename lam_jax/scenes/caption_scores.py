@@ -14,8 +14,8 @@ from lam_jax.data.loader import in_order
 from lam_jax.data.schemas import Example
 from lam_jax.evaluation.generate import generate
 from lam_jax.losses import next_token, target_mask
+from lam_jax.models.backbone import Backbone
 from lam_jax.models.inputs import Batch
-from lam_jax.models.qwen2_5_vl.model import QwenVL
 from lam_jax.nn.layout import Layout
 from lam_jax.parallel import TRAIN, mesh_of, use
 from lam_jax.parallel.choose_layout import choose_layout
@@ -52,7 +52,7 @@ def named_objects(text: str) -> set[str]:
 
 
 @functools.partial(jax.jit, static_argnames="layout")
-def _first_choices(model: QwenVL, batch: Batch, layout: Layout):
+def _first_choices(model: Backbone, batch: Batch, layout: Layout):
     with use(None, TRAIN, layout):  # rows lie where the compiler likes: they need not divide over a mesh
         states = model.states(batch, frozen=True)
         keep = target_mask(batch.valid, batch.mask, batch.response)
@@ -60,7 +60,7 @@ def _first_choices(model: QwenVL, batch: Batch, layout: Layout):
 
 
 def caption_scores(
-    model: QwenVL, examples: Sequence[Example], train: Collate, prompt: Collate, tokenizer: Any, batch_size: int = 32
+    model: Backbone, examples: Sequence[Example], train: Collate, prompt: Collate, tokenizer: Any, batch_size: int = 32
 ) -> CaptionScores:
     """Scores on examples whose references name every object (split `caption_test`).
 

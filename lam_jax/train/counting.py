@@ -7,7 +7,7 @@ The last layer counts for every position of a prompt, though updates of small st
 import dataclasses
 
 from lam_jax.latent.config import LatentConfig
-from lam_jax.models.qwen2_5_vl.config import QwenConfig, TextConfig, VisionConfig
+from lam_jax.models.config import BackboneConfig, TextSizes, VisionSizes
 
 Grid = tuple[int, int]
 
@@ -46,25 +46,25 @@ def continuation_pairs(samples: int, prompt: float, length: float) -> float:
     return samples * length * prompt + causal_pairs(samples, length)
 
 
-def block_weights(text: TextConfig) -> int:
+def block_weights(text: TextSizes) -> int:
     """Entries of the matrices of one decoder block."""
     kv = text.kv_heads * text.head_dim
-    return 2 * text.width * text.width + 2 * text.width * kv + 3 * text.width * text.hidden
+    return 2 * text.width * text.attention_width + 2 * text.width * kv + 3 * text.width * text.hidden
 
 
-def merge_weights(text: TextConfig, latent: LatentConfig) -> int:
+def merge_weights(text: TextSizes, latent: LatentConfig) -> int:
     """Entries of the matrices of all merge blocks."""
     return latent.merge_layers * (2 * 2 * text.width * text.hidden + text.hidden * text.width)
 
 
-def merge_state_weights(text: TextConfig, latent: LatentConfig) -> int:
+def merge_state_weights(text: TextSizes, latent: LatentConfig) -> int:
     """Of these, the entries that multiply states, not codes."""
     return latent.merge_layers * 3 * text.width * text.hidden
 
 
-def decoder(text: TextConfig, layers: int, tokens: float, pairs: float) -> Pass:
+def decoder(text: TextSizes, layers: int, tokens: float, pairs: float) -> Pass:
     """`layers` decoder blocks over `tokens` positions with `pairs` attended pairs a layer."""
-    return Pass(2.0 * layers * tokens * block_weights(text), 4.0 * layers * pairs * text.width)
+    return Pass(2.0 * layers * tokens * block_weights(text), 4.0 * layers * pairs * text.attention_width)
 
 
 def linear(tokens: float, inputs: int, outputs: int) -> Pass:
@@ -72,40 +72,32 @@ def linear(tokens: float, inputs: int, outputs: int) -> Pass:
     return Pass(2.0 * tokens * inputs * outputs)
 
 
-def head(text: TextConfig, tokens: float) -> Pass:
+def head(text: TextSizes, tokens: float) -> Pass:
     """The vocabulary."""
     return linear(tokens, text.width, text.vocab_size)
 
 
-def merge(text: TextConfig, latent: LatentConfig, tokens: float) -> Pass:
+def merge(text: TextSizes, latent: LatentConfig, tokens: float) -> Pass:
     """The world model's merge blocks."""
     return Pass(2.0 * tokens * merge_weights(text, latent))
 
 
-def projectors(text: TextConfig, tokens: float, networks: int) -> Pass:
+def projectors(text: TextSizes, tokens: float, networks: int) -> Pass:
     """`networks` bottlenecks width -> width/2 -> width."""
     return Pass(networks * 2.0 * tokens * 2 * text.width * (text.width // 2))
 
 
-def vision(config: VisionConfig, grid: Grid | None, images: float) -> Pass:
+def vision(config: VisionSizes, grid: Grid | None, images: float) -> Pass:
     """The vision tower over `images` images of `grid` = (h, w) patches; nothing without a grid."""
     if grid is None:
         return Pass()
-    h, w = grid
-    patches, side = h * w, config.window // config.patch
-    sides = [[min(side, total - start) for start in range(0, total, side)] for total in (h, w)]
-    windowed = sum((a * b) ** 2 for a in sides[0] for b in sides[1])
-    full = len(config.full_layers)
-    joined = config.width * config.merge_patches
-    weights = patches * config.patch_size * config.width
-    weights += config.layers * patches * (4 * config.width**2 + 3 * config.width * config.hidden)
-    weights += patches // config.merge_patches * joined * (joined + config.out_width)
-    pairs = full * patches**2 + (config.layers - full) * windowed
+    height, width = grid
+    weights, pairs = config.weights_of(height * width), config.pairs_of(height, width)
     return Pass(2.0 * images * weights, 4.0 * images * pairs * config.width)
 
 
 def latent_update(
-    config: QwenConfig,
+    config: BackboneConfig,
     latent: LatentConfig,
     prompts: int,
     samples: int,
@@ -123,7 +115,7 @@ def latent_update(
 
 
 def hybrid_update(
-    config: QwenConfig,
+    config: BackboneConfig,
     latent: LatentConfig,
     prompts: int,
     samples: int,
@@ -140,7 +132,7 @@ def hybrid_update(
 
 
 def token_update(
-    config: QwenConfig,
+    config: BackboneConfig,
     trained: int,
     tables: bool,
     grid: Grid | None,
@@ -169,7 +161,7 @@ def token_update(
 
 
 def plain_token_update(
-    config: QwenConfig, trained: int, grid: Grid, prompts: int, samples: int, prompt: int, length: int
+    config: BackboneConfig, trained: int, grid: Grid, prompts: int, samples: int, prompt: int, length: int
 ) -> float:
     """FLOPs of the token update as released: each sample runs its whole row again, picture and prompt included."""
     text, rows = config.text, prompts * samples
@@ -181,7 +173,7 @@ def plain_token_update(
 
 
 def rollout_flops(
-    config: QwenConfig,
+    config: BackboneConfig,
     latent: LatentConfig | None,
     grid: Grid | None,
     prompts: int,
@@ -217,7 +209,13 @@ class DecodeBytes:
 
 
 def decode_bytes(
-    config: QwenConfig, latent: LatentConfig | None, prompts: int, samples: int, prompt: int, length: int, item: int = 4
+    config: BackboneConfig,
+    latent: LatentConfig | None,
+    prompts: int,
+    samples: int,
+    prompt: int,
+    length: int,
+    item: int = 4,
 ) -> DecodeBytes:
     """Of a step of token decoding, or of latent decoding if `latent` is given; suffixes at their mean length."""
     text = config.text

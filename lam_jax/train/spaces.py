@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 
 from lam_jax.latent.agent import Agent
 from lam_jax.latent.config import LatentConfig
+from lam_jax.models.config import BackboneConfig
 from lam_jax.models.inputs import Batch
-from lam_jax.models.qwen2_5_vl.config import QwenConfig
 from lam_jax.nn.stack import Remat
 from lam_jax.rollout.actions import ActionSpace, HybridActions, LatentActions, TokenActions
 from lam_jax.rollout.engine import Rollout
@@ -71,12 +71,12 @@ def _latent_logps(
     return logps, {"entropy": entropies}
 
 
-def _latent_trains(config: QwenConfig, method: Method) -> Mapping[str, Choice]:
+def _latent_trains(config: BackboneConfig, method: Method) -> Mapping[str, Choice]:
     return {"latent.policy": True} | ({"backbone.norm": True} if method.train_norm else {})
 
 
 def _latent_flops(
-    config: QwenConfig, latent: LatentConfig, method: Method, pictures: float, reference: bool, **sizes: Any
+    config: BackboneConfig, latent: LatentConfig, method: Method, pictures: float, reference: bool, **sizes: Any
 ) -> float:
     return latent_update(config, latent, **sizes, reference=reference)
 
@@ -99,12 +99,12 @@ def _hybrid_logps(
     return logps, {"entropy": codes + tokens, "code_entropy": codes, "emission_entropy": tokens}
 
 
-def _hybrid_trains(config: QwenConfig, method: Method) -> Mapping[str, Choice]:
+def _hybrid_trains(config: BackboneConfig, method: Method) -> Mapping[str, Choice]:
     return {**_latent_trains(config, method), "latent.world": True, "latent.codebook": True}
 
 
 def _hybrid_flops(
-    config: QwenConfig, latent: LatentConfig, method: Method, pictures: float, reference: bool, **sizes: Any
+    config: BackboneConfig, latent: LatentConfig, method: Method, pictures: float, reference: bool, **sizes: Any
 ) -> float:
     return hybrid_update(config, latent, **sizes, reference=reference)
 
@@ -121,7 +121,7 @@ def _token_logps(
 
 
 def _token_flops(
-    config: QwenConfig, latent: LatentConfig, method: Method, pictures: float, reference: bool, **sizes: Any
+    config: BackboneConfig, latent: LatentConfig, method: Method, pictures: float, reference: bool, **sizes: Any
 ) -> float:
     trained = method.trained_blocks(config.text.layers)
     return pictures + token_update(config, trained, True, None, **sizes, reference=reference)

@@ -66,7 +66,7 @@ def test_rollout_weights_equal_what_rollouts_keep(agent, mesh):
 
 def test_batches_equal_placed_ones(mesh):
     grids = [[(1, 4, 6)]] * WORK.rows
-    patch_hw, image_id, window_slots = image_layout(grids, CONFIG.vision)
+    patch_hw, image_id, window_slots = image_layout(grids, CONFIG.vision).values()
     made = abstract_batch(CONFIG, WORK, WORK.rows, WORK.length, mesh, TRAIN)
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), made)
     placed = place(zeros, mesh, TRAIN)

@@ -6,6 +6,7 @@ from benchmarks.floors import Peaks, _bytes
 from benchmarks.stage_counting import STAGE_FLOPS, StageSizes
 from lam_jax.latent.config import LatentConfig
 from lam_jax.models.qwen2_5_vl.config import QwenConfig, TextConfig, VisionConfig
+from lam_jax.models.qwen3_vl import config as qwen3
 from lam_jax.train import counting
 from lam_jax.train.counting import Pass
 
@@ -127,3 +128,13 @@ def test_cache_sizes_and_the_stricter_of_two_peaks():
     with pytest.raises(ValueError, match="'many' is not a number"):
         _bytes("many")
     assert Peaks(1.0, 8.0, "float32").best(Peaks(2.0, 7.0, "float32")) == Peaks(2.0, 8.0, "float32")
+
+
+def test_another_family_of_backbones():
+    """Heads wider than the width over their number; a tower that sees whole pictures, with two mergers."""
+    text = qwen3.TextConfig(10, width=4, hidden=3, layers=3, heads=2, kv_heads=1, mrope_sections=(2, 1, 1), head_dim=8)
+    assert counting.block_weights(text) == 2 * 4 * 16 + 2 * 4 * 8 + 3 * 4 * 3
+    assert counting.decoder(text, 2, tokens=6, pairs=12).activations == 4 * 2 * 12 * 16
+    vision = qwen3.VisionConfig(4, hidden=2, layers=2, heads=1, out_width=4, patch=2, deepstack_layers=(1,))
+    weights = 24 * 24 * 4 + 2 * 24 * (4 * 16 + 2 * 8) + 2 * 6 * 16 * (16 + 4)
+    assert counting.vision(vision, (4, 6), images=1) == Pass(2 * weights, 4 * 4 * 2 * 24 * 24)

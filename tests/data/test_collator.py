@@ -113,7 +113,7 @@ def test_several_images_are_laid_out_one_after_the_other(encoder, qwen_config, m
     assert (batch.images.window_slots[1, 1] == -1).all()
     grids = [[(1, 4, 4)] * 2, [(1, 4, 4)], []]
     layout = image_layout(grids, qwen_config.vision, 32, 2)
-    np.testing.assert_array_equal(batch.images.patch_hw, layout[0])
+    np.testing.assert_array_equal(batch.images.patch_hw, layout["patch_hw"])
     np.testing.assert_array_equal(batch.positions, mrope_positions(batch.tokens, batch.mask, grids, qwen_config))
 
 

@@ -7,7 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from lam_jax.formats.hf_config import from_hf, from_hf_dicts, read_config, to_hf
+from lam_jax.formats.hf_config import from_hf, read_config, to_hf
+from lam_jax.formats.qwen2_5_vl import from_hf_dicts
 from lam_jax.models.qwen2_5_vl.config import VisionConfig
 from lam_jax.models.qwen2_5_vl.model import QwenVL
 from lam_jax.models.qwen2_5_vl.presets import PRESETS
@@ -201,7 +202,10 @@ def test_the_tie_flag_in_all_nine_places(top, below):
     ("change", "message"),
     [
         ({"model_type": "qwen2_vl", "architectures": ["Qwen2VLForConditionalGeneration"]}, "wrong architecture"),
-        ({"model_type": "llama"}, "'llama'.*expected model_type 'qwen2_5_vl'"),
+        (
+            {"model_type": "llama"},
+            "'llama'.*expected one of Qwen2.5-VL .model_type 'qwen2_5_vl'., Qwen3-VL .model_type 'qwen3_vl'.",
+        ),
         ({"use_sliding_window": True}, "use_sliding_window is True"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({"rope_scaling": {"type": "yarn", "mrope_section": [16, 24, 24]}}, "rope type 'yarn'"),

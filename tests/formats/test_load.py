@@ -104,7 +104,7 @@ def batch(config: QwenConfig) -> Batch:
     mask = np.ones(tokens.shape, bool)
     mask[1, :3] = False
     grids = [[grid]] * 8
-    patch_hw, image_id, slots = image_layout(grids, config.vision)
+    patch_hw, image_id, slots = image_layout(grids, config.vision).values()
     patches = np.random.default_rng(1).normal(size=(8, 48, 1176)).astype(np.float32)
     positions = mrope_positions(tokens, mask, grids, config)
     images = Images(*map(jnp.asarray, (patches, patch_hw, image_id, slots)))

@@ -62,14 +62,25 @@ def test_in_a_scan_of_layers_too(calls):
     np.testing.assert_allclose(found.logps, plain.logps, atol=1e-5)
 
 
-def _rollout(space, layer, unrolled=2**40):
+@pytest.mark.parametrize("way", ["XLA's norms", "kernels"])
+def test_queries_and_keys_with_norms_of_their_heads(way, calls):
+    """Qwen3's blocks: between the product and the attention's kernel, in policy and backbone."""
+    layer = dataclasses.replace(WAYS[way], attention=ATTENTION, interpret=True)
+    found, plain = (_rollout("latent", one, config=tiny.QWEN3) for one in (layer, None))
+    assert len(calls) > 2
+    np.testing.assert_array_equal(found.tokens, plain.tokens)
+    np.testing.assert_allclose(found.logps, plain.logps, atol=1e-5)
+    np.testing.assert_allclose(found.hidden, plain.hidden, atol=1e-4)
+
+
+def _rollout(space, layer, unrolled=2**40, config=tiny.CONFIG):
     layout = PLAIN if layer is None else Layout(joined=True, unrolled=unrolled, decode_layer=layer)
-    agent = tiny.agent()
+    agent = tiny.agent(config)
     actions = LatentActions(agent, Reading()) if space == "latent" else TokenActions(agent.backbone)
-    prompts = make_batch([Row(words(5), ((1, 4, 4),)), Row(words(9, seed=1))], 12, left=True)
-    config = RolloutConfig(samples=2, length=9, segment=5, sampling=SamplingConfig(top_k=4), stop=False)
+    prompts = make_batch([Row(words(5), ((1, 4, 4),)), Row(words(9, seed=1))], 12, left=True, config=config)
+    how = RolloutConfig(samples=2, length=9, segment=5, sampling=SamplingConfig(top_k=4), stop=False)
     ids = jnp.arange(4, dtype=jnp.int32).reshape(2, 2)
-    return jitted(actions, prompts, ids, jax.random.key(3), config=config, mesh=None, layout=layout)
+    return jitted(actions, prompts, ids, jax.random.key(3), config=how, mesh=None, layout=layout)
 
 
 @functools.cache

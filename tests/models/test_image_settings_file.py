@@ -146,7 +146,7 @@ def test_no_file_is_said_with_both_names(tmp_path):
 def test_exported_settings_are_read_back_and_keep_foreign_keys(tmp_path):
     image = ImageSettings(min_pixels=LEAST, max_pixels=MOST)
     base = {**PUBLISHED, "size": {"max_pixels": 7, "min_pixels": 3}, "our_lab": [1]}
-    written = preprocessor_config(image, base)
+    written = preprocessor_config(image, base, "Qwen3VLProcessor")
     assert written["our_lab"] == [1]
     assert read_image_settings(write(tmp_path, written)) == image
     theirs = Qwen2VLImageProcessorPil.from_pretrained(tmp_path)

@@ -31,7 +31,7 @@ def test_windowed_attention_equals_a_mask_over_all_pairs(grid):
     """A window is 4 x 4 patches; 6 x 10 and 2 x 2 leave smaller ones at the edges. Padding patches join none."""
     _, height, width = grid
     count = height * width
-    patch_hw, _, slots = image_layout([[grid]], CONFIG.vision, patches=count + 4, windows=8)
+    patch_hw, _, slots = image_layout([[grid]], CONFIG.vision, patches=count + 4, windows=8).values()
     home = patch_hw[0, :count] // 4
     keep = (home[:, None] == home[None, :]).all(axis=-1)[None]
     q, k, v = jnp.asarray(np.random.default_rng(0).normal(size=(3, 1, count + 4, 2, 8)).astype(np.float32))

@@ -33,9 +33,11 @@ def types_of(node) -> dict:
 
 
 def wrong(node) -> list[str]:
-    """Fields whose arrays are not of their type."""
+    """Fields whose arrays are not of their type; those that are None by default may be missing."""
+    may_miss = {field.name for field in dataclasses.fields(node) if field.default is None}
+    there = {name: t for name, t in types_of(node).items() if getattr(node, name) is not None or name not in may_miss}
     with jaxtyped("context"):
-        return [name for name, declared in types_of(node).items() if not isinstance(getattr(node, name), declared)]
+        return [name for name, declared in there.items() if not isinstance(getattr(node, name), declared)]
 
 
 def nodes():

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from lam_jax.formats.hf_config import from_hf_dicts
+from lam_jax.formats.qwen2_5_vl import from_hf_dicts
 from lam_jax.latent.config import LatentConfig
 from lam_jax.models.inputs import Batch, Images
 from lam_jax.models.positions import Grid, image_layout, mrope_positions
@@ -76,10 +76,10 @@ class Case:
 
     def images(self) -> Images:
         """The patches of the file, which follow each other, laid out row by row."""
-        patch_hw, image_id, window_slots = image_layout(self.grids, self.config.vision)
-        patches = np.zeros((*image_id.shape, self.config.vision.patch_size), np.float32)
-        patches[image_id >= 0] = self.inputs["pixel_values"]
-        return Images(*map(jnp.asarray, (patches, patch_hw, image_id, window_slots)))
+        layout = image_layout(self.grids, self.config.vision)
+        patches = np.zeros((*layout["image_id"].shape, self.config.vision.patch_size), np.float32)
+        patches[layout["image_id"] >= 0] = self.inputs["pixel_values"]
+        return Images(jnp.asarray(patches), **{name: jnp.asarray(part) for name, part in layout.items()})
 
     def batch(self, kind: str) -> Batch:
         """The rows of `kind`: "mm" or "txt"."""

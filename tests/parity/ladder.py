@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,6 @@ from lam_jax.formats.matching import weights_by_path
 from lam_jax.formats.save_backbone import to_file_layout
 from lam_jax.models.inputs import Batch, Images
 from lam_jax.models.positions import image_layout, mrope_positions
-from lam_jax.models.qwen2_5_vl.model import QwenVL
 from lam_jax.models.qwen2_5_vl.vision import Windows
 from lam_jax.nn import attention as attn
 from lam_jax.nn.kv_cache import KVCache
@@ -54,9 +54,9 @@ class Ladder:
         self.case, self.arrays = case, arrays
         weights = {name[2:]: np.ascontiguousarray(value) for name, value in arrays.items() if name.startswith("w/")}
         save_file(weights, folder / "model.safetensors")
-        config = {"model_type": "qwen2_5_vl", **case.hf_config}
+        config = {"model_type": case.model_type, **case.hf_config}
         (folder / "config.json").write_text(json.dumps(config))
-        self.model: QwenVL = load_backbone(folder, make_mesh(), TRAIN)
+        self.model: Any = load_backbone(folder, make_mesh(), TRAIN)
 
     @cached_property
     def batch(self) -> Batch:
@@ -74,10 +74,9 @@ class Ladder:
 
     @cached_property
     def images(self) -> Images:
-        hw, image_id, slots = image_layout(self.case.grids, self.model.config.vision)
-        return Images(
-            self.by_row(self.arrays["pixels"], image_id >= 0), *(jnp.asarray(array) for array in (hw, image_id, slots))
-        )
+        layout = image_layout(self.case.grids, self.model.config.vision)
+        patches = self.by_row(self.arrays["pixels"], layout["image_id"] >= 0)
+        return Images(patches, **{name: jnp.asarray(array) for name, array in layout.items()})
 
     def by_row(self, flat: np.ndarray, real: np.ndarray) -> jax.Array:
         """The reference's patches, which follow each other, in padded rows."""
@@ -103,7 +102,7 @@ class Ladder:
             rung("text/sin", rotary.sin, TIGHT),
         ]
         keep = attn.causal(batch.mask)
-        states = model.embed_batch(batch)
+        states, deepstack = model._inputs(batch)
         first = jax.tree.map(lambda w: w[0], model.blocks)
         rungs.append(rung("text/first_norm", first.attention_norm(states), BLOCK))
         for index in range(self.case.layers):
@@ -111,6 +110,7 @@ class Ladder:
             states, _ = block(states, rotary, lambda q, k, v: attn.attention(q, k, v, keep))
             rungs.append(rung(f"text/block_{index}", states, BLOCK))
             states = jnp.where(batch.mask[..., None], jnp.asarray(arrays[f"text/block_{index}"]), states)
+            states = states if deepstack is None else deepstack(states, jnp.int32(index))
         rungs.append(rung("text/states", model.norm(states), TIGHT))
         rungs.append(rung("text/states", model.states(batch), DEEP))
         rungs.append(rung("text/logits", model.logits(model.states(batch)), DEEP))
@@ -193,7 +193,7 @@ class Ladder:
         """Gradients of the probed logits with respect to every weight, under their checkpoint names."""
         probe, batch = jnp.asarray(self.arrays["probe"]), self.batch
 
-        def probed(model: QwenVL) -> jax.Array:
+        def probed(model: Any) -> jax.Array:
             return jnp.sum(jnp.where(batch.mask[..., None], model.logits(model.states(batch)) * probe, 0.0))
 
         leaves = weights_by_path(jax.jit(jax.grad(probed))(self.model))

@@ -29,6 +29,12 @@ class LadderCase:
     width: int = 32
     layers: int = 2
     seed: int = 0
+    model_type: str = "qwen2_5_vl"
+
+    @property
+    def patch_values(self) -> int:
+        """Numbers in a flattened patch."""
+        return 1176
 
     @property
     def hf_config(self) -> dict[str, Any]:
@@ -76,7 +82,7 @@ class LadderCase:
         return [[piece for piece in row if isinstance(piece, tuple)] for row in self.rows]
 
     def inputs(self) -> dict[str, np.ndarray]:
-        """tokens and mask [B, L], and pixels [patches, 1176] of all images in order."""
+        """tokens and mask [B, L], and pixels [patches, patch_values] of all images in order."""
         rng = np.random.default_rng(self.seed)
         rows = []
         for row in self.rows:
@@ -94,7 +100,7 @@ class LadderCase:
             tokens[index, place], mask[index, place] = row, True
         patches = sum(h * w for row in self.grids for _, h, w in row)
         # Few levels, so that the committed files stay small.
-        pixels = rng.integers(-16, 17, (patches, 1176)).astype(np.float32) / 8
+        pixels = rng.integers(-16, 17, (patches, self.patch_values)).astype(np.float32) / 8
         return {"tokens": tokens, "mask": mask, "pixels": pixels}
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from tests.parity.ladder_cases import CASES
 from tests.parity.made_sets import OWN, make
+from tests.parity.qwen3_cases import QWEN3_CASES
 from tests.parity.transformers_reference import reference
 
 FOLDER = Path(__file__).parent / "golden_data"
@@ -21,7 +22,7 @@ def main(folder: Path) -> None:
     for path in folder.glob(f"{OWN.name}_grads_*.npz"):
         if not path.stem.endswith("_PolicyActionWorldVLM"):
             path.unlink()
-    for case in CASES:
+    for case in (*CASES, *QWEN3_CASES):
         path = folder / f"ladder_{case.name}.npz"
         np.savez_compressed(path, **reference(case))
         print(f"{path} {path.stat().st_size / 2**20:.2f} MB")

@@ -1,14 +1,21 @@
-"""Every rung of the ladder from transformers' Qwen2.5-VL in torch, float32 on a CPU."""
+"""Every rung of the ladder from transformers' models in torch, float32 on a CPU."""
+
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import Qwen2_5_VLConfig
+from transformers import Qwen2_5_VLConfig, Qwen3VLConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
-from transformers.vision_utils import get_vision_window_index
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
+from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_window_index
 
 from tests.parity.ladder_cases import IMAGE, LadderCase
 
 Arrays = dict[str, np.ndarray]
+_CLASSES = {
+    "qwen2_5_vl": (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration),
+    "qwen3_vl": (Qwen3VLConfig, Qwen3VLForConditionalGeneration),
+}
 
 
 def reference(case: LadderCase) -> Arrays:
@@ -20,10 +27,11 @@ def reference(case: LadderCase) -> Arrays:
     return arrays | rungs | {f"grad/{name}": value for name, value in gradients.items()}
 
 
-def _model(case: LadderCase) -> Qwen2_5_VLForConditionalGeneration:
-    config = Qwen2_5_VLConfig(**case.hf_config)
+def _model(case: LadderCase) -> Any:
+    config_class, model_class = _CLASSES[case.model_type]
+    config = config_class(**case.hf_config)
     config._attn_implementation = "sdpa"
-    model = Qwen2_5_VLForConditionalGeneration(config).float().eval()
+    model = model_class(config).float().eval()
     # Larger than the usual initialisation, so that no path is too faint to be compared; few levels keep files small.
     rng = np.random.default_rng(case.seed + 100)
     with torch.no_grad():
@@ -35,7 +43,7 @@ def _model(case: LadderCase) -> Qwen2_5_VLForConditionalGeneration:
     return model
 
 
-def _run(model: Qwen2_5_VLForConditionalGeneration, case: LadderCase, arrays: Arrays) -> tuple[Arrays, Arrays]:
+def _run(model: Any, case: LadderCase, arrays: Arrays) -> tuple[Arrays, Arrays]:
     seen: dict[str, torch.Tensor] = {}
 
     def record(name):
@@ -70,7 +78,7 @@ def _run(model: Qwen2_5_VLForConditionalGeneration, case: LadderCase, arrays: Ar
     (out.logits * probe * mask[..., None]).sum().backward()
     rungs = {"text/positions": positions.transpose(0, 1), "text/logits": out.logits, "probe": probe, **seen}
     if len(grids):
-        rungs |= _tower(model, images, seen)
+        rungs |= _TOWERS[case.model_type](model, images, seen)
     gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
     return _numpy(rungs), _numpy(gradients)
 
@@ -90,6 +98,21 @@ def _tower(model, images, seen) -> dict[str, torch.Tensor]:
             rungs[name] = value[torch.argsort(slots)]
     rungs["vision/embeds"] = model.model.visual(images["pixel_values"], images["image_grid_thw"]).pooler_output
     return rungs
+
+
+def _tower3(model, images, seen) -> dict[str, torch.Tensor]:
+    """What the table says of the patches' places, the merged embeddings, and the features for the text decoder."""
+    tower, side = model.model.visual, model.model.visual.num_grid_per_side
+    merge = model.config.vision_config.spatial_merge_size
+    index, weight = get_vision_interpolation_indices_and_weights(
+        images["image_grid_thw"], side, align_corners=True, spatial_merge_size=merge
+    )
+    out = tower(images["pixel_values"], images["image_grid_thw"])
+    rungs = {"vision/embeds": out.pooler_output, "vision/places": (tower.pos_embed(index) * weight[..., None]).sum(1)}
+    return rungs | {f"vision/features_{i}": feature for i, feature in enumerate(out.deepstack_features)}
+
+
+_TOWERS = {"qwen2_5_vl": _tower, "qwen3_vl": _tower3}
 
 
 def _numpy(tensors: dict[str, torch.Tensor]) -> Arrays:

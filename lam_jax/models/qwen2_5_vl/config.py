@@ -1,20 +1,16 @@
 """Sizes of a Qwen2.5-VL model. Frozen, self-validating; everything else is derived."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
 
-import jax.numpy as jnp
+import numpy as np
 
-
-def _positive(config: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{type(config).__name__}.{name} must be a positive integer, got {value!r}.")
+from lam_jax.models.config import BackboneConfig, Grid, TextSizes, VisionSizes, positive
+from lam_jax.models.positions import patch_places
 
 
 @dataclasses.dataclass(frozen=True)
-class TextConfig:
+class TextConfig(TextSizes):
     """The text decoder (Qwen2.5, with M-RoPE)."""
 
     vocab_size: int
@@ -29,36 +25,19 @@ class TextConfig:
     tied: bool = True
 
     def __post_init__(self):
-        _positive(self, "vocab_size", "width", "hidden", "layers", "heads", "kv_heads")
+        positive(self, "width", "heads")
         if self.width % self.heads:
             raise ValueError(f"TextConfig.width {self.width} must be a multiple of heads {self.heads}.")
-        if self.heads % self.kv_heads:
-            raise ValueError(f"TextConfig.heads {self.heads} must be a multiple of kv_heads {self.kv_heads}.")
-        if 2 * sum(self.mrope_sections) != self.head_dim:
-            raise ValueError(
-                f"TextConfig.mrope_sections {self.mrope_sections} must sum to half the head size {self.head_dim}."
-            )
+        self.check()
 
     @property
     def head_dim(self) -> int:
         """Size of one attention head."""
         return self.width // self.heads
 
-    @property
-    def block_sizes(self) -> dict[str, Any]:
-        """Arguments of `DecoderBlock.spec`."""
-        return {
-            "width": self.width,
-            "hidden": self.hidden,
-            "heads": self.heads,
-            "kv_heads": self.kv_heads,
-            "head_dim": self.head_dim,
-            "epsilon": self.norm_epsilon,
-        }
-
 
 @dataclasses.dataclass(frozen=True)
-class VisionConfig:
+class VisionConfig(VisionSizes):
     """The vision tower: windowed attention except in `full_layers`, then a merger of `merge` x `merge` patches."""
 
     width: int
@@ -74,7 +53,7 @@ class VisionConfig:
     channels: int = 3
 
     def __post_init__(self):
-        _positive(self, "width", "hidden", "layers", "heads", "window", "out_width", "patch", "temporal", "merge")
+        positive(self, "width", "hidden", "layers", "heads", "window", "out_width", "patch", "temporal", "merge")
         if self.width % self.heads or (self.width // self.heads) % 4:
             raise ValueError(f"VisionConfig.width {self.width} must give each of {self.heads} heads a multiple of 4.")
         if self.window % (self.patch * self.merge):
@@ -85,33 +64,42 @@ class VisionConfig:
             raise ValueError(f"VisionConfig.full_layers {self.full_layers} must lie in [0, {self.layers}).")
 
     @property
-    def patch_size(self) -> int:
-        """Numbers in one flattened patch (1176 in every released model)."""
-        return self.channels * self.temporal * self.patch**2
-
-    @property
     def window_patches(self) -> int:
         """Patches of a full attention window."""
         return (self.window // self.patch) ** 2
 
-    @property
-    def merge_patches(self) -> int:
-        """Patches that the merger joins to one token."""
-        return self.merge**2
+    def picture(self, grid: Grid) -> Mapping[str, np.ndarray]:
+        """`patch_hw` [P, 2] and `window_slots` [W, S] of one picture."""
+        _, h, w = grid
+        patch_hw = patch_places(h, w, self.merge)
+        side = self.window // self.patch
+        window = (patch_hw[:, 0] // side) * -(-w // side) + patch_hw[:, 1] // side
+        names = np.unique(window)
+        slots = np.full((len(names), self.window_patches), -1, np.int32)
+        for i, name in enumerate(names):
+            members = np.flatnonzero(window == name)
+            slots[i, : len(members)] = members
+        return {"patch_hw": patch_hw, "window_slots": slots}
+
+    def weights_of(self, patches: int) -> int:
+        """Multiplications with weights that a picture of so many patches takes."""
+        joined = self.width * self.merge_patches
+        weights = patches * self.patch_size * self.width
+        weights += self.layers * patches * (4 * self.width**2 + 3 * self.width * self.hidden)
+        return weights + patches // self.merge_patches * joined * (joined + self.out_width)
+
+    def pairs_of(self, height: int, width: int) -> int:
+        """(query, key) pairs of all blocks in a picture of height x width patches."""
+        side = self.window // self.patch
+        sides = [[min(side, total - start) for start in range(0, total, side)] for total in (height, width)]
+        windowed = sum((a * b) ** 2 for a in sides[0] for b in sides[1])
+        full = len(self.full_layers)
+        return full * (height * width) ** 2 + (self.layers - full) * windowed
 
 
 @dataclasses.dataclass(frozen=True)
-class QwenConfig:
-    """A whole Qwen2.5-VL: decoder, vision tower and the special tokens it reacts to.
-
-    Attributes:
-        text, vision: sizes.
-        pad_id: fills rows up.
-        eos_id: ends a turn of a chat, in rows as in answers: <|im_end|>.
-        vision_start_id, vision_end_id, image_id, video_id: of pictures.
-        compute_dtype: of the activations.
-        other_eos_ids: further tokens that end an answer, as <|endoftext|> does in the published models.
-    """
+class QwenConfig(BackboneConfig):
+    """A whole Qwen2.5-VL; fields as in `BackboneConfig`."""
 
     text: TextConfig
     vision: VisionConfig
@@ -125,29 +113,4 @@ class QwenConfig:
     other_eos_ids: tuple[int, ...] = ()
 
     def __post_init__(self):
-        if self.vision.out_width != self.text.width:
-            raise ValueError(
-                f"VisionConfig.out_width {self.vision.out_width} must equal TextConfig.width {self.text.width}."
-            )
-        for name in ("pad_id", "eos_id", "vision_start_id", "vision_end_id", "image_id", "video_id"):
-            if not 0 <= getattr(self, name) < self.text.vocab_size:
-                raise ValueError(
-                    f"QwenConfig.{name} {getattr(self, name)} is outside the vocabulary of {self.text.vocab_size}."
-                )
-        for name in self.other_eos_ids:
-            if not 0 <= name < self.text.vocab_size:
-                raise ValueError(
-                    f"QwenConfig.other_eos_ids holds {name}, outside the vocabulary of {self.text.vocab_size}."
-                )
-        if self.compute_dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"QwenConfig.compute_dtype must be 'float32' or 'bfloat16', got {self.compute_dtype!r}.")
-
-    @property
-    def eos_ids(self) -> tuple[int, ...]:
-        """All tokens that end an answer, the end of a turn first."""
-        return (self.eos_id, *(other for other in self.other_eos_ids if other != self.eos_id))
-
-    @property
-    def dtype(self) -> Any:
-        """Activations' dtype."""
-        return jnp.dtype(self.compute_dtype)
+        self.check()

@@ -1,118 +1,31 @@
-"""Qwen2.5-VL: vision tower, text decoder, and the ways the rest of the library runs them.
+"""Qwen2.5-VL: a windowed vision tower, biases on queries, keys and values, chunked M-RoPE.
 
-Legend: B rows, L length, D text width, V vocabulary, N prompts, G samples of a prompt, T completion length.
+Legend: B rows, L length, M picture tokens of a row, D text width.
 """
 
-import jax
-import jax.numpy as jnp
-from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from lam_jax.models.inputs import Batch
 from lam_jax.models.qwen2_5_vl.config import QwenConfig
 from lam_jax.models.qwen2_5_vl.vision import VisionTower
-from lam_jax.nn import block, kv_cache
-from lam_jax.nn.axes import constrain, constrain_last, constrain_rows
-from lam_jax.nn.block import DecoderBlock, KeyValue
-from lam_jax.nn.kv_cache import KVCache, decoding_layers
-from lam_jax.nn.layers import Linear, Map, RMSNorm
-from lam_jax.nn.layout import layout
+from lam_jax.models.vision_language import VisionLanguageModel
 from lam_jax.nn.rope import Rotary, multimodal_rotary
-from lam_jax.nn.stack import Layers, Remat
-from lam_jax.nn.vocabulary import look_up
-from lam_jax.nn.weight import Param, Weight
+from lam_jax.nn.stack import Remat
 
 
-class QwenVL(struct.PyTreeNode):
-    """Weights and pure functions of a Qwen2.5-VL. `lm_head` is None when tied to the embedding."""
-
-    vision: VisionTower
-    embedding: Param  # [V, D]
-    blocks: Layers  # of DecoderBlock
-    norm: RMSNorm
-    lm_head: Param  # [V, D] or None
-    config: QwenConfig = struct.field(pytree_node=False)
-    packed_head: Map = None  # of `table`, in decoding, where the layout packs it
+class QwenVL(VisionLanguageModel):
+    """A Qwen2.5-VL."""
 
     @classmethod
-    def spec(cls, config: QwenConfig) -> "QwenVL":
-        """Specs of all weights."""
-        text = config.text
-        table = Weight((text.vocab_size, text.width), ("vocab", "embed"))
-        return cls(
-            vision=VisionTower.spec(config.vision),
-            embedding=table,
-            blocks=DecoderBlock.stacked(text.layers, **text.block_sizes),
-            norm=RMSNorm.spec(text.width, text.norm_epsilon),
-            lm_head=None if text.tied else table,
-            config=config,
-        )
-
-    @property
-    def table(self) -> Array:
-        """[V, D], what the states are multiplied with: the head, or the embedding it is tied to."""
-        return self.embedding if self.lm_head is None else self.lm_head
+    def tower(cls, config: QwenConfig) -> VisionTower:
+        """Specs of the vision tower."""
+        return VisionTower.spec(config.vision)
 
     def rotary(self, positions: Int[Array, "*B 3 L"]) -> Rotary:
         """Rotary embedding of M-RoPE positions."""
         text = self.config.text
         return multimodal_rotary(positions, text.head_dim, text.rope_theta, text.mrope_sections)
 
-    def embed(self, tokens: Int[Array, "*B L"]) -> Float[Array, "*B L D"]:
-        """Plain token embeddings in the compute dtype. Looking padding up trains nothing (torch's `padding_idx`)."""
-        x = look_up(self.embedding, tokens, self.config.dtype)
-        return jnp.where((tokens == self.config.pad_id)[..., None], jax.lax.stop_gradient(x), x)
-
-    def embed_batch(self, batch: Batch, remat: Remat = False, frozen: bool = False) -> Float[Array, "B L D"]:
-        """Token embeddings with the image embeddings in the place of the image tokens."""
-        x = constrain_rows(self.embed(batch.tokens))
-        if batch.images is None:
-            return x
-        seen = self.vision(batch.images, self.config.dtype, remat, frozen)
-        is_image = batch.tokens == self.config.image_id
-        # The i-th image token of a row takes the i-th merge group: images are stored in order, padding last.
-        group = jnp.clip(jnp.cumsum(is_image, axis=1, dtype=jnp.int32) - 1, 0, seen.shape[1] - 1)
-        filled = jnp.take_along_axis(seen, group[:, :, None], axis=1)
-        return constrain_rows(jnp.where(is_image[:, :, None], filled, x))
-
-    def hidden(self, batch: Batch, remat: Remat = False, frozen: bool = False) -> Float[Array, "B L D"]:
-        """States after the last block, before the final norm."""
-        x = self.embed_batch(batch, remat, frozen)
-        return block.run(self.blocks, x, self.rotary(batch.positions), batch.mask, remat=remat, frozen=frozen)
-
-    def states(self, batch: Batch, remat: Remat = False, frozen: bool = False) -> Float[Array, "B L D"]:
-        """e_t of method.md section 2: states after the final norm. `frozen`: no gradient will be asked for."""
-        return self.norm(self.hidden(batch, remat, frozen))
-
-    def logits(self, states: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
-        """float32 next-token logits of normed states."""
-        if self.packed_head is not None:
-            return self.packed_head(states).astype(jnp.float32)
-        table = constrain(self.table.astype(states.dtype), "vocab", None)
-        logits = jnp.einsum("...d,vd->...v", states, table, preferred_element_type=jnp.float32)
-        return constrain_last(logits, "vocab")
-
-    def prefill(self, batch: Batch) -> tuple[Float[Array, "N P D"], KeyValue]:
-        """Pre-norm states of prompts and the keys and values of every block."""
-        x = self.embed_batch(batch, frozen=True)
-        return block.prefill(self.blocks, x, self.rotary(batch.positions), batch.mask)
-
-    def decoding(self) -> "QwenVL":
-        """The same model, laid out for decode steps."""
-        pack = layout().pack
-        head = None if pack is None else pack(Linear(self.table.T))
-        return self.replace(blocks=decoding_layers(self.blocks), packed_head=head)
-
-    def decode(
-        self, cache: KVCache, tokens: Int[Array, "N G 1"], rotary: Rotary, step: Int[Array, ""]
-    ) -> tuple[Float[Array, "N G 1 D"], KVCache]:
-        """Pre-norm states of one more token per sample."""
-        return kv_cache.decode(self.blocks, cache, self.embed(tokens), rotary, step)
-
-    def valid_tokens(self, tokens: Int[Array, "*B L"], mask: Bool[Array, "*B L"]) -> Bool[Array, "*B L"]:
-        """valid(t) of method.md section 3."""
-        marks = (self.config.pad_id, self.config.vision_start_id, self.config.vision_end_id, self.config.image_id)
-        ok = mask
-        for mark in marks:
-            ok = ok & (tokens != mark)
-        return ok
+    def see(self, batch: Batch, remat: Remat, frozen: bool) -> tuple[Float[Array, "B M D"], None]:
+        """Embeddings of the pictures' tokens; nothing is added later."""
+        return self.vision(batch.images, self.config.dtype, remat, frozen), None

@@ -16,8 +16,8 @@ from lam_jax.latent.agent import Agent
 from lam_jax.latent.code_model import straight_through
 from lam_jax.latent.health import health
 from lam_jax.losses import cloning, next_token, target_mask
+from lam_jax.models.config import BackboneConfig
 from lam_jax.models.inputs import Batch
-from lam_jax.models.qwen2_5_vl.config import QwenConfig
 from lam_jax.train.method import Method
 from lam_jax.train.partition import Choice
 from lam_jax.train.stages import inverse
@@ -95,18 +95,18 @@ def learn_objective(agent: Agent, batch: Batch, noise: Array | None, method: Met
     return latent_sft_objective(agent, batch, noise, method, part="learn")
 
 
-def backbone_trains(config: QwenConfig, method: Method) -> Mapping[str, Choice]:
+def backbone_trains(config: BackboneConfig, method: Method) -> Mapping[str, Choice]:
     """Vision tower and the top of the backbone."""
     return {"backbone.vision": True, **backbone_top(config, method)}
 
 
-def latent_trains(config: QwenConfig, method: Method) -> Mapping[str, Choice]:
+def latent_trains(config: BackboneConfig, method: Method) -> Mapping[str, Choice]:
     """The same, and the policy where it is cloned in the same step."""
     policy: dict[str, Choice] = {"latent.policy": True} if method.sft == "joint" else {}
     return {**backbone_trains(config, method), **policy}
 
 
-def learn_trains(config: QwenConfig, method: Method) -> Mapping[str, Choice]:
+def learn_trains(config: BackboneConfig, method: Method) -> Mapping[str, Choice]:
     """Vision tower, top of the backbone, policy, and what names and reads the codes."""
     return {**backbone_trains(config, method), **dict.fromkeys(("latent.policy", *inverse.TRAINS), True)}
 

@@ -8,15 +8,15 @@ from flax import struct
 from jaxtyping import Array
 
 from lam_jax.latent.agent import Agent
+from lam_jax.models.config import BackboneConfig
 from lam_jax.models.inputs import Batch
-from lam_jax.models.qwen2_5_vl.config import QwenConfig
 from lam_jax.train.method import Method
 from lam_jax.train.partition import Choice, Last
 from lam_jax.train.stages.objective import Objective, as_loss
 
 Loss = Callable[[Agent, Any, Any, Method], tuple[Array, dict[str, Array]]]
 MakeObjective = Callable[[Agent, Any, Any, Method], Objective]
-Trains = Callable[[QwenConfig, Method], Mapping[str, Choice]]
+Trains = Callable[[BackboneConfig, Method], Mapping[str, Choice]]
 Noise = Callable[[Any, Array, int], Any]
 
 
@@ -54,13 +54,13 @@ class MixedBatch(struct.PyTreeNode):
 def whole(*parts: str) -> Trains:
     """Trains these parts whole, whatever the sizes and switches."""
 
-    def trains(config: QwenConfig, method: Method) -> Mapping[str, Choice]:
+    def trains(config: BackboneConfig, method: Method) -> Mapping[str, Choice]:
         return dict.fromkeys(parts, True)
 
     return trains
 
 
-def backbone_top(config: QwenConfig, method: Method) -> dict[str, Choice]:
+def backbone_top(config: BackboneConfig, method: Method) -> dict[str, Choice]:
     """The backbone's upper blocks, final norm, embeddings and head: what token RL trains, and stage 5 among others."""
     blocks = Last(method.trained_blocks(config.text.layers))
     top: dict[str, Choice] = {"backbone.blocks": blocks, "backbone.norm": True, "backbone.embedding": True}
