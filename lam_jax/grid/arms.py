@@ -104,13 +104,13 @@ def arms_of(records: Iterable[Mapping[str, Any]]) -> dict[Block, list[Arm]]:
         GridFilesError: two cells of one seed have the same labels.
     """
     records = list(records)
-    dropped = _repeated_axes(records)
+    dropped, of_axes = _repeated_axes(records), _axes_say_space(records)
     found: dict[Block, dict[tuple[tuple[str, str], ...], Arm]] = {}
     for record in records:
         axes = {name: str(value) for name, value in record["axes"].items() if name not in dropped}
         for row in record["scores"]:
             block = Block(row["task"], row["split"], float(row["temperature"]))
-            labels = {**axes, SPACE: row["space"], PHASE: row["phase"]}
+            labels = {**axes, **({} if of_axes else {SPACE: row["space"]}), PHASE: row["phase"]}
             arm = found.setdefault(block, {}).setdefault(tuple(labels.items()), _empty(labels, record, row))
             if record["seed"] in arm.scores:
                 raise GridFilesError(
@@ -144,6 +144,18 @@ def _repeated_axes(records: Sequence[Mapping[str, Any]]) -> set[str]:
             if all({row[key] for row in r["scores"]} == {str(r["axes"].get(name))} for r in records):
                 dropped.add(name)
     return dropped
+
+
+def _axes_say_space(records: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether an axis tells apart more than the spaces do, and of each of its values there is one space."""
+    for name in sorted({name for record in records for name in record["axes"]} - {SEED, *_SPACES}):
+        spaces: dict[str, set[str]] = {}
+        for record in records:
+            spaces.setdefault(str(record["axes"].get(name)), set()).update(row["space"] for row in record["scores"])
+        different = set().union(*spaces.values())
+        if len(spaces) > len(different) > 1 and all(len(found) == 1 for found in spaces.values()):
+            return True
+    return False
 
 
 def _without_idle_axes(arms: list[Arm]) -> list[Arm]:

@@ -13,6 +13,7 @@ from typing import Any
 from lam_jax.errors import LamJaxError
 from lam_jax.grid.grid import Cell
 from lam_jax.pipeline.phases import rl_phase, scores_phase
+from lam_jax.runs.metrics import METRICS, read_metrics
 from lam_jax.runs.phase_store import shared_phases
 from lam_jax.runs.record import read_record
 from lam_jax.train.spaces import SPACES
@@ -60,10 +61,28 @@ def cell_record(cell: Cell, identity: str, command: Sequence[str], run: Path, re
         "algorithms": {task.name: cell.recipe.rl.algorithm_of(task.name).name for task in cell.recipe.tasks},
         "left_out": [name for name in _PARTS if not getattr(cell.recipe.method, name)],
         "speed": results["speed"],
+        "curves": _curves(run, results["rl"]),
+        "reach": list(results.get("reach", ())),
+        "reach_scores": list(results.get("reach_scores", ())),
         "gain": results["gain"],
         "codes": {name: results["latent"][name] for name in _CODES if name in results["latent"]},
         "scores": _scores(run, results["scores"]),
     }
+
+
+_PER_STEP = ("reward_mean", "reward_std", "entropy", "code_entropy", "emission_entropy", "kl", "length_mean", "ended")
+
+
+def _curves(run: Path, found: Sequence[Mapping[str, Any]]) -> list[Record]:
+    """Of each policy that was reinforced, sums of cost and what was logged, by logged step."""
+    lines, curves = read_metrics(run / METRICS) if found else [], []
+    for cost in found:
+        phase = rl_phase(cost["task"], SPACES[cost["space"]])
+        steps = {line["step"]: line for line in lines if line["phase"] == phase and "rl_step_s" in line}
+        logged = [steps[step] for step in cost["steps"]]
+        values = {name: [record[name] for record in logged] for name in _PER_STEP if logged and name in logged[0]}
+        curves.append({**cost, **values})
+    return curves
 
 
 _PARTS = ("cycle", "project", "text_only")  # switches of the paper's ablations

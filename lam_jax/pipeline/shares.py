@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 
 from lam_jax.errors import CheckpointMismatchError, DamagedCheckpointError
 from lam_jax.hosts.consistency import code_hash, versions
-from lam_jax.pipeline.phases import CODES, STAGE_PHASES, scores_phase, sft_phases
+from lam_jax.pipeline.phases import CODES, REACH, STAGE_PHASES, has_reach, reach_phase, scores_phase, sft_phases
 from lam_jax.recipe import Recipe
 from lam_jax.rewards.embedding import is_lexical
 from lam_jax.rewards.reward import WithContent
@@ -33,6 +33,8 @@ from lam_jax.values import FUNCTION, TYPE, encode, hash_json
 STAGE_FIELDS = tuple(stage.name for stage in STAGE_PHASES.values())
 # Of a recipe, not read by stages 1 to 4 but where they are put in again below.
 _LATER = ("name", "tasks", "spaces", "rl", "evaluation", "sft", *STAGE_FIELDS)
+# Of the method, what stages 1 to 4 do not use.
+_OF_STAGE_5 = ("sft", "sft_blocks", "response_only")
 # Of the evaluation, what stages use: rows of a validation batch, and when they stop.
 _WATCHED = ("held_out", "least_used_share")
 # Of stage 6, how it trains; how it draws and from how many prompts counts for scores.
@@ -64,12 +66,21 @@ class Shares:
         common = {key: value for key, value in whole.items() if key not in _LATER}
         common["evaluation"] = {key: whole["evaluation"][key] for key in _WATCHED}
         common["content"] = {"model": content["model"], "rows": content["rows"][:corpora]}
-        learned = tuple(STAGE_PHASES)
+        learned, method = tuple(STAGE_PHASES), common["method"]
+        common["method"] = {key: value for key, value in method.items() if key not in _OF_STAGE_5}
         for number, phase in enumerate(learned):
             stages = {name: whole[name] for name in STAGE_FIELDS[: number + 1]}
             self._add(phase, common | stages, learned[:number])
         common |= {name: whole[name] for name in STAGE_FIELDS}
         self._add(CODES, common, learned)
+        common["method"] = method
+        watched = common | {
+            "evaluation": whole["evaluation"],
+            "tasks": whole["tasks"],
+            "rows of tasks": content["rows"],
+        }
+        if recipe.evaluation.reach is not None:
+            self._add(REACH, watched, learned)
         for index, task in enumerate(recipe.tasks):
             rewards = {key: value for key, value in content["rewards"].items() if key.partition("/")[0] == task.name}
             own = {"task": whole["tasks"][index], "rows of task": content["rows"][corpora + index], "rewards": rewards}
@@ -84,6 +95,8 @@ class Shares:
                     drawn = {key: value for key, value in whole["rl"].items() if key not in _TRAINING}
                     scored = tuned | {"space": space.name, "evaluation": whole["evaluation"], "rl": drawn}
                     self._add(scores_phase("sft", task.name, space), scored, before)
+                    if has_reach(recipe.evaluation.reach, task, space):
+                        self._add(reach_phase(task.name, space), scored, before)
 
     def _add(self, phase: str, part: Mapping[str, Any], before: Sequence[str]) -> None:
         if all(name.partition(":")[0].partition(".")[0] == "lam_jax" for name in _names(part)):

@@ -15,6 +15,7 @@ from typing import Any
 from lam_jax.runs.jsonl import JsonLines, Record, broken, read_lines
 from lam_jax.runs.sinks import Sink, open_sinks
 
+METRICS = "metrics.jsonl"  # in a run's folder
 RESERVED = ("phase", "step", "time")
 REWARD_PART = "reward/"  # begins the metric of a named part of a reward
 FAILED_PART = "failed_rewards/"  # begins the metric of a kind of failed reward calls
@@ -55,7 +56,7 @@ class MetricsWriter:
     """
 
     def __init__(self, folder: Path, enabled: bool = True, sinks: Sequence[Sink] | None = None):
-        self.path = Path(folder) / "metrics.jsonl"
+        self.path = Path(folder) / METRICS
         self.enabled = enabled
         self.sinks: Sequence[Sink] = ()
         self._closed = False

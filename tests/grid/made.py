@@ -5,6 +5,7 @@ What a phase "trains" is a sum over what it depends on, so that a phase that is 
 
 import dataclasses
 import hashlib
+import json
 from pathlib import Path
 
 import jax
@@ -77,8 +78,13 @@ class Pipeline:
                         given = {"task": task.name, "space": space.name, "phase": name, "split": "id"}
                         rows.append(given | {"temperature": 1.0, "lexical_diversity": 2.0, "samples": 2})
             assert set(sft_phases(task.name, space, recipe.method)) <= run.results.keys()
-            cost = {"task": task.name, "space": space.name, "flops": [1.0, 2.0]}
+            cost = {"task": task.name, "space": space.name, "steps": [1, 2], "flops": [1.0, 2.0]}
             assert rl_phase(task.name, space) in run.results
+            lines = [{"phase": "other", "step": 1, "rl_step_s": 1.0, "reward_mean": 9.0}]
+            for step, scalars in ((0, {"eval_s": 1.0}), (1, {"rl_step_s": 1.0, "reward_mean": 0.25, "kl": 0.0})):
+                lines.append({"phase": rl_phase(task.name, space), "step": step, **scalars})
+            lines.append(lines[-1] | {"step": 2, "reward_mean": 0.5})
+            (Path(out) / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
             (Path(out) / "results.json").write_text("{}")
             return {
                 "phases": run.timings(),

@@ -14,14 +14,7 @@ from lam_jax.grid.run import FailedCellsError, run_grid
 from tests.grid import made
 
 RL = "rl_token_role_play"
-OWN = {
-    "data",
-    "base_model",
-    "reach",
-    "reach_token_role_play",
-    RL,
-    "scores_rl_token_role_play",
-}  # phases that no cells share
+OWN = {"data", "base_model", RL, "scores_rl_token_role_play"}  # phases that no cells share
 TIMES = ("finished", "seconds", "seconds_without_shared", "phases", "command")
 
 
@@ -46,13 +39,15 @@ def test_phases_that_cells_share_are_trained_once_and_the_results_are_those_of_c
     count = Counter(phase for _, phase in pipeline.trained)
     assert {phase for phase, times in count.items() if times == 2} == {
         *("stage1_inverse", "stage2_projector", "stage3_joint", "stage4_cloning", "codes"),
-        *("sft_token_role_play", "scores_sft_token_role_play"),
+        *("reach", "sft_token_role_play", "scores_sft_token_role_play", "reach_token_role_play"),
     }
     assert count[RL] == count["scores_rl_token_role_play"] == count["data"] == 4
     shared = {p["name"] for p in found["seed0_dapo"]["phases"] if p["shared"]}
-    assert len(shared) == 7
+    assert len(shared) == 9
     assert not any(p["shared"] for p in found["seed0_grpo"]["phases"])
     assert found["seed0_dapo"]["rl_flops"] == {RL: 2.0}
+    (curve,) = found["seed0_dapo"]["curves"]
+    assert (curve["steps"], curve["flops"], curve["reward_mean"], curve["kl"]) == ([1, 2], [1, 2], [0.25, 0.5], [0, 0])
     for name in found:
         seed, algorithm = name[4:].split("_")
         alone = tmp_path / name

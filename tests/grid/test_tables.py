@@ -117,6 +117,23 @@ def test_cost_is_latent_over_token(results):
     ]
 
 
+def test_an_axis_that_says_the_space_stands_for_it(tmp_path):
+    values = {"token": ("token", 0.5), "latent": ("latent", 0.6), "repaired": ("latent", 0.8)}
+    cells = [
+        cell(f"{agent}{seed}", seed, {"seed": seed, "agent": agent}, [score(space, "rl", [value, value + 0.1])])
+        for agent, (space, value) in values.items()
+        for seed in range(2)
+    ]
+    ((means, compared),) = [
+        (b.means, b.compared) for b in grid_tables(read_results(write(tmp_path / "x", *cells, plan=cells))).blocks
+    ]
+    assert [mean.labels for mean in means] == [{"agent": agent, "phase": "rl"} for agent in values]
+    assert [(c.first, c.second, round(c.found.mean, 6)) for c in compared] == [
+        ("latent", "token", 0.1),
+        ("repaired", "token", 0.3),
+    ]
+
+
 def test_failed_calls_and_cells_that_are_not_done(tmp_path):
     axes = {"seed": 0, "algorithm": "grpo"}
     scores = [score("token", "rl", [0.5, 0.7])]

@@ -21,8 +21,9 @@ CONTENT = {"model": {"w": "a"}, "rows": ["paired", "text", "role_play", "help"],
 STAGES = set(STAGE_PHASES)
 PAIRS = [(space, task) for space in ("latent", "token") for task in ("role_play", "help")]
 TUNED = {f"{name}_{space}_{task}" for name in ("sft", "scores_sft") for space, task in PAIRS}
-ALL = STAGES | {"codes"} | TUNED
-SCORES = {name for name in ALL if name.startswith("scores")}
+REACH = {f"reach_{space}_{task}" for space, task in PAIRS}
+ALL = STAGES | {"codes", "reach"} | TUNED | REACH
+SCORES = {name for name in ALL if name.startswith(("scores", "reach_"))}
 
 
 def replaced(recipe: Recipe, name: str, **fields) -> Recipe:
@@ -45,7 +46,7 @@ def flat(examples, answers):
 
 BASE = demo.recipe()
 WARM = in_every_space(SamplingConfig(temperature=0.7))
-OF_RL = ("rl", "scores_rl", "data", "base_model", "control", "reach")
+OF_RL = ("rl", "scores_rl", "data", "base_model", "control")
 
 
 def test_stage_6_is_never_shared():
@@ -62,14 +63,15 @@ def test_stage_6_is_never_shared():
         (dataclasses.replace(BASE, name="other", spaces=("token",)), {n for n in ALL if "_latent_" not in n}),
         (replaced(BASE, "rl", sampling=WARM), ALL - SCORES),
         (replaced(BASE, "rl", algorithm=algorithm_named("gspo")), ALL),
-        (replaced(BASE, "evaluation", answers=(AnswerSet(2, WARM),)), ALL - SCORES),
-        (replaced(BASE, "evaluation", embedder="minilm"), ALL - SCORES),
+        (replaced(BASE, "evaluation", answers=(AnswerSet(2, WARM),)), ALL - SCORES - {"reach"}),
+        (replaced(BASE, "evaluation", embedder="minilm"), ALL - SCORES - {"reach"}),
         (replaced(BASE, "evaluation", held_out=8), set()),
-        (replaced(BASE, "sft", steps=3), STAGES | {"codes"}),
+        (replaced(BASE, "sft", steps=3), STAGES | {"codes", "reach"}),
         (replaced(BASE, "cloning", steps=3), {"stage1_inverse", "stage2_projector", "stage3_joint"}),
         (replaced(BASE, "inverse", steps=3), set()),
         (replaced(BASE, "method", entropy_weight=0.5), set()),
-        (replaced(BASE, "method", sft="released"), set()),
+        (replaced(BASE, "method", sft="released"), STAGES | {"codes"}),
+        (replaced(BASE, "method", response_only=True, sft_blocks=3), STAGES | {"codes"}),
         (replaced(BASE, "latent", codes=16), set()),
         (replaced(BASE, "model", compute_dtype="bfloat16"), set()),
         (dataclasses.replace(BASE, seed=1), set()),
@@ -83,7 +85,7 @@ def test_what_differs_is_not_shared(recipe, expected):
 
 def test_another_task_beside_it_does_not_touch_a_task():
     content = with_content(rows=["paired", "text", "help"])
-    assert shared(demo.recipe(task=("help",)), content) == {n for n in ALL if "role_play" not in n}
+    assert shared(demo.recipe(task=("help",)), content) == {n for n in ALL if "role_play" not in n} - {"reach"}
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,7 @@ def test_another_task_beside_it_does_not_touch_a_task():
     [
         ({"model": {"w": "z"}}, set()),
         ({"rows": ["paired", "other", "role_play", "help"]}, set()),
-        ({"rows": ["paired", "text", "other", "help"]}, {n for n in ALL if "role_play" not in n}),
+        ({"rows": ["paired", "text", "other", "help"]}, {n for n in ALL if "role_play" not in n} - {"reach"}),
         ({"rewards": {"help/evaluation": "x"}}, {n for n in ALL if "help" not in n}),
     ],
 )
