@@ -15,6 +15,7 @@ _MODULES = {
     "tasks.pcogalign": ("PCogAlignRows",),
     "corpora.built": ("BuiltRows",),
     "data.layouts": ("RowParser",),
+    "data.mispaired": ("MispairedRows",),
     "data.sources": ("JsonRows", "RowSource"),
     "data.schemas": ("Example",),
     "rewards.functions": ("FileReward", "FunctionReward", "WeightedReward"),

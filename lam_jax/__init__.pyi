@@ -7,6 +7,7 @@ from lam_jax.agents.loaded import LoadedAgent as LoadedAgent
 from lam_jax.agents.steer import steer_agent as steer_agent
 from lam_jax.corpora.built import BuiltRows as BuiltRows
 from lam_jax.data.layouts import RowParser as RowParser
+from lam_jax.data.mispaired import MispairedRows as MispairedRows
 from lam_jax.data.schemas import Example as Example
 from lam_jax.data.sources import JsonRows as JsonRows
 from lam_jax.data.sources import RowSource as RowSource

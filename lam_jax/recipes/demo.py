@@ -5,6 +5,7 @@ lam-jax demo --out runs/demo
 
 from typing import Literal
 
+from lam_jax.data.mispaired import MispairedRows
 from lam_jax.latent.config import LATENT_PRESETS
 from lam_jax.models.processor import ImageSettings
 from lam_jax.recipe import (
@@ -58,6 +59,7 @@ def recipe(
     validate_every: int = 0,
     space: tuple[SpaceName, ...] = PAPER_SPACES,
     emission: float = 0.5,
+    mispaired: float = 0.0,
 ) -> Recipe:
     """The demo's recipe.
 
@@ -70,8 +72,10 @@ def recipe(
         validate_every: RL steps between two validations; 0: only before the first and after the last step.
         space: action spaces to train.
         emission: temperature at which rollouts of the hybrid space draw the token under a code.
+        mispaired: share of the paired training rows that have the picture of another row, for ablations.
     """
     sizes = sizes or demo_sizes()
+    pairs = SceneRows("paired", sizes)
     tasks = scene_tasks(sizes)
     # No truncation at 32 codes, so that both spaces sample alike.
     warm, near_greedy = (in_every_space(SamplingConfig(temperature=t)) for t in (1.0, 0.1))
@@ -82,7 +86,9 @@ def recipe(
         latent=LATENT_PRESETS["tiny"],
         image=ImageSettings(size=IMAGE_SIZE),
         paired=Corpus(
-            SceneRows("paired", sizes), (CHAT_LENGTHS["paired"],), prompt_lengths=(PROMPT_LENGTHS["paired"],)
+            MispairedRows(pairs, mispaired) if mispaired else pairs,
+            (CHAT_LENGTHS["paired"],),
+            prompt_lengths=(PROMPT_LENGTHS["paired"],),
         ),
         text_only=Corpus(SceneRows("text_only", sizes), (CHAT_LENGTHS["text_only"],)),
         tasks=tuple(tasks[name] for name in task),
