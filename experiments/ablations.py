@@ -1,0 +1,131 @@
+"""What the parts of the method, and amount and quality of its data, are worth: role play, GRPO, one change at a time.
+
+    .venv/bin/python -m experiments.ablations --list
+    .venv/bin/python -m experiments.ablations                  # `make ablations`
+    .venv/bin/lam-jax table experiments/results/ablations
+
+Each is the agent `repaired` of `experiments.arms` with one thing changed. Steps and batches stay, so amounts of data
+say how often rows are seen again: stages 1 to 4 take 5,040 paired rows of 6,000 and 2,480 text-only rows of 21,600.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from experiments.arms import arm
+from lam_jax.cli import exit_code, report_error
+from lam_jax.data.mispaired import MispairedRows
+from lam_jax.grid.grid import Grid
+from lam_jax.grid.listing import listed
+from lam_jax.grid.run import run_grid
+from lam_jax.hosts.start import start_process
+from lam_jax.recipe import Recipe
+from lam_jax.scenes.builder import SceneSizes
+from lam_jax.scenes.source import SceneRows
+
+Change = Callable[[Recipe], Recipe]
+
+
+def _method(**fields: Any) -> Change:
+    return lambda recipe: dataclasses.replace(recipe, method=dataclasses.replace(recipe.method, **fields))
+
+
+def _codes(count: int) -> Change:
+    return lambda recipe: dataclasses.replace(recipe, latent=dataclasses.replace(recipe.latent, codes=count))
+
+
+def _mispaired(share: float) -> Change:
+    def change(recipe: Recipe) -> Recipe:
+        rows = MispairedRows(recipe.paired.rows, share)
+        return dataclasses.replace(recipe, paired=dataclasses.replace(recipe.paired, rows=rows))
+
+    return change
+
+
+def _rows(**train: int) -> Change:
+    """Other numbers of training rows of stages 1 to 4."""
+
+    def change(recipe: Recipe) -> Recipe:
+        for name, rows in train.items():
+            corpus = getattr(recipe, name)
+            assert isinstance(corpus.rows, SceneRows)
+            sizes: SceneSizes = corpus.rows.sizes
+            changed = dataclasses.replace(sizes, **{name: {**getattr(sizes, name), "train": rows}})
+            corpus = dataclasses.replace(corpus, rows=SceneRows(name, changed))
+            recipe = dataclasses.replace(recipe, **{name: corpus})
+        return recipe
+
+    return change
+
+
+CHANGES: Mapping[str, Change] = {
+    "full": lambda recipe: recipe,
+    # The paper's ablations.
+    "no_cycle": _method(cycle=False),
+    "no_projector": _method(project=False),
+    "no_text_only": _method(text_only=False),
+    # Amount and quality of the data.
+    "text_only_240": _rows(text_only=240),
+    "text_only_1200": _rows(text_only=1200),
+    "paired_600": _rows(paired=600),
+    "paired_1800": _rows(paired=1800),
+    "mispaired_20": _mispaired(0.2),
+    "mispaired_50": _mispaired(0.5),
+    "mispaired_100": _mispaired(1.0),
+    # The space.
+    "codes_16": _codes(16),
+    "codes_64": _codes(64),
+    "codes_128": _codes(128),
+    "codes_256": _codes(256),
+    # Training of the codes.
+    "readout_block": lambda recipe: dataclasses.replace(recipe, method=recipe.method.with_readout("block")),
+    "readout_delta": lambda recipe: dataclasses.replace(recipe, method=recipe.method.with_readout("delta")),
+    "sft_released": _method(sft="released"),
+    "sft_guided": _method(sft="guided"),
+    "sft_joint": _method(sft="joint"),
+    "gumbel_off": _method(gumbel="off"),
+    "gumbel_annealed": _method(gumbel="annealed"),
+}
+
+
+def ablated(seed: int, change: str) -> Recipe:
+    """The recipe of a change; ValueError: another name."""
+    if change not in CHANGES:
+        raise ValueError(f"change is {change!r}, expected one of {sorted(CHANGES)}.")
+    return dataclasses.replace(CHANGES[change](arm("repaired", seed)), name="ablations")
+
+
+GRID = Grid("ablations", {"demo": ablated}, {"seed": (0, 1, 2), "change": tuple(CHANGES)})
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Runs the grid, or goes on with it."""
+
+    out: Path = Path("runs/ablations")
+    results: Path = Path("experiments/results/ablations")
+    only: tuple[str, ...] = ()
+    """Cells that are run, also if they are done; no others are."""
+    list: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Prints the cells and about how many hours they will take, and runs nothing."""
+
+
+def main(config: Config) -> None:
+    start_process()
+    if config.list:
+        print("\n".join(listed(GRID, config.results)))
+        return
+    command = ["python", "-m", "experiments.ablations", *sys.argv[1:]]
+    run_grid(GRID, config.out, config.results, only=config.only, command=command)
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Config))
+    except (Exception, KeyboardInterrupt) as error:
+        report_error(error)
+        sys.exit(exit_code(error))
