@@ -23,7 +23,15 @@ from lam_jax.aot.workload import Workload
 from lam_jax.evaluation.reach_settings import ReachSettings
 from lam_jax.latent.agent import Agent
 from lam_jax.nn.weight import count, structs
-from lam_jax.pipeline.phases import STAGE_PHASES, is_scored, reach_phase, rl_phase, scores_phase, sft_phases
+from lam_jax.pipeline.phases import (
+    STAGE_PHASES,
+    is_scored,
+    reach_after_rl_phase,
+    reach_phase,
+    rl_phase,
+    scores_phase,
+    sft_phases,
+)
 from lam_jax.pipeline.resources import Resources
 from lam_jax.recipe import PAIRED, Recipe, StageSettings
 from lam_jax.runs.progress import duration
@@ -117,11 +125,15 @@ class _Planner:
         rows = len(self.resources.examples(task.name, task.sft))
         for phase, stage in sft_phases(task.name, space, recipe.method).items():
             yield self._stage(phase, stage, recipe.sft, rows, task.chat_lengths[-1])
+        reach = recipe.evaluation.reach
+        probed = reach if reach is not None and is_scored(reach, task) else None
         yield self._scores("sft", task, space)
-        if recipe.evaluation.reach is not None and is_scored(recipe.evaluation.reach, task):
-            yield self._reach(recipe.evaluation.reach, task, space)
+        if probed:
+            yield self._reach(probed, task, space, reach_phase(task.name, space))
         yield self._rl(task, space)
         yield self._scores("rl", task, space)
+        if probed:
+            yield self._reach(probed, task, space, reach_after_rl_phase(task.name, space))
 
     def _setting(self, **sizes: Any) -> Setting:
         recipe, resources = self.recipe, self.resources
@@ -188,13 +200,13 @@ class _Planner:
             memory=bytes_per_chip(program.arguments),
         )
 
-    def _reach(self, settings: ReachSettings, task: Task, space: Space) -> PlannedPhase:
+    def _reach(self, settings: ReachSettings, task: Task, space: Space, phase: str) -> PlannedPhase:
         """Answers by the policy and, in a space of codes, under random codes; the look along references is left out."""
         prompts = self.recipe.rl.prompts
         rows = min(settings.prompts, len(self.resources.examples(task.name, task.val)))
         program = self._rl_program("rollout", task, space, prompts, settings.samples)
         return PlannedPhase(
-            reach_phase(task.name, space),
+            phase,
             -(-rows // prompts) * (1 + space.coded),
             f"{prompts} x {settings.samples} x {task.prompt_lengths[-1]}+{task.answer_length}",
             flops=_flops(program),

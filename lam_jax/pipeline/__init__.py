@@ -27,9 +27,19 @@ from lam_jax.pipeline.content import content_of, is_of_policy, is_of_reward
 from lam_jax.pipeline.finished import RESULTS, finished_results
 from lam_jax.pipeline.judge_cost import judge_cost_lines
 from lam_jax.pipeline.measures import measure_codes, measure_control
-from lam_jax.pipeline.phases import BASE_MODEL, CODES, DATA, REACH, control_phase, has_reach, reach_phase
+from lam_jax.pipeline.phases import (
+    BASE_MODEL,
+    CODES,
+    DATA,
+    REACH,
+    control_phase,
+    has_reach,
+    is_scored,
+    reach_after_rl_phase,
+    reach_phase,
+)
 from lam_jax.pipeline.plan import phases_of, require_trained_phase, schedule_of
-from lam_jax.pipeline.reach import measure_learned_reach, measure_reach, require_reach
+from lam_jax.pipeline.reach import measure_learned_reach, measure_reach, measure_reach_after_rl, require_reach
 from lam_jax.pipeline.resources import Resources
 from lam_jax.pipeline.results import Scores, collect, environment, write_results
 from lam_jax.pipeline.shares import Shares
@@ -277,6 +287,15 @@ def _go_through(run: Run, recipe: Recipe, devices: Mesh, workers: int) -> dict[s
                 require_reach(settings, task, record)
             reinforced, times = reinforce(run, resources, task, space, tuned)
             scores[task.name, space.name, "rl"] = evaluate(run, resources, task, space, reinforced, "rl")
+            if settings is not None and is_scored(settings, task):
+                record = run.phase(
+                    reach_after_rl_phase(task.name, space),
+                    lambda task=task, space=space, agent=reinforced: (
+                        None,
+                        measure_reach_after_rl(resources, task, space, agent),
+                    ),
+                ).record
+                answered.append(record["scores"])
             speed.append(times)
     if control:
         latent = latent | {"random_action_kl_after_sft": min(control)}

@@ -99,8 +99,9 @@ def _reach_calls(resources: Resources, task: Task) -> int:
         return 0
     prompts = min(settings.prompts, len(resources.examples(task.name, task.val)))
     coded = sum(SPACES[space].coded for space in recipe.spaces)
-    # Drawn by the policy in every space; in those of codes at random too, and along the reference twice.
-    return prompts * (settings.samples * (len(recipe.spaces) + coded) + 2 * coded)
+    # Drawn by the policy in every space, and in those of codes at random, after stages 5 and 6; after 5 along the
+    # reference too, twice.
+    return prompts * (2 * settings.samples * (len(recipe.spaces) + coded) + 2 * coded)
 
 
 def _cost(resources: Resources, task: Task, judge: JudgeReward, training: int, evaluation: int) -> JudgeCost:

@@ -45,6 +45,11 @@ def reach_phase(task: str, space: Space) -> str:
     return f"reach_{space.name}_{task}"
 
 
+def reach_after_rl_phase(task: str, space: Space) -> str:
+    """The best of n answers, and answers under random codes, after stage 6."""
+    return f"reach_rl_{space.name}_{task}"
+
+
 def is_scored(settings: ReachSettings, task: Task) -> bool:
     """Whether that phase draws and scores answers; a judge is asked only where the recipe says so."""
     return settings.prompts > 0 and (settings.judged or not judges_of(task.reward))

@@ -11,6 +11,8 @@ from lam_jax.pipeline.phases import (
     STAGE_PHASES,
     control_phase,
     has_reach,
+    is_scored,
+    reach_after_rl_phase,
     reach_phase,
     rl_phase,
     scores_phase,
@@ -56,6 +58,8 @@ def schedule_of(recipe: Recipe, rows: Callable[[str, str], int]) -> tuple[Schedu
                 phases.append(ScheduledPhase(reach_phase(task.name, space), f"reach_{space.name}"))
             phases.append(ScheduledPhase(rl_phase(task.name, space), f"rl_{space.name}", recipe.rl.steps))
             phases.append(ScheduledPhase(scores_phase("rl", task.name, space), scores))
+            if reach is not None and is_scored(reach, task):
+                phases.append(ScheduledPhase(reach_after_rl_phase(task.name, space), f"reach_{space.name}"))
     # Spaces that share their SFT name its phases each.
     return tuple({phase.name: phase for phase in phases}.values())
 

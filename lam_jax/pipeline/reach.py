@@ -61,8 +61,16 @@ def measure_reach(resources: Resources, task: Task, space: Space, agent: Agent) 
             found["reach"] = record
         emitted = emitted, examples
     if is_scored(settings, task):
-        found["scores"] = _scores(Evaluator(resources, task, space), settings, agent, emitted)
+        found["scores"] = _scores(Evaluator(resources, task, space), settings, agent, "sft")
+        if emitted is not None:
+            found["scores"] |= _along_scores(Evaluator(resources, task, space), settings, *emitted)
     return found
+
+
+def measure_reach_after_rl(resources: Resources, task: Task, space: Space, agent: Agent) -> Record:
+    """What a reinforced agent's answers to a task's validation rows score, by its policy and under random codes."""
+    settings = resources.recipe.evaluation.reach or ReachSettings()
+    return {"scores": _scores(Evaluator(resources, task, space), settings, agent, "rl")}
 
 
 def _reach(rows: str, after: str, emitted: Emissions) -> Record | None:
@@ -91,9 +99,7 @@ def _look(resources: Resources, source: str, split: str, agent: Agent) -> tuple[
     return emissions(agent, [made.batch for made in collated], recipe.method.acting), examples
 
 
-def _scores(
-    evaluator: Evaluator, settings: ReachSettings, agent: Agent, emitted: tuple[Emissions, list[Any]] | None
-) -> Record:
+def _scores(evaluator: Evaluator, settings: ReachSettings, agent: Agent, after: str) -> Record:
     resources, task, space = evaluator.resources, evaluator.task, evaluator.space
     recipe = resources.recipe
     examples = resources.first(task.name, task.val, settings.prompts)
@@ -109,21 +115,27 @@ def _scores(
     found: Record = {
         "task": task.name,
         "space": space.name,
+        "after": after,
         "prompts": len({item.row for item in policy}),
         "samples": settings.samples,
         "policy": _mean(policy),
         "best_of": best_of_curve(policy, settings.samples),
     }
-    if emitted is None:
+    if not space.coded:
         return found
     random = answers(_aimless(agent), SamplingConfig(repetition_penalty=drawn.repetition_penalty))
     found |= {"random": _mean(random), "random_best_of": best_of_curve(random, settings.samples)}
     if len(_usable(policy) & _usable(random)) > 1:
         lead = paired_gain(_by_reward(random), _by_reward(policy))
         found |= {"lead": lead.difference, "lead_se": lead.paired_se}
-    emissions_, rows = emitted
-    for name, inferred in (("oracle", True), ("backbone", False)) if len(emissions_.target) else ():
-        found[name] = _mean(score_answers(_along(evaluator, emissions_, rows, inferred, settings.prompts), task.reward))
+    return found
+
+
+def _along_scores(evaluator: Evaluator, settings: ReachSettings, emitted: Emissions, rows: Sequence[Any]) -> Record:
+    found = {}
+    for name, inferred in (("oracle", True), ("backbone", False)) if len(emitted.target) else ():
+        answered = _along(evaluator, emitted, rows, inferred, settings.prompts)
+        found[name] = _mean(score_answers(answered, evaluator.task.reward))
     return found
 
 

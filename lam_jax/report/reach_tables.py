@@ -21,10 +21,11 @@ def emitted(results: Row) -> list[Row]:
 
 
 def scores(results: Row) -> list[Row]:
-    """Rows of the scores after SFT: answers as in RL, then those under random codes."""
+    """Rows of the scores after SFT and after RL: answers as in RL, then those under random codes."""
     titles, found = Titles.of(results), []
     for row in results.get("reach_scores") or []:
-        start = {"title": titles.task(row["task"]), "space": row["space"]}
+        after = "RL" if row.get("after") == "rl" else "SFT"
+        start = {"title": titles.task(row["task"]), "space": row["space"], "after": after}
         found.append(start | {"drawn": "the policy", "score": row.get("policy"), "best": row.get("best_of") or {}})
         if row.get("random") is not None:
             best = row.get("random_best_of") or {}
@@ -44,7 +45,8 @@ def sizes(results: Row) -> list[str]:
 def sentences(results: Row) -> list[str]:
     """What the probe says of each task's codes before RL, in plain sentences."""
     titles, found = Titles.of(results), []
-    scored = {row["task"]: row for row in results.get("reach_scores") or [] if row.get("random") is not None}
+    before = [row for row in results.get("reach_scores") or [] if row.get("after", "sft") == "sft"]
+    scored = {row["task"]: row for row in before if row.get("random") is not None}
     for row in results.get("reach") or []:
         if row["after"] != "sft" or row.get("gain_over_backbone") is None:
             continue

@@ -142,6 +142,7 @@ REACH_SCORES: Spec = (
     {"task": TEXT, "space": SPACE},
     {key: optional(NUMBER) for key in ("prompts", "samples", "policy", "random", "lead", "lead_se")}
     | {key: optional(NUMBER) for key in ("oracle", "backbone")}
+    | {"after": TEXT}
     | {key: optional(SCALARS) for key in ("best_of", "random_best_of")},
 )
 TITLES: Spec = ({"title": TEXT}, {"splits": OBJECT})

@@ -31,7 +31,9 @@ def test_phases_steps_and_sizes(plan):
     assert list(plan) == [
         *("stage1_inverse", "stage2_projector", "stage3_joint", "stage4_cloning"),
         *("sft_latent_own", "scores_sft_latent_own", "reach_latent_own", "rl_latent_own", "scores_rl_latent_own"),
+        "reach_rl_latent_own",
         *("sft_token_own", "scores_sft_token_own", "reach_token_own", "rl_token_own", "scores_rl_token_own"),
+        "reach_rl_token_own",
     ]
     # 29 of 30 rows twice by fours; 15 task rows three times, a row at a time.
     assert [plan[name].runs for name in ("stage1_inverse", "sft_token_own", "rl_latent_own")] == [15, 45, 100]
@@ -41,7 +43,7 @@ def test_phases_steps_and_sizes(plan):
     # 3 test rows and 8 fixed prompts, each with 2 samples, 8 prompts at a time.
     assert plan["scores_rl_token_own"].runs == 2
     # Validation prompts fit into one rollout; codes are drawn by the policy and at random.
-    assert [plan[f"reach_{space}_own"].runs for space in ("latent", "token")] == [2, 1]
+    assert [plan[f"reach_{space}_own"].runs for space in ("latent", "token", "rl_latent", "rl_token")] == [2, 1, 2, 1]
 
 
 def test_operations_follow_from_rows(recipe, plan):

@@ -59,7 +59,7 @@ class Pipeline:
             algorithm = recipe.rl.algorithm_of(task.name).name
             state, rows = 0.0, []
             for phase in phases_of(recipe):
-                own = (algorithm, recipe.rl.steps) if phase.startswith(("rl_", "scores_rl")) else ()
+                own = (algorithm, recipe.rl.steps) if phase.startswith(("rl_", "scores_rl", "reach_rl")) else ()
 
                 def train(phase=phase, own=own, state=state):
                     self.trained.append((Path(out).name, phase))

@@ -14,7 +14,8 @@ from lam_jax.grid.run import FailedCellsError, run_grid
 from tests.grid import made
 
 RL = "rl_token_role_play"
-OWN = {"data", "base_model", RL, "scores_rl_token_role_play"}  # phases that no cells share
+AFTER = ["scores_rl_token_role_play", "reach_rl_token_role_play"]
+OWN = {"data", "base_model", RL, *AFTER}  # phases that no cells share
 TIMES = ("finished", "seconds", "seconds_without_shared", "phases", "command")
 
 
@@ -69,10 +70,7 @@ def test_a_stopped_grid_goes_on_to_the_same_numbers(pipeline, tmp_path):
     pipeline.trained.clear()
     run_grid(made.grid(), tmp_path / "cut", say=str)
     assert numbers(tmp_path / "cut" / "results") == numbers(tmp_path / "whole" / "results")
-    assert [phase for folder, phase in pipeline.trained if folder.startswith("seed0")] == [
-        RL,
-        "scores_rl_token_role_play",
-    ]
+    assert [phase for folder, phase in pipeline.trained if folder.startswith("seed0")] == [RL, *AFTER]
 
 
 def test_a_failed_cell_is_reported_and_the_others_run_and_it_is_run_again_alone(pipeline, tmp_path):
@@ -84,7 +82,7 @@ def test_a_failed_cell_is_reported_and_the_others_run_and_it_is_run_again_alone(
     assert "in train" in (tmp_path / "failures" / "seed0_dapo.txt").read_text()
     pipeline.trained.clear()
     assert len(run_grid(made.grid(), tmp_path, only=["seed0_dapo"], say=said.append)) == 4
-    assert {phase for _, phase in pipeline.trained} == {RL, "scores_rl_token_role_play"}
+    assert {phase for _, phase in pipeline.trained} == {RL, *AFTER}
     pipeline.trained.clear()
     old = numbers(tmp_path / "results")
     run_grid(made.grid(), tmp_path, only=["seed0_dapo"], say=said.append)

@@ -80,8 +80,9 @@ def test_phases_by_name():
     assert list(phases_of(RECIPE)) == [
         *("data", "base_model", "stage1_inverse", "stage2_projector", "stage3_joint", "stage4_cloning", "codes"),
         *("reach", "sft_latent_help", "control_help", "scores_sft_latent_help", "reach_latent_help"),
-        *("rl_latent_help", "scores_rl_latent_help"),
+        *("rl_latent_help", "scores_rl_latent_help", "reach_rl_latent_help"),
         *("sft_token_help", "scores_sft_token_help", "reach_token_help", "rl_token_help", "scores_rl_token_help"),
+        "reach_rl_token_help",
     ]
     guided = demo.recipe(task=("help",), method=Method(sft="guided"))
     assert "sft_clone_latent_help" in phases_of(guided)

@@ -63,10 +63,10 @@ def test_the_cost_by_hand(tmp_path):
     (line,) = judge_cost_lines(resources)
     assert "about 896 calls (640 for rewards, 256 for validation and scores)" in line
     # The probe of the codes' reach asks a judge only where it may: 2 rows x 8 answers in either space and as many under
-    # random codes, and 2 x 2 along the references.
+    # random codes, before RL and after it, and 2 x 2 along the references.
     reach = dataclasses.replace(made.evaluation, reach=ReachSettings(judged=True))
     (judged,) = judge_costs(dataclasses.replace(resources, recipe=dataclasses.replace(made, evaluation=reach)))
-    assert judged.evaluation - cost.evaluation == 2 * (3 * 8 + 2)
+    assert judged.evaluation - cost.evaluation == 2 * (2 * 3 * 8 + 2)
     dapo = dataclasses.replace(made, rl=dataclasses.replace(made.rl, algorithm=ALGORITHMS["dapo"]))
     assert judge_costs(dataclasses.replace(resources, recipe=dapo))[0].refills == 3 * 640
     both = with_reward(made, WeightedReward((("judge", made.tasks[0].reward, 1.0),)))

@@ -15,9 +15,9 @@ def test_phases_of_the_demo_in_order():
     tasks = []
     for task in ("role_play", "help"):
         tasks += [f"sft_latent_{task}", f"control_{task}", f"scores_sft_latent_{task}", f"reach_latent_{task}"]
-        tasks += [f"rl_latent_{task}", f"scores_rl_latent_{task}"]
+        tasks += [f"rl_latent_{task}", f"scores_rl_latent_{task}", f"reach_rl_latent_{task}"]
         tasks += [f"sft_token_{task}", f"scores_sft_token_{task}", f"reach_token_{task}"]
-        tasks += [f"rl_token_{task}", f"scores_rl_token_{task}"]
+        tasks += [f"rl_token_{task}", f"scores_rl_token_{task}", f"reach_rl_token_{task}"]
     assert phases_of(demo.recipe()) == ("data", "base_model", *STAGES, *tasks)
 
 
@@ -28,7 +28,7 @@ def test_other_methods_and_spaces_have_other_phases():
     )
     own = ("sft_latent_help", "sft_clone_latent_help", "control_help", "scores_sft_latent_help")
     rest = ("rl_latent_help", "scores_rl_latent_help")
-    assert phases_of(recipe) == ("data", *STAGES, *own, "reach_latent_help", *rest)
+    assert phases_of(recipe) == ("data", *STAGES, *own, "reach_latent_help", *rest, "reach_rl_latent_help")
     evaluation = dataclasses.replace(recipe.evaluation, reach=None)
     without = dataclasses.replace(recipe, evaluation=evaluation)
     assert phases_of(without) == ("data", *STAGES[:-1], *own, *rest)
@@ -40,9 +40,11 @@ def test_tokens_have_no_reach_but_their_scores():
     for settings, expected in ((ReachSettings(), True), (ReachSettings(prompts=0), False)):
         own = dataclasses.replace(recipe, evaluation=dataclasses.replace(recipe.evaluation, reach=settings))
         assert ("reach_token_help" in phases_of(own)) is expected
+        assert ("reach_rl_token_help" in phases_of(own)) is expected
+        assert ("reach_rl_latent_help" in phases_of(own)) is expected
         assert "reach_latent_help" in phases_of(own)
     judged = paper.recipe(**REAL)
-    assert "reach_token_mmrole" not in phases_of(judged)
+    assert not {"reach_token_mmrole", "reach_rl_token_mmrole", "reach_rl_latent_mmrole"} & set(phases_of(judged))
     asked = dataclasses.replace(judged.evaluation, reach=ReachSettings(judged=True))
     assert "reach_token_mmrole" in phases_of(dataclasses.replace(judged, evaluation=asked))
 

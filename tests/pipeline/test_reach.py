@@ -15,7 +15,7 @@ from lam_jax.evaluation.reach import Emissions
 from lam_jax.evaluation.reach_settings import ReachSettings
 from lam_jax.pipeline import reach
 from lam_jax.pipeline.measures import Evaluator
-from lam_jax.pipeline.reach import idle_lines, measure_reach, require_reach
+from lam_jax.pipeline.reach import idle_lines, measure_reach, measure_reach_after_rl, require_reach
 from lam_jax.pipeline.resources import Resources
 from lam_jax.recipes import demo
 from lam_jax.rewards.functions import FunctionReward
@@ -79,8 +79,8 @@ def measured(monkeypatch):
     ).items():
         object.__setattr__(resources, name, value)
 
-    def measure(space):
-        return measure_reach(resources, task, space, tiny.agent()), calls
+    def measure(space, measure=measure_reach):
+        return measure(resources, task, space, tiny.agent()), calls
 
     return measure
 
@@ -104,8 +104,19 @@ def test_scores_of_codes(measured):
 def test_tokens_have_no_codes_to_draw_at_random(measured):
     record, calls = measured(TOKEN)
     assert "reach" not in record
-    assert set(record["scores"]) == {"task", "space", "prompts", "samples", "policy", "best_of"}
+    assert set(record["scores"]) == {"task", "space", "after", "prompts", "samples", "policy", "best_of"}
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("space", [LATENT, TOKEN])
+def test_after_rl_the_same_answers_are_scored(measured, space):
+    before, _ = measured(space)
+    (record, calls) = measured(space, measure_reach_after_rl)
+    assert list(record) == ["scores"]
+    own = {name: value for name, value in before["scores"].items() if name not in ("oracle", "backbone")}
+    assert record["scores"] == own | {"after": "rl"}
+    assert own["after"] == "sft"
+    assert [random for random, *_ in calls] == [False, True][: 1 + space.coded] * 2
 
 
 RECORD = {

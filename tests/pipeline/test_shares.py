@@ -46,7 +46,7 @@ def flat(examples, answers):
 
 BASE = demo.recipe()
 WARM = in_every_space(SamplingConfig(temperature=0.7))
-OF_RL = ("rl", "scores_rl", "data", "base_model", "control")
+OF_RL = ("rl", "scores_rl", "reach_rl", "data", "base_model", "control")
 
 
 def test_stage_6_is_never_shared():

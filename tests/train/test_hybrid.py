@@ -134,8 +134,9 @@ def test_it_starts_from_the_latent_sft_whose_phases_it_shares():
     tail = phases[phases.index("codes") + 1 :]
     assert tail == (
         *("reach", "sft_latent_help", "control_help", "scores_sft_latent_help", "reach_latent_help"),
-        *("rl_latent_help", "scores_rl_latent_help"),
+        *("rl_latent_help", "scores_rl_latent_help", "reach_rl_latent_help"),
         *("scores_sft_hybrid_help", "reach_hybrid_help", "rl_hybrid_help", "scores_rl_hybrid_help"),
+        "reach_rl_hybrid_help",
     )
 
 
