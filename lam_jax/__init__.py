@@ -11,8 +11,13 @@ __version__ = "0.1.0"
 _MODULES = {
     "recipe": ("Recipe",),
     "tasks.task": ("ScoredSplit", "Task"),
+    "tasks.episodes": ("EpisodeTask",),
     "tasks.mmrole": ("MMRoleRows",),
     "tasks.pcogalign": ("PCogAlignRows",),
+    "environments.environment": ("Environment", "EnvironmentStep", "Observation"),
+    "environments.jax_games": ("JaxEnvironment", "gymnax_game"),
+    "scenes.maze_rows": ("maze_task",),
+    "scenes.maze_steps": ("maze_steps_task",),
     "corpora.built": ("BuiltRows",),
     "data.layouts": ("RowParser",),
     "data.mispaired": ("MispairedRows",),

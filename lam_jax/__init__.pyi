@@ -11,6 +11,11 @@ from lam_jax.data.mispaired import MispairedRows as MispairedRows
 from lam_jax.data.schemas import Example as Example
 from lam_jax.data.sources import JsonRows as JsonRows
 from lam_jax.data.sources import RowSource as RowSource
+from lam_jax.environments.environment import Environment as Environment
+from lam_jax.environments.environment import EnvironmentStep as EnvironmentStep
+from lam_jax.environments.environment import Observation as Observation
+from lam_jax.environments.jax_games import JaxEnvironment as JaxEnvironment
+from lam_jax.environments.jax_games import gymnax_game as gymnax_game
 from lam_jax.evaluation.protocol import EvaluationProtocol as EvaluationProtocol
 from lam_jax.grid.grid import Grid as Grid
 from lam_jax.grid.run import run_grid as run_grid
@@ -34,6 +39,9 @@ from lam_jax.rewards.verdict import Verdict as Verdict
 from lam_jax.rl import ALGORITHMS as ALGORITHMS
 from lam_jax.rl import Algorithm as Algorithm
 from lam_jax.runs.watching import Watching as Watching
+from lam_jax.scenes.maze_rows import maze_task as maze_task
+from lam_jax.scenes.maze_steps import maze_steps_task as maze_steps_task
+from lam_jax.tasks.episodes import EpisodeTask as EpisodeTask
 from lam_jax.tasks.mmrole import MMRoleRows as MMRoleRows
 from lam_jax.tasks.pcogalign import PCogAlignRows as PCogAlignRows
 from lam_jax.tasks.task import ScoredSplit as ScoredSplit

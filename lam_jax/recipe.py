@@ -17,6 +17,7 @@ from lam_jax.models.processor import ImageSettings
 from lam_jax.nn.stack import Remat, require_remat
 from lam_jax.rl import Algorithm
 from lam_jax.rollout.sampling import SamplingConfig
+from lam_jax.tasks.episodes import EpisodeTask
 from lam_jax.tasks.task import Task, require_lengths
 from lam_jax.train.method import Method
 from lam_jax.train.optimiser import OptimiserConfig
@@ -26,7 +27,6 @@ from lam_jax.values import ValueFormError, decode, encode, fingerprint
 
 PACKAGE = "lam_jax:"  # begins the path of a folder inside the package
 PAIRED, TEXT_ONLY = "paired", "text_only"  # names of the corpora beside those of tasks
-
 
 Weights = Literal["last", "best"]
 BadRows = Literal["fail", "skip"]
@@ -353,11 +353,11 @@ class Recipe:
                 f"{task.answer_length} of task {task.name!r}."
             )
         algorithm = self.rl.algorithm_of(task.name)
-        if self.rl.overlap_scoring and algorithm.dynamic_sampling_std is not None:
-            raise ValueError(
-                f"Task {task.name!r}: rl.overlap_scoring is on, but {algorithm.name} (dynamic sampling) needs rewards "
-                "before it goes on: switch it off, or choose another algorithm."
-            )
+        played = isinstance(task, EpisodeTask)
+        if self.rl.overlap_scoring and (played or algorithm.dynamic_sampling_std is not None):
+            found = "its environment answers" if played else f"{algorithm.name} (dynamic sampling) needs rewards"
+            fix = "switch it off" if played else "switch it off, or choose another algorithm"
+            raise ValueError(f"Task {task.name!r}: rl.overlap_scoring is on, but {found} before it goes on: {fix}.")
         if algorithm.normaliser == "local_tokens" and self.rl.micro_batches > 1:
             raise ValueError(
                 f"Task {task.name!r}: rl.micro_batches is {self.rl.micro_batches}, but {algorithm.name} weighs a token "

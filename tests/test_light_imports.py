@@ -11,6 +11,7 @@ ENOUGH = {"jax", "flax", "optax", "orbax-checkpoint", "numpy", "transformers", "
 BROUGHT_ALONG = {"rich", "scipy", "tokenizers"}
 PACKAGES = (
     *("errors", "nn", "cpu", "gpu", "losses", "rl", "parallel", "models", "latent", "formats", "data", "rewards"),
+    "environments",
     *("rollout", "hosts", "runs", "train", "evaluation"),
 )
 PROGRAM = """

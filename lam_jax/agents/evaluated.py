@@ -31,6 +31,7 @@ from lam_jax.rewards.dimensions import RUBRICS
 from lam_jax.rewards.judge import JudgeReward, judges_of
 from lam_jax.rewards.judge_config import JudgeConfig
 from lam_jax.rewards.reward import Reward
+from lam_jax.tasks.episodes import EpisodeTask
 from lam_jax.tasks.task import Task
 from lam_jax.values import ValueFormError, decode, encode
 
@@ -174,9 +175,14 @@ def tests_of(agent: RunAgent, reward: Reward | None, prompts: int | None) -> tup
     """The tests of a run's task, the first `prompts` rows of each; None: all.
 
     Raises:
-        AgentError: the rows have changed since the run.
+        AgentError: the rows have changed since the run, or the task is played.
     """
     task, data = agent.task, agent.path / "data"
+    if isinstance(task, EpisodeTask):
+        raise AgentError(
+            f"{agent.path}: task {task.name} is played turn by turn, and an evaluation asks for one answer a row; its "
+            "games are scored in the run's results.json. Name another task, as --task NAME, or rows, as --rows FILE."
+        )
     rows = imported(task.rows, f"{agent.path}, rows of task {task.name}")
     if is_first():
         rows.prepare(data)

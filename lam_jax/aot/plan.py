@@ -20,6 +20,7 @@ from lam_jax.aot.abstract import bytes_per_chip
 from lam_jax.aot.flops import count_flops
 from lam_jax.aot.programs import Program, Setting, build, build_stage
 from lam_jax.aot.workload import Workload
+from lam_jax.errors import BadSettingError
 from lam_jax.evaluation.reach_settings import ReachSettings
 from lam_jax.latent.agent import Agent
 from lam_jax.nn.weight import count, structs
@@ -35,6 +36,7 @@ from lam_jax.pipeline.phases import (
 from lam_jax.pipeline.resources import Resources
 from lam_jax.recipe import PAIRED, Recipe, StageSettings
 from lam_jax.runs.progress import duration
+from lam_jax.tasks.episodes import EpisodeTask
 from lam_jax.tasks.task import Task
 from lam_jax.train.partition import count_parameters, partition
 from lam_jax.train.spaces import SPACES, Space
@@ -98,7 +100,13 @@ def plan_of(resources: Resources) -> list[PlannedPhase]:
 
     Raises:
         ValueError: sizes that do not divide over the mesh.
+        BadSettingError: a task that is played turn by turn, whose conversations grow.
     """
+    if played := [task.name for task in resources.recipe.tasks if isinstance(task, EpisodeTask)]:
+        raise BadSettingError(
+            f"--dry-run: found task {played[0]!r}, which is played turn by turn; expected tasks of one answer a "
+            "prompt, which are all that is planned. Leave the task out, or run it."
+        )
     # Spaces that share their SFT name its phases each.
     return list({phase.name: phase for phase in _Planner(resources).phases()}.values())
 

@@ -10,7 +10,7 @@ from lam_jax.cli.spaces import SpaceName
 from lam_jax.cli.watching import WatchingFlags
 
 # The names of `lam_jax.recipes.demo`, written again because importing it would import jax.
-Task = Literal["role_play", "help"]
+Task = Literal["role_play", "help", "maze", "maze_steps"]
 Algorithm = Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "cispo"]
 
 
@@ -28,9 +28,9 @@ class Demo:
     seed: int = 0
     """Seed of everything random; two runs with one seed on one machine give identical metrics."""
     task: tuple[Task, ...] = ("role_play", "help")
-    """Tasks to train."""
+    """Tasks to train; maze is a picture game, maze_steps the same turn by turn (docs/environments.md)."""
     algorithm: Algorithm | None = None
-    """Reinforcement learning algorithm for all tasks. Default: dapo for role_play, grpo for help."""
+    """Reinforcement learning algorithm for all tasks. Default: dapo for role_play, grpo for the others."""
     validate_every: int = 0
     """RL steps between two validations; 0: only before the first and after the last step."""
     space: tuple[SpaceName, ...] = ("latent", "token")

@@ -45,6 +45,17 @@ class Answer:
 
 
 @dataclasses.dataclass(frozen=True)
+class Played(Answer):
+    """All answers of one game, one behind the other, and what the environment gave for them.
+
+    Attributes:
+        verdict: with the return as its reward.
+    """
+
+    verdict: Verdict = dataclasses.field(default_factory=lambda: Verdict(error="not played"))
+
+
+@dataclasses.dataclass(frozen=True)
 class Answered:
     """A prompt with its G answers."""
 
@@ -113,7 +124,8 @@ def generate_batches(
 def score_answers(answered: Sequence[Answered], reward: Reward) -> list[Scored]:
     """Verdicts on every answer, keyed by (row, sample), the same on every process; all of them must call it.
 
-    Each process scores its share of the prompts, so that a judge is asked about each answer once.
+    Each process scores its share of the prompts, so that a judge is asked about each answer once. Games bring the
+    verdicts of their environment.
 
     Raises:
         RewardShapeError: the reward gave something else than a verdict an answer.
@@ -121,6 +133,13 @@ def score_answers(answered: Sequence[Answered], reward: Reward) -> list[Scored]:
     """
     if not answered:
         return []
+    if all(isinstance(answer, Played) for item in answered for answer in item.answers):
+        return [  # every process has played every game
+            Scored(item.example.id, number, answer.verdict)
+            for item in answered
+            for number, answer in enumerate(item.answers)
+            if isinstance(answer, Played)
+        ]
     samples = range(len(answered[0].answers))
     processes, own = jax.process_count(), jax.process_index()
     share = answered[own::processes]

@@ -44,19 +44,41 @@ class PromptSize:
         return cls(float(mask[real].sum(axis=1).mean()), tuple(grids), len(grids) / max(1, int(real.sum())))
 
 
+def played(first: PromptSize, records: Sequence[Mapping[str, Any]]) -> tuple[PromptSize, float]:
+    """Of games: means over the answers of all logged steps of the conversations before them, and answers of a game.
+
+    Args:
+        first: of the prompts that games begin with, whose pictures are as large as all others.
+        records: of the phase.
+    """
+    steps = [record for record in records if "turns_mean" in record]
+    names = ("prompt_tokens", "prompt_pictures", "turns_mean")
+    tokens, pictures, turns = (float(np.mean([record[name] for record in steps])) for name in names)
+    return dataclasses.replace(first, tokens=tokens, pictures=pictures), turns
+
+
 def step_flops(
-    model: BackboneConfig, latent: LatentConfig, method: Method, config: RLConfig, prompt: PromptSize
+    model: BackboneConfig,
+    latent: LatentConfig,
+    method: Method,
+    config: RLConfig,
+    prompt: PromptSize,
+    turns: float = 0.0,
 ) -> Callable[[float, float], float]:
     """(mean tokens of a completion, rollouts) -> useful FLOPs of one RL step: its rollouts, and every pass over them.
 
-    Counted from the sizes as `lam_jax.train.counting` does; the reward's own cost is left out.
+    Counted from the sizes as `lam_jax.train.counting` does; the reward's own cost is left out. `turns`: answers of a
+    game, whose tokens are those of the completion; each has a prompt of its own.
     """
-    sizes = {"prompts": config.prompts, "samples": config.rollout.samples, "prompt": prompt.tokens}
+    games = config.prompts * config.rollout.samples
+    prompts, samples = (games * turns, 1) if turns else (config.prompts, config.rollout.samples)
+    sizes = {"prompts": prompts, "samples": samples, "prompt": prompt.tokens}
     seen = sum(vision(model.vision, grid, 1).forward for grid in prompt.grids) / max(1, len(prompt.grids))
-    pictures = config.prompts * prompt.pictures * seen
+    pictures = prompts * prompt.pictures * seen
     reference = config.algorithm.beta > 0
 
     def flops(length: float, rollouts: float) -> float:
+        length = length / turns if turns else length
         codes = latent if config.space.coded else None
         drawn = pictures + rollout_flops(model, codes, None, **sizes, length=length)
         update = config.space.update_flops(model, latent, method, pictures, reference, **sizes, length=length)

@@ -11,6 +11,7 @@ from lam_jax.data.loader import in_order
 from lam_jax.data.schemas import Example
 from lam_jax.errors import NoUsableRewardError
 from lam_jax.evaluation.codes import probe_codes
+from lam_jax.evaluation.episodes import play_answers
 from lam_jax.evaluation.generate import Answered, answer_diversity, generate, mean_length, score_answers
 from lam_jax.evaluation.scoring import Scored, paired_gain, summarise
 from lam_jax.latent.agent import Agent
@@ -19,6 +20,7 @@ from lam_jax.recipe import PAIRED, TEXT_ONLY, AnswerSet
 from lam_jax.rewards.embedding import is_lexical, load_embedder
 from lam_jax.rewards.verdict import Verdict
 from lam_jax.rollout.engine import RolloutConfig
+from lam_jax.tasks.episodes import EpisodeTask
 from lam_jax.tasks.task import Task
 from lam_jax.train.rl_failures import Failures
 from lam_jax.train.spaces import Space
@@ -82,6 +84,8 @@ class Evaluator:
         key = jax.random.fold_in(jax.random.key(resources.recipe.seed), salt)
         space = self.space.actions(agent, resources.recipe.method)
         prompts = resources.prompts[self.task.name]
+        if isinstance(self.task, EpisodeTask):
+            return play_answers(space, self.task.game, examples, prompts, resources.tokenizer, config, key, batch)
         return generate(space, examples, prompts, resources.tokenizer, config, key, batch)
 
     def mean_reward(self, agent: Agent, examples: Sequence[Example], config: RolloutConfig) -> float:

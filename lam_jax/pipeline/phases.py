@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from lam_jax.evaluation.reach_settings import ReachSettings
 from lam_jax.rewards.judge import judges_of
+from lam_jax.tasks.episodes import EpisodeTask
 from lam_jax.tasks.task import Task
 from lam_jax.train.method import Method
 from lam_jax.train.spaces import Space
@@ -51,7 +52,12 @@ def reach_after_rl_phase(task: str, space: Space) -> str:
 
 
 def is_scored(settings: ReachSettings, task: Task) -> bool:
-    """Whether that phase draws and scores answers; a judge is asked only where the recipe says so."""
+    """Whether that phase draws and scores answers; a judge is asked only where the recipe says so.
+
+    Games have no answers that could be compared with the tokens along a reference.
+    """
+    if isinstance(task, EpisodeTask):
+        return False
     return settings.prompts > 0 and (settings.judged or not judges_of(task.reward))
 
 

@@ -42,6 +42,7 @@ from lam_jax.rewards.reward import Reward, check_verdicts
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.runs.disk import is_no_space
+from lam_jax.tasks.episodes import pictures_of
 from lam_jax.tasks.task import Task
 
 logger = logging.getLogger("lam_jax")
@@ -101,18 +102,17 @@ class Resources:
             chats[TEXT_ONLY] = recipe.text_only.lengths
         for task in recipe.tasks:
             chats[task.name], prompts[task.name] = task.chat_lengths, task.prompt_lengths
-
         skipped = SkipLog(run_folder if recipe.bad_rows == "skip" else None)
 
         def collator(name: str, config: CollatorConfig) -> Collator:
+            config = dataclasses.replace(config, max_images=pictures_of(recipe.tasks, name))
             skip = Skip(functools.partial(skipped.note, name), recipe.max_bad_share)
             return Collator(encoder, config, workers, skip if recipe.bad_rows == "skip" else None)
 
         def prompt_collator(name: str, lengths: tuple[int, ...], image: ImageSettings) -> Collator:
             header = recipe.keep_prompt_header
-            return collator(
-                name, CollatorConfig(lengths, kind="prompt", padding="left", image=image, keep_header=header)
-            )
+            config = CollatorConfig(lengths, kind="prompt", padding="left", image=image, keep_header=header)
+            return collator(name, config)
 
         found = cls(
             recipe,
@@ -160,7 +160,7 @@ class Resources:
     def _all(self, source: str, split: str) -> Sequence[Example]:
         with hinted():
             found = self._rows(source).read(self.folder, split)
-            usable(found, source, self._is_trained_on(source, split), None)
+            usable(found, source, self._is_trained_on(source, split), None, self.recipe.tasks)
         if not len(found):
             where = Where(f"split {split!r} of {source!r}")
             raise DataError(where, None, "no rows", "one row or more", "Add rows, or take a larger share of them.")
@@ -179,7 +179,7 @@ class Resources:
         with tolerant() as tally:
             found = self._rows(source).read(self.folder, split)
             self._require_unique(source, {**earlier, split: found})
-            found = usable(found, source, self._is_trained_on(source, split), tally)
+            found = usable(found, source, self._is_trained_on(source, split), tally, self.recipe.tasks)
         # The share is that of the source, as far as it was read: a split may be a row or two.
         whole = self._tallies.setdefault(source, Tally())
         whole.add(tally)

@@ -10,7 +10,7 @@ from lam_jax.data.collator import Collated
 from lam_jax.data.loader import Peekable
 from lam_jax.latent.agent import Agent
 from lam_jax.parallel.parked import rest
-from lam_jax.pipeline.costs import PromptSize, rl_cost, step_flops
+from lam_jax.pipeline.costs import PromptSize, played, rl_cost, step_flops
 from lam_jax.pipeline.measures import Evaluator
 from lam_jax.pipeline.observe import observer
 from lam_jax.pipeline.phases import rl_phase, scores_phase, sft_phases
@@ -18,6 +18,7 @@ from lam_jax.pipeline.resources import Resources
 from lam_jax.pipeline.skipped import SkipLog, totals_of
 from lam_jax.pipeline.stages import best_record, chosen_weights, skipped_of, train_stage
 from lam_jax.runs.run import Run
+from lam_jax.tasks.episodes import EpisodeTask
 from lam_jax.tasks.task import Task
 from lam_jax.train.compile_ahead import compile_ahead
 from lam_jax.train.loop import Phase, fit
@@ -27,6 +28,7 @@ from lam_jax.train.rl import RLStep
 from lam_jax.train.rl_batch import RLBatch
 from lam_jax.train.rl_collect import Collector
 from lam_jax.train.rl_config import RLConfig
+from lam_jax.train.rl_episodes import EpisodeCollector
 from lam_jax.train.rl_rewards import Decoder
 from lam_jax.train.rl_update import Update
 from lam_jax.train.spaces import Space
@@ -63,6 +65,7 @@ def rl_config(resources: Resources, task: Task, space: Space) -> RLConfig:
         max_failed_steps=rl.max_failed_steps,
         least_usable=rl.least_usable,
         overlap_scoring=rl.overlap_scoring,
+        turns=task.game.turns if isinstance(task, EpisodeTask) else 0,
     )
 
 
@@ -99,11 +102,19 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
         decode = Decoder(resources.tokenizer, ends)
         observe = observer(run, phase, config, decode, ends)
         ahead = loader.peek if config.overlap_scoring else None
-        collect = Collector(config, recipe.method, resting, task.reward, decode, loader, observe=observe, ahead=ahead)
+        if isinstance(task, EpisodeTask):
+            made = resources.rl_prompts[task.name]
+            collect: Collector = EpisodeCollector(
+                config, recipe.method, resting, task.game, task.reward, decode, loader, made, observe=observe
+            )
+        else:
+            collect = Collector(
+                config, recipe.method, resting, task.reward, decode, loader, observe=observe, ahead=ahead
+            )
         update = Update(config, recipe.method, optimiser, resting, trainable)
         skips = recipe.bad_rows == "skip"
         step = _CountingStep(collect, update, resources.skipped) if skips else RLStep(collect, update)
-        if len(task.prompt_lengths) > 1 or len(config.update_buckets) > 1:
+        if not config.turns and (len(task.prompt_lengths) > 1 or len(config.update_buckets) > 1):
             like = next(resources.prompt_loader(task)).batch
             compile_ahead(step, state, like, task.prompt_lengths, run.progress)
 
@@ -118,8 +129,10 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
         warm = fitted.history[len(fitted.history) // 3 :]
         times = {name: [r[name] for r in warm if name in r] for name in SPEED}
         speed = {name: float(np.median(found)) if found else None for name, found in times.items()}
-        prompts = PromptSize.of(resources.rl_prompts[task.name](validation).batch)
-        flops = step_flops(agent.backbone.config, recipe.latent, recipe.method, config, prompts)
+        size, turns = PromptSize.of(resources.rl_prompts[task.name](validation).batch), 0.0
+        if config.turns:
+            size, turns = played(size, fitted.history)
+        flops = step_flops(agent.backbone.config, recipe.latent, recipe.method, config, size, turns)
         return chosen_weights(fitted, recipe.rl.weights), best_record(fitted) | {
             "speed": speed | {"trainable_parameters": count_parameters(trainable)},
             "cost": rl_cost(fitted.history, config, flops),

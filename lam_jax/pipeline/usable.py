@@ -6,9 +6,13 @@ from lam_jax.corpora.built import BuiltExamples
 from lam_jax.data.bad_rows import Tally
 from lam_jax.data.schemas import DataError, Example, Where, require_reference
 from lam_jax.recipe import PAIRED, TEXT_ONLY
+from lam_jax.tasks.episodes import pictures_of
+from lam_jax.tasks.task import Task
 
 
-def usable(examples: Sequence[Example], source: str, whole: bool, tally: Tally | None) -> Sequence[Example]:
+def usable(
+    examples: Sequence[Example], source: str, whole: bool, tally: Tally | None, tasks: Sequence[Task] = ()
+) -> Sequence[Example]:
     """The examples, if each has the pictures that its source needs, and its answer where rows are used whole.
 
     Args:
@@ -16,15 +20,17 @@ def usable(examples: Sequence[Example], source: str, whole: bool, tally: Tally |
         source: "paired", "text_only", or a task's name.
         whole: rows go into a loss with their answers.
         tally: gets those that cannot be used, which are then left out, duplicates among them.
+        tasks: the recipe's; rows of those that are played may have a picture for each turn, all others one.
 
     Raises:
         DataError: without a tally, one cannot be used.
     """
     if isinstance(examples, BuiltExamples):
         return _built(examples, source)
+    pictures = pictures_of(tasks, source)
     if tally is None:
         for example in examples:
-            _require_usable(example, source, whole)
+            _require_usable(example, source, whole, pictures)
         return examples
     double = {id(example): text for example, text in tally.duplicates}
     kept = []
@@ -33,7 +39,7 @@ def usable(examples: Sequence[Example], source: str, whole: bool, tally: Tally |
             tally.drop(example.where, "duplicate id", text)
             continue
         try:
-            _require_usable(example, source, whole)
+            _require_usable(example, source, whole, pictures)
         except DataError as error:
             tally.drop(example.where, f"{error.key}: {error.found}", str(error))
             continue
@@ -53,7 +59,7 @@ def _built(examples: BuiltExamples, source: str) -> BuiltExamples:
     return examples
 
 
-def _require_usable(example: Example, source: str, whole: bool) -> None:
+def _require_usable(example: Example, source: str, whole: bool, pictures: int) -> None:
     if whole:
         require_reference(example)
     if source == PAIRED and not example.images:
@@ -62,5 +68,6 @@ def _require_usable(example: Example, source: str, whole: bool) -> None:
     if source == TEXT_ONLY and example.images:
         fix = "Drop it, or move the row to the paired rows."
         raise DataError(example.where, "images", "a picture", "none in a text-only row", fix)
-    if len(example.images) > 1:
-        raise DataError(example.where, "images", f"{len(example.images)} pictures", "one", "Keep one of them.")
+    if len(example.images) > pictures:
+        most, fix = ("one", "Keep one of them.") if pictures == 1 else (f"at most {pictures}", "Drop some of them.")
+        raise DataError(example.where, "images", f"{len(example.images)} pictures", most, fix)

@@ -23,6 +23,8 @@ from lam_jax.recipes.spaces import in_spaces
 from lam_jax.rl import algorithm_named
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.scenes.builder import SceneSizes
+from lam_jax.scenes.maze_rows import MazeSizes, maze_task
+from lam_jax.scenes.maze_steps import maze_steps_task
 from lam_jax.scenes.source import (
     BASE_MODEL_FOLDER,
     CHAT_LENGTHS,
@@ -33,11 +35,21 @@ from lam_jax.scenes.source import (
     scene_tasks,
 )
 from lam_jax.train.method import Method
+from lam_jax.train.optimiser import OptimiserConfig
 from lam_jax.train.spaces import PAPER_SPACES, SpaceName
 
-TaskName = Literal["role_play", "help"]
+TaskName = Literal["role_play", "help", "maze", "maze_steps"]
 AlgorithmName = Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "cispo"]
-ALGORITHM_OF: dict[TaskName, AlgorithmName] = {"role_play": "dapo", "help": "grpo"}
+ALGORITHM_OF: dict[TaskName, AlgorithmName] = {
+    "role_play": "dapo",
+    "help": "grpo",
+    "maze": "grpo",
+    "maze_steps": "grpo",
+}
+GAMES = {"maze", "maze_steps"}
+# Where nothing but games is trained: the shipped model has talked about pictures, and never seen a grid.
+GAME_SFT = StageSettings(16, OptimiserConfig(1e-3, "cosine", 0.03), steps=400)
+GAME_RL_STEPS = 40
 
 
 def demo_sizes() -> SceneSizes:
@@ -59,24 +71,27 @@ def recipe(
     validate_every: int = 0,
     space: tuple[SpaceName, ...] = PAPER_SPACES,
     emission: float = 0.5,
+    maze_sizes: MazeSizes | None = None,
     mispaired: float = 0.0,
 ) -> Recipe:
     """The demo's recipe.
 
     Args:
         seed: of everything random; two runs with one seed on one machine give identical metrics.
-        task: tasks to train.
-        algorithm: reinforcement learning algorithm of all tasks; default: dapo for role_play, grpo for help.
+        task: tasks to train; stages 5 and 6 take longer where it is games alone.
+        algorithm: reinforcement learning algorithm of all tasks; default: dapo for role_play, grpo for the others.
         method: switches of the method; default: `Method()`.
         sizes: rows of the data set; default: `demo_sizes()`.
         validate_every: RL steps between two validations; 0: only before the first and after the last step.
         space: action spaces to train.
         emission: temperature at which rollouts of the hybrid space draw the token under a code.
+        maze_sizes: rows of the picture game; default: `MazeSizes()`.
         mispaired: share of the paired training rows that have the picture of another row, for ablations.
     """
     sizes = sizes or demo_sizes()
     pairs = SceneRows("paired", sizes)
-    tasks = scene_tasks(sizes)
+    tasks = {**scene_tasks(sizes), "maze": maze_task(maze_sizes), "maze_steps": maze_steps_task(maze_sizes)}
+    games = not set(task) - GAMES
     # No truncation at 32 codes, so that both spaces sample alike.
     warm, near_greedy = (in_every_space(SamplingConfig(temperature=t)) for t in (1.0, 0.1))
     found = Recipe(
@@ -97,13 +112,13 @@ def recipe(
         projector=StageSettings(8, SMALL["projector"], steps=60),
         joint=StageSettings(8, SMALL["joint"], steps=180),
         cloning=StageSettings(8, SMALL["cloning"], steps=130),
-        sft=StageSettings(8, SMALL["sft"], steps=70),
+        sft=GAME_SFT if games else StageSettings(8, SMALL["sft"], steps=70),
         rl=RLSettings(
             algorithm=algorithm_named(algorithm or "grpo"),
             task_algorithms={name: algorithm_named(algorithm or ALGORITHM_OF[name]) for name in task},
             optimisers=SMALL_RL,
             sampling=warm,
-            steps=12,
+            steps=GAME_RL_STEPS if games else 12,
             prompts=16,
             samples=8,
             validate_every=validate_every,

@@ -6,6 +6,7 @@ from lam_jax.data.sources import shrunk
 from lam_jax.evaluation.reach_settings import ReachSettings
 from lam_jax.models.processor import ImageSettings, image_tokens
 from lam_jax.recipe import Corpus, Recipe, StageSettings
+from lam_jax.tasks.episodes import turns_of
 from lam_jax.tasks.task import Task
 
 STAGE_STEPS, RL_STEPS = 3, 2
@@ -27,7 +28,7 @@ def quick(recipe: Recipe) -> Recipe:
         name=f"{recipe.name} (quick)",
         paired=_corpus(recipe.paired, room),
         text_only=None if recipe.text_only is None else _corpus(recipe.text_only, room),
-        tasks=tuple(_task(task, room) for task in recipe.tasks),
+        tasks=tuple(_task(task, room + (turns_of(task) - 1) * _image_tokens(recipe.image)) for task in recipe.tasks),
         rl=dataclasses.replace(
             rl,
             steps=min(rl.steps, RL_STEPS),

@@ -33,6 +33,11 @@ class RLStep:
         self._began = self._collected = time.monotonic()
 
     @property
+    def _rows(self) -> int:
+        """Of a batch, without those that only fill up the mesh."""
+        return self.config.prompts * self.config.rows
+
+    @property
     def updates(self) -> int:
         """Optimiser steps of one rollout."""
         return self.config.updates
@@ -66,7 +71,7 @@ class RLStep:
 
     def share(self, batch: RLBatch, index: int) -> RLBatch:
         """The share of the prompts that update `index` is made of."""
-        return mini_batch(batch, index, self.config.mini_batches, self.config.prompts, self.collect.mesh)
+        return mini_batch(batch, index, self.config.mini_batches, self._rows, self.collect.mesh)
 
     def apply(self, state: TrainState, batch: RLBatch, index: int) -> tuple[TrainState, dict[str, Any]]:
         """Update `index` of a rollout: its share of the prompts in one of the passes."""
@@ -93,7 +98,7 @@ class RLStep:
         config = self.config
         signal = signal_of(batch, config.algorithm)
         if config.mini_batches > 1:
-            signal = signal[: config.prompts].reshape(config.mini_batches, -1)
+            signal = signal[: self._rows].reshape(config.mini_batches, -1)
         return config.epochs * int((~np.atleast_2d(signal).any(axis=1)).sum())
 
 

@@ -71,7 +71,7 @@ def with_room(batch: RLBatch, images: Images | None, mesh: Mesh | None) -> RLBat
 
 
 def mini_batch(batch: RLBatch, index: int, count: int, prompts: int, mesh: Mesh | None) -> RLBatch:
-    """Share `index` of `count` equal ones of the first `prompts` prompts; after the last the first comes again."""
+    """Share `index` of `count` equal ones of the first `prompts` rows; after the last the first comes again."""
     if count == 1:
         return batch
     size = prompts // count

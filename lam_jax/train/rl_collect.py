@@ -244,7 +244,12 @@ _ended = jax.jit(ends_well, static_argnums=2)
 
 
 def refilled(
-    batch: RLBatch, metrics: Metrics, again: Callable[[int], tuple[RLBatch, Metrics]], most: int, mesh: Mesh | None
+    batch: RLBatch,
+    metrics: Metrics,
+    again: Callable[[int], tuple[RLBatch, Metrics]],
+    most: int,
+    mesh: Mesh | None,
+    rows: int = 1,
 ) -> tuple[RLBatch, Metrics]:
     """DAPO's dynamic sampling: groups without a signal are replaced by those of further prompts.
 
@@ -255,18 +260,34 @@ def refilled(
         again: number of the refill, from 1 on -> a rollout of further prompts.
         most: refills, at most.
         mesh: that batches lie on.
+        rows: of the batch that belong to one prompt, as `RLConfig.rows`.
     """
     if not most:
         return batch, metrics | {"refills": 0.0}
     # Rows that fill up the mesh stay as they are.
-    keep = np.asarray(to_host(jnp.any(batch.mask, axis=(1, 2)) | ~jnp.any(batch.prompts.mask, axis=1)))
+    filling = ~jnp.any(batch.prompts.mask, axis=1)
+    keep = _by_prompt(jnp.any(batch.mask, axis=(1, 2)) | filling, rows)
     refills, metrics = 0, dict(metrics)
     while not keep.all() and refills < most:
         refills += 1
         more, extra = again(refills)
-        source, keep = fill_slots(keep, np.asarray(to_host(jnp.any(more.mask, axis=(1, 2)))))
+        source, keep = fill_slots(keep, _by_prompt(jnp.any(more.mask, axis=(1, 2)), rows))
         batch, more = of_one_shape(batch, more, mesh)
-        batch = replace_rows(batch, more, jnp.asarray(source), mesh)
+        batch = replace_rows(batch, more, jnp.asarray(_rows_of(source, rows, len(batch.mask))), mesh)
         for name in ("generation_s", "reward_s", "reward_wait_s"):
             metrics[name] += extra[name]
     return batch, metrics | {"refills": float(refills)}
+
+
+def _by_prompt(flags: Array, rows: int) -> np.ndarray:
+    """Whether a row of each prompt has the flag, of flags of all rows; what is left over at the end only fills up."""
+    found = np.asarray(to_host(flags))
+    return found if rows == 1 else found[: len(found) // rows * rows].reshape(-1, rows).any(axis=1)
+
+
+def _rows_of(source: np.ndarray, rows: int, total: int) -> np.ndarray:
+    """Rows instead of prompts: where each of `total` comes from, -1: it stays."""
+    if rows == 1:
+        return source
+    found = np.where(source[:, None] >= 0, source[:, None] * rows + np.arange(rows), -1).reshape(-1)
+    return np.concatenate([found, np.full(total - len(found), -1, found.dtype)])

@@ -26,6 +26,8 @@ class RLConfig:
         optimiser: learning rate and schedule.
         remat: recompute activations in the update's backward pass; "products": all but those of products with weights.
         update_lengths: buckets below the rollout's length; an update runs at the smallest that holds its completions.
+        turns: most answers of a game, each of which is a row of the batch (`train/rl_episodes.py`); 0: a prompt has one
+            answer, and its samples are one row.
         max_failed_steps, least_usable, overlap_scoring: as in `lam_jax.recipe.RLSettings`.
     """
 
@@ -40,6 +42,7 @@ class RLConfig:
     optimiser: OptimiserConfig = dataclasses.field(default_factory=lambda: OptimiserConfig(lr=1e-6))
     remat: Remat = False
     update_lengths: tuple[int, ...] = ()
+    turns: int = 0
     max_failed_steps: int = 5
     least_usable: float = 0.1
     overlap_scoring: bool = False
@@ -57,6 +60,13 @@ class RLConfig:
         require_remat("RLConfig.remat", self.remat)
         if self.prompts % self.mini_batches:
             raise ValueError(f"RLConfig.mini_batches {self.mini_batches} must divide prompts {self.prompts}.")
+        if self.turns < 0:
+            raise ValueError(f"RLConfig.turns must be at least 0, got {self.turns}.")
+        if self.turns and self.overlap_scoring:
+            raise ValueError(
+                "RLConfig.overlap_scoring with turns: an environment answers each turn before the next one is drawn. "
+                "Switch it off."
+            )
         if self.overlap_scoring and self.algorithm.dynamic_sampling_std is not None:
             raise ValueError(
                 f"RLConfig.overlap_scoring with {self.algorithm.name}: dynamic sampling has to know the rewards before "
@@ -72,6 +82,16 @@ class RLConfig:
     def updates(self) -> int:
         """Optimiser steps of one rollout."""
         return self.epochs * self.mini_batches
+
+    @property
+    def rows(self) -> int:
+        """Rows of a batch that a prompt has: one for all its samples, or one for each turn of each game."""
+        return self.rollout.samples * self.turns if self.turns else 1
+
+    @property
+    def sequence(self) -> int:
+        """Rows of a batch that one sequence of the loss is made of: the turns of a game."""
+        return self.turns or 1
 
     @property
     def update_buckets(self) -> tuple[int, ...]:

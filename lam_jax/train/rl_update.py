@@ -130,25 +130,29 @@ def _objective(
     def logps_of(part: Agent, remat: Remat) -> Logps:
         return config.space.logps(merge(part, frozen), method, batch.prompts, batch.rollout, sampling, remat)
 
+    def flat(x: Array) -> Array:
+        return _flat(x, config.sequence)
+
     logps, entropies = logps_of(in_dtype(trainable, dtype, VOCABULARY_TABLES), config.remat)
     ref_logps = None
     if algorithm.beta > 0:
         ref, _ = logps_of(in_dtype(reference, dtype), False)
-        ref_logps = _flat(jax.lax.stop_gradient(ref))
-    mask = _flat(batch.mask)
+        ref_logps = flat(jax.lax.stop_gradient(ref))
+    mask = flat(batch.mask)
     # With one update a rollout the ratio is 1 by construction; recorded log-probabilities would only add rounding.
     on_policy = config.updates == 1 and not config.overlap_scoring
-    old_logps = None if on_policy else _flat(batch.rollout.logps)
+    old_logps = None if on_policy else flat(batch.rollout.logps)
     return policy_loss(
         algorithm,
-        _flat(logps),
+        flat(logps),
         old_logps,
         ref_logps,
-        batch.advantages.reshape(-1),
+        # All turns of a game have its advantage.
+        batch.advantages.reshape(-1, config.sequence)[:, 0],
         mask,
         denominator,
-        _flat(entropies["entropy"]),
-        parts={name: _flat(entropies[name]) for name in config.space.parts},
+        flat(entropies["entropy"]),
+        parts={name: flat(entropies[name]) for name in config.space.parts},
     )
 
 
@@ -160,13 +164,14 @@ def _accumulated(
 ) -> tuple[dict[str, Array], Agent]:
     """Metrics and gradients of a batch, in `config.micro_batches` parts of its prompts: sums over the parts."""
     # Prompts that only fill up a mesh are padding throughout.
-    real = jnp.repeat(jnp.any(batch.prompts.mask, axis=1), config.rollout.samples)
+    turns = config.sequence
+    real = jnp.repeat(jnp.any(batch.prompts.mask, axis=1), batch.mask.shape[1]).reshape(-1, turns)[:, 0]
     denominator = loss_denominator(
-        config.algorithm.normaliser, count_batch(_flat(batch.mask), real), config.rollout.length
+        config.algorithm.normaliser, count_batch(_flat(batch.mask, turns), real), config.rollout.length * turns
     )
     prompts, parts = len(batch.mask), config.micro_batches
     shards = 1 if mesh is None else mesh.shape["data"]
-    if prompts % (parts * shards):
+    if prompts % (parts * turns * shards):
         raise ValueError(
             f"RLConfig.micro_batches {parts} must divide the {prompts} prompts of an update into parts that divide "
             f"over data = {shards}."
@@ -180,13 +185,14 @@ def _accumulated(
         (more, own), part = gradient(take_rows(batch, rows, mesh), denominator)
         return ((loss + more, metrics.merge(own)), jax.tree.map(jnp.add, gradients, part)), None
 
-    # Neighbouring prompts lie on one device, so that every part has prompts on each of them.
-    rows = jnp.arange(prompts).reshape(-1, parts).T
+    # Neighbouring prompts lie on one device, so that every part has prompts on each of them. A game stays together.
+    rows = jnp.arange(prompts).reshape(-1, parts, turns).swapaxes(0, 1).reshape(parts, -1)
     like = jax.eval_shape(lambda: gradient(take_rows(batch, rows[0], mesh), denominator))
     zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
     ((loss, metrics), gradients), _ = jax.lax.scan(add, zero, rows)
     return {"loss": loss, **metrics.means()}, gradients
 
 
-def _flat(x: Array) -> Array:
-    return x.reshape(-1, x.shape[-1])
+def _flat(x: Array, turns: int) -> Array:
+    """[.., T] as one row a sequence, which the turns of a game, neighbouring rows, are."""
+    return x.reshape(-1, turns * x.shape[-1])

@@ -12,6 +12,7 @@ PAGES = (
     "docs/corpora.md",
     "docs/python.md",
     "docs/own_task.md",
+    "docs/environments.md",
     "docs/judge.md",
     "docs/agents.md",
     "docs/chat.md",
