@@ -35,6 +35,21 @@ def _planned(step: int) -> np.ndarray:
     return np.asarray(jax.jit(planned_logits)(LOGITS, PLAN, jnp.int32(step)))
 
 
+class Drawing:
+    """In a space's place: hands back what it was to draw from."""
+
+    def act(self, keys, hidden, logits, has_image, sampling, penalise):
+        return logits
+
+
+@pytest.mark.parametrize("bias", [[[0.5, -2.0, 0.0]], [[0.5, -2.0, 0.0], [NEVER, 0.0, 3.0]]])
+def test_the_bias_is_added_before_an_action_is_drawn(bias):
+    """Of one sample, or of each its own."""
+    space = SteeredActions(Drawing(), jnp.asarray(bias, jnp.float32))
+    found = np.asarray(space.act(None, None, LOGITS[None], None, SamplingConfig(), None))
+    np.testing.assert_allclose(found[0], LOGITS + np.array(bias, np.float32))
+
+
 def test_forced_forbidden_and_none():
     actions = LatentActions(tiny.agent(), Reading())
     prompts = make_batch([Row(words(5), ((1, 2, 2),)), Row(words(4, 1))], 8, left=True)
