@@ -15,6 +15,7 @@ import os
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,14 @@ TIMES = """(() => {
   const paint = performance.getEntriesByType('paint').find(one => one.name === 'first-contentful-paint');
   return {parsed: entry.domContentLoadedEventEnd, loaded: entry.loadEventEnd, painted: paint ? paint.startTime : null};
 })()"""
+# The browser reads at file descriptor 3 and writes at 4. Not `preexec_fn`, which forks a process that may have threads.
+AT_3_AND_4 = """
+import os, sys
+one, two = (os.dup2(int(old), 90 + index) for index, old in enumerate(sys.argv[1:3]))
+os.dup2(one, 3)
+os.dup2(two, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 # Name, width, dark; the height is that of the page.
 SIZES = (("phone", 390, False), ("laptop", 1280, False), ("wide", 1920, False), ("dark", 1280, True))
 
@@ -50,17 +59,12 @@ class Browser:
             raise BrowserError(f"found none of {', '.join(CHROMIUM)}; install one.")
         self._profile = tempfile.mkdtemp()
         (theirs, self._out), (self._in, ours) = os.pipe(), os.pipe()
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-pipe"]
-        flags += [f"--user-data-dir={self._profile}", f"--window-size={width},{height}", "about:blank"]
-
-        def child() -> None:  # the browser reads at 3 and writes at 4
-            one, two = os.dup(theirs), os.dup(ours)
-            os.dup2(one, 3)
-            os.dup2(two, 4)
-
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"]
+        flags += [f"--user-data-dir={self._profile}", f"--window-size={width},{height}"]
+        command = [sys.executable, "-c", AT_3_AND_4, str(theirs), str(ours), found, *flags, "--remote-debugging-pipe"]
         null = subprocess.DEVNULL
         self._process = subprocess.Popen(
-            [found, *flags], preexec_fn=child, close_fds=False, stdin=null, stdout=null, stderr=null
+            [*command, "about:blank"], pass_fds=(theirs, ours), stdin=null, stdout=null, stderr=null
         )
         os.close(theirs)
         os.close(ours)

@@ -124,11 +124,11 @@ class Terminal:
             else:
                 for name, chat in self.chats.items():
                     self._answer(name, chat, answers[name])
-        except DataError as error:  # of the pictures: the next question is to be possible
+        except (DataError, ImageError) as error:  # of the pictures: the next question is to be possible
             if not self.images:
                 raise
             self.images = []
-            raise ChatError(f"{error} The pictures of this question were dropped.") from error
+            raise ChatError(f"{str(error).rstrip('.')}. The pictures of this question were dropped.") from error
         self.images = []
 
     def _answer(self, name: str, chat: Chat, answer: Callable[..., Turn]) -> None:
@@ -217,8 +217,11 @@ class Terminal:
         if not self.chat.turns:
             raise ChatError("Nothing was answered yet.")
         answer, tokenizer = self.chat.turns[-1].answer, self.chat.agent.tokenizer
-        pairs = [f"{code}:{printable(tokenizer.decode([token]))}" for token, code in zip(answer.tokens, answer.actions)]
-        self._say(" ".join(pairs))
+        pairs = [
+            Text(f"{code}:{printable(tokenizer.decode([token]))}", style=_colour(self.chat, code))
+            for token, code in zip(answer.tokens, answer.actions)
+        ]
+        self.console.print(Text(" ").join(pairs), soft_wrap=True)
 
     def _branch(self, words: list[str]) -> None:
         (at,) = self._numbers("/branch T", words, 1)

@@ -64,7 +64,7 @@ def test_the_notebook_runs_after_a_quick_demo_and_again(tmp_path: Path):
     cells = ",\n".join(map(repr, code_cells()))
     script.write_text(f"names = {{'__name__': '__main__'}}\nfor cell in [{cells}]:\n    exec(cell, names)\n")
     first = run(sys.executable, script.name)
-    for said in ("after sft", "after rl", "what RL added", "before: ", "after: ", "difference "):
+    for said in ("after sft", "after rl", "what RL added", "before: ", "after: ", "difference: "):
         assert said in first, first
     assert (tmp_path / "runs" / "nell" / "shared.json").exists()
     again = run(sys.executable, script.name)
