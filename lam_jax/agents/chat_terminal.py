@@ -170,6 +170,8 @@ class Terminal:
                 if note := _note(turn):
                     text.append(f"\n{note}")
                 live.update(columns(), refresh=self.console.is_terminal)
+        if not self.console.is_terminal:
+            self.console.line()  # which rich leaves out there
 
     def _image(self, words: list[str]) -> None:
         path = Path(" ".join(words)).expanduser()

@@ -318,28 +318,33 @@ def test_flags_that_cannot_be_are_refused(folders, capsys, flags, why):
     assert why in " ".join(capsys.readouterr().err.split())
 
 
-@pytest.mark.parametrize("is_terminal", [False, True])
-def test_two_answers_stand_side_by_side_where_there_is_room(agent, folders, is_terminal):
+@pytest.fixture(scope="module")
+def two(agent, folders) -> dict[str, Chat]:
+    """Two conversations; each has a program of its own, so tests share them."""
+    return {"latent": start(agent, length=4), "token": start(lam_jax.load(folders[1]), length=4)}
+
+
+def test_two_answers_stand_side_by_side_where_there_is_room(two):
     """From 100 columns on; under that one after the other. At a terminal tokens come in while they are drawn."""
-    chats = {"latent": start(agent), "token": start(lam_jax.load(folders[1]))}
-    wide, narrow = io.StringIO(), io.StringIO()
-    terminal = chat_terminal.Terminal(chats, Console(file=wide, width=100, force_terminal=is_terminal))
-    terminal.take(QUESTION)
-    answers = [chat.turns[-1].answer for chat in chats.values()]
-    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", wide.getvalue()).splitlines()
-    heads = [line for line in shown if "[latent]" in line]
-    assert all(re.fullmatch(r"\[latent\] +\[token\] *", line.strip("\r")) for line in heads)
-    assert (len(heads) == 1) != is_terminal  # at a terminal it is drawn anew with each token
-    column = shown[-1 - shown[::-1].index(heads[-1])].index("[token]")
-    assert column == 50
-    last = shown[len(shown) - shown[::-1].index(heads[-1]) :]
-    for answer, rows in zip(answers, ([r[:column] for r in last], [r[column:] for r in last]), strict=True):
-        said = "".join("".join(rows).split())
-        assert said.startswith("".join(printable(answer.text.rstrip("\ufffd")).split())[:20])
-        assert answer.finished or f"(cutat{len(answer.tokens)}tokens" in said
-    chat_terminal.Terminal(chats, Console(file=narrow, width=99)).take(QUESTION)
+    for is_terminal in (False, True):
+        wide = io.StringIO()
+        chat_terminal.Terminal(two, Console(file=wide, width=100, force_terminal=is_terminal)).take(QUESTION)
+        assert wide.getvalue().replace("\x1b[?25h", "").endswith("\n")
+        answers = [chat.turns[-1].answer for chat in two.values()]
+        shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", wide.getvalue()).splitlines()
+        heads = [line for line in shown if "[latent]" in line]
+        assert all(re.fullmatch(r"\[latent\] +\[token\] *", line.strip("\r")) for line in heads)
+        assert (len(heads) == 1) != is_terminal  # at a terminal it is drawn anew with each token
+        column = shown[-1 - shown[::-1].index(heads[-1])].index("[token]")
+        assert column == 50
+        last = shown[len(shown) - shown[::-1].index(heads[-1]) :]
+        for answer, rows in zip(answers, ([r[:column] for r in last], [r[column:] for r in last]), strict=True):
+            said = "".join("".join(rows).split())
+            assert said.startswith("".join(printable(answer.text.rstrip("\ufffd")).split())[:20])
+            assert answer.finished or f"(cutat{len(answer.tokens)}tokens" in said
+    narrow = io.StringIO()
+    chat_terminal.Terminal(two, Console(file=narrow, width=99)).take(QUESTION)
     lines = narrow.getvalue().splitlines()
-    assert "[latent]" in lines
     assert lines.index("[token]") > lines.index("[latent]")
 
 
@@ -347,16 +352,13 @@ def test_what_a_terminal_would_obey_is_not_printed():
     assert printable("a\x1b[2Jb\x07\r\n\tc\x9b é 👩‍🍳") == "a\ufffd[2Jb\ufffd\ufffd\n\tc\ufffd é 👩‍🍳"
 
 
-def test_a_picture_that_cannot_be_read_is_refused_at_once_and_does_not_stay(agent, picture, tmp_path):
+def test_pictures_are_read_at_once_and_none_stays_that_cannot_be_used(two, picture, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_bytes(picture.read_bytes()[:80])
-    console = Console(file=io.StringIO(), width=80)
-    terminal = chat_terminal.Terminal({"latent": start(agent)}, console)
-    for words, why in (
-        (str(bad), "cannot be decoded"),
-        (str(tmp_path / "no.png"), "expected the file"),
-        ("", "nothing"),
-    ):
+    terminal = chat_terminal.Terminal({"latent": two["latent"]}, Console(file=io.StringIO(), width=80))
+    terminal.chat.turns.clear()
+    refused = {str(bad): "cannot be decoded", str(tmp_path / "no.png"): "expected the file", "": "nothing"}
+    for words, why in refused.items():
         with pytest.raises(ChatError, match=why):
             terminal.take(f"/image {words}")
     terminal.take(f"/image {picture}")
@@ -367,25 +369,19 @@ def test_a_picture_that_cannot_be_read_is_refused_at_once_and_does_not_stay(agen
     with pytest.raises(ChatError, match="The pictures of this question were dropped"):
         terminal.take(QUESTION)
     assert terminal.chat.turns == []
-    terminal.take(QUESTION)
-    assert terminal.chat.turns[0].images == ()
-
-
-def test_several_pictures_stand_before_one_question(agent, picture):
-    terminal = chat_terminal.Terminal({"latent": start(agent)}, Console(file=io.StringIO(), width=80))
     for _ in range(2):
         terminal.take(f"/image {picture}")
     terminal.take(QUESTION)
     (turn,) = terminal.chat.turns
     assert turn.images == (picture.read_bytes(),) * 2
-    terminal.take("And now?")
-    assert terminal.chat.turns[1].images == ()
+    assert terminal.images == []
 
 
-def test_an_ended_input_ends_the_conversation(agent, monkeypatch):
+def test_an_ended_input_ends_the_conversation(two, monkeypatch):
+    two["latent"].turns.clear()
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{QUESTION}\n/nonsense\n\n"))
     console = Console(file=(out := io.StringIO()), width=80)
-    terminal = chat_terminal.Terminal({"latent": start(agent)}, console)
+    terminal = chat_terminal.Terminal({"latent": two["latent"]}, console)
     assert terminal.run(chat_terminal.lines_of(console)) is False
     assert "There is no command /nonsense; /help lists them." in out.getvalue()
     assert len(terminal.chat.turns) == 1
