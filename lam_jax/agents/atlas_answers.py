@@ -25,6 +25,7 @@ Record = dict[str, Any]
 T = TypeVar("T")
 GREEDY = SamplingConfig(temperature=0.0)
 TOGETHER = 32  # codes that are forced in one program
+ANSWER = re.compile(r"(?:<\|im_end\|>)?\n?<\|im_start\|>assistant\n|^assistant\n")  # cut off at its left, too
 EXAMPLES = 8  # changed answers that are shown
 
 
@@ -39,8 +40,9 @@ class Texts:
         return self.tokenizer.decode([token])
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Tokens together; a picture's placeholders are one sign."""
-        return re.sub(r"(?:<\|image_pad\|>)+", "▣", self.tokenizer.decode(list(tokens)))
+        """Tokens together; a picture's placeholders are one sign, and so is what begins an answer."""
+        text = re.sub(r"(?:<\|image_pad\|>)+", "▣", self.tokenizer.decode(list(tokens)))
+        return ANSWER.sub("▶ ", text)
 
     def coded(self, answer: Answer) -> Record:
         """An answer as pieces with the code of each; special tokens are left out."""

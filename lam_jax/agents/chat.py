@@ -131,22 +131,28 @@ class Chat:
             raise ChatError(f"The answer has {len(last.answer.actions)} tokens; found {at}, expected 0 to as many.")
         return self._again(last, tuple(last.answer.actions[:at]), self.seed, self.controls, on_piece)
 
-    def replay(self, actions: Sequence[int] | None = None, *, on_piece: OnPiece | None = None) -> Turn:
+    def replay(self, recorded: Turn | Sequence[int] | None = None, *, on_piece: OnPiece | None = None) -> Turn:
         """Answers the last question with a given sequence of actions, by default its own: then the tokens are the same.
 
         The answer ends with the sequence, or before where it comes to an end of its own.
+
+        Args:
+            recorded: the actions; or a turn, whose seed and sampling are taken too: after the same question its tokens
+                come again, also where they were drawn under their codes (`HybridSampling`).
+            on_piece: as of `ask`.
 
         Raises:
             ChatError: nothing was answered yet, the sequence is empty or longer than `length`, or holds something that
                 is no action.
         """
         last = self._last()
-        prefix = tuple(last.answer.actions if actions is None else actions)
+        like = recorded if isinstance(recorded, Turn) else last
+        prefix = tuple(like.answer.actions if recorded is None or isinstance(recorded, Turn) else recorded)
         if not 0 < len(prefix) <= self.length:
             raise ChatError(
                 f"The sequence has {len(prefix)} actions, expected 1 to {self.length}, the most of an answer."
             )
-        return self._again(last, prefix, last.seed, Controls(), on_piece, len(prefix))
+        return self._again(last, prefix, like.seed, Controls(), on_piece, len(prefix), like.sampling)
 
     def undo(self) -> Turn:
         """Takes the last turn back.
@@ -165,10 +171,11 @@ class Chat:
         controls: Controls,
         on_piece: OnPiece | None,
         most: int | None = None,
+        sampling: SamplingConfig | None = None,
     ) -> Turn:
         self.turns.pop()
         try:
-            turn = self._answered(last.question, last.images, seed, controls, prefix, on_piece, most)
+            turn = self._answered(last.question, last.images, seed, controls, prefix, on_piece, most, sampling)
         except BaseException:
             self.turns.append(last)
             raise
@@ -190,10 +197,12 @@ class Chat:
         prefix: tuple[int, ...],
         on_piece: OnPiece | None,
         most: int | None = None,
+        sampling: SamplingConfig | None = None,
     ) -> Turn:
         bias, plan = self._inputs(controls, prefix)
         example = self._example(question, images)
-        config = RolloutConfig(1, self.length, self.sampling)
+        sampling = sampling or self.sampling
+        config = RolloutConfig(1, self.length, sampling)
 
         def run() -> Answer:
             space = SteeredActions(self._space, bias, plan, self._listener)
@@ -208,7 +217,7 @@ class Chat:
         else:
             stopped = None
             answer = self._cut(answer, most) if most < len(answer.tokens) else answer
-        return Turn(question, images, answer, stopped is not None, seed, self.sampling, controls, prefix)
+        return Turn(question, images, answer, stopped is not None, seed, sampling, controls, prefix)
 
     def _cut(self, answer: Answer, tokens: int) -> Answer:
         """Its first tokens; none of them ends it."""

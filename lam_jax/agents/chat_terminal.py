@@ -2,24 +2,27 @@
 
 import dataclasses
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
+from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
 from lam_jax.agents.chat import Chat
 from lam_jax.agents.chat_turns import ChatError, Controls, Turn
 from lam_jax.agents.load import load
 from lam_jax.agents.loaded import LoadedAgent
-from lam_jax.agents.run_folder import CONFIG, first_of, is_run_folder
-from lam_jax.agents.settings import AgentError
+from lam_jax.agents.run_folder import first_of, is_run_folder
+from lam_jax.data.schemas import DataError
 from lam_jax.errors import LamJaxError
+from lam_jax.models.decoding import ImageError, read_upright
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.train.spaces import SPACES
 
-RUNS = Path("runs")  # where a run is looked for if none is named
-
+BESIDE = 100  # columns from which two agents' answers stand side by side
 HELP = """\
 A line is a question. Commands:
   /image FILE       a picture for the next question; again for several
@@ -109,9 +112,23 @@ class Terminal:
         for chat in self.chats.values():
             if chat.codes is not None:
                 self.chat.controls.check(chat.codes)
-        for name, chat in self.chats.items():
+        for chat in self.chats.values():
             chat.controls = self.chat.controls if chat.codes is not None else Controls()
-            self._answer(name, chat, lambda on_piece, c=chat: c.ask(question, images, on_piece=on_piece))
+        answers = {
+            name: lambda on_piece, c=chat: c.ask(question, images, on_piece=on_piece)
+            for name, chat in self.chats.items()
+        }
+        try:
+            if len(answers) > 1 and self.console.width >= BESIDE:
+                self._beside(answers)
+            else:
+                for name, chat in self.chats.items():
+                    self._answer(name, chat, answers[name])
+        except (DataError, ImageError) as error:  # of the pictures: the next question is to be possible
+            if not self.images:
+                raise
+            self.images = []
+            raise ChatError(f"{str(error).rstrip('.')}. The pictures of this question were dropped.") from error
         self.images = []
 
     def _answer(self, name: str, chat: Chat, answer: Callable[..., Turn]) -> None:
@@ -119,22 +136,48 @@ class Terminal:
             self._say(f"[{name}]")
 
         def piece(text: str, action: int) -> None:
-            colour = f"color({_COLOURS[action % len(_COLOURS)]})" if chat.codes is not None else ""
-            self.console.print(Text(text, style=colour), end="", soft_wrap=True)
+            self.console.print(Text(printable(text), style=_colour(chat, action)), end="", soft_wrap=True)
 
         try:
             turn = answer(piece)
         finally:
             self._say("")
-        if turn.stopped:
-            self._say("(stopped)")
-        elif not turn.answer.finished:
-            self._say(f"(cut at {len(turn.answer.tokens)} tokens; /set length N allows more)")
+        if note := _note(turn):
+            self._say(note)
+
+    def _beside(self, answers: dict[str, Callable[..., Turn]]) -> None:
+        """Two agents' answers in columns: at a terminal each token as it is drawn, else both when they are whole."""
+        texts = {name: Text() for name in answers}
+
+        def columns() -> Table:
+            table = Table.grid(expand=True, padding=(0, 3, 0, 0))
+            for _ in texts:
+                table.add_column(ratio=1, overflow="fold")
+            table.add_row(*(Text(f"[{name}]") for name in texts))
+            table.add_row(*texts.values())
+            return table
+
+        options = {"redirect_stdout": False, "redirect_stderr": False}
+        with Live(columns(), console=self.console, auto_refresh=False, **options) as live:
+            for name, answer in answers.items():
+                chat, text = self.chats[name], texts[name]
+
+                def piece(new: str, action: int, chat: Chat = chat, text: Text = text) -> None:
+                    text.append(printable(new), style=_colour(chat, action))
+                    live.update(columns(), refresh=self.console.is_terminal)
+
+                turn = answer(piece)
+                if note := _note(turn):
+                    text.append(f"\n{note}")
+                live.update(columns(), refresh=self.console.is_terminal)
+        if not self.console.is_terminal:
+            self.console.line()  # which rich leaves out there
 
     def _image(self, words: list[str]) -> None:
         path = Path(" ".join(words)).expanduser()
         if not words or not path.is_file():
             raise ChatError(f"/image: found {str(path) if words else 'nothing'!r}, expected the file of a picture.")
+        require_picture(path)
         self.images.append(path)
 
     def _controlled(self, **changes: object) -> None:
@@ -176,21 +219,24 @@ class Terminal:
         if not self.chat.turns:
             raise ChatError("Nothing was answered yet.")
         answer, tokenizer = self.chat.turns[-1].answer, self.chat.agent.tokenizer
-        pairs = [f"{code}:{tokenizer.decode([token])}" for token, code in zip(answer.tokens, answer.actions)]
-        self._say(" ".join(pairs))
+        pairs = [
+            Text(f"{code}:{printable(tokenizer.decode([token]))}", style=_colour(self.chat, code))
+            for token, code in zip(answer.tokens, answer.actions)
+        ]
+        self.console.print(Text(" ").join(pairs), soft_wrap=True)
 
     def _branch(self, words: list[str]) -> None:
         (at,) = self._numbers("/branch T", words, 1)
         self._answer(self.name, self.chat, lambda on_piece: self.chat.branch(at, on_piece=on_piece))
 
     def _replay(self, words: list[str]) -> None:
-        actions = None
+        recorded = None
         if words:
             saved = Chat.load(self.chat.agent, Path(" ".join(words)).expanduser())
             if not saved.turns:
                 raise ChatError(f"/replay: {' '.join(words)} holds no answer.")
-            actions = saved.turns[-1].answer.actions
-        self._answer(self.name, self.chat, lambda on_piece: self.chat.replay(actions, on_piece=on_piece))
+            recorded = saved.turns[-1]
+        self._answer(self.name, self.chat, lambda on_piece: self.chat.replay(recorded, on_piece=on_piece))
 
     def _undo(self, words: list[str]) -> None:
         for chat in self.chats.values():
@@ -246,18 +292,34 @@ def _number(usage: str, word: str, kind: Callable[[str], int | float]):
         raise ChatError(f"{usage}: found {word!r}, expected a number.") from error
 
 
-def newest_run(folder: Path = RUNS) -> Path:
-    """The run in a folder, or in one of its folders, whose files were changed last.
+def require_picture(path: Path) -> None:
+    """Refuses a file that is no picture, before a question waits for it.
 
     Raises:
-        AgentError: there is none.
+        ChatError: it says why.
     """
-    # Not `**`, which passes links over.
-    files = [file for depth in ("*", "*/*") for file in folder.glob(f"{depth}/{CONFIG}")]
-    found = [file.parent for file in files if is_run_folder(file.parent)]
-    if not found:
-        raise AgentError(f"Found no run below {folder.absolute()}: name the folder of an agent.")
-    return max(found, key=lambda run: max(path.stat().st_mtime for path in run.iterdir()))
+    try:
+        read_upright(path.read_bytes(), str(path))
+    except (ImageError, OSError) as error:
+        raise ChatError(
+            f"{path} cannot be read as a picture ({error}); expected PNG, JPEG, WebP or the like."
+        ) from error
+
+
+def printable(text: str) -> str:
+    """Text that a model wrote without what a terminal would obey: control characters but line ends and tabs."""
+    return "".join("\ufffd" if unicodedata.category(c) == "Cc" and c not in "\n\t" else c for c in text)
+
+
+def _colour(chat: Chat, action: int) -> str:
+    return f"color({_COLOURS[action % len(_COLOURS)]})" if chat.codes is not None else ""
+
+
+def _note(turn: Turn) -> str:
+    """What is said below an answer that did not end by itself."""
+    if turn.stopped:
+        return "(stopped)"
+    return "" if turn.answer.finished else f"(cut at {len(turn.answer.tokens)} tokens; /set length N allows more)"
 
 
 def open_agent(path: Path, task: str | None = None, space: str | None = None) -> LoadedAgent:

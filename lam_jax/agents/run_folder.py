@@ -35,6 +35,7 @@ from lam_jax.train.spaces import SPACES, Space
 from lam_jax.values import ValueFormError, hash_json
 
 CONFIG, PHASES = "config.json", "phases"
+RUNS = Path("runs")  # where a run is looked for if none is named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,6 +171,20 @@ def is_run_folder(path: Path) -> bool:
         return is_run(json.loads((path / CONFIG).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return False
+
+
+def newest_run(folder: Path = RUNS) -> Path:
+    """The run in a folder, or in one of its folders, whose files were changed last.
+
+    Raises:
+        AgentError: there is none.
+    """
+    # Not `**`, which passes links over.
+    files = [file for depth in ("*", "*/*") for file in folder.glob(f"{depth}/{CONFIG}")]
+    found = [file.parent for file in files if is_run_folder(file.parent)]
+    if not found:
+        raise AgentError(f"Found no run below {folder.absolute()}: name the folder of an agent.")
+    return max(found, key=lambda run: max(path.stat().st_mtime for path in run.iterdir()))
 
 
 def run_tasks(path: Path) -> tuple[list[str], list[str]]:

@@ -57,8 +57,11 @@ class Chat:
 
         from lam_jax.agents import chat_terminal as terminal
         from lam_jax.agents.chat import Chat as Conversation
+        from lam_jax.agents.run_folder import newest_run
 
-        path = self.agent or terminal.newest_run()
+        path = self.agent or newest_run()
+        for picture in self.image:
+            terminal.require_picture(picture)
         agent = terminal.open_agent(path, self.task, self.space)
         agents = {agent.space: agent}
         if self.beside is not None:

@@ -16,8 +16,8 @@ class Codes:
     when it is forced, what RL changed, and which numbers show that something went wrong.
     """
 
-    agent: Annotated[Path, tyro.conf.Positional]
-    """A run, or an exported or converted agent in the latent space."""
+    agent: Annotated[Path | None, tyro.conf.Positional] = None
+    """A run, or an exported or converted agent in the latent space. Default: the newest run below runs/."""
     out: Path = Path("atlas.html")
     """Page to write; an older one is replaced."""
     json: Path | None = None
@@ -65,13 +65,14 @@ class Codes:
     def run(self) -> None:
         """Looks and writes."""
         from lam_jax.agents.atlas import AtlasSettings, code_atlas
+        from lam_jax.agents.run_folder import newest_run
         from lam_jax.data.layouts import RowParser
         from lam_jax.parallel.multihost import is_first
 
         names = ("positions", "prompts", "samples", "temperature", "forced", "length", "batch", "seed")
         settings = AtlasSettings(self.per_set, **{name: getattr(self, name) for name in names})
         atlas = code_atlas(
-            self.agent,
+            self.agent or newest_run(),
             out=self.out,
             json_out=self.json,
             rows=self.rows,

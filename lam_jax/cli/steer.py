@@ -18,8 +18,8 @@ class Steer:
     of answers with the property is compared with a bias on tokens and with asking for it, at equal fluency.
     """
 
-    agent: Annotated[Path, tyro.conf.Positional]
-    """A run, or an exported or converted agent in the latent space."""
+    agent: Annotated[Path | None, tyro.conf.Positional] = None
+    """A run, or an exported or converted agent in the latent space. Default: the newest run below runs/."""
     property: tuple[str, ...] = ("long", "question")
     """long, question, contains:WORD,.., first:WORD:OTHER,.., register:SPEAKER, or registers for every speaker's."""
     rows: Path | None = None
@@ -66,13 +66,14 @@ class Steer:
 
     def run(self) -> None:
         """Measures, and prints a table."""
+        from lam_jax.agents.run_folder import newest_run
         from lam_jax.agents.steer import SteerSettings, steer_agent
         from lam_jax.data.layouts import RowParser
         from lam_jax.parallel.multihost import is_first
 
         names = ("prompts", "strengths", "samples", "temperature", "token_temperatures", "loss", "batch", "seed")
         found = steer_agent(
-            self.agent,
+            self.agent or newest_run(),
             self.property,
             rows=self.rows,
             out=self.out,

@@ -63,6 +63,9 @@ class RunFlags(WatchingFlags):
     workers: Literal["auto"] | int = "auto"
     """Processes that decode pictures; 0: none besides the run's own. auto: none on a CPU, whose cores the model needs,
     else up to 8. No result depends on it."""
+    start: Path | None = None
+    """Another run, whose learned actions this one begins with: its stages 1 to 4 are taken over, not trained again.
+    Only where the rows and settings of these stages are the same, as in a recipe with another task or reward."""
     changed_reward: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Goes on although the reward's file has changed since the run began; OUT/config.json keeps both hashes."""
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -158,6 +161,7 @@ class TrainCommand:
             changed_reward=flags.changed_reward,
             watching=flags.watching(),
             workers=_workers(flags.workers),
+            start=flags.start,
         )
         return 0
 

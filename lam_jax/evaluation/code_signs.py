@@ -67,8 +67,9 @@ def _effect(atlas: Record) -> Record:
             ("codes with a KL under 0.05 nats", effect["without"]),
         ],
         "Bad under 0.05 nats, watch under 0.3 nats or 1.3 tokens: whatever the policy chooses, the answer stays.",
-        "Stage 5 may have washed the codes out: Method.sft='joint' or 'guided' instead of 'released'. Else a longer "
-        "stage 3, and the readout 'merged' throughout (Method.learning, acting, generating).",
+        "Stage 5 may have washed the codes out: Method.sft='learn', with more steps, lets them learn from the task's "
+        "rows; 'joint' and 'guided' keep more of them than 'released'. Else a longer stage 3, and the readout 'merged' "
+        "throughout (Method.learning, acting, generating).",
     )
 
 

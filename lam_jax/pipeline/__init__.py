@@ -16,6 +16,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from lam_jax.errors import BadSettingError
 from lam_jax.hosts.consistency import code_hash, require_consistent, require_consistent_weights, versions
 from lam_jax.hosts.start import start_process
 from lam_jax.parallel.mesh import make_mesh
@@ -44,6 +45,7 @@ from lam_jax.pipeline.resources import Resources
 from lam_jax.pipeline.results import Scores, collect, environment, write_results
 from lam_jax.pipeline.shares import Shares
 from lam_jax.pipeline.stages import learn_actions
+from lam_jax.pipeline.start import StagesOf
 from lam_jax.pipeline.tasks import evaluate, fine_tune, reinforce
 from lam_jax.recipe import Recipe
 from lam_jax.report.current import refresh_report
@@ -80,6 +82,7 @@ def open_run(
     changed_reward: bool = False,
     watching: Watching | None = None,
     workers: int = 0,
+    start: str | Path | None = None,
 ) -> Iterator[tuple[Run, Resources]]:
     """A run folder that belongs to `recipe`, its rows and its model, and the opened recipe; arguments: `run_recipe`.
 
@@ -92,7 +95,10 @@ def open_run(
     """
     start_process()
     _refuse(mesh)
+    stages = None if start is None else StagesOf(start, recipe, content_of(recipe))
     with _run(recipe, out, save_every, profile, changed_reward, watching) as run, _judged(run):
+        if stages is not None:
+            run.share(stages)
         yield run, _open_resources(run, recipe, _devices(run, recipe, mesh), workers)
 
 
@@ -200,6 +206,7 @@ def run_recipe(
     watching: Watching | None = None,
     workers: int = 0,
     store: str | Path | None = None,
+    start: str | Path | None = None,
 ) -> dict[str, Any]:
     """Runs or resumes all of a recipe in `out`, writes the report, and returns the results, on the first process.
 
@@ -216,6 +223,8 @@ def run_recipe(
         workers: processes that decode pictures, see `lam_jax.data.workers`; no number depends on it. A program that
             asks for them begins with `if __name__ == "__main__":`. 0: this process does.
         store: folder of phases that several runs share, see `lam_jax.pipeline.shares`; every process sees it.
+        start: another run, whose stages 1 to 4 this one begins with instead of training them; it learned its actions
+            from the same rows, with the same settings. Not beside `store`.
 
     Raises:
         BadSettingError: an argument that cannot be used.
@@ -224,6 +233,9 @@ def run_recipe(
     """
     start_process()
     require_trained_phase(recipe, profile)
+    if store is not None and start is not None:
+        raise BadSettingError("run_recipe: found store and start, expected one of them.")
+    stages = None if start is None else StagesOf(start, recipe, content_of(recipe))
     if new := not from_first(int((Path(out) / RESULTS).exists())):
         _refuse(mesh)
     with _run(recipe, out, save_every, profile, changed_reward, watching) as run, _judged(run):
@@ -234,7 +246,9 @@ def run_recipe(
             run.progress.say("All phases are complete.")
         else:
             devices = devices or _devices(run, recipe, mesh)
-            if store is not None:
+            if stages is not None:
+                run.share(stages)
+            elif store is not None:
                 shares = Shares(recipe, content_of(recipe), devices)
                 run.share(PhaseStore(store, lambda phase: shares.key(run.phases, phase)))
             results = _go_through(run, recipe, devices, workers)

@@ -62,18 +62,15 @@ class Shares:
 
     def _declare(self, recipe: Recipe, content: Mapping[str, Any]) -> None:
         whole = encode(recipe, "recipe")
-        corpora = 1 + (recipe.text_only is not None)
-        common = {key: value for key, value in whole.items() if key not in _LATER}
-        common["evaluation"] = {key: whole["evaluation"][key] for key in _WATCHED}
-        common["content"] = {"model": content["model"], "rows": content["rows"][:corpora]}
-        learned, method = tuple(STAGE_PHASES), common["method"]
-        common["method"] = {key: value for key, value in method.items() if key not in _OF_STAGE_5}
+        corpora = _corpora(whole)
+        common = _common(whole, content)
+        learned = tuple(STAGE_PHASES)
         for number, phase in enumerate(learned):
             stages = {name: whole[name] for name in STAGE_FIELDS[: number + 1]}
             self._add(phase, common | stages, learned[:number])
         common |= {name: whole[name] for name in STAGE_FIELDS}
         self._add(CODES, common, learned)
-        common["method"] = method
+        common["method"] = whole["method"]
         watched = common | {
             "evaluation": whole["evaluation"],
             "tasks": whole["tasks"],
@@ -117,6 +114,24 @@ class Shares:
         except (DamagedCheckpointError, CheckpointMismatchError):
             return None
         return hash_json({"part": self._parts[phase], "machine": self._machine, "before": before})
+
+
+def learned_part(whole: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:
+    """Of an encoded recipe and the hashes of its content what stages 1 to 4 depend on."""
+    return _common(whole, content) | {name: whole[name] for name in STAGE_FIELDS}
+
+
+def _common(whole: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:
+    """What all of them depend on."""
+    common = {key: value for key, value in whole.items() if key not in _LATER}
+    common["method"] = {key: value for key, value in whole["method"].items() if key not in _OF_STAGE_5}
+    common["evaluation"] = {key: whole["evaluation"][key] for key in _WATCHED}
+    common["content"] = {"model": content["model"], "rows": content["rows"][: _corpora(whole)]}
+    return common
+
+
+def _corpora(whole: Mapping[str, Any]) -> int:
+    return 1 + (whole["text_only"] is not None)
 
 
 def _names(value: Any) -> Iterator[str]:

@@ -63,7 +63,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(num=_num, pct=_percent, cut=_cut, shown=_shown)
+    environment.filters.update(num=_num, pct=_percent, cut=_cut, shown=_shown, alike=_alike)
     return environment
 
 
@@ -111,6 +111,15 @@ def _thumbnail(source: bytes | Path) -> str | None:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
+def _alike(answers: Sequence[Record]) -> list[Record]:
+    """Answers under each code, those that are the same together with their codes; first what most codes say."""
+    found: dict[tuple[str, bool], list[int]] = {}
+    for code, answer in enumerate(answers):
+        found.setdefault((answer["text"], answer["finished"]), []).append(code)
+    rows = [{"text": text, "finished": finished, "codes": codes} for (text, finished), codes in found.items()]
+    return sorted(rows, key=lambda row: -len(row["codes"]))
+
+
 def _logs(usage: Sequence[float]) -> np.ndarray:
     """Usage on the scale of the heat maps: 0 at uniform use, ±1 at 8 times that and an eighth."""
     return np.log(np.maximum(np.array(usage) * len(usage), 1e-9))[None] / math.log(8)
@@ -135,7 +144,7 @@ def _matrix(counts: np.ndarray) -> str:
 
 
 def _moves(atlas: Record) -> list[Record]:
-    """The codes whose share of the policy's choices RL changed most."""
+    """The codes whose share of the policy's choices RL changed most; those that it did not change are left out."""
     rl = atlas["rl"]
     if rl is None:
         return []
@@ -145,4 +154,5 @@ def _moves(atlas: Record) -> list[Record]:
             zip(*(rl[name] for name in ("usage_before", "usage_after", "own_usage_before", "own_usage_after")))
         )
     ]
-    return sorted(rows, key=lambda row: -abs(row["own_after"] - row["own_before"]))[:12]
+    moved = [row for row in rows if (row["before"], row["own_before"]) != (row["after"], row["own_after"])]
+    return sorted(moved, key=lambda row: -abs(row["own_after"] - row["own_before"]))[:12]

@@ -33,7 +33,9 @@ class PhaseStore:
     def take(self, path: Path) -> None:
         """Puts a phase where a run looks for it, if the store has it and the run does not."""
         if not path.exists() and (key := self._key(path.name)) is not None and (self.folder / key).is_dir():
-            _note(path, key)  # first: a phase that is there and not noted would count as trained by this run
+            _note(
+                path, self.noted(key)
+            )  # first: a phase that is there and not noted would count as trained by this run
             _link(self.folder / key, path)
 
     def keep(self, path: Path) -> None:
@@ -44,9 +46,23 @@ class PhaseStore:
 
     def discard(self, path: Path) -> None:
         """Forgets a phase if it was taken: what the run restored of it was damaged."""
-        if (key := shared_phases(path.parent.parent).get(path.name)) is not None:
+        if (key := self.taken(path)) is not None:
             shutil.rmtree(self.folder / key, ignore_errors=True)
-            _note(path, None)
+            self.forget(path)
+
+    def noted(self, key: str) -> str:
+        """What a run notes of a phase that it took."""
+        return key
+
+    @staticmethod
+    def taken(path: Path) -> str | None:
+        """What a run noted of a phase that it took; None: it trained it."""
+        return shared_phases(path.parent.parent).get(path.name)
+
+    @staticmethod
+    def forget(path: Path) -> None:
+        """From now on a phase counts as trained by the run."""
+        _note(path, None)
 
 
 def shared_phases(run: Path) -> dict[str, str]:

@@ -12,13 +12,15 @@ from rich.console import Console
 import lam_jax
 from lam_jax.agents import chat_terminal
 from lam_jax.agents.chat import Chat
+from lam_jax.agents.chat_terminal import printable
 from lam_jax.agents.chat_turns import ChatError, Controls
 from lam_jax.agents.prompts import prompt_of
+from lam_jax.agents.run_folder import newest_run
 from lam_jax.agents.settings import AgentError
 from lam_jax.cli import main
 from lam_jax.data.schemas import DataError
 from lam_jax.hosts.compilation import CompileClock
-from lam_jax.rollout.sampling import SamplingConfig
+from lam_jax.rollout.sampling import HybridSampling, SamplingConfig
 from tests.agents import made_agents as made
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -37,6 +39,17 @@ def folders(tmp_path_factory, qwen_config, make_tokenizer) -> tuple[Path, Path]:
 @pytest.fixture(scope="module")
 def agent(folders):
     return lam_jax.load(folders[0])
+
+
+@pytest.fixture(scope="module")
+def hybrid(folders):
+    return lam_jax.load(folders[0], space="hybrid")
+
+
+@pytest.fixture(params=["latent", "hybrid"])
+def coded(request, agent, hybrid):
+    """An agent with codes, and how its draws are made: in the hybrid space tokens are drawn under their codes."""
+    return (agent, WARM) if request.param == "latent" else (hybrid, HybridSampling(temperature=1.0, emission=2.0))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +91,8 @@ def test_a_later_answer_has_the_turns_before_in_its_prompt(agent, picture):
     assert (again.seed, again.answer.text) == (5, again.answer.text)
 
 
-def test_forced_held_and_forbidden_codes_are_exact(agent):
+def test_forced_held_and_forbidden_codes_are_exact(coded):
+    agent, _ = coded
     chat = start(agent, sampling=SamplingConfig(temperature=0.0))
     free = chat.ask(QUESTION).answer
     chat.controls = Controls(held=(5, None))
@@ -96,8 +110,9 @@ def test_forced_held_and_forbidden_codes_are_exact(agent):
     assert chat.branch(0).answer == free
 
 
-def test_a_replay_is_the_same_token_by_token_and_a_branch_up_to_its_place(agent):
-    chat = start(agent)
+def test_a_replay_is_the_same_token_by_token_and_a_branch_up_to_its_place(coded):
+    agent, sampling = coded
+    chat = start(agent, sampling=sampling)
     chat.controls = Controls(bias={1: 2.0, 4: -1.0})
     first = chat.ask(QUESTION).answer
     chat.controls = Controls(forbidden=(0, 1, 2))
@@ -105,6 +120,7 @@ def test_a_replay_is_the_same_token_by_token_and_a_branch_up_to_its_place(agent)
     assert (again.answer.tokens, again.answer.actions) == (first.tokens, first.actions)
     assert not again.controls
     assert len(chat.turns) == 1
+    chat.seed = again.seed
     branched = chat.branch(4).answer
     assert branched.tokens[:4] == first.tokens[:4]
     assert not set(branched.actions[4:]) & {0, 1, 2}
@@ -112,13 +128,37 @@ def test_a_replay_is_the_same_token_by_token_and_a_branch_up_to_its_place(agent)
     shorter = chat.replay(other).answer
     assert shorter.actions == other[: len(shorter.actions)]
     chat.length = 2 * LENGTH  # what ended at the most tokens, or by Ctrl-C, ends there again
-    assert chat.replay().answer == shorter
+    once_more = chat.replay().answer
+    assert (once_more.tokens, once_more.actions, once_more.finished) == (
+        shorter.tokens,
+        other[: len(shorter.tokens)],
+        False,
+    )
     with pytest.raises(ChatError, match=f"expected 1 to {2 * LENGTH}"):
         chat.replay([0] * (2 * LENGTH + 1))
 
 
-def test_twenty_biases_compile_nothing(agent):
-    chat = start(agent)
+def test_a_saved_sequence_is_replayed_in_another_conversation(coded, tmp_path):
+    """Under another seed and other settings: what was drawn then comes again, the tokens under their codes too."""
+    agent, sampling = coded
+    chat = start(agent, sampling=sampling, seed=11)
+    saved = chat.ask(QUESTION).answer
+    chat.save(tmp_path / "c.json")
+    other = start(agent, sampling=SamplingConfig(temperature=0.0), seed=50)
+    assert other.ask(QUESTION).answer.tokens != saved.tokens
+    out = io.StringIO()
+    terminal = chat_terminal.Terminal({agent.space: other}, Console(file=out, width=80))
+    terminal.take(f"/replay {tmp_path / 'c.json'}")
+    found = other.turns[-1]
+    assert (found.answer.tokens, found.answer.actions) == (saved.tokens, saved.actions)
+    assert (found.seed, found.sampling) == (11, sampling)
+    assert printable(saved.text).split() == out.getvalue().partition("(cut at")[0].split()
+    assert other.sampling == SamplingConfig(temperature=0.0)
+
+
+def test_twenty_biases_compile_nothing(coded):
+    agent, sampling = coded
+    chat = start(agent, sampling=sampling)
     chat.ask(QUESTION)
     chat.branch(3)
     with CompileClock() as clock:
@@ -260,12 +300,12 @@ def test_a_terminal_shows_each_token_in_the_colour_of_its_code(agent):
 
 def test_without_an_agent_the_newest_run_is_taken_or_missed(tmp_path):
     with pytest.raises(AgentError, match="Found no run below"):
-        chat_terminal.newest_run(tmp_path)
+        newest_run(tmp_path)
     for age, name in enumerate(("grid/new", "old")):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "config.json").write_text('{"fingerprint": "", "config": {}}')
         os.utime(tmp_path / name / "config.json", (1e9 - age, 1e9 - age))
-    assert chat_terminal.newest_run(tmp_path) == tmp_path / "grid/new"
+    assert newest_run(tmp_path) == tmp_path / "grid/new"
 
 
 @pytest.mark.parametrize(
@@ -276,3 +316,72 @@ def test_flags_that_cannot_be_are_refused(folders, capsys, flags, why):
         main(["chat", str(folders[0]), *flags])
     assert ended.value.code == 2
     assert why in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.fixture(scope="module")
+def two(agent, folders) -> dict[str, Chat]:
+    """Two conversations; each has a program of its own, so tests share them."""
+    return {"latent": start(agent, length=4), "token": start(lam_jax.load(folders[1]), length=4)}
+
+
+def test_two_answers_stand_side_by_side_where_there_is_room(two):
+    """From 100 columns on; under that one after the other. At a terminal tokens come in while they are drawn."""
+    for is_terminal in (False, True):
+        wide = io.StringIO()
+        chat_terminal.Terminal(two, Console(file=wide, width=100, force_terminal=is_terminal)).take(QUESTION)
+        assert wide.getvalue().replace("\x1b[?25h", "").endswith("\n")
+        answers = [chat.turns[-1].answer for chat in two.values()]
+        shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", wide.getvalue()).splitlines()
+        heads = [line for line in shown if "[latent]" in line]
+        assert all(re.fullmatch(r"\[latent\] +\[token\] *", line.strip("\r")) for line in heads)
+        assert (len(heads) == 1) != is_terminal  # at a terminal it is drawn anew with each token
+        column = shown[-1 - shown[::-1].index(heads[-1])].index("[token]")
+        assert column == 50
+        last = shown[len(shown) - shown[::-1].index(heads[-1]) :]
+        for answer, rows in zip(answers, ([r[:column] for r in last], [r[column:] for r in last]), strict=True):
+            said = "".join("".join(rows).split())
+            assert said.startswith("".join(printable(answer.text.rstrip("\ufffd")).split())[:20])
+            assert answer.finished or f"(cutat{len(answer.tokens)}tokens" in said
+    narrow = io.StringIO()
+    chat_terminal.Terminal(two, Console(file=narrow, width=99)).take(QUESTION)
+    lines = narrow.getvalue().splitlines()
+    assert lines.index("[token]") > lines.index("[latent]")
+
+
+def test_what_a_terminal_would_obey_is_not_printed():
+    assert printable("a\x1b[2Jb\x07\r\n\tc\x9b é 👩‍🍳") == "a\ufffd[2Jb\ufffd\ufffd\n\tc\ufffd é 👩‍🍳"
+
+
+def test_pictures_are_read_at_once_and_none_stays_that_cannot_be_used(two, picture, tmp_path):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(picture.read_bytes()[:80])
+    terminal = chat_terminal.Terminal({"latent": two["latent"]}, Console(file=io.StringIO(), width=80))
+    terminal.chat.turns.clear()
+    refused = {str(bad): "cannot be decoded", str(tmp_path / "no.png"): "expected the file", "": "nothing"}
+    for words, why in refused.items():
+        with pytest.raises(ChatError, match=why):
+            terminal.take(f"/image {words}")
+    terminal.take(f"/image {picture}")
+    picture_gone = tmp_path / "later.png"
+    picture_gone.write_bytes(picture.read_bytes())
+    terminal.take(f"/image {picture_gone}")
+    picture_gone.write_bytes(b"not a picture any more")
+    with pytest.raises(ChatError, match="The pictures of this question were dropped"):
+        terminal.take(QUESTION)
+    assert terminal.chat.turns == []
+    for _ in range(2):
+        terminal.take(f"/image {picture}")
+    terminal.take(QUESTION)
+    (turn,) = terminal.chat.turns
+    assert turn.images == (picture.read_bytes(),) * 2
+    assert terminal.images == []
+
+
+def test_an_ended_input_ends_the_conversation(two, monkeypatch):
+    two["latent"].turns.clear()
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{QUESTION}\n/nonsense\n\n"))
+    console = Console(file=(out := io.StringIO()), width=80)
+    terminal = chat_terminal.Terminal({"latent": two["latent"]}, console)
+    assert terminal.run(chat_terminal.lines_of(console)) is False
+    assert "There is no command /nonsense; /help lists them." in out.getvalue()
+    assert len(terminal.chat.turns) == 1

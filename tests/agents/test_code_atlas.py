@@ -2,12 +2,14 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 import lam_jax
+from experiments.browser import CHROMIUM, Browser
 from lam_jax.agents.atlas import AtlasSettings
 from lam_jax.agents.settings import AgentError
 from lam_jax.cli import main
@@ -159,3 +161,64 @@ def test_text_only_rows_alone(folders, tmp_path):
     assert sign["status"] == "not measured"
     assert {g["name"] for g in atlas["groups"] if g["kind"] == "input"} == {"text only"}
     assert "background-image" not in (tmp_path / "a.html").read_text()
+
+
+FOCUS = """(() => {
+  const one = document.activeElement;
+  return one.id || (one.closest('details.code') || {}).id || one.getAttribute('href') || one.className || one.tagName;
+})()"""
+
+
+@pytest.fixture(scope="module")
+def browser(made_atlas, tmp_path_factory):
+    """The page in a real browser, where there is one."""
+    if not any(map(shutil.which, CHROMIUM)):
+        pytest.skip("no Chromium")
+    page = tmp_path_factory.mktemp("page") / "atlas.html"
+    page.write_text(made_atlas[0])
+    with Browser() as browser:
+        browser.open(page)
+        yield browser
+
+
+def test_a_browser_runs_nothing_of_the_rows_and_complains_of_nothing(browser):
+    assert browser.problems() == []
+    assert browser.run("document.scripts.length") == 1
+    assert browser.run("document.body.textContent").count(EVIL) > 3
+
+
+def test_every_code_is_reached_by_the_keyboard_and_opened(browser, made_atlas):
+    browser.run("document.activeElement.blur()")
+    met = []
+    while not met or met[-1] != "BODY" or len(met) == 1:
+        browser.press("Tab")
+        met.append(browser.run(FOCUS))
+        assert len(met) < 400
+    codes = [f"code-{c}" for c in range(made_atlas[1]["codes"])]
+    assert set(met) >= {"#health", "#forced", "find", "open-all", "close-all", *codes}
+    browser.run("document.querySelector('#code-3 summary').focus()")
+    browser.press("Enter")
+    assert browser.run("document.getElementById('code-3').open") is True
+    browser.press("Enter")
+    assert browser.run("document.getElementById('code-3').open") is False
+
+
+def test_the_filter_leaves_what_has_the_words(browser, made_atlas):
+    def left(words):
+        browser.run("document.getElementById('find').value = ''; document.getElementById('find').focus()")
+        for letter in words:
+            browser.press("Space" if letter == " " else letter)
+        return browser.run("[...document.querySelectorAll('details.code:not([hidden])')].map(one => one.id)")
+
+    per_code = made_atlas[1]["per_code"]
+    texts = [[t["text"].lower() for t in (*one["tokens"], *one["next"][0]["raised"])] for one in per_code]
+    word = next(t.strip() for own in texts for t in own if len(t.strip()) > 2 and t.strip().isalpha())
+    assert set(left(word)) == {f"code-{c}" for c, own in enumerate(texts) if any(word in t for t in own)}
+    assert left("zzzzz") == []
+    assert browser.run("document.getElementById('found').textContent") == f"0 of {len(per_code)} codes"
+    numbered = [f"code-{c}" for c, own in enumerate(texts) if c == 5 or "5" in [t.strip() for t in own]]
+    assert sorted(left("5")) == sorted(numbered)
+    browser.run("location.hash = '#code-2'")
+    browser.run("new Promise(done => setTimeout(done, 50))")
+    assert browser.run("document.getElementById('code-2').open && !document.getElementById('code-2').hidden")
+    assert browser.run(FOCUS) == "code-2"

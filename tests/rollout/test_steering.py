@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lam_jax.latent.agent import Reading
-from lam_jax.rollout.actions import LatentActions
+from lam_jax.rollout.actions import Act, LatentActions
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.rollout.run import jitted, run_rollout
 from lam_jax.rollout.sampling import NEVER, SamplingConfig
@@ -33,6 +33,23 @@ def test_a_planned_action_is_taken_even_if_it_is_forbidden(step, action):
 
 def _planned(step: int) -> np.ndarray:
     return np.asarray(jax.jit(planned_logits)(LOGITS, PLAN, jnp.int32(step)))
+
+
+class Drawing(LatentActions):
+    """Hands back what it was to draw from."""
+
+    def act(self, keys, hidden, logits, has_image, sampling, penalise):
+        return Act(logits, jnp.zeros(()), jnp.zeros(()))
+
+
+@pytest.mark.parametrize("bias", [[[0.5, -2.0, 0.0]], [[0.5, -2.0, 0.0], [NEVER, 0.0, 3.0]]])
+def test_the_bias_is_added_before_an_action_is_drawn(bias):
+    """Of one sample, or of each its own."""
+    space = SteeredActions(Drawing(tiny.agent(), Reading()), jnp.asarray(bias, jnp.float32))
+    keys = jax.random.split(jax.random.key(0), (1, 2))
+    hidden, shown = jnp.zeros((1, 2, 32)), jnp.zeros(1, bool)
+    found = space.act(keys, hidden, jnp.asarray(LOGITS[None]), shown, SamplingConfig(), lambda x: x)
+    np.testing.assert_allclose(np.asarray(found.drawn)[0], LOGITS + np.array(bias, np.float32))
 
 
 def test_forced_forbidden_and_none():
