@@ -33,6 +33,8 @@ from lam_jax.rewards.verdict import Verdict as Verdict
 from lam_jax.rl import ALGORITHMS as ALGORITHMS
 from lam_jax.rl import Algorithm as Algorithm
 from lam_jax.runs.watching import Watching as Watching
+from lam_jax.serving.server import Server as Server
+from lam_jax.serving.settings import ServeSettings as ServeSettings
 from lam_jax.tasks.mmrole import MMRoleRows as MMRoleRows
 from lam_jax.tasks.pcogalign import PCogAlignRows as PCogAlignRows
 from lam_jax.tasks.task import ScoredSplit as ScoredSplit

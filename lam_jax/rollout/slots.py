@@ -117,7 +117,11 @@ class SlotDecoder:
         # The fused attention of NVIDIA GPUs knows one step for all.
         self._static = {"mesh": mesh, "layout": dataclasses.replace(layout, decode_layer=None)}
         self._decoding = _laid_out(self._space, **self._static)
-        self._slots = _empty(self._space, sizes, sampling, **self._static)
+        self.clear()
+
+    def clear(self) -> None:
+        """Empties all slots; after an error of a program, which may have taken their arrays with it."""
+        self._slots = _empty(self._space, self.sizes, self._sampling, **self._static)
 
     @property
     def actions(self) -> int:
