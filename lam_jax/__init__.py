@@ -38,6 +38,8 @@ _MODULES = {
     "agents.load": ("load",),
     "agents.loaded": ("LoadedAgent",),
     "agents.steer": ("steer_agent",),
+    "serving.server": ("Server",),
+    "serving.settings": ("ServeSettings",),
     "evaluation.protocol": ("EvaluationProtocol",),
     "runs.watching": ("Watching",),
     "grid.grid": ("Grid",),

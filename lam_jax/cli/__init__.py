@@ -26,6 +26,7 @@ from lam_jax.cli.judge import Judge
 from lam_jax.cli.presets import Presets
 from lam_jax.cli.report import Report
 from lam_jax.cli.reviews import Reviews
+from lam_jax.cli.serve import Serve
 from lam_jax.cli.steer import Steer
 from lam_jax.cli.table import TableCommand
 from lam_jax.cli.train import Train, train_command
@@ -45,6 +46,7 @@ COMMANDS = {
     "evaluate": Evaluate,
     "generate": Generate,
     "chat": Chat,
+    "serve": Serve,
     "codes": Codes,
     "steer": Steer,
     "convert": Convert,

@@ -74,6 +74,17 @@ def read_upright(image: bytes | Image.Image | np.ndarray, source: str = "image")
     return _upright(opened, source)
 
 
+def read_size(image: bytes, source: str = "image") -> tuple[int, int]:
+    """Height and width of an encoded picture from its head, no pixel decoded; as it lies, not as it is turned.
+
+    Raises:
+        ImageError: not an image, or without pixels, or with more than are read.
+    """
+    with _open(image, source) as opened:
+        _require_size(opened, source)
+        return opened.height, opened.width
+
+
 def _of_pixels(pixels: UInt8[np.ndarray, "height width 3"] | np.ndarray, source: str) -> Image.Image:
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != CHANNELS or 0 in pixels.shape:
         raise ImageError(

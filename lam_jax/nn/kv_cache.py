@@ -33,6 +33,9 @@ class KVCache(struct.PyTreeNode):
     key: Layers  # [Y, N, G, K, D, T], or a tuple of Y; joined [N * G * K, D, T]
     value: Layers  # [Y, N, G, K, T, D], or a tuple of Y; joined [N * G * K, T, D]
     fused: bool = struct.field(pytree_node=False, default=False)
+    # int32 [N], or None. Where prompts begin at different steps the suffix is a ring that all write at the same place
+    # of: the tokens that each prompt's samples have in it. What older samples left beside them is not seen.
+    age: Array | None = None
 
     @classmethod
     def create(cls, prompt: KeyValue, prompt_mask: Array, samples: int, length: int, split: bool) -> "KVCache":
@@ -68,6 +71,42 @@ class KVCache(struct.PyTreeNode):
         prompt_key, prompt_value, key, value = map(split_layers, parts) if split else parts
         return cls(prompt_key, prompt_value, prompt_mask, key, value, fused=True)
 
+    def as_ring(self) -> "KVCache":
+        """The same, its suffix a ring in which nothing was written."""
+        return self.replace(age=jnp.zeros(self.prompt_mask.shape[0], jnp.int32))
+
+    def with_prompt(self, row: Int[Array, ""], other: "KVCache") -> "KVCache":
+        """A ring with another prompt in the place of prompt `row`, whose samples begin anew.
+
+        Args:
+            row: of the N prompts; each with one sample.
+            other: a cache of one prompt and one sample, the prompt no longer than P. Nothing of what was in the row
+                stays, not even where it is masked: nothing times NaN is NaN.
+        """
+        put = jax.lax.dynamic_update_slice_in_dim
+
+        def prompt(into: Array, new: Array, axis: int) -> Array:
+            before = [(0, 0)] * new.ndim
+            before[axis] = (into.shape[axis] - new.shape[axis], 0)  # prompts are padded on the left
+            return put(into, jnp.pad(new, before), row, into.ndim - 4)
+
+        def emptied(suffix: Array, like: Array) -> Array:
+            heads = like.shape[-3]
+            axis, count = (0, heads) if suffix.ndim == 3 else (suffix.ndim - 5, 1)  # joined or not
+            shape = (*suffix.shape[:axis], count, *suffix.shape[axis + 1 :])
+            return put(suffix, jnp.zeros(shape, suffix.dtype), row * count, axis)
+
+        missing = self.prompt_mask.shape[-1] - other.prompt_mask.shape[-1]
+        assert self.age is not None
+        return self.replace(
+            prompt_key=jax.tree.map(lambda x, y: prompt(x, y, y.ndim - 1), self.prompt_key, other.prompt_key),
+            prompt_value=jax.tree.map(lambda x, y: prompt(x, y, y.ndim - 2), self.prompt_value, other.prompt_value),
+            prompt_mask=put(self.prompt_mask, jnp.pad(other.prompt_mask, ((0, 0), (missing, 0))), row, 0),
+            key=jax.tree.map(emptied, self.key, self.prompt_key),
+            value=jax.tree.map(emptied, self.value, self.prompt_value),
+            age=put(self.age, jnp.zeros(1, jnp.int32), row, 0),
+        )
+
     @property
     def length(self) -> int:
         """T, room for a continuation."""
@@ -100,14 +139,23 @@ def append(key: Array, value: Array, k: Array, v: Array, step: Int[Array, ""]) -
 def decode(
     blocks: Layers, cache: KVCache, x: Float[Array, "N G 1 D"], rotary: Rotary, step: Int[Array, ""]
 ) -> tuple[Float[Array, "N G 1 D"], KVCache]:
-    """One token for every sample. `step` counts the tokens already in the suffix; all samples are at the same step."""
+    """One token for every sample. `step` counts the tokens already in the suffix; all samples are at the same step.
+
+    Of a ring (`KVCache.age`) it is the place that is written, and what may be seen is as old as the sample.
+    """
     caches = (cache.prompt_key, cache.prompt_value, cache.key, cache.value)
     fused = layout().decode_layer
     if cache.fused and fused is not None:
+        if cache.age is not None:
+            raise ValueError("Layout.decode_layer knows no ring: take a layout without it where prompts join later.")
         return _decode_fused(fused, blocks, cache, x, rotary, step)
 
-    seen = jnp.arange(cache.length) <= step
-    keep = jnp.broadcast_to(seen[None, None, None, :], (*x.shape[:3], seen.shape[0]))
+    places = jnp.arange(cache.length)
+    if cache.age is None:
+        seen = (places <= step)[None, None, None, :]
+    else:
+        seen = (((step - places) % cache.length)[None, :] <= cache.age[:, None])[:, None, None, :]
+    keep = jnp.broadcast_to(seen, (*x.shape[:3], cache.length))
 
     def layer(x: Array, block: DecoderBlock, prompt_key: Array, prompt_value: Array, key: Array, value: Array):
         written = {}
@@ -126,7 +174,7 @@ def decode(
 
     # Stacked layers are scanned: unrolled, stacking the caches again would copy them at every token.
     x, (key, value) = fold_layers(layer, x, blocks, *caches, frozen=True)
-    return x, cache.replace(key=key, value=value)
+    return x, cache.replace(key=key, value=value, age=None if cache.age is None else cache.age + 1)
 
 
 def _decode_fused(

@@ -22,7 +22,7 @@ from lam_jax.nn.kv_cache import KVCache
 from lam_jax.nn.rope import Rotary
 from lam_jax.nn.stack import is_apart
 from lam_jax.nn.vocabulary import arg_max, pick
-from lam_jax.rollout.sampling import Sample, SamplingConfig, emission_keys, entropy, sample
+from lam_jax.rollout.sampling import RowSampling, Sample, Sampling, SamplingConfig, emission_keys, entropy, sample
 
 # Repetition penalty on next-token logits [N, G, V]; the identity where there is none.
 Penalty = Callable[[Array], Array]
@@ -72,16 +72,18 @@ class ActionSpace(Protocol):
         hidden: Float[Array, "N G D"],
         logits: Float[Array, "N G A"],
         has_image: Bool[Array, " N"],
-        sampling: SamplingConfig,
+        sampling: Sampling,
         penalise: Penalty,
     ) -> Act:
         """Draws an action from `logits` and emits its token after the state `hidden`."""
         ...
 
 
-def _draw(keys: Array, logits: Array, sampling: SamplingConfig, axis: str) -> tuple[Sample, Array]:
-    """Actions on the logical axis `axis`, and the entropy of what they were drawn from."""
+def _draw(keys: Array, logits: Array, sampling: Sampling, axis: str) -> tuple[Sample, Array]:
+    """Actions on the logical axis `axis`, and the entropy of what they were drawn from, NaN where it is by row."""
     drawn = sample(keys, logits, sampling, axis)
+    if isinstance(sampling, RowSampling):
+        return drawn, jnp.full_like(drawn.logp, jnp.nan)
     return drawn, entropy(logits, drawn.support, sampling.scale)
 
 
@@ -117,7 +119,7 @@ class TokenActions(struct.PyTreeNode):
         hidden: Float[Array, "N G D"],
         logits: Float[Array, "N G V"],
         has_image: Bool[Array, " N"],
-        sampling: SamplingConfig,
+        sampling: Sampling,
         penalise: Penalty,
     ) -> Act:
         """A token is its own action; the penalty falls on what is drawn from."""
@@ -174,7 +176,7 @@ class LatentActions(struct.PyTreeNode):
         hidden: Float[Array, "N G D"],
         logits: Float[Array, "N G K"],
         has_image: Bool[Array, " N"],
-        sampling: SamplingConfig,
+        sampling: Sampling,
         penalise: Penalty,
     ) -> Act:
         """A code, and the most likely token under it; the penalty falls on the token."""
@@ -182,7 +184,7 @@ class LatentActions(struct.PyTreeNode):
         return self._most_likely(keys, hidden, logits, has_image, sampling, penalise)
 
     def _most_likely(
-        self, keys: Array, hidden: Array, logits: Array, has_image: Array, sampling: SamplingConfig, penalise: Penalty
+        self, keys: Array, hidden: Array, logits: Array, has_image: Array, sampling: Sampling, penalise: Penalty
     ) -> Act:
         drawn, spread = _draw(keys, logits, sampling, "codes")
         token_logits = penalise(self.next_token_logits(hidden, drawn.action, has_image))
@@ -219,7 +221,7 @@ class HybridActions(LatentActions):
         hidden: Float[Array, "N G D"],
         logits: Float[Array, "N G K"],
         has_image: Bool[Array, " N"],
-        sampling: SamplingConfig,
+        sampling: Sampling,
         penalise: Penalty,
     ) -> Act:
         """A code and a token, with the entropy of the code plus that of the token under it."""
@@ -232,7 +234,7 @@ class HybridActions(LatentActions):
         return Act(drawn.replace(logp=drawn.logp + emitted.logp), spread + emitted_spread, emitted.action)
 
 
-def _require_no_emission(space: ActionSpace, sampling: SamplingConfig) -> None:
+def _require_no_emission(space: ActionSpace, sampling: Sampling) -> None:
     if sampling.emission:
         raise ValueError(
             f"{type(space).__name__} with an emission temperature of {sampling.emission}: only the hybrid space draws "
@@ -248,5 +250,14 @@ def shared_prompt(x: Array, samples: int) -> Array:
 
 def next_positions(prompts: Batch, offset: jax.Array, samples: int) -> Int[Array, "N G 3 1"]:
     """M-RoPE positions of completion token `offset`: all three streams go on after the prompt's largest position."""
-    start = jnp.max(jnp.where(prompts.mask[:, None, :], prompts.positions, 0), axis=(1, 2)) + 1
-    return jnp.broadcast_to((start + offset)[:, None, None, None], (start.shape[0], samples, 3, 1)).astype(jnp.int32)
+    return token_positions(first_position(prompts) + offset, samples)
+
+
+def first_position(prompts: Batch) -> Int[Array, " N"]:
+    """M-RoPE position of each prompt's first completion token."""
+    return jnp.max(jnp.where(prompts.mask[:, None, :], prompts.positions, 0), axis=(1, 2)) + 1
+
+
+def token_positions(position: Int[Array, " N"], samples: int) -> Int[Array, "N G 3 1"]:
+    """M-RoPE positions of a completion token of each prompt's samples."""
+    return jnp.broadcast_to(position[:, None, None, None], (position.shape[0], samples, 3, 1)).astype(jnp.int32)

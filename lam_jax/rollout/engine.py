@@ -13,8 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float, Float32, Int, Int32
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Key
 
+from lam_jax.models.backbone import Backbone
 from lam_jax.models.inputs import Batch
 from lam_jax.nn.axes import constrain_rows, constrain_samples
 from lam_jax.nn.kv_cache import KVCache
@@ -23,8 +24,8 @@ from lam_jax.nn.rope import Rotary
 from lam_jax.nn.stack import is_apart
 from lam_jax.nn.vocabulary import occurring
 from lam_jax.rl.masks import is_end
-from lam_jax.rollout.actions import Act, ActionSpace, Penalty, next_positions, shared_prompt
-from lam_jax.rollout.sampling import SamplingConfig, Support, penalise_repeats, sample_keys
+from lam_jax.rollout.actions import Act, ActionSpace, next_positions, shared_prompt
+from lam_jax.rollout.sampling import Sampling, SamplingConfig, Support, penalise_repeats, sample_keys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,20 +71,103 @@ class Rollout(struct.PyTreeNode):
         return jnp.sum(self.mask, axis=-1, dtype=jnp.int32)
 
 
+class Running(struct.PyTreeNode):
+    """What a decode step needs of the samples and leaves for the next one."""
+
+    hidden: Float[Array, "N G D"] | Leaf  # of the newest token
+    logits: Float[Array, "N G A"] | Leaf  # for the next action
+    # [N, G, 1, head_dim] of the next token's place. Made a step ahead: cosines that a step makes itself, XLA's CPU
+    # backend makes again in every layer, for every head.
+    rotary: Any  # Rotary
+    seen: Bool[Array, "N G V"] | Leaf | None  # for the repetition penalty
+    cache: KVCache
+    space: Any
+
+
 class _State(struct.PyTreeNode):
     """The decode loop's named state."""
 
     step: Int32[Array, ""]
     alive: Bool[Array, "N G"]
-    hidden: Float[Array, "N G D"]  # of the newest token
-    logits: Float[Array, "N G A"]  # for the next action
-    # [N, G, 1, head_dim] of the next token's place. Made a step ahead: cosines that a step makes itself, XLA's CPU
-    # backend makes again in every layer, for every head.
-    rotary: Rotary
-    seen: Bool[Array, "N G V"] | None  # for the repetition penalty
-    cache: KVCache
-    space: Any
+    now: Running
     out: Rollout
+
+
+def begin(
+    space: ActionSpace, prompts: Batch, samples: int, room: int, sampling: Sampling
+) -> tuple[Running, Float[Array, "N P D"]]:
+    """G samples of each prompt before their first token, and the prompts' pre-norm states.
+
+    Args:
+        space: as it is, not `decoding`.
+        prompts: left-padded.
+        samples: G.
+        room: tokens that each may have.
+        sampling: how actions will be drawn.
+    """
+    backbone = space.backbone
+    prompt_hidden, kv = backbone.prefill(prompts)
+    logits, state = space.begin(prompt_hidden, prompts, samples, room)
+    hidden, logits = (shared_prompt(x, samples) for x in (prompt_hidden[:, -1], logits))
+    now = Running(
+        hidden=hidden,
+        logits=logits,
+        rotary=rotary_at(backbone, next_positions(prompts, jnp.int32(0), samples)),
+        seen=_seen(prompts, sampling, samples, backbone.config.text.vocab_size),
+        cache=KVCache.create(kv, prompts.mask, samples, room, is_apart(backbone.blocks)),
+        space=state,
+    )
+    return now, prompt_hidden
+
+
+def rotary_at(backbone: Backbone, positions: Int[Array, "N G 3 1"]) -> Rotary:
+    """Rotary embedding of a token of every sample."""
+    return jax.tree.map(constrain_samples, backbone.rotary(positions))
+
+
+def decode_step(
+    decoding: ActionSpace,
+    now: Running,
+    keys: Key[Array, "N G"],
+    alive: Bool[Array, "N G"],
+    has_image: Bool[Array, " N"],
+    rotary: Rotary,
+    step: Int[Array, ""],
+    sampling: Sampling,
+) -> tuple[Running, Act]:
+    """An action and a token of every sample.
+
+    Args:
+        decoding: `ActionSpace.decoding`.
+        now: the samples.
+        keys: of the draws.
+        alive: whose tokens count; the others get padding.
+        has_image: of the prompts.
+        rotary: of the place after the new token.
+        step: as of `kv_cache.decode`.
+        sampling: how actions are drawn.
+    """
+    act = choose(decoding, now, keys, has_image, sampling)
+    token = jnp.where(alive, act.token, decoding.backbone.config.pad_id)
+    hidden, cache = decoding.backbone.decode(now.cache, token[..., None], now.rotary, step)
+    logits, space = decoding.advance(now.space, hidden, now.rotary, has_image, step)
+    seen = now.seen
+    if seen is not None:
+        seen = seen | jax.nn.one_hot(token, seen.shape[-1], dtype=bool)
+    return Running(hidden[:, :, 0], logits, rotary, seen, cache, space), act._replace(token=token)
+
+
+def choose(
+    decoding: ActionSpace, now: Running, keys: Key[Array, "N G"], has_image: Bool[Array, " N"], sampling: Sampling
+) -> Act:
+    """The action of every sample and its token."""
+
+    def penalise(token_logits: Array) -> Array:
+        if now.seen is None:
+            return token_logits
+        return penalise_repeats(token_logits, now.seen, sampling.repetition_penalty)
+
+    return decoding.act(keys, now.hidden, now.logits, has_image, sampling, penalise)
 
 
 def rollout(
@@ -102,53 +186,36 @@ def rollout(
     model = backbone.config
     segments = math.ceil(config.length / config.segment)
     room = segments * config.segment
-    prompt_hidden, kv = backbone.prefill(prompts)
-    logits, space_state = space.begin(prompt_hidden, prompts, config.samples, room)
+    now, prompt_hidden = begin(space, prompts, config.samples, room, config.sampling)
     shape = (prompts.tokens.shape[0], config.samples, room)
     real = jnp.any(prompts.mask, axis=1)
     decoding = space.decoding()
 
-    def rotary_at(t: Array) -> Rotary:
-        return jax.tree.map(constrain_samples, backbone.rotary(next_positions(prompts, t, config.samples)))
-
-    def act(keys: Array, hidden: Array, logits: Array, penalise: Penalty) -> Act:
-        return decoding.act(keys, hidden, logits, prompts.has_image, config.sampling, penalise)
-
-    def decode_step(_, state: _State) -> _State:
+    def step(_, state: _State) -> _State:
         t = state.step
-
-        def penalise(token_logits: Array) -> Array:
-            if state.seen is None:
-                return token_logits
-            return penalise_repeats(token_logits, state.seen, config.sampling.repetition_penalty)
-
-        keys = sample_keys(key, sample_ids, t)
-        drawn, spread, token = act(keys, state.hidden, state.logits, penalise)
         # A segment may run past the configured length: those steps are dead.
         alive = state.alive & (t < config.length)
-        token = jnp.where(alive, token, model.pad_id)
-        hidden, cache = decoding.backbone.decode(state.cache, token[..., None], state.rotary, t)
-        logits, space_state = decoding.advance(state.space, hidden, state.rotary, prompts.has_image, t)
+        keys = sample_keys(key, sample_ids, t)
+        rotary = rotary_at(backbone, next_positions(prompts, t + 1, config.samples))
+        now, act = decode_step(decoding, state.now, keys, alive, prompts.has_image, rotary, t, config.sampling)
         put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=t, axis=2)
         out = state.out.replace(
-            tokens=put(state.out.tokens, token),
-            actions=put(state.out.actions, drawn.action),
+            tokens=put(state.out.tokens, act.token),
+            actions=put(state.out.actions, act.drawn.action),
             mask=put(state.out.mask, alive),
-            logps=put(state.out.logps, drawn.logp),
-            logp_gap=put(state.out.logp_gap, drawn.logp_gap),
-            entropy=put(state.out.entropy, spread),
-            support=jax.tree.map(put, state.out.support, drawn.support),
-            hidden=put(state.out.hidden, hidden[:, :, 0]),
+            logps=put(state.out.logps, act.drawn.logp),
+            logp_gap=put(state.out.logp_gap, act.drawn.logp_gap),
+            entropy=put(state.out.entropy, act.entropy),
+            support=jax.tree.map(put, state.out.support, act.drawn.support),
+            hidden=put(state.out.hidden, now.hidden),
         )
-        seen = state.seen
-        if seen is not None:
-            seen = seen | jax.nn.one_hot(token, seen.shape[-1], dtype=bool)
         if config.stop:
-            alive = alive & ~is_end(token, model.eos_ids)
-        return _State(t + 1, alive, hidden[:, :, 0], logits, rotary_at(t + 1), seen, cache, space_state, out)
+            alive = alive & ~is_end(act.token, model.eos_ids)
+        return _State(t + 1, alive, now, out)
 
-    hidden, logits = (shared_prompt(x, config.samples) for x in (prompt_hidden[:, -1], logits))
-    first = jax.eval_shape(lambda: act(sample_keys(key, sample_ids, 0), hidden, logits, lambda x: x))
+    first = jax.eval_shape(
+        lambda: choose(decoding, now, sample_keys(key, sample_ids, 0), prompts.has_image, config.sampling)
+    )
     empty = functools.partial(jnp.zeros, shape)
     buffers = Rollout(
         tokens=jnp.full(shape, model.pad_id, jnp.int32),
@@ -161,30 +228,21 @@ def rollout(
         prompt_hidden=prompt_hidden,
         hidden=jnp.zeros((*shape, prompt_hidden.shape[-1]), prompt_hidden.dtype),
     )
-    state = _State(
-        step=jnp.int32(0),
-        alive=constrain_samples(jnp.broadcast_to(real[:, None], shape[:2])),
-        hidden=hidden,
-        logits=logits,
-        rotary=rotary_at(jnp.int32(0)),
-        seen=_seen(prompts, config, model.text.vocab_size),
-        cache=KVCache.create(kv, prompts.mask, config.samples, room, is_apart(backbone.blocks)),
-        space=space_state,
-        out=_pinned(buffers),
-    )
+    alive = constrain_samples(jnp.broadcast_to(real[:, None], shape[:2]))
+    state = _State(jnp.int32(0), alive, now, _pinned(buffers))
     state = jax.lax.while_loop(
         lambda s: (s.step < config.length) & jnp.any(s.alive),
-        lambda s: jax.lax.fori_loop(0, config.segment, decode_step, s),
+        lambda s: jax.lax.fori_loop(0, config.segment, step, s),
         state,
     )
     return _pinned(state.out.replace(**_cut(state.out, config.length)))
 
 
-def _seen(prompts: Batch, config: RolloutConfig, vocab: int) -> Array | None:
-    if config.sampling.repetition_penalty == 1.0:
+def _seen(prompts: Batch, sampling: Sampling, samples: int, vocab: int) -> Array | None:
+    if sampling.repetition_penalty == 1.0:
         return None
     seen = occurring(prompts.tokens, prompts.mask, vocab)
-    return constrain_samples(shared_prompt(seen, config.samples), "vocab")
+    return constrain_samples(shared_prompt(seen, samples), "vocab")
 
 
 def _pinned(out: Rollout) -> Rollout:

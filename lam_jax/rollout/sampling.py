@@ -102,6 +102,29 @@ class HybridSampling(SamplingConfig):
             )
 
 
+class RowSampling(flax.struct.PyTreeNode):
+    """How each row's action is drawn: temperature and top-p are inputs, so that other values compile nothing.
+
+    An action is that of `SamplingConfig` with the row's values. What was kept is not recorded, nor the entropy.
+    """
+
+    temperature: Float32[Array, "*B"] | Leaf
+    top_p: Float32[Array, "*B"] | Leaf
+    truncates: Bool[Array, ""] | Leaf  # whether some row's top-p is below 1: only then are actions put in order
+    # Of all rows.
+    top_k: int | None = flax.struct.field(pytree_node=False, default=None)
+    repetition_penalty: float = flax.struct.field(pytree_node=False, default=1.0)
+    renormalise: bool = flax.struct.field(pytree_node=False, default=True)
+
+    @property
+    def emission(self) -> float:
+        """The most likely token is taken under a code."""
+        return 0.0
+
+
+Sampling = SamplingConfig | RowSampling
+
+
 class Support(flax.struct.PyTreeNode):
     """The actions that the behaviour policy could have chosen at each step."""
 
@@ -145,11 +168,15 @@ def truncate(logits: Float32[Array, "*B K"], config: SamplingConfig, axis: str =
     """The set of actions that `config` leaves to choose from; `axis` is the actions' logical axis, see `sample`."""
     count = logits.shape[-1]
     top, indices = top_k(logits, min(config.top_k or count, count), axis)
-    probabilities = jax.nn.softmax(top / config.scale, axis=-1)
-    # an action stays while the likelier ones do not reach top_p yet, so the likeliest always stays
-    before = jnp.cumsum(probabilities, axis=-1) - probabilities
-    kept = before < config.top_p if config.top_p < 1 else jnp.ones(top.shape, bool)
+    kept = _before(top / config.scale) < config.top_p if config.top_p < 1 else jnp.ones(top.shape, bool)
     return Support(indices=indices.astype(jnp.int32), kept=kept)
+
+
+def _before(top: Float32[Array, "*B S"]) -> Float32[Array, "*B S"]:
+    """Probability of the likelier actions of each slot: an action stays while it does not reach top-p, the first one
+    always."""
+    probabilities = jax.nn.softmax(top, axis=-1)
+    return jnp.cumsum(probabilities, axis=-1) - probabilities
 
 
 def support_logps(logits: Float32[Array, "*B K"], support: Support, temperature: float = 1.0) -> Float32[Array, "*B S"]:
@@ -194,9 +221,7 @@ def entropy(
     return -expectation(logps, logps)
 
 
-def sample(
-    keys: Key[Array, "*B"], logits: Float32[Array, "*B K"], config: SamplingConfig, axis: str = "codes"
-) -> Sample:
+def sample(keys: Key[Array, "*B"], logits: Float32[Array, "*B K"], config: Sampling, axis: str = "codes") -> Sample:
     """Draw an action of each row by the Gumbel-max trick.
 
     Args:
@@ -205,6 +230,8 @@ def sample(
         config: truncation, temperature and which log-probability is recorded.
         axis: logical axis of the actions: "codes", or "vocab", which may lie in shards.
     """
+    if isinstance(config, RowSampling):
+        return _sample_rows(keys, logits, config, axis)
     support = truncate(logits, config, axis) if config.truncates else None
     if support is None:
         scores = logits / config.scale
@@ -226,3 +253,40 @@ def sample(
         logp_gap=over_support - over_all,
         support=support if config.renormalise else None,
     )
+
+
+def _sample_rows(keys: Array, logits: Array, rows: RowSampling, axis: str) -> Sample:
+    """As `sample`, settings by row."""
+    greedy = (rows.temperature == 0)[..., None]
+    scaled = logits / jnp.where(greedy, 1.0, rows.temperature[..., None])
+    count = logits.shape[-1]
+    slots = min(rows.top_k or count, count)
+
+    def noisy(scores: Array, noise_axis: str | None) -> Array:
+        noise = gumbel_noise(keys, scores.shape[-1])
+        noise = noise if noise_axis is None else constrain_last(noise, noise_axis)
+        return jnp.where(greedy, scores, scores + noise)
+
+    def from_all() -> tuple[Array, Array, Array]:
+        action = arg_max(noisy(scaled, axis))
+        logp = action_logps(scaled, action)
+        return action, logp, jnp.zeros_like(logp)
+
+    def from_kept() -> tuple[Array, Array, Array]:
+        top, indices = top_k(scaled, slots, axis)
+        cut = rows.top_p < 1
+        kept = (_before(top) < rows.top_p[..., None]) | ~cut[..., None]
+        support = Support(indices=indices.astype(jnp.int32), kept=kept)
+        choice = arg_max(noisy(support_logps(scaled, support), None))
+        action = jnp.take_along_axis(support.indices, choice[..., None], axis=-1)[..., 0]
+        over_all, over_kept = action_logps(scaled, action), action_logps(scaled, action, support)
+        found = action, over_kept if rows.renormalise else over_all, over_kept - over_all
+        if rows.top_k is not None:
+            return found
+        return tuple(jnp.where(cut, one, other) for one, other in zip(found, from_all()))
+
+    if rows.top_k is not None:
+        action, logp, gap = from_kept()
+    else:
+        action, logp, gap = jax.lax.cond(rows.truncates, from_kept, from_all)
+    return Sample(action=action, logp=logp, logp_gap=gap, support=None)

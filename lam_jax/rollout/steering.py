@@ -18,7 +18,7 @@ from lam_jax.models.inputs import Batch
 from lam_jax.nn.leaf import Leaf
 from lam_jax.nn.rope import Rotary
 from lam_jax.rollout.actions import Act, ActionSpace, Penalty
-from lam_jax.rollout.sampling import NEVER, SamplingConfig
+from lam_jax.rollout.sampling import NEVER, Sampling
 
 FREE = -1  # in a plan: the agent chooses
 # Told the token and the action of each step of the one sample; true ends the answer there.
@@ -34,7 +34,7 @@ class SteeredActions(struct.PyTreeNode):
     """
 
     space: ActionSpace
-    bias: Float32[Array, "G A"] | Leaf  # by sample
+    bias: Float32[Array, "G A"] | Float32[Array, "N G A"] | Leaf  # by sample
     plan: Int32[Array, " T"] | Leaf | None = None  # of all samples: `FREE` or an action, by step; free beyond
     watcher: Watcher | None = struct.field(pytree_node=False, default=None)  # of one prompt with one sample
 
@@ -72,7 +72,7 @@ class SteeredActions(struct.PyTreeNode):
         hidden: Float[Array, "N G D"],
         logits: Float[Array, "N G A"],
         has_image: Bool[Array, " N"],
-        sampling: SamplingConfig,
+        sampling: Sampling,
         penalise: Penalty,
     ) -> Act:
         """As the space acts under the bias; the watcher may end the answer."""
