@@ -1,13 +1,14 @@
-"""The core comparison of the paper at `tiny` scale, as a grid: algorithms x action spaces x tasks x seeds.
+"""The core comparison of the paper at `tiny` scale, as a grid: tasks x seeds x agents x algorithms.
 
     .venv/bin/python -m experiments.reproduce --list
     .venv/bin/python -m experiments.reproduce                  # `make reproduce`
     .venv/bin/lam-jax table experiments/results/reproduce
+    .venv/bin/python -m experiments.reproduction_page          # docs/reproduction.md
 
-The built-in world stands for MMRole (role play) and PCogAlignBench (personalised help). A cell is a whole run; stages 1
-to 4 are trained once a seed, stage 5 once a seed, task and space. Results land a small file a cell, so that another
-machine with the results goes on where this one stopped. Seeds change slowest: after a third of the time there is a
-grid of one seed. Another SFT recipe is a name more in SFT.
+The built-in world stands for MMRole (role play) and PCogAlignBench (personalised help). A cell is a whole run of an
+agent of `experiments.arms`; stages 1 to 4 are trained once a seed, stage 5 once a seed, task and recipe. Results land a
+small file a cell, so that another machine with the results goes on where this one stopped. Role play comes first, and
+in it a seed after the other.
 """
 
 import dataclasses
@@ -17,29 +18,20 @@ from typing import Annotated
 
 import tyro
 
+from experiments.arms import AGENTS, arm
 from lam_jax.cli import exit_code, report_error
 from lam_jax.grid.grid import Grid
 from lam_jax.grid.listing import listed
 from lam_jax.grid.run import run_grid
 from lam_jax.hosts.start import start_process
-from lam_jax.recipes.demo import recipe
 from lam_jax.recipes.quick import quick
 
 SEEDS = (0, 1, 2)
 ALGORITHMS = ("grpo", "dr_grpo", "dapo", "bnpo")
-SPACES = (("token",), ("latent",), ("hybrid",))  # of a cell
-SFT = ("joint",)  # recipes of stage 5; "learn" is one more
-TASKS = (("role_play",), ("help",))
-RL_STEPS = 60  # the demo has 12; chosen for time, not tuned
-PROMPTS = 96  # of each test split: all
+TASKS = ("role_play", "help")
 RESULTS = Path("experiments/results/reproduce")
 
-GRID = Grid(
-    "reproduce",
-    {"demo": recipe},
-    {"seed": SEEDS, "task": TASKS, "method.sft": SFT, "spaces": SPACES, "algorithm": ALGORITHMS},
-    {"rl.steps": RL_STEPS, "evaluation.prompts": PROMPTS},
-)
+GRID = Grid("reproduce", {"demo": arm}, {"task": TASKS, "seed": SEEDS, "algorithm": ALGORITHMS, "agent": AGENTS})
 
 
 @dataclasses.dataclass(frozen=True)

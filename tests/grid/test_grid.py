@@ -1,5 +1,7 @@
 """Grids as values and from flags: cells, their names, and what is refused."""
 
+import dataclasses
+
 import pytest
 
 from lam_jax.cli.grid import grid_of
@@ -76,10 +78,51 @@ def test_an_axis_that_changes_nothing_is_found():
 
 
 def test_the_reproduction_is_the_papers_core():
-    from experiments.reproduce import GRID, SPACES
+    from experiments.arms import AGENTS
+    from experiments.reproduce import GRID
 
     found = GRID.cells()
-    assert len(found) == 4 * 2 * len(SPACES) * 3
-    assert len({cell.recipe.seed for cell in found[: len(found) // 3]}) == 1, "a whole grid of one seed comes first"
-    recipe = found[0].recipe
-    assert (recipe.rl.steps, recipe.evaluation.prompts, recipe.spaces) == (60, 96, ("token",))
+    assert len(found) == 4 * 2 * len(AGENTS) * 3
+    first = found[: len(found) // 6]
+    assert {(cell.recipe.seed, cell.recipe.tasks[0].name) for cell in first} == {(0, "role_play")}
+    recipes = {cell.axes["agent"]: cell.recipe for cell in first if cell.axes["algorithm"] == "grpo"}
+    assert {agent: recipe.spaces for agent, recipe in recipes.items()} == {
+        **{"token": ("token",), "latent": ("latent",), "repaired": ("latent",), "hybrid": ("hybrid",)}
+    }
+    assert {recipe.method.sft for recipe in recipes.values()} == {"joint", "released", "learn"}
+    for same in ("inverse", "projector", "joint", "cloning", "sft", "paired", "text_only", "tasks", "model", "latent"):
+        assert len({repr(getattr(recipe, same)) for recipe in recipes.values()}) == 1, same
+    assert {(r.rl.steps, r.rl.prompts, r.rl.samples, r.evaluation.prompts) for r in recipes.values()} == {
+        (60, 16, 8, 96)
+    }
+    (released,) = [
+        a.sampling["token"] for a in recipes["token"].evaluation.answers if a.sampling["token"].temperature < 0.01
+    ]
+    assert (released.temperature, released.repetition_penalty) == (1e-6, 1.05)
+
+
+def test_tuning_reads_no_test_row_and_none_of_the_reproductions_seeds():
+    from experiments import reproduce, tune
+
+    for cell in tune.GRID.cells():
+        (task,) = cell.recipe.tasks
+        assert [scored.split for scored in task.tests.values()] == [task.val]
+        assert cell.recipe.seed not in reproduce.SEEDS
+    rates = {cell.recipe.rl.optimisers[cell.recipe.spaces[0]].lr for cell in tune.GRID.cells()}
+    assert rates == set(tune.RATES)
+
+
+def test_an_ablation_changes_one_thing():
+    from experiments.ablations import CHANGES, ablated
+
+    full = ablated(0, "full")
+    changed = {name: ablated(0, name) for name in CHANGES if name != "full"}
+    fields = [field.name for field in dataclasses.fields(full)]
+    for name, recipe in changed.items():
+        differing = [field for field in fields if getattr(recipe, field) != getattr(full, field)]
+        assert len(differing) == 1, (name, differing)
+    assert changed["codes_128"].latent.codes == 128
+    assert changed["paired_600"].paired.rows.sizes.paired["train"] == 600
+    assert not changed["no_cycle"].method.cycle
+    with pytest.raises(ValueError, match="change is 'x', expected one of"):
+        ablated(0, "x")
