@@ -10,6 +10,7 @@
 #   make soak     small runs that are killed at random steps and resumed
 #   make bench    the benchmark suite;   make bench-accelerator   what a GPU or TPU that is at hand can do
 #   make reproduce  the paper's core comparison at tiny scale, hours to days; goes on where it stopped
+#   make ablations  parts of the method, data and codebook; likewise
 #   make docs     the site in site/, and every code block of the pages
 #   make lint     ruff and pyright only;   make format  rewrites the sources
 #   make setup    only the environment that `make test` uses
@@ -35,7 +36,7 @@ SOAK_ARGS ?=
 BENCH_ARGS ?=
 REPRODUCE_ARGS ?=
 
-.PHONY: demo test test-newest test-newest-in-brief newest-venv newest parity sharding aot processes real soak bench bench-accelerator reproduce docs lint format setup clean
+.PHONY: demo test test-newest test-newest-in-brief newest-venv newest parity sharding aot processes real soak bench bench-accelerator reproduce ablations docs lint format setup clean
 .DEFAULT_GOAL := setup
 
 $(VENV)/.stamp-venv:
@@ -130,6 +131,10 @@ bench-accelerator: $(VENV)/.stamp-venv
 	$(BIN)/python -m benchmarks.accelerator --out benchmarks/results/accelerator $(BENCH_ARGS)
 
 # `REPRODUCE_ARGS=--list` for the cells and the time that is left.
+ablations: $(VENV)/.stamp-demo
+	$(BIN)/python -m experiments.ablations
+	$(BIN)/lam-jax table experiments/results/ablations
+
 reproduce: $(VENV)/.stamp-demo
 	$(BIN)/python -m experiments.reproduce $(REPRODUCE_ARGS)
 	$(BIN)/lam-jax table experiments/results/reproduce

@@ -1,0 +1,213 @@
+"""docs/reproduction.md, made of the results of the grids: every number on it is in a file that it names.
+
+.venv/bin/python -m experiments.reproduction_page
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from lam_jax.errors import LamJaxError
+from lam_jax.grid.arms import read_results
+from lam_jax.grid.render import number
+from lam_jax.grid.tables import BlockTables, Compared, GridTables, grid_tables
+
+RESULTS = Path("experiments/results")
+PAGE = Path("docs/reproduction.md")
+NOT_RUN = "Not run yet: **undecided**."
+Asked = Callable[[BlockTables, Compared], bool]
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A claim, and which comparisons of which grid speak to it.
+
+    Attributes:
+        title: of its section.
+        text: what is claimed, and how it is asked here.
+        grid: folder of the results.
+        asked: picks the comparisons.
+        also: what else is known, with its command.
+    """
+
+    title: str
+    text: str
+    grid: str
+    asked: Asked
+    also: str = ""
+
+
+def _agents(*pairs: tuple[str, str]) -> Asked:
+    return lambda block, found: (
+        (found.what, found.labels.get("phase")) == ("agent", "rl") and ((found.first, found.second) in pairs)
+    )
+
+
+def _changes(*names: str) -> Asked:
+    return lambda block, found: (found.what, found.labels.get("phase")) == ("change", "rl") and found.first in names
+
+
+_LATENT = (("latent", "token"), ("repaired", "token"), ("hybrid", "token"))
+CLAIMS = (
+    Claim(
+        "1. Latent RL beats token RL",
+        "The paper: by about 4 points on average, for four algorithms and two tasks, in and out of distribution. Here: "
+        "each agent minus the token agent after RL, same prompts and seeds.",
+        "reproduce",
+        _agents(*_LATENT),
+        "At the demo's own settings (70 steps of SFT, 12 of RL, seed 0, `lam-jax train demo --space latent hybrid "
+        "token --task role_play`): see [method.md](method.md), section 8.",
+    ),
+    Claim(
+        "2. Rollouts are more diverse in the latent space",
+        "Diversity stands beside the means below; [method.md](method.md) section 8 has curves over temperatures, where "
+        "the latent space was less diverse at each of them.",
+        "reproduce",
+        lambda block, found: False,
+    ),
+    Claim(
+        "3. The cycle loss matters",
+        "The method without it, minus the whole one.",
+        "ablations",
+        _changes("no_cycle"),
+    ),
+    Claim("4. The projector matters", "Likewise.", "ablations", _changes("no_projector")),
+    Claim(
+        "5. Text-only data matter",
+        "Likewise: none, 240 and 1,200 rows that are seen again and again, against 21,600 of which 2,480 are read.",
+        "ablations",
+        _changes("no_text_only", "text_only_240", "text_only_1200"),
+    ),
+    Claim(
+        "6. A small codebook is enough",
+        "16, 64, 128 and 256 codes against 32.",
+        "ablations",
+        _changes("codes_16", "codes_64", "codes_128", "codes_256"),
+    ),
+    Claim(
+        "7. Amount and quality of paired data (the seed's third experiment)",
+        "600 and 1,800 rows instead of 6,000, and a share of the rows with the picture of another row.",
+        "ablations",
+        _changes("paired_600", "paired_1800", "mispaired_20", "mispaired_50", "mispaired_100"),
+    ),
+    Claim(
+        "8. How the codes are trained: readouts, SFT recipes, noise",
+        "Ours, not the paper's: each against the agent `repaired` (readout `merged`, SFT `learn`, noise on).",
+        "ablations",
+        _changes(
+            "readout_block", "readout_delta", "sft_released", "sft_guided", "sft_joint", "gumbel_off", "gumbel_annealed"
+        ),
+    ),
+)
+TUNED = "Learning rates of RL, chosen before any test prompt was answered"
+
+
+def page(results: Path) -> Iterator[str]:
+    """The page's parts."""
+    tables = {name: _tables(results / name) for name in ("tune", "reproduce", "ablations")}
+    yield "# Reproduction at small scale"
+    yield (
+        "The paper's claims, asked on the built-in world with a model of 2.6 million parameters on CPU cores. Other "
+        "world, model and judge: levels do not compare, only signs. `python -m experiments.tune`, `make reproduce` and "
+        "`make ablations` run the grids and go on where they stopped; each cell's file in `experiments/results` has "
+        "its command, seed, commit, scores of every prompt, and curves over RL steps with samples, FLOPs and seconds. "
+        "`python -m experiments.reproduction_page` writes this page from them. [grid.md](grid.md) says how intervals, "
+        "verdicts and the resolvable difference are computed."
+    )
+    yield "\n".join(f"- {line}" for line in (_state(name, found) for name, found in tables.items()))
+    yield f"## {TUNED}"
+    yield from _means(tables["tune"])
+    for claim in CLAIMS:
+        yield f"## {claim.title}"
+        yield claim.text
+        found = tables[claim.grid]
+        yield _compared(found, claim.asked) or NOT_RUN
+        if claim.also:
+            yield claim.also
+    yield "## Means"
+    yield from _means(tables["reproduce"])
+
+
+def _tables(folder: Path) -> GridTables | None:
+    try:
+        return grid_tables(read_results(folder))
+    except LamJaxError:
+        if any(folder.glob("*.json")):
+            raise
+        return None
+
+
+def _state(name: str, found: GridTables | None) -> str:
+    if found is None:
+        return f"`{name}`: no cell is done."
+    done, missing = len(found.results.records), len(found.results.missing)
+    by = f"by commit {', '.join(found.commits)} ({'; '.join(found.machines)})"
+    return f"`{name}`: {done} of {done + missing} cells, {by}."
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _compared(found: GridTables | None, asked: Asked) -> str:
+    rows = []
+    for block in found.blocks if found else ():
+        for each in (each for each in block.compared if asked(block, each)):
+            rest = " ".join(value for name, value in each.labels.items() if name != "phase")
+            difference = each.found
+            low, high = number(difference.low, True), number(difference.high, True)
+            rows.append(
+                [
+                    f"{block.task}, {block.block.split}, {block.block.temperature:g}",
+                    f"{each.first} - {each.second}",
+                    rest or "-",
+                    f"{number(difference.mean, True)} [{low}, {high}]",
+                    number(difference.resolvable),
+                    f"{difference.seeds} x {difference.prompts}",
+                    difference.verdict,
+                ]
+            )
+    heads = (
+        "task, split, temperature",
+        "difference",
+        "cell",
+        "mean [interval]",
+        "resolvable",
+        "seeds x rows",
+        "verdict",
+    )
+    return _table(heads, rows) if rows else ""
+
+
+def _means(found: GridTables | None) -> Iterator[str]:
+    rows = []
+    for block in found.blocks if found else ():
+        for mean in block.means:
+            labels = " ".join(mean.labels.values())
+            score = f"{number(mean.mean)} [{number(mean.low)}, {number(mean.high)}]"
+            place = f"{block.task}, {block.block.split}, {block.block.temperature:g}"
+            rows.append([place, labels, score, number(mean.diversity), f"{mean.seeds} x {mean.prompts}"])
+    heads = ("task, split, temperature", "cell", "score [interval]", "diversity", "seeds x rows")
+    yield _table(heads, rows) if rows else NOT_RUN
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Writes the page."""
+
+    results: Annotated[Path, tyro.conf.arg(help="Folder with a folder of results for each grid.")] = RESULTS
+    out: Path = PAGE
+
+
+def main(config: Config) -> None:
+    text = "\n\n".join(page(config.results)) + "\n"
+    config.out.write_text(text, encoding="utf-8")
+    print(f"{config.out}: {len(text.splitlines())} lines")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,44 @@
+"""The page of the reproduction: made of results, and the one in docs is of those in the repository."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from experiments.reproduction_page import NOT_RUN, PAGE, RESULTS, page
+from tests.grid.test_tables import cell, score, write
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_page_in_docs_is_made_of_the_results_in_the_repository():
+    changed = subprocess.run(["git", "status", "--porcelain", RESULTS], cwd=ROOT, capture_output=True, text=True)
+    if changed.returncode or changed.stdout:
+        pytest.skip("no repository, or a grid has added results: python -m experiments.reproduction_page")
+    assert (ROOT / PAGE).read_text() == "\n\n".join(page(ROOT / RESULTS)) + "\n"
+
+
+def test_a_claim_has_the_comparisons_that_speak_to_it(tmp_path):
+    spaces = {"token": "token", "latent": "latent", "repaired": "latent", "hybrid": "hybrid"}
+    cells = [
+        cell(
+            f"{agent}{seed}",
+            seed,
+            {"seed": seed, "agent": agent, "algorithm": "grpo"},
+            [score(space, phase, [0.5 + place / 10 + 0.1 * (phase == "rl")] * 4) for phase in ("sft", "rl")],
+        )
+        for place, (agent, space) in enumerate(spaces.items())
+        for seed in range(3)
+    ]
+    (tmp_path / "results").mkdir()
+    write(tmp_path / "results" / "reproduce", *cells, plan=[*cells, cell("other", 0, {"seed": 9}, [])])
+    text = "\n\n".join(page(tmp_path / "results"))
+    assert "`reproduce`: 12 of 13 cells, by commit abc1234 (cpu, jax 0.10)." in text
+    first = text[text.index("## 1.") : text.index("## 2.")]
+    rows = [line.split(" | ") for line in first.splitlines() if line.startswith("| Role play")]
+    assert [(row[1], row[3], row[-1].strip(" |")) for row in rows] == [
+        ("latent - token", "+0.100 [+0.100, +0.100]", "supported"),
+        ("repaired - token", "+0.200 [+0.200, +0.200]", "supported"),
+        ("hybrid - token", "+0.300 [+0.300, +0.300]", "supported"),
+    ]
+    assert NOT_RUN in text[text.index("## 3.") : text.index("## 4.")]
