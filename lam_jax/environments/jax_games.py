@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, UInt32
 
-from lam_jax.data.schemas import Example, Where
+from lam_jax.data.schemas import Example, Message, Where
 from lam_jax.environments.environment import EnvironmentStep, Observation
 from lam_jax.errors import RewardError
 
@@ -83,8 +83,9 @@ class JaxEnvironment:
         seen, _ = _functions(self.make)[0](np.array([seed], np.uint32))
         first = self.show(_game(seen, 0))
         text = f"{first.text}\n{request}" if first.text else request
-        messages = [{"role": "user", "content": text}]
-        messages += [] if answer is None else [{"role": "assistant", "content": answer}]
+        messages: list[Message] = [{"role": "user", "content": text}]
+        if answer is not None:
+            messages.append({"role": "assistant", "content": answer})
         name = name or f"game-{seed}"
         return Example(name, tuple(messages), first.images, {"seed": seed}, Where("games", seed))
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float64, UInt32
 
-from lam_jax.data.schemas import Example
+from lam_jax.data.schemas import DataError, Example
 from lam_jax.environments.environment import Environment, Observation, check_step
 from lam_jax.rewards.verdict import Verdict
 
@@ -62,7 +62,7 @@ class Games:
             known = self._parts.get(part, np.zeros(count))
             self._parts[part] = np.where(alive, np.asarray(values, np.float64), known)
         goes_on = alive & ~np.asarray(step.done) & (self.turns < self.environment.turns)
-        for game in np.flatnonzero(alive):
+        for game in np.flatnonzero(alive).tolist():
             self.answers[game].append(texts[game])
             if goes_on[game]:
                 self.conversations[game] = continued(self.conversations[game], texts[game], step.observations[game])
@@ -86,8 +86,14 @@ def begun(example: Example) -> Example:
     """The conversation before the first answer: the row's turns and pictures up to its first user turn.
 
     A row that shows how to play holds a whole game, and the others just that.
+
+    Raises:
+        DataError: the row has no user turn.
     """
-    end = next(index for index, message in enumerate(example.messages) if message["role"] == "user") + 1
+    users = [index for index, message in enumerate(example.messages) if message["role"] == "user"]
+    if not users:
+        raise DataError(example.where, "messages", "no user turn", "one that a game begins with", "Add it.")
+    end = users[0] + 1
     kept = [number for number, (index, _) in enumerate(example.places) if index < end]
     return dataclasses.replace(
         example,

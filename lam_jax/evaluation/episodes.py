@@ -1,7 +1,6 @@
 """Answers of games, for evaluation: batches of one shape, games numbered globally."""
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ from lam_jax.parallel import mesh_of
 from lam_jax.parallel.multihost import to_host
 from lam_jax.rollout.actions import ActionSpace
 from lam_jax.rollout.engine import RolloutConfig
-from lam_jax.rollout.episodes import Collate, play
+from lam_jax.rollout.episodes import Collate, Episodes, play
 from lam_jax.rollout.run import prepared
 
 
@@ -51,34 +50,29 @@ def play_answers(
         episodes = play(
             space, environment, part, samples, collate, decode, config, key, first=start * samples, rows=rows
         )
-        games = episodes.games
-        tokens, actions, logps, mask = (
-            [np.asarray(x)[:, 0] for x in column]
-            for column in zip(
-                *(
-                    to_host((t.rollout.tokens, t.rollout.actions, t.rollout.logps, t.rollout.mask))
-                    for t in episodes.turns
-                ),
-                strict=True,
-            )
-        )
-        verdicts = games.verdicts()
+        answers = _answers(episodes, ends)
+        found += [Answered(example, answers[row * samples : (row + 1) * samples]) for row, example in enumerate(part)]
+    return found
 
-        def played(game: int) -> Played:
-            own: dict[str, list[Any]] = {"tokens": [], "actions": [], "logps": []}
-            finished = True
-            for number, turn in enumerate(episodes.turns):  # noqa: B023, called at once
-                if not turn.alive[game]:
-                    break
-                keep = mask[number][game]  # noqa: B023
-                ids = tokens[number][game][keep].tolist()  # noqa: B023
-                own["tokens"] += ids
-                own["actions"] += actions[number][game][keep].tolist()  # noqa: B023
-                own["logps"] += [float(str(x)) for x in logps[number][game][keep]]  # noqa: B023
-                finished = finished and bool(ids) and ids[-1] in ends
-            return Played(" ".join(games.answers[game]), **own, finished=finished, verdict=verdicts[game])  # noqa: B023
 
-        for row, example in enumerate(part):
-            numbers = range(row * samples, (row + 1) * samples)
-            found.append(Answered(example, [dataclasses.replace(played(number)) for number in numbers]))
+def _answers(episodes: Episodes, ends: Collection[int]) -> list[Played]:
+    """The answers of each game, one behind the other."""
+    drawn = [
+        tuple(np.asarray(x)[:, 0] for x in to_host((out.tokens, out.actions, out.logps, out.mask)))
+        for out in (turn.rollout for turn in episodes.turns)
+    ]
+    games, found = episodes.games, []
+    for game, verdict in enumerate(games.verdicts()):
+        own: dict[str, list[Any]] = {"tokens": [], "actions": [], "logps": []}
+        finished = True
+        for turn, (tokens, actions, logps, mask) in zip(episodes.turns, drawn, strict=True):
+            if not turn.alive[game]:
+                break
+            kept = mask[game]
+            ids = tokens[game][kept].tolist()
+            own["tokens"] += ids
+            own["actions"] += actions[game][kept].tolist()
+            own["logps"] += [float(str(x)) for x in logps[game][kept]]  # the digits of a float32
+            finished = finished and bool(ids) and ids[-1] in ends
+        found.append(Played(" ".join(games.answers[game]), **own, finished=finished, verdict=verdict))
     return found

@@ -71,7 +71,7 @@ def step_flops(
     game, whose tokens are those of the completion; each has a prompt of its own.
     """
     games = config.prompts * config.rollout.samples
-    prompts, samples = (games * turns, 1) if turns else (config.prompts, config.rollout.samples)
+    prompts, samples = (round(games * turns), 1) if turns else (config.prompts, config.rollout.samples)
     sizes = {"prompts": prompts, "samples": samples, "prompt": prompt.tokens}
     seen = sum(vision(model.vision, grid, 1).forward for grid in prompt.grids) / max(1, len(prompt.grids))
     pictures = prompts * prompt.pictures * seen

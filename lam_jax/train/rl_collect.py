@@ -282,7 +282,7 @@ def refilled(
 def _by_prompt(flags: Array, rows: int) -> np.ndarray:
     """Whether a row of each prompt has the flag, of flags of all rows; what is left over at the end only fills up."""
     found = np.asarray(to_host(flags))
-    return found if rows == 1 else found[: len(found) // rows * rows].reshape(-1, rows).any(axis=1)
+    return found if rows == 1 else np.asarray(found[: len(found) // rows * rows].reshape(-1, rows).any(axis=1))
 
 
 def _rows_of(source: np.ndarray, rows: int, total: int) -> np.ndarray:

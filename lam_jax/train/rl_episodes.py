@@ -142,8 +142,8 @@ class EpisodeCollector(Collector):
         mask = np.asarray(to_host(shown.mask))
         scores = _scores(episodes, mask.sum(axis=-1), (count, samples))
         advantages, active = advantages_of(config.algorithm, scores, config.rollout.length * config.turns)
-        each = (np.repeat(x.reshape(-1), config.turns)[:, None] for x in (advantages, active))
-        batch = with_advantages(prompts, out, *each, self.mesh)
+        own, counts = (np.repeat(x.reshape(-1), config.turns)[:, None] for x in (advantages, active))
+        batch = with_advantages(prompts, out, own, counts, self.mesh)
         generated = time.monotonic() - began
         if self.observe is not None:
             self.observe(Attempt(step, number, examples, shown, scores))

@@ -147,8 +147,7 @@ def _objective(
         flat(logps),
         old_logps,
         ref_logps,
-        # All turns of a game have its advantage.
-        batch.advantages.reshape(-1, config.sequence)[:, 0],
+        _once(batch.advantages.reshape(-1), config.sequence),
         mask,
         denominator,
         flat(entropies["entropy"]),
@@ -165,7 +164,7 @@ def _accumulated(
     """Metrics and gradients of a batch, in `config.micro_batches` parts of its prompts: sums over the parts."""
     # Prompts that only fill up a mesh are padding throughout.
     turns = config.sequence
-    real = jnp.repeat(jnp.any(batch.prompts.mask, axis=1), batch.mask.shape[1]).reshape(-1, turns)[:, 0]
+    real = _once(jnp.repeat(jnp.any(batch.prompts.mask, axis=1), batch.mask.shape[1]), turns)
     denominator = loss_denominator(
         config.algorithm.normaliser, count_batch(_flat(batch.mask, turns), real), config.rollout.length * turns
     )
@@ -191,6 +190,11 @@ def _accumulated(
     zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
     ((loss, metrics), gradients), _ = jax.lax.scan(add, zero, rows)
     return {"loss": loss, **metrics.means()}, gradients
+
+
+def _once(x: Array, turns: int) -> Array:
+    """Of [B], which the turns of a game have alike, the first turn's."""
+    return x if turns == 1 else x.reshape(-1, turns)[:, 0]
 
 
 def _flat(x: Array, turns: int) -> Array:

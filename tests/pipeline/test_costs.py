@@ -8,7 +8,7 @@ import pytest
 from lam_jax.latent.config import LatentConfig
 from lam_jax.models.inputs import Batch, Images
 from lam_jax.models.qwen2_5_vl.config import QwenConfig, TextConfig, VisionConfig
-from lam_jax.pipeline.costs import PromptSize, rl_cost, step_flops
+from lam_jax.pipeline.costs import PromptSize, played, rl_cost, step_flops
 from lam_jax.rl import ALGORITHMS
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.train.method import Method
@@ -87,3 +87,17 @@ def test_the_size_of_prompts_is_read_from_a_batch():
     batch = Batch(zeros, mask, mask, mask & False, np.ones((3, 3, 4), np.int32), np.array([True, False, False]), images)
     assert PromptSize.of(batch) == PromptSize(3.0, ((2, 4),), 0.5)
     assert PromptSize.of(batch.replace(images=None)) == PromptSize(3.0, (), 0.0)
+
+
+def test_a_step_of_games_costs_what_its_answers_do_one_by_one():
+    """Two games of one and of three answers: four prompts of one sample each, and none shared."""
+    games = dataclasses.replace(config(TOKEN, PLAIN), turns=3)
+    first = PromptSize(9.0, ((2, 2),), 1.0)
+    records = [{"turns_mean": 1.5, "prompt_tokens": 2.0, "prompt_pictures": 1.0}, {"loss": 1.0}]
+    records += [{"turns_mean": 2.5, "prompt_tokens": 4.0, "prompt_pictures": 2.0}]
+    size, turns = played(first, records)
+    assert (size, turns) == (PromptSize(3.0, ((2, 2),), 1.5), 2.0)
+    alone = RLConfig(PLAIN, TOKEN, prompts=4, rollout=RolloutConfig(samples=1, length=2))
+    expected = step_flops(MODEL, CODES, Method(), alone, size)
+    # Four tokens a game are two an answer.
+    assert step_flops(MODEL, CODES, Method(), games, size, turns)(4.0, 1) == expected(2.0, 1)

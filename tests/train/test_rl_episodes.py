@@ -12,6 +12,7 @@ import pytest
 
 from lam_jax.data.collator import Collated, Cuts
 from lam_jax.data.schemas import Example
+from lam_jax.parallel import TRAIN, make_mesh, shardings
 from lam_jax.rl import ALGORITHMS
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.rollout.sampling import HybridSampling, SamplingConfig
@@ -57,8 +58,8 @@ def settings(space: str, name: str = "grpo", **changes) -> RLConfig:
     return RLConfig(algorithm, SPACES[space], rollout=RolloutConfig(G, T, sampling, stop=True), turns=K, **fields)
 
 
-def make(config: RLConfig, refill=()):
-    trainable, frozen = partition(tiny.agent(), config.space.trains(tiny.CONFIG, METHOD))
+def make(config: RLConfig, refill=(), agent=None):
+    trainable, frozen = partition(agent or tiny.agent(), config.space.trains(tiny.CONFIG, METHOD))
     optimiser = make_optimiser(config.optimiser, config.steps * config.updates)
     arguments = (config, METHOD, frozen, Counting(K), unasked, Decoder(Numbers()), iter(refill), collate)
     step = RLStep(EpisodeCollector(*arguments), Update(config, METHOD, optimiser, frozen, trainable))
@@ -141,6 +142,9 @@ def test_shares_and_parts_keep_games_whole():
     step, create = make(settings("latent", mini_batches=2))
     state = create()
     batch, _ = step.prepare(state, collate(ROWS))
+    # What a checkpoint between two updates is restored into.
+    like = step.buffer_like(state, collate(ROWS))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), like) == jax.tree.map(lambda x: (x.shape, x.dtype), batch)
     shares = [step.share(batch, index) for index in range(2)]
     for n, share in enumerate(shares):
         own = slice(n * G * K, (n + 1) * G * K)
@@ -199,3 +203,38 @@ def test_returns_go_up(space):
 def test_settings_that_cannot_be_played_are_refused(act, says):
     with pytest.raises(ValueError, match=says):
         act()
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 1), (3, 1, 1)])
+def test_games_on_a_mesh_are_those_of_one_device(shape):
+    """Eight games over two shards of the prompts, and over three, which a ninth of padding fills up."""
+    config = settings("latent", epochs=1)
+    mesh = make_mesh(shape)
+    agent = tiny.agent()
+    placed = jax.device_put(agent, shardings(agent.specs, mesh, TRAIN))
+    one, create = make(config)
+    two, create_there = make(config, agent=placed)
+    first, second = (step.prepare(state, collate(ROWS)) for step, state in ((one, create()), (two, create_there())))
+    real = N * G * K
+    for name in ("tokens", "actions", "mask"):
+        found, expected = (np.asarray(getattr(batch.rollout, name)) for batch, _ in (second, first))
+        np.testing.assert_array_equal(found[:real], expected)
+        assert len(found) % shape[0] == 0
+    np.testing.assert_array_equal(np.asarray(second[0].advantages)[:real], np.asarray(first[0].advantages))
+    assert not np.asarray(second[0].mask)[real:].any()
+    for metric in ("reward_mean", "turns_mean", "length_mean", "ended", "prompt_tokens"):
+        assert second[1][metric] == first[1][metric]
+    after, found = apply(two, create_there(), second[0])
+    before, expected = apply(one, create(), first[0])
+    assert float(found["loss"]) == pytest.approx(float(expected["loss"]), abs=1e-6)
+    gradients = gradient(two, after), gradient(one, before)
+    for name, want in gradients[1].items():
+        np.testing.assert_allclose(gradients[0][name], want, atol=1e-5, err_msg=name)
+
+
+def test_a_mesh_that_would_divide_an_answer_is_refused():
+    agent = tiny.agent()
+    placed = jax.device_put(agent, shardings(agent.specs, make_mesh((1, 2, 1)), TRAIN))
+    step, create = make(settings("latent"), agent=placed)
+    with pytest.raises(ValueError, match="fsdp = 2"):
+        step.prepare(create(), collate(ROWS))
