@@ -22,7 +22,8 @@ class Chat:
     image: tuple[Path, ...] = ()
     """Pictures of the first question."""
     beside: str | None = None
-    """Another agent that answers the same questions: its folder, or the name of another space of the same run."""
+    """Another agent that answers the same questions: its folder, or the name of another space of the same run. The two
+    answers stand in columns where there are 100 or more."""
     system: str | None = None
     """Text of a system message. Default: none of one's own."""
     temperature: float | None = None

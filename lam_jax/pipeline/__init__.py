@@ -45,7 +45,7 @@ from lam_jax.pipeline.resources import Resources
 from lam_jax.pipeline.results import Scores, collect, environment, write_results
 from lam_jax.pipeline.shares import Shares
 from lam_jax.pipeline.stages import learn_actions
-from lam_jax.pipeline.start import StagesOf
+from lam_jax.pipeline.start import begin_from
 from lam_jax.pipeline.tasks import evaluate, fine_tune, reinforce
 from lam_jax.recipe import Recipe
 from lam_jax.report.current import refresh_report
@@ -95,7 +95,7 @@ def open_run(
     """
     start_process()
     _refuse(mesh)
-    stages = None if start is None else StagesOf(start, recipe, content_of(recipe))
+    stages = begin_from(start, recipe, out)
     with _run(recipe, out, save_every, profile, changed_reward, watching) as run, _judged(run):
         if stages is not None:
             run.share(stages)
@@ -235,7 +235,7 @@ def run_recipe(
     require_trained_phase(recipe, profile)
     if store is not None and start is not None:
         raise BadSettingError("run_recipe: found store and start, expected one of them.")
-    stages = None if start is None else StagesOf(start, recipe, content_of(recipe))
+    stages = begin_from(start, recipe, out)
     if new := not from_first(int((Path(out) / RESULTS).exists())):
         _refuse(mesh)
     with _run(recipe, out, save_every, profile, changed_reward, watching) as run, _judged(run):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lam_jax.errors import BadSettingError
+from lam_jax.pipeline.content import content_of
 from lam_jax.pipeline.phases import STAGE_PHASES
 from lam_jax.pipeline.shares import learned_part
 from lam_jax.recipe import Recipe
@@ -54,6 +55,17 @@ class StagesOf(PhaseStore):
             if self.taken(later) is not None:
                 self.forget(later)
                 shutil.rmtree(later, ignore_errors=True)
+
+
+def begin_from(start: str | Path | None, recipe: Recipe, out: str | Path) -> StagesOf | None:
+    """What the run in `out` takes its first stages from; None: nothing was asked for, or it has them already.
+
+    Raises:
+        BadSettingError: see `StagesOf`.
+    """
+    if start is None or all((Path(out) / "phases" / name).is_dir() for name in STAGE_PHASES):
+        return None
+    return StagesOf(start, recipe, content_of(recipe))
 
 
 def _require_same(start: Path, recipe: Recipe, content: dict[str, Any]) -> None:

@@ -13,10 +13,18 @@ from lam_jax.errors import IdleCodesError
 from lam_jax.evaluation.generate import Answer, Answered
 from lam_jax.evaluation.reach import Emissions
 from lam_jax.evaluation.reach_settings import ReachSettings
+from lam_jax.latent.agent import Reading
 from lam_jax.pipeline import reach
 from lam_jax.pipeline.measures import Evaluator
-from lam_jax.pipeline.reach import idle_lines, measure_reach, measure_reach_after_rl, require_reach
+from lam_jax.pipeline.reach import (
+    idle_lines,
+    measure_learned_reach,
+    measure_reach,
+    measure_reach_after_rl,
+    require_reach,
+)
 from lam_jax.pipeline.resources import Resources
+from lam_jax.recipe import PAIRED, TEXT_ONLY
 from lam_jax.recipes import demo
 from lam_jax.rewards.functions import FunctionReward
 from lam_jax.train.spaces import LATENT, TOKEN
@@ -26,6 +34,8 @@ EXAMPLES = [
     Example(f"r{i}", ({"role": "user", "content": "?"}, {"role": "assistant", "content": "!"})) for i in range(3)
 ]
 END = 8
+NONE = np.zeros((0, 2))
+EMPTY = Emissions(NONE[:, 0], NONE[:, 0], NONE[:, 0], NONE[:, 0], NONE, NONE[:, 0], NONE, NONE)
 
 
 def length(examples, answers):
@@ -162,3 +172,46 @@ def test_what_was_not_measured_is_not_asked_for():
     assert idle_lines(ReachSettings(), {}) == []
     assert idle_lines(ReachSettings(), {"scores": {"policy": 0.5}}) == []
     require_reach(None, demo.recipe().tasks[0], RECORD)
+
+
+def test_rows_that_nothing_was_trained_on_are_looked_at(monkeypatch):
+    """Held-out rows of both corpora and each task's validation rows, in this order; an empty one is left out."""
+    looked = []
+
+    def look(resources, source, split, agent):
+        looked.append((source, split))
+        count = 0 if source == TEXT_ONLY else 2
+        values = np.log(np.full((count, 2), 0.5))
+        zeros = np.zeros(count, int)
+        return Emissions(zeros, zeros, values[:, 0], zeros, values, zeros, values, np.zeros((count, 2), int)), []
+
+    monkeypatch.setattr(reach, "_look", look)
+    recipe = demo.recipe()
+    resources = object.__new__(Resources)
+    object.__setattr__(resources, "recipe", recipe)
+    record = measure_learned_reach(resources, tiny.agent())
+    assert looked == [(PAIRED, "test"), (TEXT_ONLY, "test"), ("role_play", "val"), ("help", "val")]
+    assert [(row["rows"], row["after"]) for row in record["reach"]] == [
+        (name, "stage4") for name in (PAIRED, "role_play", "help")
+    ]
+
+
+def test_rows_are_read_in_order_as_acting_reads_them(monkeypatch):
+    """The reading is that of acting, and rows that fill a batch up have no example."""
+    method = dataclasses.replace(demo.recipe().method, acting=Reading("block"))
+    recipe = dataclasses.replace(demo.recipe(), method=method)
+    resources = object.__new__(Resources)
+    for name, value in dict(
+        recipe=recipe,
+        chats={"help": "collator"},
+        first=lambda source, split, count: EXAMPLES[:count],
+    ).items():
+        object.__setattr__(resources, name, value)
+    batch = SimpleNamespace(tokens=np.zeros((4, 2)))
+    made = SimpleNamespace(batch=batch, examples=tuple(EXAMPLES))
+    monkeypatch.setattr(reach, "in_order", lambda rows, collate, size: [made] if collate == "collator" else [])
+    asked = []
+    monkeypatch.setattr(reach, "emissions", lambda agent, batches, reading: asked.append((batches, reading)) or EMPTY)
+    _, examples = reach._look(resources, "help", "val", tiny.agent())
+    assert asked == [([batch], Reading("block"))]
+    assert examples == [*EXAMPLES, None]

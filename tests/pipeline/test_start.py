@@ -10,7 +10,7 @@ import pytest
 
 from lam_jax.errors import BadSettingError
 from lam_jax.pipeline.phases import STAGE_PHASES
-from lam_jax.pipeline.start import StagesOf
+from lam_jax.pipeline.start import StagesOf, begin_from
 from lam_jax.recipe import Recipe
 from lam_jax.recipes import demo
 from lam_jax.runs.phase_store import shared_phases
@@ -51,6 +51,10 @@ def test_stages_1_to_4_are_taken_and_what_follows_is_trained(start, tmp_path):
     assert sorted(path.relative_to(start) for path in start.rglob("*")) == before
     assert shared_phases(tmp_path / "own") == {name: str((start / "phases" / name).absolute()) for name in STAGES}
     shutil.rmtree(start)
+    assert begin_from(start, OWN, tmp_path / "own") is None, "what is there needs no other run"
+    with pytest.raises(BadSettingError, match="is no run"):
+        begin_from(start, OWN, tmp_path / "other")
+    assert begin_from(None, OWN, tmp_path / "other") is None
     again = go(tmp_path / "own", OWN, OWN_CONTENT, None, 20.0)
     assert again[STAGES[-1]] == (3.0, True)
 
