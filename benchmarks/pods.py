@@ -1,5 +1,7 @@
 """Compiles every program of the 3B and 7B presets for pods and cards: the results behind docs/pods_memory.md.
 
+Of Qwen3-VL's 4B and 8B latent RL on pods.
+
     pip install 'lam_jax[aot,aot-gpu]'
     python -m benchmarks.pods                # cells that have a result are skipped; one process a cell, one at a time
     python -m benchmarks.pods h100:1 h100:8  # these topologies only
@@ -19,6 +21,7 @@ from lam_jax.aot.results import load, result_file
 ROOT = Path(__file__).parent.parent
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "aot", ROOT / "docs" / "pods_memory.md"
 PRESETS = ("qwen2_5_vl_3b", "qwen2_5_vl_7b")
+QWEN3_PRESETS = ("qwen3_vl_4b", "qwen3_vl_8b")
 PODS = ("v5e:4x4", "v5e:16x16", "v6e:16x16", "v5p:8x8x16")
 CARDS = ("h100:1", "rtx4090:1", "h100:8")
 # On cards as many samples everywhere, 4 prompts x 8: what changes is where they run.
@@ -34,8 +37,9 @@ def cells() -> list[Cell]:
     """All cells in the order of their weight; in float32 RL on cards."""
     topologies = (*PODS, *CARDS)
     rl = itertools.product(PRESETS, topologies, LATENT_RL, ("bfloat16",))
+    qwen3 = itertools.product(QWEN3_PRESETS, PODS, LATENT_RL, ("bfloat16",))
     rest = itertools.product(PRESETS, topologies, STAGES, ("bfloat16",))
-    return list(dict.fromkeys([*rl, *rest, *itertools.product(PRESETS, CARDS, RL, ("float32",))]))
+    return list(dict.fromkeys([*rl, *qwen3, *rest, *itertools.product(PRESETS, CARDS, RL, ("float32",))]))
 
 
 def is_done(cell: Cell) -> bool:

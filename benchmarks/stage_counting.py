@@ -3,7 +3,7 @@
 import dataclasses
 
 from lam_jax.latent.config import LatentConfig
-from lam_jax.models.qwen2_5_vl.config import QwenConfig
+from lam_jax.models.config import BackboneConfig
 from lam_jax.train.counting import Pass, causal_pairs, decoder, head, linear, merge, projectors, vision
 
 
@@ -19,7 +19,7 @@ class StageSizes:
         trained_blocks: top blocks that stage 5 trains.
     """
 
-    config: QwenConfig
+    config: BackboneConfig
     latent: LatentConfig
     rows: int
     length: int

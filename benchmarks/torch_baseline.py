@@ -1,4 +1,4 @@
-"""The yardstick: transformers' Qwen2.5-VL in torch, the same weights, prompts, sampling and recipe.
+"""The yardstick: transformers' model of the family in torch, the same weights, prompts, sampling and recipe.
 
 N prompts, G samples of a prompt, P prompt length, T completion length. Needs the extra `bench`.
 """
@@ -6,27 +6,28 @@ N prompts, G samples of a prompt, P prompt length, T completion length. Needs th
 import copy
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText
 
 from benchmarks.records import usable_cores
 from benchmarks.workload import METHOD, Workload, prompts
 from lam_jax.formats.save_backbone import save_backbone
-from lam_jax.models.qwen2_5_vl.model import QwenVL
+from lam_jax.models.backbone import Backbone
 from lam_jax.rl import ALGORITHMS
 
 Inputs = dict[str, torch.Tensor]
 
 
-def torch_model(backbone: QwenVL) -> Qwen2_5_VLForConditionalGeneration:
+def torch_model(backbone: Backbone) -> Any:
     """The same model in torch, float32, on as many threads as jax uses."""
     torch.set_num_threads(usable_cores())
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
         save_backbone(backbone, path)
-        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(path, dtype=torch.float32)
+        model = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32)
     return model.eval()
 
 
@@ -48,7 +49,7 @@ def torch_prompts(work: Workload) -> Inputs:
 class TorchRollout:
     """`generate`: G samples of each prompt with a cache, temperature 1, every completion of full length."""
 
-    def __init__(self, model: Qwen2_5_VLForConditionalGeneration, work: Workload):
+    def __init__(self, model: Any, work: Workload):
         self.model, self.work, self.inputs = model, work, torch_prompts(work)
         # No end-of-turn token: forced lengths without a logits processor in the way.
         model.generation_config.eos_token_id = None
@@ -79,7 +80,7 @@ class TorchUpdate:
     and the reference is a frozen copy: the fastest plain form of the recipe.
     """
 
-    def __init__(self, model: Qwen2_5_VLForConditionalGeneration, work: Workload, completions: np.ndarray):
+    def __init__(self, model: Any, work: Workload, completions: np.ndarray):
         """`completions` are tokens [N, G, T]; random weights also sample picture marks, which torch would look up."""
         marks = (work.config.image_id, work.config.video_id, work.config.vision_start_id)
         completions = np.where(np.isin(completions, marks), 0, completions)
@@ -109,7 +110,7 @@ class TorchUpdate:
         inputs["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(new).int()], 1)
         return inputs
 
-    def logps(self, model: Qwen2_5_VLForConditionalGeneration) -> torch.Tensor:
+    def logps(self, model: Any) -> torch.Tensor:
         """Log-probabilities [N * G, T] of the completions."""
         logits = model(**self.inputs, logits_to_keep=self.work.completion + 1, use_cache=False).logits[:, :-1]
         chosen = logits.gather(-1, self.targets[..., None])[..., 0]

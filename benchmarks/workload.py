@@ -14,10 +14,10 @@ from lam_jax.data.collator import Collated, Cuts
 from lam_jax.data.schemas import Example
 from lam_jax.latent.agent import Agent
 from lam_jax.latent.config import LATENT_PRESETS, LatentConfig
+from lam_jax.models.config import BackboneConfig
+from lam_jax.models.families import PRESETS, family_of
 from lam_jax.models.inputs import Batch, Images
 from lam_jax.models.positions import image_layout, mrope_positions
-from lam_jax.models.qwen2_5_vl.config import QwenConfig
-from lam_jax.models.qwen2_5_vl.presets import PRESETS
 from lam_jax.nn.stack import Remat
 from lam_jax.nn.weight import materialize
 from lam_jax.rl import ALGORITHMS
@@ -61,7 +61,7 @@ class Workload:
     rows: int = 8
 
     @property
-    def config(self) -> QwenConfig:
+    def config(self) -> BackboneConfig:
         """The backbone's sizes."""
         return PRESETS[self.preset]
 
@@ -96,8 +96,10 @@ WORKLOADS: dict[str, Workload] = {
     "tiny": Workload("tiny", prompt=32, image=(56, 112), completion=8, samples=4, rows=2),
     "small": Workload("small"),
     "mid": Workload("mid"),
-    "qwen2_5_vl_3b": Workload("qwen2_5_vl_3b", prompt=1024, completion=1024, prompts=4, rows=4),
-    "qwen2_5_vl_7b": Workload("qwen2_5_vl_7b", prompt=1024, completion=1024, prompts=4, rows=4),
+    **{
+        name: Workload(name, 1024, family_of(PRESETS[name]).size, completion=1024, prompts=4, rows=4)
+        for name in ("qwen2_5_vl_3b", "qwen2_5_vl_7b", "qwen3_vl_2b", "qwen3_vl_4b", "qwen3_vl_8b")
+    },
 }
 
 

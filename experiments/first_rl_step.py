@@ -1,4 +1,4 @@
-"""The first RL steps of a Qwen2.5-VL checkpoint in the latent action space, on one device or on a pod.
+"""The first RL steps of a Qwen2.5-VL or Qwen3-VL checkpoint in the latent action space, on one device or on a pod.
 
     python -m experiments.first_rl_step --out runs/first                                     # the shipped small model
     python -m experiments.first_rl_step --model /shared/qwen3b --mesh 2 8 1 --out runs/first # on every host of a v5e-16
@@ -18,10 +18,10 @@ from lam_jax.cli import exit_code, is_expected
 from lam_jax.hosts.consistency import require_consistent_weights
 from lam_jax.hosts.start import start_process
 from lam_jax.latent.config import LatentConfig
-from lam_jax.models.processor import ImageSettings
 from lam_jax.pipeline import open_run, reinforce
 from lam_jax.recipe import Model, Recipe, RLSettings, in_every_space
 from lam_jax.recipes import demo
+from lam_jax.recipes.settings import image_for
 from lam_jax.rl import algorithm_named
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.runs.metrics import read_metrics
@@ -49,7 +49,7 @@ class Settings:
         prompt_lengths: buckets; a batch of prompts gets the smallest that holds its longest.
         update_lengths: buckets below `length` for the update; it gets the smallest that holds the longest completion.
         epochs, mini_batches: optimiser updates of each rollout.
-        image: height and width to which pictures are scaled.
+        image: height and width to which pictures are scaled; multiples of 28, with a Qwen3-VL of 32.
         latent: sizes of the new modules.
         seed: of everything random.
     """
@@ -92,7 +92,7 @@ def recipe(settings: Settings) -> Recipe:
         name="first_rl_step",
         model=Model(settings.model),
         latent=settings.latent,
-        image=ImageSettings(size=settings.image),
+        image=image_for(settings.model, settings.image),
         tasks=tuple(dataclasses.replace(task, **lengths) for task in base.tasks),
         spaces=("latent",),
         rl=RLSettings(

@@ -1,4 +1,4 @@
-"""Item `torch`: transformers' Qwen2.5-VL of the same sizes on the same card: `generate`, and a token update.
+"""Item `torch`: transformers' model of the same family and sizes on the same card: `generate`, and a token update.
 
 Random weights, made on the card. N prompts, G samples of a prompt, T completion length.
 """
@@ -34,16 +34,15 @@ def torch_side(results: Results, work: Workload) -> None:
 
 def _model(work: Workload, device: str) -> Any:
     import torch
-    from transformers import Qwen2_5_VLConfig
-    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
+    from transformers import AutoConfig, AutoModelForImageTextToText
 
     from lam_jax.formats.hf_config import to_hf
 
     settings = to_hf(work.config, work.config.compute_dtype)
-    config = Qwen2_5_VLConfig(**settings)
+    config = AutoConfig.for_model(**settings)
     config._attn_implementation = "sdpa"
     with torch.device(device):
-        model = Qwen2_5_VLForConditionalGeneration(config)
+        model = AutoModelForImageTextToText.from_config(config)
     return model.to(getattr(torch, work.config.compute_dtype)).eval()
 
 

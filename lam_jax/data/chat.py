@@ -194,6 +194,6 @@ def _probe_template(tokenizer: Any) -> str | None:
         if added.startswith(head) and added.endswith(f"{END}\n"):
             return added.removeprefix(head).removesuffix(f"{END}\n")
     raise ValueError(
-        f"Tokenizer: found a chat template that renders {rendered!r}; expected Qwen2.5-VL's, "
+        f"Tokenizer: found a chat template that renders {rendered!r}; expected Qwen2.5-VL's or Qwen3-VL's, "
         f"{START}system\\nS{END}\\n{tail!r}. Use the model's own tokenizer files."
     )

@@ -100,6 +100,8 @@ class RowParser:
         for name in row:
             if name in known or name in self.facts:
                 continue
+            if str(name).lower() in ("video", "videos"):
+                raise DataError(where, str(name), "a video", "pictures alone", "Videos are not read: drop the row.")
             close = difflib.get_close_matches(str(name).lower(), known, 1, 0.75)
             meant = "images" if str(name).lower() in _PICTURES else close[0] if close else None
             fix = f"Rename it to {meant!r}" if meant else "Rename or drop it"

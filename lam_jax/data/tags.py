@@ -75,7 +75,8 @@ def read_content(value: Any, where: Where, key: str) -> Content:
             offsets.append(len(text))
             pictures.append(_picture_of(part, place))
         else:
-            raise DataError(place, "type", describe(kind), "'text' or 'image'", "Drop the part or the row.")
+            fix = "Videos are not read: drop the row." if "video" in kind else "Drop the part or the row."
+            raise DataError(place, "type", describe(kind), "'text' or 'image'", fix)
         if unknown := sorted(map(str, set(part) - allowed)):
             raise DataError(place, unknown[0], "a key that is not read", f"some of {sorted(allowed)}", "Drop the key.")
     return Content(text, True, tuple(offsets), tuple(pictures))

@@ -4,10 +4,11 @@ import dataclasses
 from typing import Any
 
 from lam_jax.corpora.built import built_rows
-from lam_jax.formats.model_folder import read_model_config
+from lam_jax.formats.model_folder import read_model_config, tokenizer_folder
 from lam_jax.formats.safetensors_io import CheckpointError
 from lam_jax.latent.config import LatentConfig
 from lam_jax.models.families import family_of, image_settings
+from lam_jax.models.image_settings_file import image_settings_file, read_image_fields
 from lam_jax.models.processor import ImageSettings
 from lam_jax.recipe import AnswerSet, Corpus, EvaluationSettings, Model, Recipe, RLSettings, StageSettings
 from lam_jax.rewards.dimensions import HELP_RUBRIC, ROLE_PLAY_RUBRIC
@@ -32,18 +33,27 @@ ANSWERS = {"latent": SamplingConfig(temperature=0.1, top_k=64), "token": Samplin
 def image_for(model: str, size: tuple[int, int] | None = None) -> ImageSettings:
     """How pictures are prepared for a model's folder, by its family; one that cannot be read fails where it is opened.
 
+    Colours are normalised as the folder's image settings say, where it has them.
+
     Args:
         model: folder.
         size: height and width in pixels that pictures are stretched to; None: what suits the family, 280 x 420 or about
             as much, and the shipped model what it was trained on.
+
+    Raises:
+        ImageError: image settings that are damaged, or say what is not done here.
     """
     if model == SHIPPED_MODEL:
         return ImageSettings(size=size) if size else SHIPPED_IMAGE
+    folder = Model(model).path
     try:
-        config = read_model_config(Model(model).path)
+        config = read_model_config(folder)
     except (OSError, CheckpointError):
         return ImageSettings(size=size) if size else IMAGE
-    return image_settings(config, size or family_of(config).size)
+    settings = image_settings(config, size or family_of(config).size)
+    files = tokenizer_folder(folder)
+    found = {} if image_settings_file(files) is None else read_image_fields(files)
+    return dataclasses.replace(settings, **{name: found[name] for name in ("mean", "std") if name in found})
 
 
 Optimisers = dict[str, OptimiserConfig]  # of stages 1 to 5, by the recipe's field

@@ -169,6 +169,7 @@ def test_a_misspelt_picture_key_is_never_a_row_without(name):
         ({"id": 1, "messages": [{"role": "user", "content": "a", "images": ["a.png"]}]}, r"key 'images': found a key"),
         ({"id": 1, "messages": [{"from": "human"}]}, r"messages\[0\], key 'value': found no such key"),
         ({"id": 1, "conversations": "x"}, "key 'conversations': found str 'x'"),
+        ({"id": 1, "messages": CHAT, "videos": ["a.mp4"]}, r"key 'videos': found a video; .*Videos are not read"),
     ],
 )
 def test_what_could_mean_two_things_or_nothing_is_named(row, message):

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from lam_jax.models.families import PRESETS, image_settings
 from lam_jax.models.processor import ImageError, ImageSettings, image_tokens, process_image, read_image_settings
 
 
@@ -60,6 +62,20 @@ def test_other_patch_and_merge_sizes_equal_the_transformers_processor():
 
     np.testing.assert_array_equal(patches, reference["pixel_values"])
     assert image_tokens(grid, settings.merge_size) * 9 == len(patches)
+
+
+@pytest.mark.parametrize(("height", "width"), [(100, 64), (500, 333), (32, 1200), (1100, 90)])
+def test_qwen3_settings_equal_the_transformers_processor(height, width):
+    """As its published preprocessor_config.json has them, with less room so that the upper limit is met too."""
+    size = {"shortest_edge": 65536, "longest_edge": 200_000}
+    options = {"patch_size": 16, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": size}
+    pixels = random_pixels(height, width)
+    reference = Qwen2VLImageProcessorPil(**options)(images=[Image.fromarray(pixels)], return_tensors="np")
+    settings = dataclasses.replace(image_settings(PRESETS["qwen3_vl_2b"]), max_pixels=200_000)
+    patches, grid = process_image(pixels, settings)
+    np.testing.assert_array_equal(patches, reference["pixel_values"])
+    np.testing.assert_array_equal([grid], reference["image_grid_thw"])
+    assert settings.factor == 32
 
 
 def test_a_fixed_size_stretches_every_image():

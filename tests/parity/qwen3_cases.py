@@ -7,6 +7,8 @@ pictures, features from the first, middle and last blocks, none, and for every b
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from tests.parity.ladder_cases import END, EOS, IMAGE, PAD, START, VIDEO, VOCAB, LadderCase
 
 
@@ -20,6 +22,9 @@ class Qwen3Case(LadderCase):
     table_side: int = 5
     deepstack: tuple[int, ...] = (0, 2)
     vision_layers: int = 4
+    vision_width: int = 16
+    vision_heads: int = 2
+    theta: float = 10000.0
 
     @property
     def patch_values(self) -> int:
@@ -40,7 +45,7 @@ class Qwen3Case(LadderCase):
             "rms_norm_eps": 1e-6,
             "rope_parameters": {
                 "rope_type": "default",
-                "rope_theta": 10000.0,
+                "rope_theta": self.theta,
                 "mrope_interleaved": True,
                 "mrope_section": list(self.sections),
             },
@@ -50,9 +55,9 @@ class Qwen3Case(LadderCase):
         }
         vision = {
             "depth": self.vision_layers,
-            "hidden_size": 16,
+            "hidden_size": self.vision_width,
             "intermediate_size": 24,
-            "num_heads": 2,
+            "num_heads": self.vision_heads,
             "out_hidden_size": self.width,
             "num_position_embeddings": self.table_side**2,
             "deepstack_visual_indexes": list(self.deepstack),
@@ -113,3 +118,45 @@ QWEN3_CASES = (
         seed=22,
     ),
 )
+
+
+def drawn_case(seed: int) -> Qwen3Case:
+    """Sizes, rows, padding and pictures that nobody chose; the vision tower's heads have a multiple of 4 numbers."""
+    rng = np.random.default_rng(seed)
+
+    def one(*choices: int) -> int:
+        return int(rng.choice(choices))
+
+    kv_heads, head_dim = one(1, 2, 3), one(8, 12, 16, 20)
+    height, width = (int(x) for x in rng.integers(0, head_dim // 4, 2))
+    layers, vision_layers = one(2, 3, 4), one(1, 2, 4, 5)
+    features = int(rng.integers(0, min(layers, vision_layers) + 1))
+    rows = []
+    for _ in range(one(2, 3, 4)):
+        pieces: list[Any] = [int(rng.integers(1, 6))]
+        for _ in range(one(0, 1, 2)):
+            pieces += [(1, 2 * int(rng.integers(1, 6)), 2 * int(rng.integers(1, 6))), int(rng.integers(1, 4))]
+        rows.append((*pieces, int(rng.integers(4, 7))))
+    vision_heads = one(1, 2, 3)
+    return Qwen3Case(
+        f"qwen3_drawn_{seed}",
+        rows=tuple(rows),
+        padding=str(rng.choice(["left", "right"])),
+        heads=kv_heads * one(1, 2, 3),
+        kv_heads=kv_heads,
+        tied=bool(rng.integers(2)),
+        full_layers=(),
+        window=0,
+        sections=(head_dim // 2 - height - width, height, width),
+        width=one(24, 32, 40),
+        layers=layers,
+        seed=1000 + seed,
+        head_dim=head_dim,
+        patch=one(2, 4, 6, 16),
+        table_side=one(2, 3, 7, 11, 48),
+        deepstack=tuple(sorted(int(i) for i in rng.choice(vision_layers, features, replace=False))),
+        vision_layers=vision_layers,
+        vision_width=vision_heads * one(4, 8, 12),
+        vision_heads=vision_heads,
+        theta=float(rng.choice([1e4, 5e5, 5e6])),
+    )

@@ -8,7 +8,7 @@ import pytest
 
 from tests.parity.ladder import Ladder
 from tests.parity.ladder_cases import CASES, LadderCase
-from tests.parity.qwen3_cases import QWEN3_CASES
+from tests.parity.qwen3_cases import QWEN3_CASES, drawn_case
 from tests.parity.qwen3_ladder import Qwen3Ladder
 from tests.parity.test_ladder import GOLDEN
 from tests.parity.transformers_reference import reference
@@ -47,6 +47,7 @@ MORE3 = (
     dataclasses.replace(RIGHT3, name="qwen3_pictures_without_deepstack", deepstack=(), tied=True, seed=36),
     dataclasses.replace(TEXT3, name="qwen3_text_right", padding="right", tied=True, seed=37),
 )
+DRAWN = tuple(drawn_case(seed) for seed in range(6))
 
 
 @pytest.mark.parametrize("case", [*CASES, *QWEN3_CASES], ids=lambda case: case.name)
@@ -58,7 +59,7 @@ def test_committed_files_are_what_transformers_computes_today(case: LadderCase):
             np.testing.assert_allclose(file[name], fresh[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("case", [*MORE, *MORE3], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*MORE, *MORE3, *DRAWN], ids=lambda case: case.name)
 def test_every_rung(case: LadderCase, tmp_path: Path):
     ladder = (Qwen3Ladder if case.model_type == "qwen3_vl" else Ladder)(case, reference(case), tmp_path)
     rungs = ladder.text_rungs() + ladder.gradient_rungs()
