@@ -41,9 +41,9 @@ from lam_jax.rl import Algorithm as Algorithm
 from lam_jax.runs.watching import Watching as Watching
 from lam_jax.scenes.maze_rows import maze_task as maze_task
 from lam_jax.scenes.maze_steps import maze_steps_task as maze_steps_task
-from lam_jax.tasks.episodes import EpisodeTask as EpisodeTask
 from lam_jax.serving.server import Server as Server
 from lam_jax.serving.settings import ServeSettings as ServeSettings
+from lam_jax.tasks.episodes import EpisodeTask as EpisodeTask
 from lam_jax.tasks.mmrole import MMRoleRows as MMRoleRows
 from lam_jax.tasks.pcogalign import PCogAlignRows as PCogAlignRows
 from lam_jax.tasks.task import ScoredSplit as ScoredSplit
