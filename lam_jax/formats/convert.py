@@ -100,6 +100,8 @@ def read_any_config(path: str | Path) -> BackboneConfig:
     """
     try:
         values = json.loads(Path(path).read_text())
+        if not isinstance(values, dict):
+            raise TypeError(f"found {type(values).__name__}, expected an object")
         if "special_ids" not in values:
             return from_hf(values)
         tied, kind = bool(values["tie_word_embeddings"]), values.get("model_type", "qwen2_5_vl")
