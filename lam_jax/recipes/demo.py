@@ -50,6 +50,8 @@ GAMES = {"maze", "maze_steps"}
 # Where nothing but games is trained: the shipped model has talked about pictures, and never seen a grid.
 GAME_SFT = StageSettings(16, OptimiserConfig(1e-3, "cosine", 0.03), steps=400)
 GAME_RL_STEPS = 40
+# Of an update that has a row for each turn of each game: the same numbers in an eighth of the memory. BNPO cannot.
+GAME_PARTS = 8
 
 
 def demo_sizes() -> SceneSizes:
@@ -121,6 +123,7 @@ def recipe(
             steps=GAME_RL_STEPS if games else 12,
             prompts=16,
             samples=8,
+            micro_batches=GAME_PARTS if "maze_steps" in task and algorithm != "bnpo" else 1,
             validate_every=validate_every,
         ),
         evaluation=EvaluationSettings(

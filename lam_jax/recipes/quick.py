@@ -1,6 +1,7 @@
 """Any recipe as a smoke run: every stage, space, measure and file, a few steps of each."""
 
 import dataclasses
+import math
 
 from lam_jax.data.sources import shrunk
 from lam_jax.evaluation.reach_settings import ReachSettings
@@ -33,6 +34,7 @@ def quick(recipe: Recipe) -> Recipe:
             rl,
             steps=min(rl.steps, RL_STEPS),
             prompts=min(rl.prompts, PROMPTS * rl.mini_batches),
+            micro_batches=math.gcd(rl.micro_batches, min(rl.prompts // rl.mini_batches, PROMPTS)),
             samples=min(rl.samples, SAMPLES),
             update_lengths=tuple(n for n in rl.update_lengths if n < answer),
         ),
