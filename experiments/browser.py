@@ -29,6 +29,9 @@ TIMES = """(() => {
   const paint = performance.getEntriesByType('paint').find(one => one.name === 'first-contentful-paint');
   return {parsed: entry.domContentLoadedEventEnd, loaded: entry.loadEventEnd, painted: paint ? paint.startTime : null};
 })()"""
+PAINTED = """new Promise(done => new PerformanceObserver(list => {
+  if (list.getEntries().some(one => one.name === 'first-contentful-paint')) { done(); }
+}).observe({type: 'paint', buffered: true}))"""
 # The browser reads at file descriptor 3 and writes at 4. Not `preexec_fn`, which forks a process that may have threads.
 AT_3_AND_4 = """
 import os, sys
@@ -173,7 +176,7 @@ def times(page: Path, repeats: int) -> list[dict[str, float]]:
     for _ in range(repeats):
         with Browser() as browser:
             browser.open(page)
-            browser.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+            browser.run(PAINTED)
             found.append(browser.run(TIMES))
     return found
 

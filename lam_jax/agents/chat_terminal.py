@@ -157,8 +157,8 @@ class Terminal:
             table.add_row(*texts.values())
             return table
 
-        options = {"redirect_stdout": False, "redirect_stderr": False}
-        with Live(columns(), console=self.console, auto_refresh=False, **options) as live:
+        live = Live(columns(), console=self.console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+        with live:
             for name, answer in answers.items():
                 chat, text = self.chats[name], texts[name]
 

@@ -225,3 +225,35 @@ def test_published_figures_are_those_of_method_md():
     assert {key: tuple(value[i] for value in rows[name]) for key, (name, i) in names.items()} == SCORES
     for number in (*DIVERSITY.values(), *COST.values()):
         assert f"{number:.3f}" in section or f"{number:.2f}" in section
+
+
+def test_the_margin_decides_what_is_not_supported(tmp_path):
+    """The algorithms differ by -.01 at most: under .02 that is ruled out, under a smaller margin it is not."""
+    cells = []
+    for seed in range(3):
+        for algorithm, gain in (("grpo", 0.0), ("dapo", (0.0, 0.015, -0.01)[seed])):
+            values = [0.4 + 0.02 * i + gain for i in range(4)]
+            axes = {"seed": seed, "algorithm": algorithm}
+            cells.append(cell(f"{algorithm}{seed}", seed, axes, [score("token", "rl", values)]))
+    read = read_results(write(tmp_path / "x", *cells))
+
+    def verdict(margin):
+        ((found,),) = [block.compared for block in grid_tables(read, margin).blocks]
+        return found.found.verdict, found.found.high
+
+    assert [verdict(margin)[0] for margin in (0.5, 1e-4)] == ["not supported", "undecided"]
+    assert 1e-4 < verdict(0.5)[1] < 0.5
+
+
+def test_sft_that_an_axis_changes_keeps_its_rows(tmp_path):
+    """Scores after SFT differ along the axis, so they are two arms, and compared."""
+    cells = []
+    for seed in range(2):
+        for sft, base in (("joint", 0.4), ("learn", 0.5)):
+            scores = [score("latent", "sft", [base + 0.01 * i for i in range(4)])]
+            cells.append(cell(f"{sft}{seed}", seed, {"seed": seed, "method.sft": sft}, scores))
+    (block,) = grid_tables(read_results(write(tmp_path / "x", *cells))).blocks
+    assert {mean.labels["method.sft"]: round(mean.mean, 3) for mean in block.means} == {"joint": 0.415, "learn": 0.515}
+    assert [(c.what, c.first, c.second, round(c.found.mean, 3)) for c in block.compared] == [
+        ("method.sft", "learn", "joint", 0.1)
+    ]
