@@ -123,9 +123,10 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--mixed", type=int, default=2000)
+    parser.add_argument("--task")
     parser.add_argument("--space")
     given = parser.parse_args()
-    agent = load(given.agent, space=given.space)
+    agent = load(given.agent, task=given.task, space=given.space)
     answers = {number: wanted(agent, number) for number in range(given.requests)}
     alone = timed(lambda: [wanted(agent, number) for number in range(given.requests)])
     tokens = sum(len(codes) for _, codes in answers.values())
