@@ -60,7 +60,7 @@ class Answered:
     """A prompt with its G answers."""
 
     example: Example
-    answers: list[Answer]
+    answers: Sequence[Answer]
 
 
 def generate(

@@ -283,7 +283,8 @@ def _sample_rows(keys: Array, logits: Array, rows: RowSampling, axis: str) -> Sa
         found = action, over_kept if rows.renormalise else over_all, over_kept - over_all
         if rows.top_k is not None:
             return found
-        return tuple(jnp.where(cut, one, other) for one, other in zip(found, from_all()))
+        action, logp, gap = (jnp.where(cut, one, other) for one, other in zip(found, from_all()))
+        return action, logp, gap
 
     if rows.top_k is not None:
         action, logp, gap = from_kept()

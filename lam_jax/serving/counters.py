@@ -1,6 +1,7 @@
 """Numbers of a server in Prometheus' text format."""
 
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 _HELP = {
@@ -38,7 +39,7 @@ class Counters:
         with self._lock:
             return self._values.get((name, label), 0)
 
-    def text(self, gauges: dict[str, float]) -> str:
+    def text(self, gauges: Mapping[str, float]) -> str:
         """All of it, and what is measured now."""
         with self._lock:
             values = dict(self._values)
