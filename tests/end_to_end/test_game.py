@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 
 import lam_jax
+from lam_jax.agents import evaluated
+from lam_jax.agents.run_folder import RunAgent
 from lam_jax.agents.settings import AgentError
 from lam_jax.aot.plan import plan_of
 from lam_jax.errors import BadSettingError
 from lam_jax.pipeline import opened_apart
 from lam_jax.runs.metrics import read_metrics
+from lam_jax.train.spaces import TOKEN
 from tests.end_to_end.quick_game import quick_game
 
 ROOT = Path(__file__).parents[2]
@@ -70,10 +73,12 @@ def test_games_are_played_trained_on_and_scored(out):
 
 
 def test_what_knows_single_answers_alone_refuses_games(out):
+    recipe = quick_game("maze_steps", ("token",), out / "model")
+    agent = RunAgent(out / "maze_steps", recipe, {}, recipe.tasks[0], TOKEN, ("sft_token_maze_steps",))
     with pytest.raises(AgentError, match="maze_steps is played turn by turn"):
-        lam_jax.evaluate_agent(out / "maze_steps")
+        evaluated.tests_of(agent, None, None)
     with (
-        opened_apart(quick_game("maze_steps", ("token",), out / "model")) as resources,
+        opened_apart(recipe) as resources,
         pytest.raises(BadSettingError, match="'maze_steps', which is played turn by turn"),
     ):
         plan_of(resources)
