@@ -257,3 +257,15 @@ def test_sft_that_an_axis_changes_keeps_its_rows(tmp_path):
     assert [(c.what, c.first, c.second, round(c.found.mean, 3)) for c in block.compared] == [
         ("method.sft", "learn", "joint", 0.1)
     ]
+
+
+def test_the_reference_is_token_and_sft_wherever_they_stand(tmp_path):
+    """A grid that begins with latent and lists scores after RL first."""
+    cells = []
+    for seed in range(2):
+        for space, base in (("latent", 0.5), ("token", 0.4)):
+            scores = [score(space, phase, [base + more] * 4) for phase, more in (("rl", 0.2), ("sft", 0.0))]
+            cells.append(cell(f"{space}{seed}", seed, {"seed": seed, "spaces": space}, scores))
+    (block,) = grid_tables(read_results(write(tmp_path / "x", *cells))).blocks
+    found = {(c.what, c.first, c.second): round(c.found.mean, 3) for c in block.compared}
+    assert found == {("space", "latent", "token"): 0.1, ("phase", "rl", "sft"): 0.2}
