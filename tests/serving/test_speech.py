@@ -1,5 +1,7 @@
 """Text as it comes: what is held back, where it ends; and what a server says before it starts."""
 
+from pathlib import Path
+
 import pytest
 
 from lam_jax.errors import BadSettingError
@@ -81,7 +83,9 @@ def test_missing_packages_are_named_with_the_line_that_installs_them(monkeypatch
         server.require_packages()
 
 
-@pytest.mark.parametrize("wrong", [{"slots": 0}, {"port": 70000}, {"timeout": 0}, {"queue": -1}, {"image_root": "no"}])
+@pytest.mark.parametrize(
+    "wrong", [{"slots": 0}, {"port": 70000}, {"timeout": 0}, {"queue": -1}, {"image_root": Path("no")}]
+)
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(BadSettingError, match=next(iter(wrong))):
         ServeSettings(**wrong)
