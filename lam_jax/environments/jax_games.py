@@ -157,11 +157,14 @@ class _GymnaxGame:
     parameters: Any
 
     def reset(self, key: Array) -> tuple[Any, Any]:
-        return self.environment.reset(key, self.parameters)
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            return self.environment.reset(key, self.parameters)
 
     def step(self, key: Array, state: Any, action: Array) -> tuple[Any, Any, Array, Array]:
         # `Environment.step` would begin a new game where one is over.
-        seen, state, reward, done, *_ = self.environment.step_env(key, state, action, self.parameters)
+        # Its code counts on jax's own promotion, whatever the program around it asks for.
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            seen, state, reward, done, *_ = self.environment.step_env(key, state, action, self.parameters)
         return seen, state, reward, done
 
 
