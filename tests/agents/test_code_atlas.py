@@ -96,6 +96,7 @@ def test_numbers_agree_with_each_other(made_atlas):
     assert shares == pytest.approx(everything["inverse"]["usage"])
     assert sum(map(sum, atlas["transitions"]["counts"])) == atlas["positions"] - atlas["rows"]
     assert ("speaker", "Ada") in groups
+    assert groups["task", "rows.json"]["rows"] == atlas["rows"]
     assert atlas["rl"] is None
     assert len(atlas["forced"]["prompts"][0]["answers"]) == atlas["codes"] == 8
     assert {s["sign"] for s in atlas["signs"]} >= {"Dull answers", "Unaligned projector", "Codes without effect"}
