@@ -6,7 +6,7 @@
 #   make sharding every stage, update and rollout on every mesh of 8 host devices
 #   make aot      compiles training steps for TPUs and NVIDIA cards that are not attached (installs the compilers in .venv)
 #   make processes  every stage and RL in two processes against one
-#   make real     whole runs in both spaces from made-up raw files of MMRole and PCogAlignBench, with a judge
+#   make real     whole runs from made-up raw files of MMRole and PCogAlignBench, with a judge, and of a tiny Qwen3-VL
 #   make soak     small runs that are killed at random steps and resumed
 #   make bench    the benchmark suite;   make bench-accelerator   what a GPU or TPU that is at hand can do
 #   make reproduce  the paper's core comparison at tiny scale, hours to days; goes on where it stopped
@@ -116,7 +116,7 @@ processes: $(VENV)/.stamp-test
 	$(BIN)/python -m pytest tests/processes -m '' $(PYTEST_ARGS)
 
 real: $(VENV)/.stamp-test
-	$(BIN)/python -m pytest tests/end_to_end/test_real_data.py -m real $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/end_to_end -m real $(PYTEST_ARGS)
 
 soak: $(VENV)/.stamp-test
 	$(BIN)/python -m tests.soak $(SOAK_ARGS)
