@@ -32,7 +32,7 @@ def start(out: Path, cache: Path, log: Path) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen, log: Path) -> None:
-    assert process.wait(timeout=900) == 0, log.read_text()[-4000:]
+    assert process.wait(timeout=1800) == 0, log.read_text()[-4000:]
 
 
 @pytest.fixture(scope="module")

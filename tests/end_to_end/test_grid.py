@@ -30,7 +30,7 @@ def test_a_cell_with_shared_phases_has_the_numbers_of_the_run_alone(tmp_path):
     second = found["bnpo"]
     shared = {phase["name"] for phase in second["phases"] if phase["shared"]}
     assert shared == {
-        *("stage1_inverse", "stage2_projector", "stage3_joint", "stage4_cloning", "codes"),
+        *("stage1_inverse", "stage2_projector", "stage3_joint", "stage4_cloning", "codes", "reach", "reach_token_help"),
         *("sft_token_help", "scores_sft_token_help"),
     }
     alone = run_recipe(grid.cells()[1].recipe, tmp_path / "alone")

@@ -105,8 +105,8 @@ def test_the_metrics_of_a_run_are_those_of_the_documents(made):
     documented = set(re.findall(r"^\| `([\w/]+)` \|", text, re.MULTILINE))
     found = {"reward/NAME" if name.startswith("reward/") else name for name in written}
     # An evaluation's names are those of the step, with a prefix.
-    of_hybrid = {"code_entropy", "emission_entropy"}
-    assert {name if name in documented else name.removeprefix("eval_") for name in found} == documented - of_hybrid
+    of_others = {"code_entropy", "emission_entropy", "turns_mean", "prompt_tokens", "prompt_pictures"}  # hybrid, games
+    assert {name if name in documented else name.removeprefix("eval_") for name in found} == documented - of_others
 
 
 def test_answers_after_sft_stand_beside_those_after_rl_without_special_tokens(made):
