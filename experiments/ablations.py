@@ -9,20 +9,13 @@ say how often rows are seen again: stages 1 to 4 take 5,040 paired rows of 6,000
 """
 
 import dataclasses
-import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from experiments.arms import arm
-from lam_jax.cli import exit_code, report_error
+from experiments.grid_command import main
 from lam_jax.data.mispaired import MispairedRows
 from lam_jax.grid.grid import Grid
-from lam_jax.grid.listing import listed
-from lam_jax.grid.run import run_grid
-from lam_jax.hosts.start import start_process
 from lam_jax.recipe import Recipe
 from lam_jax.scenes.builder import SceneSizes
 from lam_jax.scenes.source import SceneRows
@@ -101,31 +94,5 @@ def ablated(seed: int, change: str) -> Recipe:
 
 GRID = Grid("ablations", {"demo": ablated}, {"seed": (0, 1, 2), "change": tuple(CHANGES)})
 
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Runs the grid, or goes on with it."""
-
-    out: Path = Path("runs/ablations")
-    results: Path = Path("experiments/results/ablations")
-    only: tuple[str, ...] = ()
-    """Cells that are run, also if they are done; no others are."""
-    list: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Prints the cells and about how many hours they will take, and runs nothing."""
-
-
-def main(config: Config) -> None:
-    start_process()
-    if config.list:
-        print("\n".join(listed(GRID, config.results)))
-        return
-    command = ["python", "-m", "experiments.ablations", *sys.argv[1:]]
-    run_grid(GRID, config.out, config.results, only=config.only, command=command)
-
-
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Config))
-    except (Exception, KeyboardInterrupt) as error:
-        report_error(error)
-        sys.exit(exit_code(error))
+    main(GRID)
