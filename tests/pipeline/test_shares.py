@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import pytest
 
+from lam_jax.latent.agent import Reading
 from lam_jax.parallel.mesh import make_mesh
 from lam_jax.pipeline.phases import STAGE_PHASES
 from lam_jax.pipeline.plan import phases_of
@@ -15,6 +16,7 @@ from lam_jax.rewards.functions import FunctionReward
 from lam_jax.rl import algorithm_named
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.runs.checkpoint import save_checkpoint
+from lam_jax.train.method import Method
 from lam_jax.train.optimiser import OptimiserConfig
 
 CONTENT = {"model": {"w": "a"}, "rows": ["paired", "text", "role_play", "help"], "rewards": {}}
@@ -81,6 +83,21 @@ def test_stage_6_is_never_shared():
 )  # fmt: skip
 def test_what_differs_is_not_shared(recipe, expected):
     assert shared(recipe) == expected
+
+
+OTHER_METHOD = {
+    **{name: Reading("block") for name in ("learning", "acting", "generating")},
+    **{name: 0.5 for name in ("entropy_weight", "nll_weight")},
+    **{name: False for name in ("cycle", "project", "text_only")},
+    **{"after_padding": True, "gumbel": "off", "train_norm": True, "remat": True},
+}
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Method)])
+def test_of_the_method_only_what_stage_5_alone_reads_is_passed_over(name):
+    if name in ("sft", "sft_blocks", "response_only"):
+        return  # above
+    assert not shared(replaced(BASE, "method", **{name: OTHER_METHOD[name]}))
 
 
 def test_another_task_beside_it_does_not_touch_a_task():
