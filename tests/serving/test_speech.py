@@ -57,6 +57,12 @@ def test_the_stop_that_is_complete_first_counts():
     assert speech.text == "a"
 
 
+@pytest.mark.parametrize("stops", [("bcd", "d"), ("d", "bcd")])
+def test_of_two_stops_that_one_token_completes_the_longer_is_left_out_too(stops):
+    told, speech = speak("abcd", stops)
+    assert "".join(told) == speech.text == "a"
+
+
 def test_an_end_before_the_stop_and_tokens_after_it():
     speech = Speech(decode, (END,), ("x",))
     assert speech.add([97, END, 120]) == 2
