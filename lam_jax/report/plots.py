@@ -9,12 +9,15 @@ import colorsys
 from collections.abc import Callable
 
 from matplotlib.axes import Axes
+from matplotlib.textpath import TextPath
 
 from lam_jax.report.comparison import comparisons
 from lam_jax.report.curves import cost_plots, health_plots, rl_plots, stage_plots
 from lam_jax.report.figure import SPACE_COLOURS, Plot, Theme, plain
 from lam_jax.report.names import SPACES, Titles
 from lam_jax.report.schema import Row
+
+LABEL = 30  # characters of a split's name beside its scores
 
 
 def code_colour(code: int, codes: int) -> str:
@@ -23,6 +26,10 @@ def code_colour(code: int, codes: int) -> str:
     lightness = (0.62, 0.50, 0.72)[code % 3] if codes > 12 else 0.60
     red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.62)
     return f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"
+
+
+def _cut(label: str) -> str:
+    return label if len(label) <= LABEL else f"{label[: LABEL - 1]}\u2026"
 
 
 def score_plots(results: Row) -> list[Plot]:
@@ -34,6 +41,8 @@ def score_plots(results: Row) -> list[Plot]:
 
     def plot(task: str) -> Plot:
         rows = [row for row in compared if row.task == task]
+        splits = [_cut(titles.short_split(task, row.split)) for row in rows]
+        labels = [f"{split}, T {row.temperature:g}" for split, row in zip(splits, rows, strict=True)]
 
         def draw(axes: Axes, theme: Theme) -> None:
             for place, row in enumerate(rows):
@@ -51,7 +60,6 @@ def score_plots(results: Row) -> list[Plot]:
                     if any(row.score(space, phase) for row in rows):
                         axes.plot([], [], "o", color=SPACE_COLOURS[space], markerfacecolor=fill, markersize=5,
                                   label=f"{space}, {phase.upper()}")  # fmt: skip
-            labels = [f"{titles.short_split(task, row.split)}, T {row.temperature:g}" for row in rows]
             axes.set_yticks(range(len(rows)), [plain(label) for label in labels])
             axes.set_ylim(len(rows) - 0.4, -0.6)
             axes.grid(axis="y", visible=False)
@@ -61,7 +69,9 @@ def score_plots(results: Row) -> list[Plot]:
                         columnspacing=1.0, handletextpad=0.1)  # fmt: skip
 
         size = (5.4, 1.3 + 0.5 * len(rows))
-        return Plot(f"scores_{task}", "scores", titles.task(task), size, draw, margins=(0.85, 0.12, 0.75, 0.3))
+        points = max(TextPath((0, 0), plain(label), size=8).get_extents().width for label in labels)
+        left = max(0.85, 0.15 + points / 72)
+        return Plot(f"scores_{task}", "scores", titles.task(task), size, draw, margins=(left, 0.12, 0.75, 0.3))
 
     return [plot(task) for task in dict.fromkeys(row.task for row in compared)]
 

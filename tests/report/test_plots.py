@@ -86,3 +86,17 @@ def test_rewards_are_drawn_against_what_the_steps_had_cost():
         assert (list(curve.get_xdata()), list(curve.get_ydata())) == (places, [0.5, 0.75])
         assert [text.get_text() for text in axes.get_legend().get_texts()] == ["latent"]
     assert cost_plots({}, metrics) == []
+
+
+@pytest.mark.parametrize("name", ["ID", "Held-out rows", "WWWWWWWWWW WWWWWWWWWW: everything else that there is"])
+def test_the_names_of_splits_are_on_the_paper_beside_their_scores(name):
+    results = made_up_run.results()
+    for task in results["tasks"].values():
+        task["splits"] = dict.fromkeys(task["splits"], name)
+    for plot in all_plots(results, by_phase()):
+        if plot.section == "scores":
+            figure = draw_figure(plot, LIGHT)
+            (axes,) = figure.axes
+            figure.canvas.draw()
+            assert min(label.get_window_extent().x0 for label in axes.get_yticklabels()) >= 0
+            assert axes.get_window_extent().width > figure.bbox.width / 3
