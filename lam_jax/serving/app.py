@@ -21,7 +21,7 @@ from lam_jax.data.schemas import DataError
 from lam_jax.models.decoding import ImageError
 from lam_jax.models.inputs import Batch
 from lam_jax.serving.counters import Counters, resident_bytes
-from lam_jax.serving.messages import refused
+from lam_jax.serving.messages import prompt_reader, refused
 from lam_jax.serving.replies import Reply, encoded
 from lam_jax.serving.requests import Asked, RequestReader
 from lam_jax.serving.scheduler import Job, Said, Scheduler
@@ -65,6 +65,7 @@ class Service:
         self._agent, self._settings, self._name = agent, settings, name
         self._scheduler, self._counters, self._api_key = scheduler, counters, api_key
         self._read = RequestReader(agent, settings, name)
+        self._prompts = prompt_reader(agent)
         self._coded = agent.settings.action_space.coded
         self._pool = ThreadPoolExecutor(2, "requests")  # tokens and pixels; not the loop's business
         self._open = 0
@@ -227,7 +228,7 @@ class Service:
         """The request and its prompt; in a thread."""
         asked = self._read(body)
         try:
-            made = self._agent.prompts([asked.example])
+            made = self._prompts([asked.example])
         except (DataError, ImageError) as error:
             raise refused(error, "messages") from error
         if made.cuts.rows:

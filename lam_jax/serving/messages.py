@@ -1,7 +1,10 @@
 """The messages of a request as an example: texts are texts, whatever they spell out; pictures stand in parts."""
 
+import dataclasses
 from typing import Any
 
+from lam_jax.agents.loaded import LoadedAgent
+from lam_jax.agents.prompts import PromptCollator
 from lam_jax.data.pictures import resolve_image
 from lam_jax.data.schemas import DataError, Example, Message, Place, Where, describe, image_bytes
 from lam_jax.models.decoding import ImageError, read_size
@@ -9,6 +12,19 @@ from lam_jax.serving.settings import Refusal, ServeSettings
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _PLACE = Where("request")
+_HALVINGS = 3
+
+
+def prompt_reader(agent: LoadedAgent) -> PromptCollator:
+    """What makes prompts of examples: read at an eighth, a quarter or half of the agent's longest where they fit.
+
+    A chat is mostly far shorter than what an agent may read, and reading costs in proportion to the length.
+    """
+    lengths = set(agent.settings.prompt_lengths)
+    lengths |= {-(-max(lengths) // 2**halvings) for halvings in range(_HALVINGS + 1)}
+    return PromptCollator(
+        agent.prompts.encoder, dataclasses.replace(agent.settings, prompt_lengths=tuple(sorted(lengths)))
+    )
 
 
 def read_messages(found: Any, settings: ServeSettings) -> Example:

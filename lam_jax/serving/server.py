@@ -24,6 +24,7 @@ from lam_jax.errors import LamJaxError
 from lam_jax.parallel import mesh_of
 from lam_jax.rollout.slots import SlotDecoder, SlotSizes
 from lam_jax.serving.counters import Counters
+from lam_jax.serving.messages import prompt_reader
 from lam_jax.serving.scheduler import Scheduler
 from lam_jax.serving.settings import API_KEY, ServeSettings
 
@@ -154,9 +155,10 @@ def warm(agent: LoadedAgent, decoder: SlotDecoder) -> None:
     import jax
 
     white = picture_bytes(Image.new("RGB", (112, 84), "white"), Where("warm-up"), 0)
+    prompts = prompt_reader(agent)
     for images in ([], [white]):
         try:
-            prompt = agent.prompts([prompt_of("Hello", images, "warm-up")]).batch
+            prompt = prompts([prompt_of("Hello", images, "warm-up")]).batch
         except DataError:  # a picture does not fit the agent's longest prompt
             continue
         opening = decoder.read(prompt)

@@ -18,6 +18,7 @@ from lam_jax.agents.chat_turns import Controls
 from lam_jax.agents.prompts import prompt_of
 from lam_jax.data.schemas import Example
 from lam_jax.rollout.sampling import SamplingConfig
+from lam_jax.serving.messages import prompt_reader
 from lam_jax.serving.server import Server
 from lam_jax.serving.settings import API_KEY, ServeSettings
 from tests.agents import made_agents as made
@@ -392,3 +393,16 @@ def test_a_full_queue_a_slow_body_a_key_and_a_clean_shutdown(agent, monkeypatch)
     assert not server.scheduler.alive
     with pytest.raises(openai.APIConnectionError):
         client.models.list()
+
+
+def test_a_prompt_is_read_at_the_least_of_its_lengths_that_holds_it(agent):
+    longest = agent.settings.prompt_lengths[-1]
+    lengths, questions = set(), ("Hi", " ".join(["word"] * (longest // 3)), " ".join(["word"] * 4 * longest))
+    for question in questions:
+        found = prompt_reader(agent)([prompt_of(question, [], "q")])
+        length, tokens = found.batch.tokens.shape[1], int(found.batch.mask.sum())
+        steps = {*agent.settings.prompt_lengths, *(-(-longest // 2**halvings) for halvings in range(4))}
+        assert length == min(step for step in steps if step >= tokens)
+        assert bool(found.cuts.rows) == (tokens + found.cuts.tokens > longest)
+        lengths.add(length)
+    assert len(lengths) == len(questions)
