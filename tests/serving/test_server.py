@@ -1,6 +1,7 @@
 """The server against the real client: answers are those of `generate`, and what cannot be done is refused."""
 
 import base64
+import dataclasses
 import json
 import socket
 import threading
@@ -396,13 +397,14 @@ def test_a_full_queue_a_slow_body_a_key_and_a_clean_shutdown(agent, monkeypatch)
 
 
 def test_a_prompt_is_read_at_the_least_of_its_lengths_that_holds_it(agent):
-    longest = agent.settings.prompt_lengths[-1]
-    lengths, questions = set(), ("Hi", " ".join(["word"] * (longest // 3)), " ".join(["word"] * 4 * longest))
-    for question in questions:
-        found = prompt_reader(agent)([prompt_of(question, [], "q")])
-        length, tokens = found.batch.tokens.shape[1], int(found.batch.mask.sum())
-        steps = {*agent.settings.prompt_lengths, *(-(-longest // 2**halvings) for halvings in range(4))}
-        assert length == min(step for step in steps if step >= tokens)
-        assert bool(found.cuts.rows) == (tokens + found.cuts.tokens > longest)
-        lengths.add(length)
-    assert len(lengths) == len(questions)
+    longest = 402
+    agent = dataclasses.replace(agent, settings=dataclasses.replace(agent.settings, prompt_lengths=(longest,)))
+    read = prompt_reader(agent)
+    found = [read([prompt_of("a" * count, [], "q")]) for count in (1, 100, 250, 1000)]
+    for made_of in found[:3]:
+        tokens = int(made_of.batch.mask.sum())
+        assert made_of.batch.tokens.shape[1] == min(step for step in (51, 101, 201, 402) if step >= tokens)
+        assert not made_of.cuts.rows
+    assert len({made_of.batch.tokens.shape for made_of in found}) == 3
+    assert found[3].cuts.rows == 1
+    assert found[3].batch.tokens.shape == (1, longest)
