@@ -4,9 +4,11 @@
 """
 
 import dataclasses
+import json
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -102,6 +104,7 @@ CLAIMS = (
         ),
     ),
 )
+COVERAGE = "Coverage and robustness of the codes (the seed's first and third experiments)"
 TUNED = "Learning rates of RL, chosen before any test prompt was answered"
 
 
@@ -127,6 +130,8 @@ def page(results: Path) -> Iterator[str]:
         yield _compared(found, claim.asked) or NOT_RUN
         if claim.also:
             yield claim.also
+    yield f"## {COVERAGE}"
+    yield from _coverage(results / "coverage")
     yield "## Means"
     yield from _means(tables["reproduce"])
 
@@ -146,6 +151,57 @@ def _state(name: str, found: GridTables | None) -> str:
     done, missing = len(found.results.records), len(found.results.missing)
     by = f"by commit {', '.join(found.commits)} ({'; '.join(found.machines)})"
     return f"`{name}`: {done} of {done + missing} cells, {by}."
+
+
+def _coverage(folder: Path) -> Iterator[str]:
+    """Codes under each condition, and on both kinds of rows; means over seeds with the spread between them."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for file in sorted(folder.glob("*.json")):
+        record = json.loads(file.read_text(encoding="utf-8"))
+        found.setdefault(record["variant"], []).append(record)
+    yield (
+        "`python -m experiments.coverage`: after stage 4, the codes that the inverse model infers at the tokens of "
+        "held-out captions and answers; files in `experiments/results/coverage`. Agreement: the share of them that are "
+        "those of the row as it is (in brackets: of two independent draws from both usages). log p: of the reference's "
+        "token under the inferred code, and its gain over the backbone under the same fault. Means over seeds, and the "
+        "least and the largest."
+    )
+    if not found:
+        yield NOT_RUN
+        return
+    rows = []
+    for variant, records in found.items():
+        for condition in records[0]["conditions"]:
+            each = [record["conditions"][condition] for record in records]
+            chance = number(statistics.fmean(one["by_chance"] for one in each))
+            rows.append(
+                [
+                    *(variant, condition),
+                    f"{_spread([one['agreement'] for one in each])} ({chance})",
+                    _spread([one["logp"] for one in each]),
+                    _spread([one["logp"] - one["backbone_logp"] for one in each]),
+                    _spread([one["perplexity"] for one in each]),
+                    str(len(each)),
+                ]
+            )
+    heads = ("variant", "rows", "agreement (chance)", "log p", "gain over the backbone", "codes, perplexity", "seeds")
+    yield _table(heads, rows)
+    yield (
+        "Codes that held-out text-only rows use (each over a tenth of an equal share), and the share of image-text "
+        "positions whose code is one of them:"
+    )
+    rows = []
+    for variant, records in found.items():
+        each = [record["text_only"] for record in records]
+        values = ([one[name] for one in each] for name in ("used", "perplexity", "image_text_within", "overlap"))
+        rows.append([variant, *map(_spread, values), str(records[0]["codes"]), str(len(each))])
+    heads = ("variant", "used by text-only rows", "perplexity", "image-text within", "overlap", "codes", "seeds")
+    yield _table(heads, rows)
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Mean [least, largest]."""
+    return f"{number(statistics.fmean(values))} [{number(min(values))}, {number(max(values))}]"
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

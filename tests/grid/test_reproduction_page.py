@@ -1,5 +1,6 @@
 """The page of the reproduction: made of results, and the one in docs is of those in the repository."""
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -42,3 +43,22 @@ def test_a_claim_has_the_comparisons_that_speak_to_it(tmp_path):
         ("hybrid - token", "+0.300 [+0.300, +0.300]", "supported"),
     ]
     assert NOT_RUN in text[text.index("## 3.") : text.index("## 4.")]
+
+
+def test_coverage_is_averaged_over_seeds(tmp_path):
+    folder = tmp_path / "coverage"
+    folder.mkdir()
+    for seed, (agreement, used) in enumerate(((0.5, 20), (0.7, 30))):
+        condition = {"agreement": agreement, "by_chance": 0.1, "overlap": 1.0, "perplexity": 8.0}
+        condition |= {"logp": -1.0, "backbone_logp": -1.25 - seed}
+        text_only = {"perplexity": 9.0, "used": used, "image_text_within": 0.75, "overlap": 0.5}
+        record = {"variant": "no_cycle", "conditions": {"text form": condition}, "text_only": text_only, "codes": 32}
+        (folder / f"no_cycle_{seed}.json").write_text(json.dumps(record))
+    text = "\n\n".join(page(tmp_path))
+    (row, used) = [line for line in text.splitlines() if line.startswith("| no_cycle")]
+    assert row == (
+        "| no_cycle | text form | 0.600 [0.500, 0.700] (0.100) | -1.000 [-1.000, -1.000] | 0.750 [0.250, 1.250] | "
+        "8.000 [8.000, 8.000] | 2 |"
+    )
+    assert used.startswith("| no_cycle | 25.000 [20.000, 30.000] | 9.000")
+    assert used.endswith("| 0.750 [0.750, 0.750] | 0.500 [0.500, 0.500] | 32 | 2 |")
