@@ -6,14 +6,15 @@
 import dataclasses
 import json
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
+from experiments.reproduction_records import cost_table, diversity_table, reach_table, spread, table
 from lam_jax.errors import LamJaxError
-from lam_jax.grid.arms import read_results
+from lam_jax.grid.arms import Results, read_results
 from lam_jax.grid.render import number
 from lam_jax.grid.tables import BlockTables, Compared, GridTables, grid_tables
 
@@ -33,6 +34,7 @@ class Claim:
         grid: folder of the results.
         asked: picks the comparisons.
         also: what else is known, with its command.
+        made: another table in the place of the comparisons.
     """
 
     title: str
@@ -40,6 +42,7 @@ class Claim:
     grid: str
     asked: Asked
     also: str = ""
+    made: Callable[[Results | None], str] | None = None
 
 
 def _agents(*pairs: tuple[str, str]) -> Asked:
@@ -65,10 +68,13 @@ CLAIMS = (
     ),
     Claim(
         "2. Rollouts are more diverse in the latent space",
-        "Diversity stands beside the means below; [method.md](method.md) section 8 has curves over temperatures, where "
-        "the latent space was less diverse at each of them.",
+        "Diversity after RL, each agent minus the token agent at the same temperature, by the same measure; supported "
+        "if it is larger for each of three seeds or more, not supported if it is smaller for each. At the demo's own "
+        "settings [method.md](method.md) section 8 has curves over temperatures, where the latent space was less "
+        "diverse at each of them.",
         "reproduce",
         lambda block, found: False,
+        made=diversity_table,
     ),
     Claim(
         "3. The cycle loss matters",
@@ -104,6 +110,20 @@ CLAIMS = (
         ),
     ),
 )
+REACH = "What the codes reach, and what bounds a policy over them"
+REACH_TEXT = (
+    "Of 16 validation prompts with 8 answers each at temperature 1: lead is the score of the policy's answers minus "
+    "that of uniformly random codes; best of n is the mean over prompts of the best of 8 answers; oracle codes are "
+    "those that the inverse model infers from the reference. Gain is that of log p(reference's token) under the "
+    "inferred code over the backbone, after stage 5. [metrics.md](metrics.md) says how each is measured. Mean, least "
+    "and largest over seeds."
+)
+COST = "Rewards in training at equal cost"
+COST_TEXT = (
+    "Mean training reward of the last five logged steps within a budget: what the cheapest of the agents of a cell "
+    "spent in all. FLOPs are counted, seconds are of the machine that ran the cell and mean something only where it "
+    "ran alone."
+)
 COVERAGE = "Coverage and robustness of the codes (the seed's first and third experiments)"
 TUNED = "Learning rates of RL, chosen before any test prompt was answered"
 
@@ -127,9 +147,16 @@ def page(results: Path) -> Iterator[str]:
         yield f"## {claim.title}"
         yield claim.text
         found = tables[claim.grid]
-        yield _compared(found, claim.asked) or NOT_RUN
+        made = claim.made(found.results if found else None) if claim.made else _compared(found, claim.asked)
+        yield made or NOT_RUN
         if claim.also:
             yield claim.also
+    yield f"## {REACH}"
+    yield REACH_TEXT
+    yield from _of_both(tables, reach_table)
+    yield f"## {COST}"
+    yield COST_TEXT
+    yield from _of_both(tables, cost_table)
     yield f"## {COVERAGE}"
     yield from _coverage(results / "coverage")
     yield "## Means"
@@ -143,6 +170,17 @@ def _tables(folder: Path) -> GridTables | None:
         if any(folder.glob("*.json")):
             raise
         return None
+
+
+def _of_both(tables: dict[str, GridTables | None], made: Callable[[Results | None], str]) -> Iterator[str]:
+    """A table of the tuning grid and one of the comparison."""
+    parts = {name: made(found.results if found else None) for name, found in tables.items() if name != "ablations"}
+    for name, text in parts.items():
+        if text:
+            yield f"`{name}`:"
+            yield text
+    if not any(parts.values()):
+        yield NOT_RUN
 
 
 def _state(name: str, found: GridTables | None) -> str:
@@ -177,15 +215,15 @@ def _coverage(folder: Path) -> Iterator[str]:
             rows.append(
                 [
                     *(variant, condition),
-                    f"{_spread([one['agreement'] for one in each])} ({chance})",
-                    _spread([one["logp"] for one in each]),
-                    _spread([one["logp"] - one["backbone_logp"] for one in each]),
-                    _spread([one["perplexity"] for one in each]),
+                    f"{spread([one['agreement'] for one in each])} ({chance})",
+                    spread([one["logp"] for one in each]),
+                    spread([one["logp"] - one["backbone_logp"] for one in each]),
+                    spread([one["perplexity"] for one in each]),
                     str(len(each)),
                 ]
             )
     heads = ("variant", "rows", "agreement (chance)", "log p", "gain over the backbone", "codes, perplexity", "seeds")
-    yield _table(heads, rows)
+    yield table(heads, rows)
     yield (
         "Codes that held-out text-only rows use (each over a tenth of an equal share), and the share of image-text "
         "positions whose code is one of them:"
@@ -194,19 +232,9 @@ def _coverage(folder: Path) -> Iterator[str]:
     for variant, records in found.items():
         each = [record["text_only"] for record in records]
         values = ([one[name] for one in each] for name in ("used", "perplexity", "image_text_within", "overlap"))
-        rows.append([variant, *map(_spread, values), str(records[0]["codes"]), str(len(each))])
+        rows.append([variant, *map(spread, values), str(records[0]["codes"]), str(len(each))])
     heads = ("variant", "used by text-only rows", "perplexity", "image-text within", "overlap", "codes", "seeds")
-    yield _table(heads, rows)
-
-
-def _spread(values: Sequence[float]) -> str:
-    """Mean [least, largest]."""
-    return f"{number(statistics.fmean(values))} [{number(min(values))}, {number(max(values))}]"
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    yield table(heads, rows)
 
 
 def _compared(found: GridTables | None, asked: Asked) -> str:
@@ -236,7 +264,7 @@ def _compared(found: GridTables | None, asked: Asked) -> str:
         "seeds x rows",
         "verdict",
     )
-    return _table(heads, rows) if rows else ""
+    return table(heads, rows) if rows else ""
 
 
 def _means(found: GridTables | None) -> Iterator[str]:
@@ -248,7 +276,7 @@ def _means(found: GridTables | None) -> Iterator[str]:
             place = f"{block.task}, {block.block.split}, {block.block.temperature:g}"
             rows.append([place, labels, score, number(mean.diversity), f"{mean.seeds} x {mean.prompts}"])
     heads = ("task, split, temperature", "cell", "score [interval]", "diversity", "seeds x rows")
-    yield _table(heads, rows) if rows else NOT_RUN
+    yield table(heads, rows) if rows else NOT_RUN
 
 
 @dataclasses.dataclass(frozen=True)
