@@ -27,8 +27,8 @@ def _method(**fields: Any) -> Change:
     return lambda recipe: dataclasses.replace(recipe, method=dataclasses.replace(recipe.method, **fields))
 
 
-def _codes(count: int) -> Change:
-    return lambda recipe: dataclasses.replace(recipe, latent=dataclasses.replace(recipe.latent, codes=count))
+def _latent(**fields: Any) -> Change:
+    return lambda recipe: dataclasses.replace(recipe, latent=dataclasses.replace(recipe.latent, **fields))
 
 
 def _mispaired(share: float) -> Change:
@@ -70,11 +70,12 @@ CHANGES: Mapping[str, Change] = {
     "mispaired_50": _mispaired(0.5),
     "mispaired_100": _mispaired(1.0),
     # The space.
-    "codes_16": _codes(16),
-    "codes_64": _codes(64),
-    "codes_128": _codes(128),
-    "codes_256": _codes(256),
+    "codes_16": _latent(codes=16),
+    "codes_64": _latent(codes=64),
+    "codes_128": _latent(codes=128),
+    "codes_256": _latent(codes=256),
     # Training of the codes.
+    "inverse_tokens": _latent(inverse_reads="tokens"),
     "readout_block": lambda recipe: dataclasses.replace(recipe, method=recipe.method.with_readout("block")),
     "readout_delta": lambda recipe: dataclasses.replace(recipe, method=recipe.method.with_readout("delta")),
     "sft_released": _method(sft="released"),

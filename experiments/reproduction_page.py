@@ -102,11 +102,12 @@ CLAIMS = (
         _changes("paired_600", "paired_1800", "mispaired_20", "mispaired_50", "mispaired_100"),
     ),
     Claim(
-        "8. How the codes are trained: readouts, SFT recipes, noise",
-        "Ours, not the paper's: each against the agent `repaired` (readout `merged`, SFT `learn`, noise on).",
+        "8. How the codes are trained: readouts, SFT recipes, noise, what inverse dynamics reads",
+        "Ours, not the paper's: each against the agent `repaired` (readout `merged`, SFT `learn`, noise on, states).",
         "ablations",
         _changes(
-            "readout_block", "readout_delta", "sft_released", "sft_guided", "sft_joint", "gumbel_off", "gumbel_annealed"
+            *("readout_block", "readout_delta", "sft_released", "sft_guided", "sft_joint", "gumbel_off"),
+            *("gumbel_annealed", "inverse_tokens"),
         ),
     ),
 )

@@ -111,7 +111,7 @@ def latent_config(source: TensorSource) -> LatentConfig:
             f"{source.path}: no latent modules ({', '.join(absent) or _CODES} not found), expected a state dict of the "
             "released latent-action code. For a plain checkpoint use its Hugging Face folder."
         )
-    return LatentConfig(codes=present[_CODES].shape[0], **sizes)
+    return dataclasses.replace(LatentConfig(codes=present[_CODES].shape[0]), **sizes)
 
 
 def has_latent(source: TensorSource) -> bool:
@@ -134,7 +134,16 @@ def match_released(manifest: Manifest, source: TensorSource) -> Matching:
 
 
 def released_plan(manifest: Manifest, dtypes: Mapping[str, np.dtype]) -> Plan:
-    """All tensors of a state dict, the copy of a tied head included."""
+    """All tensors of a state dict, the copy of a tied head included.
+
+    Raises:
+        ValueError: inverse dynamics reads what the released code does not.
+    """
+    if manifest.latent is not None and manifest.latent.inverse_reads != "states":
+        raise ValueError(
+            f"The released code's inverse model reads states; this one was trained with LatentConfig.inverse_reads "
+            f"{manifest.latent.inverse_reads!r} and would infer other codes there. Keep it in lam_jax's own format."
+        )
     plan = plan_tensors(foreign_entries(manifest), manifest.specs(), dtypes, manifest.backbone.vision)
     return {**plan, HEAD: plan.get(HEAD, plan[TABLE])}
 

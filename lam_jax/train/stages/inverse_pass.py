@@ -32,7 +32,18 @@ def frozen_states(agent: Agent, batch: Batch) -> Float[Array, "B L D"]:
 
 def inverse_logits(agent: Agent, x: Float[Array, "B L D"], batch: Batch, remat: Remat = False) -> Float[Array, "B L K"]:
     """Code logits of inverse dynamics, aligned with actions."""
+    if agent.latent.config.inverse_reads == "tokens":
+        x = x + _sized_as(jax.lax.stop_gradient(agent.backbone.embed(batch.tokens)), jax.lax.stop_gradient(x))
     return inverse_shift(agent.latent.inverse(x, agent.backbone.rotary(batch.positions), batch.mask, remat))
+
+
+def _sized_as(x: Float[Array, "B L D"], like: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+    """`x` with the root mean square of `like` at each position."""
+
+    def mean_square(values: Array) -> Array:
+        return jnp.mean(jnp.square(values.astype(jnp.float32)), axis=-1, keepdims=True)
+
+    return x * jnp.sqrt(mean_square(like) / (mean_square(x) + 1e-12)).astype(x.dtype)
 
 
 def inverse_pass(
