@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from lam_jax.cli import exit_code, report_error
+from lam_jax.cli import UNREAD, exit_code, is_unread, report_error
 from lam_jax.grid.grid import Grid
 from lam_jax.grid.listing import listed
 from lam_jax.grid.run import run_grid
@@ -52,6 +52,9 @@ def main(grid: Grid) -> None:
     """Reads the flags, runs, and exits as `lam-jax` does."""
     try:
         tyro.cli(grid_command(grid))
+        sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
+        if is_unread(error):
+            sys.exit(UNREAD)
         report_error(error)
         sys.exit(exit_code(error))

@@ -22,6 +22,7 @@
 | 17 | (nearly) no reward call of several steps in a row could be used (`NoUsableRewardError`) |
 | 18 | the codes cannot move the answers, and the recipe says to stop there (`IdleCodesError`) |
 | 130 | interrupted from the keyboard; inside a run after a checkpoint was saved (`InterruptedRunError`) |
+| 141 | who read standard output has gone, as `head` does; nothing is said of it |
 """
 
 

@@ -4,6 +4,8 @@ Exit codes: see `lam_jax.errors`.
 """
 
 import errno
+import os
+import select
 import sys
 import traceback
 from typing import Any
@@ -35,6 +37,7 @@ from lam_jax.errors import NoSpaceError
 
 BAD_FLAG = 2
 INTERRUPTED = 130
+UNREAD = 141  # as of a program that SIGPIPE ends
 
 COMMANDS = {
     "train": Train,
@@ -92,7 +95,17 @@ def _command(args: list[str]) -> Any:
 
 def main(args: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
-    args = sys.argv[1:] if args is None else args
+    try:
+        code = _main(sys.argv[1:] if args is None else args)
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        if not is_unread(error):
+            raise
+        return UNREAD
+    return code
+
+
+def _main(args: list[str]) -> int:
     if args == ["--version"]:
         Console().print(f"lam_jax {__version__}", highlight=False)
         return 0
@@ -105,8 +118,23 @@ def main(args: list[str] | None = None) -> int:
     try:
         return command.run() or 0
     except (Exception, KeyboardInterrupt) as error:
+        if is_unread(error):
+            return UNREAD
         report_error(error)
         return exit_code(error)
+
+
+def is_unread(error: BaseException) -> bool:
+    """Whether who read standard output has gone, as `| head` does; what is still printed goes nowhere from then on."""
+    if not isinstance(error, BrokenPipeError):
+        return False
+    out = sys.stdout.fileno()
+    poll = select.poll()
+    poll.register(out, 0)
+    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), out)
+    return True
 
 
 def report_error(error: BaseException) -> None:

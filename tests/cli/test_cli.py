@@ -1,6 +1,7 @@
 """The command line: help that reads well, messages and exit codes."""
 
 import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -182,3 +183,28 @@ def test_help_does_not_import_jax_and_the_module_runs():
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
     done = subprocess.run([sys.executable, "-m", "lam_jax", "--version"], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stdout.strip()) == (0, f"lam_jax {__version__}")
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (["lam_jax", "train", "own", "--help"], 141),
+        (["lam_jax", "presets"], 1),  # rich sees to its own tables
+        (["experiments.reproduce", "--list"], 141),
+    ],
+)
+def test_output_that_nobody_reads_ends_a_command_without_a_word(command, code):
+    reads, writes = os.pipe()
+    os.close(reads)
+    with os.fdopen(writes, "w") as out:
+        done = subprocess.run([sys.executable, "-m", *command], stdout=out, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (code, "")
+
+
+def test_a_pipe_that_breaks_elsewhere_is_an_error(monkeypatch, capfd):
+    def run(self):
+        raise BrokenPipeError(32, "Broken pipe of a worker")
+
+    monkeypatch.setattr("lam_jax.cli.presets.Presets.run", run)
+    assert main(["presets"]) == 1
+    assert "Broken pipe of a worker" in capfd.readouterr().err
