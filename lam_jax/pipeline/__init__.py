@@ -43,7 +43,7 @@ from lam_jax.pipeline.plan import phases_of, require_trained_phase, schedule_of
 from lam_jax.pipeline.reach import measure_learned_reach, measure_reach, measure_reach_after_rl, require_reach
 from lam_jax.pipeline.resources import Resources
 from lam_jax.pipeline.results import Scores, collect, environment, write_results
-from lam_jax.pipeline.shares import Shares
+from lam_jax.pipeline.shares import Shares, share_data
 from lam_jax.pipeline.stages import learn_actions
 from lam_jax.pipeline.start import begin_from
 from lam_jax.pipeline.tasks import evaluate, fine_tune, reinforce
@@ -249,7 +249,10 @@ def run_recipe(
             if stages is not None:
                 run.share(stages)
             elif store is not None:
-                shares = Shares(recipe, content_of(recipe), devices)
+                content = content_of(recipe)
+                if is_first():
+                    share_data(run.folder / DATA, Path(store), content)
+                shares = Shares(recipe, content, devices)
                 run.share(PhaseStore(store, lambda phase: shares.key(run.phases, phase)))
             results = _go_through(run, recipe, devices, workers)
         if is_first():

@@ -13,6 +13,7 @@ stage 5 not on other tasks and on stage 6; scores after it not on how stage 6 tr
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,21 @@ def _common(whole: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, A
 
 def _corpora(whole: Mapping[str, Any]) -> int:
     return 1 + (whole["text_only"] is not None)
+
+
+def share_data(folder: Path, store: Path, content: Mapping[str, Any]) -> None:
+    """Makes the folder of a run's data a link into the store, so that runs of the same rows build them once.
+
+    Args:
+        folder: where the run looks for its data; one that is there stays.
+        store: of the phases.
+        content: of the recipe, `content_of`.
+    """
+    if folder.exists() or folder.is_symlink():
+        return
+    shared = store / "data" / hash_json(content["rows"])[:16]
+    shared.mkdir(parents=True, exist_ok=True)
+    folder.symlink_to(os.path.relpath(shared, folder.parent), target_is_directory=True)
 
 
 def _names(value: Any) -> Iterator[str]:

@@ -9,7 +9,7 @@ from lam_jax.latent.agent import Reading
 from lam_jax.parallel.mesh import make_mesh
 from lam_jax.pipeline.phases import STAGE_PHASES
 from lam_jax.pipeline.plan import phases_of
-from lam_jax.pipeline.shares import Shares
+from lam_jax.pipeline.shares import Shares, share_data
 from lam_jax.recipe import AnswerSet, Recipe, in_every_space
 from lam_jax.recipes import demo
 from lam_jax.rewards.functions import FunctionReward
@@ -135,3 +135,20 @@ def test_a_key_goes_by_the_arrays_of_the_phases_before(tmp_path):
         keys.append(shares.key(tmp_path / str(number), "stage2_projector"))
     assert keys[0] == keys[1] != keys[2]
     assert shares.key(tmp_path / "0", "stage1_inverse") == shares.key(tmp_path / "2", "stage1_inverse")
+
+
+def test_runs_of_the_same_rows_build_their_data_once(tmp_path):
+    first, second, other, own = (tmp_path / "grid" / "runs" / name / "data" for name in ("a", "b", "c", "d"))
+    for folder in (first, second, other, own):
+        folder.parent.mkdir(parents=True)
+    own.mkdir()
+    store = tmp_path / "grid" / "phases"
+    for folder, rows in ((first, ["x", "y"]), (second, ["x", "y"]), (other, ["x", "z"]), (own, ["x", "y"])):
+        share_data(folder, store, {"rows": rows, "model": {folder.parent.name: "of its own"}})
+    (first / "built").write_text("rows")
+    share_data(first, store, {"rows": ["x", "z"]})  # a run that goes on
+    assert (second / "built").read_text() == "rows"
+    assert not any((folder / "built").exists() for folder in (other, own))
+    assert not own.is_symlink()
+    (tmp_path / "grid").rename(tmp_path / "moved")
+    assert (tmp_path / "moved" / "runs" / "b" / "data" / "built").read_text() == "rows"
