@@ -14,6 +14,7 @@ from typing import Any
 
 from experiments.arms import arm
 from experiments.grid_command import main
+from experiments.noisy_pictures import NoisyRows
 from lam_jax.data.mispaired import MispairedRows
 from lam_jax.grid.grid import Grid
 from lam_jax.recipe import Recipe
@@ -34,6 +35,14 @@ def _latent(**fields: Any) -> Change:
 def _mispaired(share: float) -> Change:
     def change(recipe: Recipe) -> Recipe:
         rows = MispairedRows(recipe.paired.rows, share)
+        return dataclasses.replace(recipe, paired=dataclasses.replace(recipe.paired, rows=rows))
+
+    return change
+
+
+def _noisy(share: float, deviation: float) -> Change:
+    def change(recipe: Recipe) -> Recipe:
+        rows = NoisyRows(recipe.paired.rows, share, deviation)
         return dataclasses.replace(recipe, paired=dataclasses.replace(recipe.paired, rows=rows))
 
     return change
@@ -69,6 +78,7 @@ CHANGES: Mapping[str, Change] = {
     "mispaired_20": _mispaired(0.2),
     "mispaired_50": _mispaired(0.5),
     "mispaired_100": _mispaired(1.0),
+    "noisy_pictures": _noisy(0.5, 64.0),  # half of them, by a quarter of the range of a pixel
     # The space.
     "codes_16": _latent(codes=16),
     "codes_64": _latent(codes=64),

@@ -1,6 +1,6 @@
 """Coverage and robustness of the codes with and without a part of the method: the seed's first and third experiments.
 
-    .venv/bin/python -m experiments.coverage                      # 4 variants x 3 seeds, stages 1 to 4 of each
+    .venv/bin/python -m experiments.coverage                      # 5 variants x 3 seeds, stages 1 to 4 of each
     .venv/bin/python -m experiments.reproduction_page             # the tables of docs/reproduction.md
 
 On held-out image-text rows the inverse model infers a code for every token of the reference: from the row as it is,
@@ -39,7 +39,7 @@ from lam_jax.recipe import PAIRED, TEXT_ONLY
 from lam_jax.runs.phase_store import PhaseStore
 from lam_jax.train.stages.inverse_pass import frozen_states, inverse_logits
 
-VARIANTS = ("full", "no_cycle", "no_projector", "no_text_only")
+VARIANTS = ("full", "no_cycle", "no_projector", "no_text_only", "noisy_pictures")
 NOISES = (0.25, 0.5, 1.0, 2.0)
 ROWS = 256
 BATCH = 32
@@ -63,6 +63,14 @@ def noisy(agent: Agent, scale: float, key: jax.Array) -> Agent:
     """The agent with noise on its vision states."""
     backbone: Any = agent.backbone
     return agent.replace(backbone=backbone.replace(vision=NoisyTower(backbone.vision, jnp.float32(scale), key)))
+
+
+def on_pixels(batch: Batch, scale: float) -> Batch:
+    """Rows with Gaussian noise on their pixels, `scale` times the root mean square of the normalised pixels."""
+    assert batch.images is not None
+    patches = np.asarray(batch.images.patches)
+    noise = np.random.default_rng(0).normal(size=patches.shape) * np.sqrt(np.mean(np.square(patches)))
+    return batch.replace(images=batch.images.replace(patches=(patches + scale * noise).astype(patches.dtype)))
 
 
 def of_another(batch: Batch) -> Batch:
@@ -158,6 +166,7 @@ def measure(agent: Agent, paired: list[Batch], text_only: list[Batch], reading: 
     conditions |= {
         f"noise {scale:g} on vision states": (noisy(agent, scale, jax.random.key(0)), iter(paired)) for scale in NOISES
     }
+    conditions |= {f"noise {scale:g} on pixels": (agent, (on_pixels(b, scale) for b in paired)) for scale in NOISES}
     text = usage(look(agent, text_only, reading), codes)
     own = usage(clean, codes)
     used = text > 0.1 / codes  # more than a tenth of an equal share

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import coverage
-from experiments.coverage import Seen, figures, look, measure, noisy, of_another, perplexity, text_form
+from experiments.coverage import Seen, figures, look, measure, noisy, of_another, on_pixels, perplexity, text_form
 from lam_jax.latent.agent import Reading
 from tests import tiny
 from tests.tiny import Row, make_batch, words
@@ -108,6 +108,14 @@ def test_noise_grows_with_its_scale_and_none_changes_nothing():
     assert moved.std() == pytest.approx(0.5 * math.sqrt(np.mean(plain**2)), rel=0.2)
 
 
+def test_noise_on_pixels_is_of_their_size_and_leaves_the_rows():
+    loud: Any = on_pixels(PAIRED, 0.5)
+    moved = np.asarray(loud.images.patches) - np.asarray(PICTURES.patches)
+    assert moved.std() == pytest.approx(0.5 * math.sqrt(np.mean(np.asarray(PICTURES.patches) ** 2)), rel=0.1)
+    assert np.array_equal(loud.tokens, PAIRED.tokens)
+    assert np.array_equal(loud.images.image_id, PICTURES.image_id)
+
+
 def test_an_agents_figures():
     agent = tiny.agent()
     found = measure(agent, [PAIRED], [TEXT], READING)
@@ -119,7 +127,7 @@ def test_an_agents_figures():
         "text form",
         "picture withheld",
         "another row's picture",
-        *(f"noise {scale:g} on vision states" for scale in coverage.NOISES),
+        *(f"noise {scale:g} on {where}" for where in ("vision states", "pixels") for scale in coverage.NOISES),
     ]
     own, text = (np.bincount(look(agent, [b], READING).code, minlength=found["codes"]) for b in (PAIRED, TEXT))
     assert found["positions"] == own.sum()
