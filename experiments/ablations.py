@@ -15,6 +15,7 @@ from typing import Any
 from experiments.arms import arm
 from experiments.grid_command import main
 from experiments.noisy_pictures import NoisyRows
+from experiments.only_tasks import OnlyTasks
 from lam_jax.data.mispaired import MispairedRows
 from lam_jax.grid.grid import Grid
 from lam_jax.recipe import Recipe
@@ -48,6 +49,13 @@ def _noisy(share: float, deviation: float) -> Change:
     return change
 
 
+def _dialogue(recipe: Recipe) -> Recipe:
+    """Text-only rows without role play and help: captions and questions about described pictures, 7,500 of 21,600."""
+    assert recipe.text_only is not None
+    rows = OnlyTasks(recipe.text_only.rows, ("dialogue",))
+    return dataclasses.replace(recipe, text_only=dataclasses.replace(recipe.text_only, rows=rows))
+
+
 def _rows(**train: int) -> Change:
     """Other numbers of training rows of stages 1 to 4."""
 
@@ -73,6 +81,7 @@ CHANGES: Mapping[str, Change] = {
     # Amount and quality of the data.
     "text_only_240": _rows(text_only=240),
     "text_only_1200": _rows(text_only=1200),
+    "text_only_dialogue": _dialogue,
     "paired_600": _rows(paired=600),
     "paired_1800": _rows(paired=1800),
     "mispaired_20": _mispaired(0.2),

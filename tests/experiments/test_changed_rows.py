@@ -1,4 +1,4 @@
-"""Rows with noise on their pictures: which rows, how much, and what stays."""
+"""What the ablations do to rows: noise on pictures, rows of some tasks alone; which rows, how much, and what stays."""
 
 import dataclasses
 import io
@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from experiments.noisy_pictures import NoisyRows
+from experiments.only_tasks import OnlyTasks
 from lam_jax.data.schemas import Example, Message
 
 
@@ -54,3 +55,18 @@ def test_what_is_done_is_part_of_the_content():
     others = [dataclasses.replace(one, **change) for change in ({"share": 1.0}, {"deviation": 21.0}, {"seed": 1})]
     assert len({each.content() for each in (one, *others)}) == 4
     assert one.shrunk(3).source == Made()
+
+
+def test_rows_of_one_task_are_kept_in_one_split(tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Tasks(Made):
+        def read(self, folder, split):
+            named = ("dialogue", "help", "dialogue")
+            return [dataclasses.replace(x, facts={"task": t}) for x, t in zip(super().read(folder, split), named)]
+
+    source = OnlyTasks(Tasks(), ("dialogue",))
+    assert [row.id for row in source.read(tmp_path, "train")] == ["train0", "train2"]
+    assert [row.id for row in source.read(tmp_path, "test")] == ["test0", "test1", "test2"]
+    assert source.content() != OnlyTasks(Tasks(), ("help",)).content()
+    with pytest.raises(ValueError, match="Row train0 of 'train' has no facts with a task"):
+        OnlyTasks(Made(), ("dialogue",)).read(tmp_path, "train")
