@@ -28,6 +28,8 @@ LEARN = Method(sft="learn")
 METHOD_OF = {"token": Method(), "latent": METHODS["paper"], "repaired": LEARN, "hybrid": LEARN}
 SFT_STEPS = 250  # the demo has 70; with fewer the codes of `learn` do not reach the answers (method.md section 8)
 RL_STEPS = 60  # the demo has 12
+# Of the answers, for curves of score against diversity; the two that the demo has come first.
+TEMPERATURES = (1.0, 0.1, 0.6, 0.3)
 # How the released stack drew the answers of its token agents (divergence.md).
 RELEASED_ANSWERS = SamplingConfig(temperature=1e-6, repetition_penalty=1.05)
 
@@ -55,7 +57,7 @@ def arm(
     if learning_rate is not None:
         optimiser = dataclasses.replace(optimiser, lr=learning_rate)
     rl = dataclasses.replace(found.rl, steps=RL_STEPS, optimisers={**found.rl.optimisers, space: optimiser})
-    answers = found.evaluation.answers
+    answers = tuple(AnswerSet(2, in_every_space(SamplingConfig(temperature=t))) for t in TEMPERATURES)
     if agent == "token":
         answers = (*answers, AnswerSet(2, in_every_space(RELEASED_ANSWERS)))
     evaluation = dataclasses.replace(found.evaluation, answers=answers, prompts=96, backbone=None)
@@ -66,6 +68,9 @@ def arm(
 def tuning(agent: AgentName, seed: int, task: TaskName, learning_rate: float) -> Recipe:
     """An agent's recipe, scored on validation prompts instead of the tests."""
     found = arm(agent, seed, task, "grpo", learning_rate)
+    kept = {1.0, 0.1, RELEASED_ANSWERS.temperature}
+    answers = tuple(each for each in found.evaluation.answers if each.sampling[SPACE_OF[agent]].temperature in kept)
+    evaluation = dataclasses.replace(found.evaluation, answers=answers)
     tests = {"validation": ScoredSplit("val", "Validation")}
     tasks = tuple(dataclasses.replace(each, tests=tests) for each in found.tasks)
-    return dataclasses.replace(found, name="tune", tasks=tasks)
+    return dataclasses.replace(found, name="tune", tasks=tasks, evaluation=evaluation)

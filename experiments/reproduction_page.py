@@ -12,7 +12,14 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments.reproduction_records import cost_table, diversity_table, reach_table, spread, table
+from experiments.reproduction_records import (
+    cost_table,
+    diversity_table,
+    equal_diversity_table,
+    reach_table,
+    spread,
+    table,
+)
 from lam_jax.errors import LamJaxError
 from lam_jax.grid.arms import Results, read_results
 from lam_jax.grid.render import number
@@ -121,6 +128,12 @@ REACH_TEXT = (
     "inferred code over the backbone, after stage 5. [metrics.md](metrics.md) says how each is measured. Mean, least "
     "and largest over seeds."
 )
+DIVERSITY = "Scores at equal diversity"
+DIVERSITY_TEXT = (
+    "Each agent's scores and diversities after RL at all temperatures of its answers make a curve; the difference of "
+    "two curves is a mean over the diversities that both reach. No sentence embedder is at hand, so diversity counts "
+    "words."
+)
 COST = "Rewards in training at equal cost"
 COST_TEXT = (
     "Mean training reward of the last five logged steps within a budget: what the cheapest of the agents of a cell "
@@ -157,6 +170,9 @@ def page(results: Path) -> Iterator[str]:
     yield f"## {REACH}"
     yield REACH_TEXT
     yield from _of_both(tables, reach_table)
+    yield f"## {DIVERSITY}"
+    yield DIVERSITY_TEXT
+    yield from _of_both(tables, equal_diversity_table)
     yield f"## {COST}"
     yield COST_TEXT
     yield from _of_both(tables, cost_table)

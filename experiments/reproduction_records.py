@@ -4,12 +4,16 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from lam_jax.grid.arms import PHASE, Arm, Results, arms_of
 from lam_jax.grid.render import number
 
 Record = Mapping[str, Any]
 LAST = 5  # logged steps before a budget is spent, whose rewards are averaged
 LEAST_SEEDS = 3
+POINTS = 21
+COLDEST = 0.01  # below, all samples of a prompt are one
 BUDGETS = {"samples": "samples", "flops": "FLOPs", "seconds": "seconds"}
 
 
@@ -94,6 +98,45 @@ def diversity_table(found: Results | None) -> str:
                 rows.append([place, arm.labels["agent"], cell or "-", kind, spread(own), spread(more), verdict(more)])
     heads = ("task, split, temperature", "agent", "cell", "diversity", "mean", "minus token", "verdict")
     return table(heads, rows) if rows else ""
+
+
+def equal_diversity_table(found: Results | None) -> str:
+    """Scores after RL of each agent minus the token agent's at equal diversity, where their curves overlap.
+
+    A curve goes through an agent's (diversity, score) of each temperature; between two of them it is straight. The
+    difference is the mean of `POINTS` even steps over the diversities that both reach.
+    """
+    curves: dict[tuple[str, ...], dict[tuple[str, int], list[tuple[float, float]]]] = {}
+    for block, arms in arms_of(found.records).items() if found else ():
+        for arm in (arm for arm in arms if arm.labels[PHASE] == "rl" and block.temperature >= COLDEST):
+            cell = " ".join(value for name, value in _but_agent(arm).items() if name != PHASE)
+            own = curves.setdefault((block.task, block.split, cell or "-"), {})
+            for seed in set(arm.scores) & set(arm.diversity):
+                point = arm.diversity[seed], statistics.fmean(arm.scores[seed].values())
+                own.setdefault((arm.labels["agent"], seed), []).append(point)
+    rows = []
+    for place, own in curves.items():
+        for agent in dict.fromkeys(agent for agent, _ in own if agent != "token"):
+            seeds = sorted(seed for name, seed in own if name == agent and ("token", seed) in own)
+            more = [over_common(own[agent, seed], own["token", seed]) for seed in seeds]
+            kept = [value for value in more if value is not None]
+            if more:
+                cells = (spread(kept), verdict(kept)) if kept else ("curves do not overlap", "undecided")
+                rows.append([f"{place[0]}, {place[1]}", agent, place[2], *cells, f"{len(kept)} of {len(more)}"])
+    heads = ("task, split", "agent", "cell", "score minus token's", "verdict", "seeds with overlap")
+    return table(heads, rows) if rows else ""
+
+
+def over_common(one: Sequence[tuple[float, float]], other: Sequence[tuple[float, float]]) -> float | None:
+    """Mean of y minus the other's y over the x that both curves reach; None: there are none, or a curve is a point."""
+    if min(len(one), len(other)) < 2:
+        return None
+    (xs, ys), (others, heights) = (np.array(sorted(curve)).T for curve in (one, other))
+    low, high = max(xs[0], others[0]), min(xs[-1], others[-1])
+    if low >= high:
+        return None
+    at = np.linspace(low, high, POINTS)
+    return float(np.mean(np.interp(at, xs, ys) - np.interp(at, others, heights)))
 
 
 def verdict(differences: Sequence[float]) -> str:

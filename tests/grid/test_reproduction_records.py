@@ -2,7 +2,15 @@
 
 import pytest
 
-from experiments.reproduction_records import cost_table, diversity_table, reach_table, reward_at, verdict
+from experiments.reproduction_records import (
+    cost_table,
+    diversity_table,
+    equal_diversity_table,
+    over_common,
+    reach_table,
+    reward_at,
+    verdict,
+)
 from lam_jax.grid.arms import read_results
 from tests.grid.test_tables import cell, score, write
 
@@ -96,3 +104,32 @@ def test_a_verdict_needs_three_seeds_of_one_sign():
     assert verdict([0.1, 0.2, 0.3]) == "supported"
     assert verdict([-0.1, -0.2, -0.3]) == "not supported"
     assert verdict([0.1, 0.2]) == verdict([0.1, 0.2, -0.1]) == verdict([-0.1, -0.1]) == "undecided"
+
+
+def test_curves_are_compared_where_both_are():
+    line = [(1.0, 0.0), (3.0, 2.0)]  # y = x - 1
+    assert over_common([(2.0, 2.5), (5.0, 5.5)], line) == pytest.approx(1.5)  # y = x + .5, from 2 to 3
+    assert over_common(line, [(5.0, 5.5), (2.0, 2.5)]) == pytest.approx(-1.5)
+    assert over_common(line, [(3.0, 1.0), (4.0, 1.0)]) is None
+    assert over_common(line, [(2.0, 1.0)]) is None
+
+
+def test_scores_at_equal_diversity(tmp_path):
+    points = {"token": ((1.0, 0.4), (3.0, 0.6)), "hybrid": ((1.0, 0.6), (2.0, 0.7))}
+    cells = [
+        agent(
+            name,
+            seed,
+            scores=[
+                score(name, "rl", [value + 0.01 * seed * (name == "hybrid")] * 4, diversity=diversity, temperature=t)
+                for t, (diversity, value) in zip((0.1, 1.0), curve)
+            ]
+            + [score(name, "rl", [9.0] * 4, diversity=1.0, temperature=1e-6)],
+        )
+        for name, curve in points.items()
+        for seed in range(3)
+    ]
+    (row,) = rows_of(equal_diversity_table(made(tmp_path, *cells)))
+    # Both straight and parallel: .6 - .4 where they begin, more by .01 a seed.
+    expected = ["0.210 [0.200, 0.220]", "supported", "3 of 3"]
+    assert row == ["role_play, id", "hybrid", "grpo", *expected]
