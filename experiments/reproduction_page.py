@@ -6,21 +6,22 @@
 import dataclasses
 import json
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from experiments.reproduction_records import (
     cost_table,
-    diversity_table,
+    diversity_rows,
     equal_diversity_table,
     reach_table,
     spread,
     table,
 )
 from lam_jax.errors import LamJaxError
+from lam_jax.evaluation.crossed import verdict_of
 from lam_jax.grid.arms import Results, read_results
 from lam_jax.grid.render import number
 from lam_jax.grid.tables import BlockTables, Compared, GridTables, grid_tables
@@ -41,7 +42,8 @@ class Claim:
         grid: folder of the results.
         asked: picks the comparisons.
         also: what else is known, with its command.
-        made: another table in the place of the comparisons.
+        rows: another table in the place of the comparisons, its verdicts last.
+        claimed: of the first of two against the second; None: nothing, and verdicts say whether it is better.
     """
 
     title: str
@@ -49,7 +51,14 @@ class Claim:
     grid: str
     asked: Asked
     also: str = ""
-    made: Callable[[Results | None], str] | None = None
+    rows: Callable[[Results | None], list[list[str]]] | None = None
+    claimed: Literal["better", "worse", "not better"] | None = "better"
+
+    def table(self, found: GridTables | None) -> list[list[str]]:
+        """Heads and rows, a verdict at the end of each; no rows where nothing was run."""
+        if self.rows is not None:
+            return self.rows(found.results if found else None)
+        return [list(COMPARED), *_compared(found, self.asked, self.claimed)]
 
 
 def _agents(*pairs: tuple[str, str]) -> Asked:
@@ -81,27 +90,30 @@ CLAIMS = (
         "diverse at each of them.",
         "reproduce",
         lambda block, found: False,
-        made=diversity_table,
+        rows=diversity_rows,
     ),
     Claim(
         "3. The cycle loss matters",
         "The method without it, minus the whole one.",
         "ablations",
         _changes("no_cycle"),
+        claimed="worse",
     ),
-    Claim("4. The projector matters", "Likewise.", "ablations", _changes("no_projector")),
+    Claim("4. The projector matters", "Likewise.", "ablations", _changes("no_projector"), claimed="worse"),
     Claim(
         "5. Text-only data matter",
         "Likewise: none, 240 and 1,200 rows that are seen again and again, against 21,600 of which 2,480 are read; and "
         "rows of dialogue alone, without the two thirds that are like the tasks.",
         "ablations",
         _changes("no_text_only", "text_only_240", "text_only_1200", "text_only_dialogue"),
+        claimed="worse",
     ),
     Claim(
         "6. A small codebook is enough",
-        "16, 64, 128 and 256 codes against 32.",
+        "More do not help: 64, 128 and 256 codes against 32. (16 stand in the grid's own table.)",
         "ablations",
-        _changes("codes_16", "codes_64", "codes_128", "codes_256"),
+        _changes("codes_64", "codes_128", "codes_256"),
+        claimed="not better",
     ),
     Claim(
         "7. Amount and quality of paired data (the seed's third experiment)",
@@ -109,6 +121,7 @@ CLAIMS = (
         "rows with noise on the picture (64 of 255 levels), which is a mitigation too: see coverage below.",
         "ablations",
         _changes("paired_600", "paired_1800", "mispaired_20", "mispaired_50", "mispaired_100", "noisy_pictures"),
+        claimed=None,
     ),
     Claim(
         "8. How the codes are trained: readouts, SFT recipes, noise, what inverse dynamics reads",
@@ -118,6 +131,7 @@ CLAIMS = (
             *("readout_block", "readout_delta", "sft_released", "sft_guided", "sft_joint", "gumbel_off"),
             *("gumbel_annealed", "inverse_tokens"),
         ),
+        claimed=None,
     ),
 )
 REACH = "What the codes reach, and what bounds a policy over them"
@@ -141,6 +155,12 @@ COST_TEXT = (
     "ran alone."
 )
 COVERAGE = "Coverage and robustness of the codes (the seed's first and third experiments)"
+BETTER = {"supported": "better", "not supported": "not better", "undecided": "undecided"}
+OPPOSITE = {"supported": "not supported", "not supported": "supported"}
+SHORT_TEXT = (
+    "A verdict counts only with several seeds. Of a claim: what all of its decided comparisons say, *mixed* where they "
+    "disagree, *undecided* where none is decided."
+)
 TUNED = "Learning rates of RL, chosen before any test prompt was answered"
 
 
@@ -157,14 +177,16 @@ def page(results: Path) -> Iterator[str]:
         "verdicts and the resolvable difference are computed."
     )
     yield "\n".join(f"- {line}" for line in (_state(name, found) for name, found in tables.items()))
+    yield "## In short"
+    yield SHORT_TEXT
+    yield _short(tables)
     yield f"## {TUNED}"
     yield from _means(tables["tune"])
     for claim in CLAIMS:
         yield f"## {claim.title}"
         yield claim.text
-        found = tables[claim.grid]
-        made = claim.made(found.results if found else None) if claim.made else _compared(found, claim.asked)
-        yield made or NOT_RUN
+        heads, *rows = claim.table(tables[claim.grid])
+        yield table(heads, rows) if rows else NOT_RUN
         if claim.also:
             yield claim.also
     yield f"## {REACH}"
@@ -256,34 +278,54 @@ def _coverage(folder: Path) -> Iterator[str]:
     yield table(heads, rows)
 
 
-def _compared(found: GridTables | None, asked: Asked) -> str:
-    rows = []
+COMPARED = (
+    "task, split, temperature",
+    "difference",
+    "cell",
+    "mean [interval]",
+    "resolvable",
+    "seeds x rows",
+    "verdict",
+)
+
+
+def _compared(found: GridTables | None, asked: Asked, claimed: str | None) -> Iterator[list[str]]:
     for block in found.blocks if found else ():
         for each in (each for each in block.compared if asked(block, each)):
             rest = " ".join(value for name, value in each.labels.items() if name != "phase")
             difference = each.found
             low, high = number(difference.low, True), number(difference.high, True)
-            rows.append(
-                [
-                    f"{block.task}, {block.block.split}, {block.block.temperature:g}",
-                    f"{each.first} - {each.second}",
-                    rest or "-",
-                    f"{number(difference.mean, True)} [{low}, {high}]",
-                    number(difference.resolvable),
-                    f"{difference.seeds} x {difference.prompts}",
-                    difference.verdict,
-                ]
-            )
-    heads = (
-        "task, split, temperature",
-        "difference",
-        "cell",
-        "mean [interval]",
-        "resolvable",
-        "seeds x rows",
-        "verdict",
-    )
-    return table(heads, rows) if rows else ""
+            verdict: str = difference.verdict
+            if claimed == "worse" and found is not None and difference.seeds > 1:
+                verdict = verdict_of(-difference.high, -difference.low, found.margin)
+            verdict = {None: BETTER, "not better": OPPOSITE}.get(claimed, {}).get(verdict, verdict)
+            yield [
+                f"{block.task}, {block.block.split}, {block.block.temperature:g}",
+                f"{each.first} - {each.second}",
+                rest or "-",
+                f"{number(difference.mean, True)} [{low}, {high}]",
+                number(difference.resolvable),
+                f"{difference.seeds} x {difference.prompts}",
+                verdict,
+            ]
+
+
+def _short(tables: dict[str, GridTables | None]) -> str:
+    """The claims and what became of them."""
+    rows = []
+    for claim in (claim for claim in CLAIMS if claim.claimed):
+        found = [row[-1] for row in claim.table(tables[claim.grid])[1:]]
+        counts = {verdict: found.count(verdict) for verdict in ("supported", "not supported", "undecided")}
+        rows.append(
+            [claim.title, overall(found), ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if n) or "-"]
+        )
+    return table(("claim", "verdict", "comparisons"), rows)
+
+
+def overall(verdicts: Sequence[str]) -> str:
+    """Of the verdicts of several comparisons one: what all that are decided say; undecided where none is."""
+    decided = set(verdicts) - {"undecided"}
+    return "undecided" if not decided else decided.pop() if len(decided) == 1 else "mixed"
 
 
 def _means(found: GridTables | None) -> Iterator[str]:

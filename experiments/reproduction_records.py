@@ -79,9 +79,9 @@ def cost_table(found: Results | None) -> str:
     return table(("cell", "agent", *heads, "samples / TFLOP / s in all", "seeds"), rows) if rows else ""
 
 
-def diversity_table(found: Results | None) -> str:
-    """Diversity of answers after RL of each agent minus that of the token agent of the same seed and cell."""
-    rows = []
+def diversity_rows(found: Results | None) -> list[list[str]]:
+    """Diversity of answers after RL of each agent minus the token agent's of the same seed and cell; heads first."""
+    rows = [["task, split, temperature", "agent", "cell", "diversity", "mean", "minus token", "verdict"]]
     for block, arms in arms_of(found.records).items() if found else ():
         after = [arm for arm in arms if arm.labels[PHASE] == "rl"]
         for arm in after:
@@ -96,8 +96,7 @@ def diversity_table(found: Results | None) -> str:
                 own = [arm.diversity[seed] for seed in sorted(arm.diversity)]
                 kind = "of words" if arm.lexical else "of embeddings"
                 rows.append([place, arm.labels["agent"], cell or "-", kind, spread(own), spread(more), verdict(more)])
-    heads = ("task, split, temperature", "agent", "cell", "diversity", "mean", "minus token", "verdict")
-    return table(heads, rows) if rows else ""
+    return rows
 
 
 def equal_diversity_table(found: Results | None) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.reproduction_page import NOT_RUN, PAGE, RESULTS, page
+from experiments.reproduction_page import NOT_RUN, PAGE, RESULTS, overall, page
 from tests.grid.test_tables import cell, score, write
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +43,46 @@ def test_a_claim_has_the_comparisons_that_speak_to_it(tmp_path):
         ("hybrid - token", "+0.300 [+0.300, +0.300]", "supported"),
     ]
     assert NOT_RUN in text[text.index("## 3.") : text.index("## 4.")]
+
+
+def test_that_a_part_matters_is_supported_where_the_method_without_it_is_worse(tmp_path):
+    cells = [
+        cell(f"{change}{seed}", seed, {"seed": seed, "change": change}, [score("latent", "rl", [value] * 4)])
+        for change, value in (
+            ("full", 0.6),
+            ("gumbel_off", 0.7),
+            ("no_cycle", 0.4),
+            ("no_projector", 0.8),
+            ("codes_64", 0.7),
+            ("codes_128", 0.6),
+        )
+        for seed in range(3)
+    ]
+    write(tmp_path / "ablations", *cells, plan=cells)
+    text = "\n\n".join(page(tmp_path))
+    ends = {
+        line.split(" | ")[1]: line.split(" | ")[-1].strip(" |") for line in text.splitlines() if " - full |" in line
+    }
+    assert ends == {
+        "no_cycle - full": "supported",
+        "no_projector - full": "not supported",
+        "gumbel_off - full": "better",
+        "codes_64 - full": "not supported",
+        "codes_128 - full": "supported",
+    }
+    short = text[text.index("## In short") : text.index("## Learning")]
+    assert "| 3. The cycle loss matters | supported | 1 supported |" in short
+    assert "| 4. The projector matters | not supported | 1 not supported |" in short
+    assert "| 1. Latent RL beats token RL | undecided | - |" in short
+    assert "| 6. A small codebook is enough | mixed | 1 supported, 1 not supported |" in short
+    assert "7. Amount" not in short
+
+
+def test_one_verdict_of_several():
+    assert overall([]) == overall(["undecided"]) == "undecided"
+    assert overall(["supported", "undecided"]) == "supported"
+    assert overall(["not supported"]) == "not supported"
+    assert overall(["supported", "not supported"]) == "mixed"
 
 
 def test_coverage_is_averaged_over_seeds(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from experiments.reproduction_records import (
     cost_table,
-    diversity_table,
+    diversity_rows,
     equal_diversity_table,
     over_common,
     reach_table,
@@ -95,7 +95,8 @@ def test_diversity_is_compared_with_the_token_agents_of_the_same_seed(tmp_path):
         for name, base, step in (("token", 2.0, 0), ("latent", 2.5, -0.25))
         for seed in range(3)
     ]
-    (row,) = rows_of(diversity_table(made(tmp_path, *cells)))
+    heads, row = diversity_rows(made(tmp_path, *cells))
+    assert len(heads) == len(row)
     expected = ["of embeddings", "2.250 [2.000, 2.500]", "0.250 [0.000, 0.500]", "undecided"]
     assert row == ["role_play, id, 0.1", "latent", "grpo", *expected]
 
