@@ -126,8 +126,7 @@ class Setting:
     def rl(self, space: Space) -> RLConfig:
         """The released settings of stage 6 at this workload."""
         sampling = SAMPLING.get(space.name, SamplingConfig())
-        sizes = {"samples": self.work.samples, "length": self.work.completion}
-        rollout = RolloutConfig(**sizes, sampling=sampling, weights=self.rollout_weights)
+        rollout = RolloutConfig(self.work.samples, self.work.completion, sampling, weights=self.rollout_weights)
         return RLConfig(self.algorithm, space, prompts=self.work.prompts, rollout=rollout, remat=self.method.remat)
 
 
