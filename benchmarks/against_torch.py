@@ -1,6 +1,7 @@
 """Our rollouts and updates beside transformers' in the same process, interleaved, on the same threads.
 
     python -m benchmarks.against_torch --preset mid --json against_torch.json
+    python -m benchmarks.against_torch --preset mid --rollout-weights bfloat16 int8
 
 Needs the extra `bench` (torch).
 """
@@ -8,10 +9,10 @@ Needs the extra `bench` (torch).
 import numpy as np
 import tyro
 
-from benchmarks.programs import RolloutProgram, UpdateProgram
+from benchmarks.programs import UpdateProgram, rollout_programs
 from benchmarks.session import Options, Session
 from benchmarks.torch_baseline import TorchRollout, TorchUpdate, torch_model
-from benchmarks.workload import make_agent, prompts, rl_config, spaces
+from benchmarks.workload import make_agent
 
 # Seconds until the threads of the library that ran before have stopped spinning.
 SETTLE = 0.5
@@ -23,12 +24,13 @@ def run(options: Options) -> list:
     work = session.work
     agent = make_agent(work)
     model = torch_model(agent.backbone)
-    ours = {n: RolloutProgram(s, prompts(work), rl_config(work, n).rollout) for n, s in spaces(agent).items()}
+    ours = rollout_programs(agent, work, options.rollout_weights)
     times = session.compare({**ours, "torch": TorchRollout(model, work)}, settle=SETTLE).seconds
     session.add("rollout.torch_token.tokens_per_s", [work.tokens / s for s in times["torch"]], "tokens/s")
-    for name in ours:
-        title = f"rollout.{name}_over_torch"
-        session.add_ratio(title, times["torch"], times[name], note="speed, as a multiple of `generate`")
+    for name, program in ours.items():
+        title, held = f"rollout.{name}_over_torch", program.config.weights
+        note = "speed, as a multiple of `generate`" + ("" if held == "same" else f"; ours with the backbone in {held}")
+        session.add_ratio(title, times["torch"], times[name], note=note)
     _updates(session, agent, model, np.asarray(ours["token"]().tokens))
     return session.finish()
 

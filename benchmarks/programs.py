@@ -5,6 +5,7 @@ N prompts, G samples of a prompt, T completion length.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -15,6 +16,7 @@ from benchmarks.workload import METHOD, Workload, endless_prompts, make_batch, p
 from lam_jax.latent.agent import Agent
 from lam_jax.models.inputs import Batch
 from lam_jax.nn.layout import Layout
+from lam_jax.nn.stored import Storage
 from lam_jax.parallel import ROLLOUT, use
 from lam_jax.parallel.choose_layout import choose_layout
 from lam_jax.rewards.verdict import Verdict
@@ -47,6 +49,17 @@ class RolloutProgram:
     def __call__(self) -> Rollout:
         self.key = jax.random.split(self.key, 2)[0]
         return run_rollout(self.space, self.batch, self.ids, self.key, self.config)
+
+
+def rollout_programs(agent: Agent, work: Workload, held: Sequence[Storage] = ()) -> dict[str, RolloutProgram]:
+    """Rollouts of forced length by action space, and by "space_storage" where the backbone can be held so."""
+    batch, found = prompts(work), {}
+    for name, space in spaces(agent).items():
+        config = rl_config(work, name).rollout
+        found[name] = RolloutProgram(space, batch, config)
+        for weights in held if SPACES[name].frozen_backbone else ():
+            found[f"{name}_{weights}"] = RolloutProgram(space, batch, dataclasses.replace(config, weights=weights))
+    return found
 
 
 @functools.partial(jax.jit, static_argnames="layout")

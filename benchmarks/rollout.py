@@ -1,8 +1,10 @@
 """Rollouts in both action spaces: tokens/s, prefill shared by samples, decode against its read floor, and the parts.
 
     python -m benchmarks.rollout --preset mid --json rollout.json
+    python -m benchmarks.rollout --preset mid --rollout-weights int8
 
-Completions of forced equal length first, natural lengths second.
+With `--rollout-weights` rollouts of codes whose decode steps hold the frozen backbone so are timed beside the others,
+in the same rounds: rollout.latent_int8. Completions of forced equal length first, natural lengths second.
 """
 
 from collections.abc import Sequence
@@ -11,10 +13,11 @@ import jax.numpy as jnp
 import tyro
 
 from benchmarks.breakdown import components
-from benchmarks.programs import PrefillProgram, RolloutProgram, with_natural_ends
+from benchmarks.programs import PrefillProgram, RolloutProgram, rollout_programs, with_natural_ends
 from benchmarks.session import Options, Session
 from benchmarks.workload import make_agent, prompts, rl_config, spaces
 from lam_jax.train.counting import decode_bytes
+from lam_jax.train.spaces import SPACES
 
 
 def run(options: Options) -> list:
@@ -23,16 +26,22 @@ def run(options: Options) -> list:
     work = session.work
     agent = make_agent(work)
     batch = prompts(work)
-    forced = {name: RolloutProgram(s, batch, rl_config(work, name).rollout) for name, s in spaces(agent).items()}
+    forced = rollout_programs(agent, work, options.rollout_weights)
     started = {f"prefill_{name}": PrefillProgram(s, batch) for name, s in spaces(agent).items()}
     times = session.compare({**forced, **started}).seconds
-    for name in forced:
-        latent = work.latent if name == "latent" else None
+    for name, program in forced.items():
+        space, held = SPACES[name.partition("_")[0]], program.config.weights
         item = jnp.dtype(work.config.dtype).itemsize
-        needed = decode_bytes(work.config, latent, work.prompts, work.samples, work.prompt, work.completion, item)
-        steps = _decode_seconds(times[name], times[f"prefill_{name}"], work.completion)
-        session.add(f"rollout.{name}.tokens_per_s", [work.tokens / s for s in times[name]], "tokens/s")
-        session.add(f"prefill.{name}.s", times[f"prefill_{name}"], "s")
+        sizes = (work.prompts, work.samples, work.prompt, work.completion, item)
+        head = "same" if space.emits else held
+        needed = decode_bytes(work.config, work.latent if space.coded else None, *sizes, held, head)
+        steps = _decode_seconds(times[name], times[f"prefill_{space.name}"], work.completion)
+        note = "" if held == "same" else f"backbone in {held}"
+        session.add(f"rollout.{name}.tokens_per_s", [work.tokens / s for s in times[name]], "tokens/s", note=note)
+        if held == "same":
+            session.add(f"prefill.{name}.s", times[f"prefill_{name}"], "s")
+        else:
+            session.add_ratio(f"rollout.{name}_over_{space.name}", times[space.name], times[name], note="speed")
         session.add(f"decode.{name}.step_s", steps, "s", lambda p, n=needed: n.total / p.bytes_per_s)
         title = f"decode.{name}.floor_ratio"
         session.add_over_floor(title, steps, lambda p, n=needed: n.total / p.bytes_per_s)

@@ -15,6 +15,7 @@ from benchmarks.targets import MID
 from benchmarks.workload import WORKLOADS, Workload
 from lam_jax.cpu.host_memory import keep_host_memory
 from lam_jax.hosts.compilation import CompileClock
+from lam_jax.nn.stored import Storage
 
 Floor = Callable[[Peaks], float]
 
@@ -28,12 +29,15 @@ class Options:
         json: where the records go; default: nowhere.
         repeats: timed rounds.
         patience: contended repeats that may be thrown away in each comparison before they are kept and counted.
+        rollout_weights: how rollouts of codes hold the frozen backbone, too, besides as everything else: "bfloat16",
+            "int8" or both; in `rollout` and `against_torch`.
     """
 
     preset: str = "mid"
     json: Path | None = None
     repeats: int = 9
     patience: int = 27
+    rollout_weights: tuple[Storage, ...] = ()
 
     def __post_init__(self):
         if self.preset not in WORKLOADS:

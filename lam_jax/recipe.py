@@ -15,13 +15,14 @@ from lam_jax.evaluation.reach_settings import ReachSettings
 from lam_jax.latent.config import LatentConfig
 from lam_jax.models.processor import ImageSettings
 from lam_jax.nn.stack import Remat, require_remat
+from lam_jax.nn.stored import Storage
 from lam_jax.rl import Algorithm
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.tasks.episodes import EpisodeTask
 from lam_jax.tasks.task import Task, require_lengths
 from lam_jax.train.method import Method
 from lam_jax.train.optimiser import OptimiserConfig
-from lam_jax.train.spaces import PAPER_SPACES, SPACES, require_emission
+from lam_jax.train.spaces import PAPER_SPACES, SPACES, require_emission, require_storage_of
 from lam_jax.train.stages.step import Accumulation
 from lam_jax.values import ValueFormError, decode, encode, fingerprint
 
@@ -32,10 +33,9 @@ Weights = Literal["last", "best"]
 BadRows = Literal["fail", "skip"]
 
 
-def _require_weights(value: Any) -> None:
-    if value.weights not in get_args(Weights):
-        name = type(value).__name__
-        raise ValueError(f"{name}.weights is {value.weights!r}, expected one of {get_args(Weights)}.")
+def _one_of(value: Any, name: str, kind: Any) -> None:
+    if (found := getattr(value, name)) not in get_args(kind):
+        raise ValueError(f"{type(value).__name__}.{name} is {found!r}, expected one of {get_args(kind)}.")
 
 
 def _at_least(value: Any, least: int, *names: str) -> None:
@@ -116,11 +116,8 @@ class StageSettings:
 
     def __post_init__(self):
         _at_least(self, 1, "rows", "micro_batches")
-        _require_weights(self)
-        if self.accumulation not in get_args(Accumulation):
-            raise ValueError(
-                f"StageSettings.accumulation is {self.accumulation!r}, expected one of {get_args(Accumulation)}."
-            )
+        _one_of(self, "weights", Weights)
+        _one_of(self, "accumulation", Accumulation)
         if self.rows % self.micro_batches:
             raise ValueError(f"StageSettings.micro_batches {self.micro_batches} must divide rows {self.rows}.")
         if (self.steps is None) == (self.epochs is None):
@@ -161,6 +158,8 @@ class RLSettings:
         overlap_scoring: the rewards of a rollout are asked for while the next one is drawn and the policy is updated.
             Each rollout but the first is then drawn from the policy before the update of the step before, and ratios
             are to the log-probabilities recorded with it.
+        rollout_weights: how rollouts hold the frozen backbone: as everything else, or in "bfloat16" or "int8", which is
+            faster to read (docs/method.md section 4); not in the token space. Answers that are scored: always "same".
     """
 
     algorithm: Algorithm
@@ -181,6 +180,7 @@ class RLSettings:
     max_failed_steps: int = 5
     least_usable: float = 0.1
     overlap_scoring: bool = False
+    rollout_weights: Storage = "same"
 
     def __post_init__(self):
         _at_least(self, 1, "steps", "prompts", "epochs", "mini_batches", "micro_batches")
@@ -198,7 +198,7 @@ class RLSettings:
             )
         if self.update_lengths:
             require_lengths(self.update_lengths, "RLSettings.update_lengths")
-        _require_weights(self)
+        _one_of(self, "weights", Weights)
 
     def algorithm_of(self, task: str) -> Algorithm:
         """The algorithm of a task."""
@@ -313,8 +313,7 @@ class Recipe:
             raise ValueError(f"Recipe.spaces is {self.spaces}, expected different spaces.")
         if self.padding not in ("left", "right"):
             raise ValueError(f"Recipe.padding is {self.padding!r}, expected 'left' or 'right'.")
-        if self.bad_rows not in get_args(BadRows):
-            raise ValueError(f"Recipe.bad_rows is {self.bad_rows!r}, expected one of {get_args(BadRows)}.")
+        _one_of(self, "bad_rows", BadRows)
         if not 0 <= self.max_bad_share <= 1:
             raise ValueError(f"Recipe.max_bad_share is {self.max_bad_share}, expected 0 to 1.")
         if self.seed < 0:
@@ -333,6 +332,7 @@ class Recipe:
                 raise ValueError(f"Recipe.{field} has no entry for the space {missing[0]!r}, only {sorted(by_space)}.")
             if unknown := sorted(set(by_space) - set(SPACES)):
                 raise ValueError(f"Recipe.{field} names {unknown[0]!r}, expected some of {list(SPACES)}.")
+        require_storage_of("Recipe.rl.rollout_weights", self.rl.rollout_weights, [SPACES[name] for name in self.spaces])
         require_emission("Recipe.rl.sampling", self.rl.sampling, rollouts=True)
         for i, answers in enumerate(self.evaluation.answers):
             require_emission(f"Recipe.evaluation.answers[{i}].sampling", answers.sampling, rollouts=False)

@@ -17,6 +17,7 @@ from lam_jax.aot.topology import TopologyError, chip_of, topology_devices, topol
 from lam_jax.aot.workload import Workload
 from lam_jax.errors import LamJaxError
 from lam_jax.models.families import PRESETS
+from lam_jax.nn.stored import Storage
 from lam_jax.parallel.choose_mesh import check_mesh, choose_mesh, parse_shape
 from lam_jax.parallel.mesh import AXES
 
@@ -36,6 +37,7 @@ def run_compile(
     out: Path | None,
     markdown: Path | None,
     dtype: str | None = None,
+    rollout_weights: Storage = "same",
 ) -> None:
     """Compiles `stages` one after the other and prints a report of each.
 
@@ -48,6 +50,7 @@ def run_compile(
         out: folder for the results as JSON; None keeps none.
         markdown: file for the tables of all results in `out`.
         dtype: that programs compute in, "bfloat16" or "float32"; None: that of the preset.
+        rollout_weights: how rollouts hold the frozen backbone.
 
     Raises:
         TopologyError: unknown topology, or a mesh or sizes that do not fit it.
@@ -75,7 +78,8 @@ def run_compile(
         else:
             shape = parse_shape(mesh)
             check_mesh(shape, load)
-        setting = Setting(preset, topology_mesh(devices, shape), work, backbone=config)
+        mesh_of_it = topology_mesh(devices, shape)
+        setting = Setting(preset, mesh_of_it, work, backbone=config, rollout_weights=rollout_weights)
     except ValueError as error:
         raise TopologyError(f"{preset} on {topology}: {error}") from error
     short = []
@@ -99,8 +103,9 @@ def run_compile(
 def show(report: Report, console: Console, unit: str = "chip") -> None:
     """Prints one report; `unit` is what the topology is made of."""
     mesh = ", ".join(f"{axis}={size}" for axis, size in report.mesh.items())
+    held = "" if report.rollout_weights == "same" else f", rollouts' backbone in {report.rollout_weights},"
     table = Table(
-        title=f"{report.preset} {report.stage} in {report.dtype} on {report.topology} ({mesh})",
+        title=f"{report.preset} {report.stage} in {report.dtype}{held} on {report.topology} ({mesh})",
         box=None,
         show_header=False,
     )

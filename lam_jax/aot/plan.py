@@ -23,6 +23,7 @@ from lam_jax.aot.workload import Workload
 from lam_jax.errors import BadSettingError
 from lam_jax.evaluation.reach_settings import ReachSettings
 from lam_jax.latent.agent import Agent
+from lam_jax.nn.stored import Storage
 from lam_jax.nn.weight import count, structs
 from lam_jax.pipeline.phases import (
     STAGE_PHASES,
@@ -176,13 +177,15 @@ class _Planner:
         trained, _ = partition(
             structs(Agent.spec(config, self.recipe.latent)), space.trains(config, self.recipe.method)
         )
+        held = self._rl_program("rollout", task, space, rl.prompts, rl.samples, rl.rollout_weights)
+        fewer = 0.0 if held.decode is None or rollout.decode is None else rollout.decode.floor - held.decode.floor
         return PlannedPhase(
             rl_phase(task.name, space),
             rl.steps,
             f"{rl.prompts} x {rl.samples} x {task.prompt_lengths[-1]}+{task.answer_length}",
             count_parameters(trained),
             _flops(rollout) + rl.epochs * _flops(update),
-            self._decode_bytes(rollout, task),
+            self._decode_bytes(rollout, task) - round(fewer * task.answer_length),
             max(bytes_per_chip(rollout.resident), bytes_per_chip(update.resident)),
         )
 
@@ -222,11 +225,13 @@ class _Planner:
             memory=bytes_per_chip(program.arguments),
         )
 
-    def _rl_program(self, kind: str, task: Task, space: Space, prompts: int, samples: int) -> Program:
+    def _rl_program(
+        self, kind: str, task: Task, space: Space, prompts: int, samples: int, weights: Storage = "same"
+    ) -> Program:
         fsdp = self.resources.mesh.shape["fsdp"]
         sizes = {"prompts": prompts, "samples": -(-samples // fsdp) * fsdp}
         setting = self._setting(**sizes, prompt=task.prompt_lengths[-1], completion=task.answer_length)
-        return build(f"{kind}_{space.name}", setting)
+        return build(f"{kind}_{space.name}", dataclasses.replace(setting, rollout_weights=weights))
 
     def _decode_bytes(self, rollout: Program, task: Task) -> int:
         return bytes_per_chip(rollout.arguments[0]) * task.answer_length

@@ -14,6 +14,7 @@ from lam_jax.latent.agent import Agent
 from lam_jax.latent.config import LATENT_PRESETS, LatentConfig
 from lam_jax.models.config import BackboneConfig
 from lam_jax.models.families import PRESETS
+from lam_jax.nn.stored import Storage
 from lam_jax.nn.weight import structs
 from lam_jax.parallel import ROLLOUT, TRAIN, UPDATE, Rules
 from lam_jax.parallel.choose_layout import choose_layout
@@ -90,6 +91,7 @@ class Setting:
         method: switches.
         backbone, latent: sizes of another model than the preset.
         algorithm: of updates.
+        rollout_weights: as in `lam_jax.recipe.RLSettings`.
     """
 
     preset: str
@@ -99,6 +101,7 @@ class Setting:
     backbone: BackboneConfig | None = None
     latent: LatentConfig | None = None
     algorithm: Algorithm = ALGORITHMS["grpo"]
+    rollout_weights: Storage = "same"
 
     @property
     def config(self) -> BackboneConfig:
@@ -123,7 +126,7 @@ class Setting:
     def rl(self, space: Space) -> RLConfig:
         """The released settings of stage 6 at this workload."""
         sampling = SAMPLING.get(space.name, SamplingConfig())
-        rollout = RolloutConfig(samples=self.work.samples, length=self.work.completion, sampling=sampling)
+        rollout = RolloutConfig(self.work.samples, self.work.completion, sampling, weights=self.rollout_weights)
         return RLConfig(self.algorithm, space, prompts=self.work.prompts, rollout=rollout, remat=self.method.remat)
 
 
@@ -219,7 +222,11 @@ def _decode_floor(space: Space, setting: Setting) -> float:
     latent = setting.latent or LATENT_PRESETS[setting.preset]
     prompts, samples = (-(-count // shape[axis]) for count, axis in ((work.prompts, "data"), (work.samples, "fsdp")))
     sizes = (prompts, samples, work.prompt, work.completion, setting.config.dtype.itemsize)
-    return decode_bytes(setting.config, latent if space.coded else None, *sizes).total / shape["tensor"]
+    blocks = setting.rollout_weights
+    needed = decode_bytes(
+        setting.config, latent if space.coded else None, *sizes, blocks, "same" if space.emits else blocks
+    )
+    return needed.total / shape["tensor"]
 
 
 def _update(space: Space, setting: Setting) -> Program:

@@ -102,6 +102,7 @@ class Report:
     versions: dict[str, str]
     decode: DecodeStep | None = None
     dtype: str = "bfloat16"  # of computing and of what does not train; what trains is held in float32
+    rollout_weights: str = "same"  # how rollouts hold the frozen backbone
 
 
 def check(stage: str, setting: Setting, topology: str, chip: Chip) -> Report:
@@ -166,6 +167,7 @@ def check(stage: str, setting: Setting, topology: str, chip: Chip) -> Report:
         cpu_seconds=round(_cpu_seconds() - began, 1),
         versions=_versions(),
         dtype=setting.config.compute_dtype,
+        rollout_weights=setting.rollout_weights,
         **found,
     )
 

@@ -49,15 +49,18 @@ How to read the tables:
 """
 
 
-def result_file(folder: Path, preset: str, topology: str, dtype: str | None = None) -> Path:
-    """Where the reports of a preset on a topology are kept; `dtype` is named where it is not that of the preset."""
-    usual = dtype in (None, PRESETS[preset].compute_dtype)
-    return folder / f"{preset}_{topology.replace(':', '_')}{'' if usual else f'_{dtype}'}.json"
+def result_file(
+    folder: Path, preset: str, topology: str, dtype: str | None = None, rollout_weights: str = "same"
+) -> Path:
+    """Where the reports of a preset on a topology are kept; what is not usual for the preset is in the name."""
+    unusual = "" if dtype in (None, PRESETS[preset].compute_dtype) else f"_{dtype}"
+    unusual += "" if rollout_weights == "same" else f"_rollouts_{rollout_weights}"
+    return folder / f"{preset}_{topology.replace(':', '_')}{unusual}.json"
 
 
 def save(report: Report, folder: Path) -> Path:
     """Writes a report into the file of its preset and topology, in the place of an older one of the same stage."""
-    path = result_file(folder, report.preset, report.topology, report.dtype)
+    path = result_file(folder, report.preset, report.topology, report.dtype, report.rollout_weights)
     reports = {found["stage"]: found for found in load(path)}
     reports[report.stage] = dataclasses.asdict(report)
     ordered = [reports[stage] for stage in STAGES if stage in reports]
@@ -77,6 +80,8 @@ def write_markdown(folder: Path, path: Path) -> None:
     for reports in groups:
         for report in reports:
             report.setdefault("dtype", "bfloat16")  # of results from before it was a choice
+            if report.get("rollout_weights", "same") != "same":
+                report["dtype"] += f", rollouts {report['rollout_weights']}"
     groups.sort(key=lambda found: tuple(found[0][key] for key in ("preset", "dtype", "chips", "topology")))
     parts = ["# Will it fit?", NOTE]
     every = [report for reports in groups for report in reports]

@@ -45,6 +45,8 @@ class Compile:
     """Compile every stage, the rollouts and the updates of all action spaces."""
     dtype: Literal["bfloat16", "float32"] | None = None
     """What programs compute in, and weights that do not train are held in. Default: that of the preset."""
+    rollout_weights: Literal["same", "bfloat16", "int8"] = "same"
+    """How rollouts of latent and hybrid actions hold the frozen backbone; see `lam-jax train`."""
     mesh: str | None = None
     """Sizes of the mesh, e.g. data=2,fsdp=4,tensor=2. Default: chosen from preset and topology."""
     rows: int | None = None
@@ -68,6 +70,13 @@ class Compile:
         for name in ("rows", "prompts", "samples", "prompt", "completion"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"--{name}: found {value}, expected at least 1.")
+        tokens = [stage for stage in (get_args(Stage) if self.all else self.stage) if stage.endswith("_token")]
+        if self.rollout_weights != "same" and set(tokens) & {"rollout_token", "update_token"}:
+            raise ValueError(
+                f"--rollout-weights: found {self.rollout_weights} with {'--all' if self.all else tokens[0]}; expected "
+                "no rollout or update of tokens, which would be drawn by another policy than is scored. Name stages of "
+                "latent or hybrid actions."
+            )
         if self.markdown and not self.out:
             raise ValueError("--markdown: expected --out, the folder of the results, beside it.")
 
@@ -85,4 +94,5 @@ class Compile:
             self.out,
             self.markdown or (self.out and self.out / "README.md"),
             self.dtype,
+            self.rollout_weights,
         )

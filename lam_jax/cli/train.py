@@ -48,6 +48,10 @@ class RunFlags(WatchingFlags):
     gumbel: Gumbel | None = None
     """Noise on the choice of codes while they are learned: on, off, or annealed to none over a stage. Default: the
     recipe's."""
+    rollout_weights: Literal["same", "bfloat16", "int8"] | None = None
+    """How RL's rollouts hold the frozen backbone: as everything else, or in fewer bits, which is faster to read
+    (docs/method.md); only with --space latent or hybrid. Scores are always of the full weights. Default: the recipe's,
+    same."""
     mesh: Literal["auto"] | tuple[int, int, int] = "auto"
     """Sizes of the axes data, fsdp and tensor; auto: chosen for the model, the batch and all devices. A run may be
     resumed on another mesh."""
@@ -126,6 +130,9 @@ def _changed(recipe: Any, run: RunFlags) -> Any:
     recipe = dataclasses.replace(recipe, method=dataclasses.replace(recipe.method, **switches))
     policy = {"bad_rows": run.bad_rows, "max_bad_share": run.max_bad_share}
     recipe = dataclasses.replace(recipe, **{name: value for name, value in policy.items() if value is not None})
+    if run.rollout_weights is not None:
+        rl = dataclasses.replace(recipe.rl, rollout_weights=run.rollout_weights)
+        recipe = dataclasses.replace(recipe, rl=rl)
     if run.codes is not None:
         recipe = with_codes(recipe, run.codes)
     return quick(recipe) if run.quick else recipe

@@ -1,7 +1,8 @@
 """Linear maps laid out for a few rows on a CPU, as in a decode step, which reads every weight once.
 
 The kernel lies in panels of columns and packed_linear.c multiplies it at about the speed of the reads, where XLA's CPU
-backend reaches about 0.6 of that at 8 rows. The C file is compiled when a layout is first chosen for a CPU
+backend reaches about 0.6 of that at 8 rows. Kernels of bfloat16 and int8 (`lam_jax.nn.stored`) lie so too, and are
+widened in registers. The C file is compiled when a layout is first chosen for a CPU
 (`lam_jax.parallel.choose_layout`). The plain product of the same panels is its reference.
 Legend: R rows, D in, O out, S columns of a panel, C = O / S panels.
 """
@@ -20,9 +21,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float32, Num
 
-from lam_jax.nn.layers import Linear, last
+from lam_jax.nn.layers import Linear
+from lam_jax.nn.stored import StoredLinear, scaled
 from lam_jax.nn.weight import Param
 
 COLUMNS = 32  # S; PANEL in packed_linear.c
@@ -31,15 +33,17 @@ _TARGET = "lam_jax.packed_product"
 
 
 class PackedLinear(struct.PyTreeNode):
-    """`Linear` with its kernel in panels [C, D, S]."""
+    """`Linear`, or a `StoredLinear`, with its kernel in panels [C, D, S]."""
 
     panels: Param
     bias: Param = None
+    scale: Param = None  # float32 [O], of int8 panels
 
     @classmethod
     def create(cls, linear: Linear) -> "PackedLinear":
         """The same map."""
-        return cls(in_panels(linear.kernel), linear.bias)
+        scale = linear.scale if isinstance(linear, StoredLinear) else None
+        return cls(in_panels(linear.kernel), linear.bias, scale)
 
     @property
     def inputs(self) -> int:
@@ -48,37 +52,41 @@ class PackedLinear(struct.PyTreeNode):
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... O"]:
         """The map of the last dimension."""
-        y = packed_product(x, self.panels)
-        return y if self.bias is None else y + last(self.bias, y)
+        return self.wide(x).astype(x.dtype)
+
+    def wide(self, x: Float[Array, "... D"]) -> Float32[Array, "... O"]:
+        """The same, in float32."""
+        return scaled(packed_product(x.astype(jnp.float32), self.panels), self.scale, self.bias)
 
 
-def in_panels(kernel: Float[Array, "D O"]) -> Float[Array, "C D S"]:
+def in_panels(kernel: Num[Array, "D O"]) -> Num[Array, "C D S"]:
     """A kernel cut into panels of columns."""
     return jnp.moveaxis(kernel.reshape(kernel.shape[0], -1, COLUMNS), 1, 0)
 
 
-def packed_product(x: Float[Array, "... D"], panels: Float[Array, "C D S"]) -> Float[Array, "... O"]:
+def packed_product(x: Float[Array, "... D"], panels: Num[Array, "C D S"]) -> Float[Array, "... O"]:
     """`x @ kernel` for a kernel in panels, in float32; same dtype as `x` out."""
     rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
     y = jax.lax.platform_dependent(rows, panels, cpu=_by_kernel, default=by_xla)
     return y.astype(x.dtype).reshape(*x.shape[:-1], -1)
 
 
-def by_xla(x: Float[Array, "R D"], panels: Float[Array, "C D S"]) -> Float[Array, "R O"]:
+def by_xla(x: Float[Array, "R D"], panels: Num[Array, "C D S"]) -> Float[Array, "R O"]:
     """The product as XLA computes it: the reference of the C kernel."""
-    return jnp.einsum("rd,cds->rcs", x, panels).reshape(x.shape[0], -1)
+    return jnp.einsum("rd,cds->rcs", x, panels.astype(x.dtype)).reshape(x.shape[0], -1)
 
 
-def _by_kernel(x: Float[Array, "R D"], panels: Float[Array, "C D S"]) -> Float[Array, "R O"]:
+def _by_kernel(x: Float[Array, "R D"], panels: Num[Array, "C D S"]) -> Float[Array, "R O"]:
     out = jax.ShapeDtypeStruct((x.shape[0], panels.shape[0] * COLUMNS), jnp.float32)
     return jax.ffi.ffi_call(_TARGET, out)(x, panels)
 
 
 def pack(linear: Linear) -> PackedLinear | None:
-    """The map packed, or None where that does not pay: not float32, small, or no whole panels."""
+    """The map packed, or None where that does not pay: small, no whole panels, or not float32 and not stored so."""
     kernel = linear.kernel
-    fits = kernel.size >= LEAST and kernel.shape[-1] % COLUMNS == 0 and kernel.dtype == jnp.float32
-    return PackedLinear.create(linear) if fits else None
+    fits = kernel.size >= LEAST and kernel.shape[-1] % COLUMNS == 0
+    read = kernel.dtype == jnp.float32 or isinstance(linear, StoredLinear)
+    return PackedLinear.create(linear) if fits and read else None
 
 
 @functools.cache

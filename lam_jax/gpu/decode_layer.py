@@ -24,6 +24,7 @@ from lam_jax.gpu.tiles import MOST_ROWS, SHARED, Tiles, choose_tiles, within
 from lam_jax.nn.block import DecoderBlock, KeyValue, Pending
 from lam_jax.nn.layers import Map, RMSNorm
 from lam_jax.nn.rope import Rotary
+from lam_jax.nn.stored import StoredLinear
 
 # Compiled functions of their own, or every layer would be traced anew.
 _add_norm = jax.jit(add_norm, static_argnames=("epsilon", "early", "interpret"))
@@ -38,7 +39,8 @@ class DecodeLayer:
     """How a layer is computed; a value for `Layout.decode_layer`.
 
     A product is our kernel's, with tiles or what chooses them; None: the block's own map, as of more rows than
-    `MOST_ROWS`, whose parts, where it makes any, XLA adds up in one more kernel. What is XLA's but for the attention is
+    `MOST_ROWS` and of a `StoredLinear`, whose parts, where it makes any, XLA adds up in one more kernel. What is XLA's
+    but for the attention is
     `DecodeLayer(None, None, None, add_norm=False)`.
 
     Attributes:
@@ -100,7 +102,7 @@ class DecodeLayer:
     def product(self, name: str, linear: Map, x: Float[Array, "N G 1 D"]) -> Parts:
         """`linear(x)` in parts [S, N, G, 1, O]; `name` is the attribute that says how."""
         rows, way = x.reshape(-1, x.shape[-1]), getattr(self, name)
-        if way is None or rows.shape[0] > MOST_ROWS:
+        if way is None or rows.shape[0] > MOST_ROWS or isinstance(linear, StoredLinear):
             return Parts(linear(x)[None])
         kernel = linear.kernel.astype(x.dtype)
         if isinstance(way, Tiles):

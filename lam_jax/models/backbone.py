@@ -13,6 +13,7 @@ from lam_jax.nn.block import KeyValue
 from lam_jax.nn.kv_cache import KVCache
 from lam_jax.nn.rope import Rotary
 from lam_jax.nn.stack import Layers, Remat
+from lam_jax.nn.stored import Storage
 from lam_jax.nn.weight import Param
 
 
@@ -68,8 +69,8 @@ class Backbone(Protocol):
         """Pre-norm states of prompts, and the keys and values of every block."""
         ...
 
-    def decoding(self) -> "Backbone":
-        """The same model, laid out for decode steps."""
+    def decoding(self, blocks: Storage = "same", head: Storage = "same") -> "Backbone":
+        """The same model, laid out for decode steps, the kernels of its blocks and of its head held so."""
         ...
 
     def decode(

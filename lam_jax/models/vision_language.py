@@ -21,6 +21,7 @@ from lam_jax.nn.layers import Linear, Map, RMSNorm
 from lam_jax.nn.layout import layout
 from lam_jax.nn.rope import Rotary
 from lam_jax.nn.stack import Layers, Remat
+from lam_jax.nn.stored import Storage, StoredLinear, stored
 from lam_jax.nn.vocabulary import look_up
 from lam_jax.nn.weight import Param, Weight
 
@@ -38,7 +39,7 @@ class VisionLanguageModel(struct.PyTreeNode):
     norm: RMSNorm
     lm_head: Param  # [V, D] or None
     config: Any = struct.field(pytree_node=False)  # the family's
-    packed_head: Map = None  # of `table`, in decoding, where the layout packs it
+    packed_head: Map = None  # of `table`, in decoding, where the layout packs it or it is held in fewer bits
 
     @classmethod
     def spec(cls, config: Any) -> Any:
@@ -111,7 +112,7 @@ class VisionLanguageModel(struct.PyTreeNode):
     def logits(self, states: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """float32 next-token logits of normed states."""
         if self.packed_head is not None:
-            return self.packed_head(states).astype(jnp.float32)
+            return constrain_last(self.packed_head.wide(states), "vocab")
         table = constrain(self.table.astype(states.dtype), "vocab", None)
         logits = jnp.einsum("...d,vd->...v", states, table, preferred_element_type=jnp.float32)
         return constrain_last(logits, "vocab")
@@ -121,11 +122,14 @@ class VisionLanguageModel(struct.PyTreeNode):
         x, deepstack = self._inputs(batch, frozen=True)
         return block.prefill(self.blocks, x, self.rotary(batch.positions), batch.mask, deepstack)
 
-    def decoding(self) -> Any:
-        """The same model, laid out for decode steps."""
+    def decoding(self, blocks: Storage = "same", head: Storage = "same") -> Any:
+        """The same model, laid out for decode steps, the kernels of its blocks and of its head held so."""
         pack = layout().pack
-        head = None if pack is None else pack(Linear(self.table.T))
-        return self.replace(blocks=decoding_layers(self.blocks), packed_head=head)
+        linear = stored(Linear(constrain(self.table, "vocab", None).T), head)
+        found = None if pack is None else pack(linear)
+        if found is None and isinstance(linear, StoredLinear):
+            found = linear
+        return self.replace(blocks=decoding_layers(self.blocks, blocks), packed_head=found)
 
     def decode(
         self, cache: KVCache, tokens: Int[Array, "N G 1"], rotary: Rotary, step: Int[Array, ""]

@@ -132,10 +132,8 @@ class DecoderBlock(struct.PyTreeNode):
 
     def join(self) -> "DecoderBlock":
         """The same block with query, key and value in one map."""
-        parts = (self.query, self.key, self.value)
-        kernel = jnp.concatenate([part.kernel for part in parts], axis=-1)
-        bias = None if self.query.bias is None else jnp.concatenate([part.bias for part in parts], axis=-1)
-        return self.replace(query=None, key=None, value=None, joined=Linear(kernel, bias))
+        joined = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=-1), self.query, self.key, self.value)
+        return self.replace(query=None, key=None, value=None, joined=joined)
 
     def _split(self, x: Array) -> Array:
         return x.reshape(*x.shape[:-1], -1, self.head_dim)

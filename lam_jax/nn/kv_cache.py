@@ -17,6 +17,7 @@ from lam_jax.nn.layers import packed
 from lam_jax.nn.layout import layout
 from lam_jax.nn.rope import Rotary
 from lam_jax.nn.stack import Layers, fold_layers, is_apart, split_layers
+from lam_jax.nn.stored import Storage, with_stored
 
 
 class KVCache(struct.PyTreeNode):
@@ -118,14 +119,17 @@ def _fits(dim: int) -> bool:
     return dim >= 32 and not dim & (dim - 1)
 
 
-def decoding_layers(blocks: DecoderBlock) -> Layers:
-    """A stack laid out for decode steps: where the layout takes it apart, so are the layers, their maps packed."""
+def decoding_layers(blocks: DecoderBlock, storage: Storage = "same") -> Layers:
+    """A stack laid out for decode steps: where the layout takes it apart, so are the layers, their maps packed.
+
+    `storage` is how their kernels are held.
+    """
     if not is_apart(blocks):
-        return blocks
+        return with_stored(blocks, storage)
     layers = split_layers(blocks)
     if layout().joined:  # small products cost more to start than to read: one in the place of three
         layers = tuple(layer.join() for layer in layers)
-    return tuple(map(packed, layers))
+    return tuple(packed(with_stored(layer, storage)) for layer in layers)
 
 
 def append(key: Array, value: Array, k: Array, v: Array, step: Int[Array, ""]) -> tuple[Array, Array]:

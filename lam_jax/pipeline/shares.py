@@ -42,6 +42,7 @@ _WATCHED = ("held_out", "least_used_share")
 _TRAINING = (
     *("algorithm", "task_algorithms", "optimisers", "steps", "epochs", "mini_batches", "micro_batches"),
     *("update_lengths", "remat", "weights", "validate_every", "max_failed_steps", "least_usable", "overlap_scoring"),
+    "rollout_weights",
 )
 
 

@@ -55,7 +55,9 @@ def rl_config(resources: Resources, task: Task, space: Space) -> RLConfig:
         space=space,
         steps=rl.steps,
         prompts=rl.prompts,
-        rollout=resources.rollout_config(task, rl.samples, rl.sampling[space.name]),
+        rollout=dataclasses.replace(
+            resources.rollout_config(task, rl.samples, rl.sampling[space.name]), weights=rl.rollout_weights
+        ),
         epochs=rl.epochs,
         mini_batches=rl.mini_batches,
         micro_batches=rl.micro_batches,
@@ -120,7 +122,8 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
 
         def evaluate(state: TrainState) -> dict[str, Any]:
             collect.settle()
-            answering = dataclasses.replace(config.rollout, sampling=config.rollout.sampling.answering())
+            sampling = config.rollout.sampling.answering()
+            answering = dataclasses.replace(config.rollout, sampling=sampling, weights="same")
             return {"score": evaluator.mean_reward(merge(state.trainable, resting), validation, answering)}
 
         every, keep_best = recipe.rl.validate_every or config.steps, recipe.rl.weights == "best"

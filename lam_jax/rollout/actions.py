@@ -21,6 +21,7 @@ from lam_jax.nn.axes import ANY, active, constrain
 from lam_jax.nn.kv_cache import KVCache
 from lam_jax.nn.rope import Rotary
 from lam_jax.nn.stack import is_apart
+from lam_jax.nn.stored import Storage
 from lam_jax.nn.vocabulary import arg_max, pick
 from lam_jax.rollout.sampling import RowSampling, Sample, Sampling, SamplingConfig, emission_keys, entropy, sample
 
@@ -56,8 +57,8 @@ class ActionSpace(Protocol):
         """Logits of the first action, and the space's own state for `length` steps of all samples."""
         ...
 
-    def decoding(self) -> "ActionSpace":
-        """The same space with weights laid out for decoding; `begin` is not to be called on it."""
+    def decoding(self, weights: Storage = "same") -> "ActionSpace":
+        """The same space laid out for decoding, the frozen backbone's weights held so; not to call `begin` on it."""
         ...
 
     def advance(
@@ -103,8 +104,17 @@ class TokenActions(struct.PyTreeNode):
         """Logits of the first action, and no state of its own."""
         return self._logits(hidden[:, -1]), None
 
-    def decoding(self) -> "TokenActions":
-        """The same space with weights laid out for decoding; `begin` is not to be called on it."""
+    def decoding(self, weights: Storage = "same") -> "TokenActions":
+        """The same space with weights laid out for decoding; `begin` is not to be called on it.
+
+        Raises:
+            ValueError: weights in fewer bits; the backbone that drew would not be the one that the update scores.
+        """
+        if weights != "same":
+            raise ValueError(
+                f"TokenActions with weights in {weights}: the update scores tokens by the full weights, and nothing "
+                "corrects for the difference. Expected 'same', or latent or hybrid actions."
+            )
         return self.replace(backbone=self.backbone.decoding())
 
     def advance(
@@ -157,12 +167,21 @@ class LatentActions(struct.PyTreeNode):
         split = is_apart(self.agent.latent.policy.blocks)
         return logits, KVCache.create(kv, prompts.mask, samples, length, split)
 
-    def decoding(self) -> "LatentActions":
-        """The same space with weights laid out for decoding; `begin` is not to be called on it."""
+    def decoding(self, weights: Storage = "same") -> "LatentActions":
+        """The same space with weights laid out for decoding; `begin` is not to be called on it.
+
+        `weights`: how decode steps hold the matrices of the backbone's blocks and of its head. It changes no
+        log-probability that an update recomputes: codes are drawn by projector and policy, which stay as they are, from
+        the backbone's states, and the update reads those very states, of prompts and of tokens, from the rollout. So
+        prompts may be read with the full weights and tokens with others. The head only says which token follows.
+        """
+        return self._decoding(self.backbone.decoding(weights, weights))
+
+    def _decoding(self, backbone: Backbone) -> "LatentActions":
         latent = self.agent.latent
         world = latent.world.tabulated(latent.codebook.astype(self.backbone.config.dtype))
         apart = latent.replace(policy=latent.policy.decoding())
-        return self.replace(agent=self.agent.replace(backbone=self.backbone.decoding(), latent=apart), world=world)
+        return self.replace(agent=self.agent.replace(backbone=backbone, latent=apart), world=world)
 
     def advance(
         self, state: KVCache, hidden: Float[Array, "N G 1 D"], rotary: Rotary, has_image: Array, step: Int[Array, ""]
@@ -214,6 +233,10 @@ class HybridActions(LatentActions):
     The log-probability of a step is log pi(code) + log p(token | e, code), the second at the temperature
     `SamplingConfig.emission` and with the penalty; where that is 0 it is `LatentActions`, whose token adds nothing.
     """
+
+    def decoding(self, weights: Storage = "same") -> "LatentActions":
+        """As of latent actions, but the head is never held in fewer bits: the update scores tokens by it, too."""
+        return self._decoding(self.backbone.decoding(weights))
 
     def act(
         self,

@@ -22,6 +22,7 @@ from lam_jax.nn.kv_cache import KVCache
 from lam_jax.nn.leaf import Leaf
 from lam_jax.nn.rope import Rotary
 from lam_jax.nn.stack import is_apart
+from lam_jax.nn.stored import Storage, require_storage
 from lam_jax.nn.vocabulary import occurring
 from lam_jax.rl.masks import is_end
 from lam_jax.rollout.actions import Act, ActionSpace, next_positions, shared_prompt
@@ -38,6 +39,7 @@ class RolloutConfig:
         sampling: how actions are drawn.
         stop: whether a continuation ends at a token that ends answers (`BackboneConfig.eos_ids`).
         segment: decode steps between two looks at whether all have ended.
+        weights: how decode steps hold the frozen backbone's matrices; see `LatentActions.decoding`.
     """
 
     samples: int = 8
@@ -45,8 +47,10 @@ class RolloutConfig:
     sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
     stop: bool = True
     segment: int = 8
+    weights: Storage = "same"
 
     def __post_init__(self):
+        require_storage("RolloutConfig.weights", self.weights)
         for name in ("samples", "length", "segment"):
             if getattr(self, name) < 1:
                 raise ValueError(f"RolloutConfig.{name} must be at least 1, got {getattr(self, name)}.")
@@ -189,7 +193,7 @@ def rollout(
     now, prompt_hidden = begin(space, prompts, config.samples, room, config.sampling)
     shape = (prompts.tokens.shape[0], config.samples, room)
     real = jnp.any(prompts.mask, axis=1)
-    decoding = space.decoding()
+    decoding = space.decoding(config.weights)
 
     def step(_, state: _State) -> _State:
         t = state.step

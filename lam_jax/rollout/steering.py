@@ -17,6 +17,7 @@ from lam_jax.models.backbone import Backbone
 from lam_jax.models.inputs import Batch
 from lam_jax.nn.leaf import Leaf
 from lam_jax.nn.rope import Rotary
+from lam_jax.nn.stored import Storage
 from lam_jax.rollout.actions import Act, ActionSpace, Penalty
 from lam_jax.rollout.sampling import NEVER, Sampling
 
@@ -55,9 +56,9 @@ class SteeredActions(struct.PyTreeNode):
         logits, state = self.space.begin(hidden, prompts, samples, length)
         return self._planned(logits, jnp.int32(0)), state
 
-    def decoding(self) -> "SteeredActions":
+    def decoding(self, weights: Storage = "same") -> "SteeredActions":
         """The same with weights laid out for decoding."""
-        return self.replace(space=self.space.decoding())
+        return self.replace(space=self.space.decoding(weights))
 
     def advance(
         self, state: Any, hidden: Float[Array, "N G 1 D"], rotary: Rotary, has_image: Array, step: Int[Array, ""]

@@ -8,6 +8,7 @@ import dataclasses
 
 from lam_jax.latent.config import LatentConfig
 from lam_jax.models.config import BackboneConfig, TextSizes, VisionSizes
+from lam_jax.nn.stored import BYTES, Storage
 
 Grid = tuple[int, int]
 
@@ -216,13 +217,21 @@ def decode_bytes(
     prompt: int,
     length: int,
     item: int = 4,
+    blocks: Storage = "same",
+    head: Storage = "same",
 ) -> DecodeBytes:
-    """Of a step of token decoding, or of latent decoding if `latent` is given; suffixes at their mean length."""
+    """Of a step of token decoding, or of latent decoding if `latent` is given; suffixes at their mean length.
+
+    `item` is the bytes of a number; `blocks` and `head` say how the backbone's matrices are held (scales left out).
+    """
     text = config.text
     layers = text.layers + (latent.policy_layers if latent else 0)
-    weights = layers * block_weights(text) + text.vocab_size * text.width
+    own = text.layers * block_weights(text) * BYTES.get(blocks, item)
+    own += text.vocab_size * text.width * BYTES.get(head, item)
+    weights = 0
     if latent:
+        weights = latent.policy_layers * block_weights(text)
         weights += merge_state_weights(text, latent) + text.width * latent.codes
     kv = 2 * layers * text.kv_heads * text.head_dim
     positions = prompts * (prompt + samples * (length + 1) / 2)
-    return DecodeBytes(float(weights * item), float(kv * positions * item))
+    return DecodeBytes(float(own + weights * item), float(kv * positions * item))

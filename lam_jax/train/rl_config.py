@@ -6,7 +6,7 @@ from lam_jax.nn.stack import Remat, require_remat
 from lam_jax.rl import Algorithm
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.train.optimiser import OptimiserConfig
-from lam_jax.train.spaces import Space
+from lam_jax.train.spaces import Space, require_storage_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +58,7 @@ class RLConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"RLConfig.{name} must be at least 1, got {getattr(self, name)}.")
         require_remat("RLConfig.remat", self.remat)
+        require_storage_of("RLConfig.rollout.weights", self.rollout.weights, (self.space,))
         if self.prompts % self.mini_batches:
             raise ValueError(f"RLConfig.mini_batches {self.mini_batches} must divide prompts {self.prompts}.")
         if self.turns < 0:

@@ -4,7 +4,7 @@ Legend: N prompts, G samples of a prompt, T completion length.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 from jaxtyping import Array, Float
@@ -14,6 +14,7 @@ from lam_jax.latent.config import LatentConfig
 from lam_jax.models.config import BackboneConfig
 from lam_jax.models.inputs import Batch
 from lam_jax.nn.stack import Remat
+from lam_jax.nn.stored import Storage, require_storage
 from lam_jax.rollout.actions import ActionSpace, HybridActions, LatentActions, TokenActions
 from lam_jax.rollout.engine import Rollout
 from lam_jax.rollout.rescore import hybrid_logps, latent_logps, token_space_logps
@@ -46,6 +47,8 @@ class Space:
         update_flops: useful FLOPs of an update, see `lam_jax.train.counting`.
         parts: names of the entropies besides "entropy".
         emits: rollouts draw the token under a code; answers take the most likely one.
+        frozen_backbone: the update reads the backbone's states from the rollout and scores by none of the matrices that
+            drew with them, so that rollouts may hold these in fewer bits (`RolloutConfig.weights`).
     """
 
     name: str
@@ -58,6 +61,7 @@ class Space:
     update_flops: UpdateFlops
     parts: tuple[str, ...] = ()
     emits: bool = False
+    frozen_backbone: bool = False
 
 
 def _latent_actions(agent: Agent, method: Method) -> ActionSpace:
@@ -140,6 +144,7 @@ LATENT = Space(
     "latent",
     coded=True,
     update_flops=_latent_flops,
+    frozen_backbone=True,
 )
 HYBRID = Space(
     "hybrid",
@@ -152,6 +157,7 @@ HYBRID = Space(
     update_flops=_hybrid_flops,
     parts=("code_entropy", "emission_entropy"),
     emits=True,
+    frozen_backbone=True,
 )
 TOKEN = Space(
     "token", _token_actions, _token_logps, backbone_top, _token_sft, "token", coded=False, update_flops=_token_flops
@@ -159,6 +165,23 @@ TOKEN = Space(
 SPACES: Mapping[str, Space] = {space.name: space for space in (LATENT, HYBRID, TOKEN)}
 SpaceName = Literal["latent", "hybrid", "token"]
 PAPER_SPACES: tuple[SpaceName, ...] = ("latent", "token")  # what recipes train unless told otherwise
+
+
+def require_storage_of(name: str, weights: Storage, spaces: Iterable[Space]) -> None:
+    """Refuses rollouts with weights in fewer bits in a space whose update scores by the full ones.
+
+    Raises:
+        ValueError: it names `name`, the space and what is expected.
+    """
+    require_storage(name, weights)
+    for space in spaces:
+        if weights != "same" and not space.frozen_backbone:
+            able = ", ".join(other.name for other in SPACES.values() if other.frozen_backbone)
+            raise ValueError(
+                f"{name} is {weights!r} in the space {space.name!r}, whose update scores answers by the backbone's own "
+                "weights: they would be drawn from another policy, and nothing corrects for that. Expected 'same', or "
+                f"no other spaces than {able} (--space {able.partition(',')[0]})."
+            )
 
 
 def require_emission(name: str, sampling: Mapping[str, SamplingConfig], rollouts: bool) -> None:

@@ -65,6 +65,10 @@ def test_a_step_that_does_not_fit_ends_with_code_1(pod, capsys, monkeypatch):
         ([*TINY, "--stage", "joint", "--rows", "12", "--mesh", "8,1,1"], "rows of a batch) of size 12 does not divide"),
         ([*TINY], "--stage and --all: expected one of them"),
         ([*TINY, "--stage", "joint", "--all"], "--stage and --all: expected one of them"),
+        (
+            [*TINY, "--all", "--rollout-weights", "int8"],
+            "--rollout-weights: found int8 with --all",
+        ),
         ([*TINY, "--stage", "joint", "--samples", "0"], "--samples: found 0, expected at least 1"),
         ([*TINY, "--stage", "joint", "--markdown", "table.md"], "--markdown: expected --out"),
     ],

@@ -41,6 +41,17 @@ def compiled(tmp_path, *args):
     return code, {report["stage"]: report for report in json.loads(file.read_text())["reports"]}
 
 
+def test_a_decode_step_reads_less_of_a_backbone_in_int8():
+    """The compiler widens it in each product, and does not keep a wide copy outside of the loop."""
+    work = Workload(rows=1, prompts=4, samples=8, prompt=64, completion=64, image=(56, 84))
+    setting = Setting(PRESET, topology_mesh(topology_devices("h100:1"), (1, 1, 1)), work)
+    held = (setting, dataclasses.replace(setting, rollout_weights="int8"))
+    same, int8 = (check("rollout_latent", one, "h100:1", CARDS["h100"]).decode for one in held)
+    assert same is not None
+    assert int8 is not None
+    assert same.bytes_read - int8.bytes_read > 0.9 * (same.floor - int8.floor) > 2e9
+
+
 @pytest.mark.parametrize("name", CARDS)
 def test_every_card_is_understood_and_compiled_for(name):
     devices = topology_devices(f"{name}:1")

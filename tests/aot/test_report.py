@@ -56,6 +56,21 @@ def test_weights_that_the_program_does_not_read_count_beside_it(report, setting)
     assert report.memory.beside >= bytes_per_chip(unread) > 0
 
 
+@pytest.mark.parametrize(("space", "head"), [("latent", True), ("hybrid", False)])
+def test_a_decode_step_reads_a_byte_a_weight_of_a_backbone_in_int8(setting, space, head):
+    """In the place of four; of a mesh whose `tensor` is 2 each chip half. The program holds them so."""
+    held = dataclasses.replace(setting, rollout_weights="int8")
+    same, int8 = (build(f"rollout_{space}", one) for one in (setting, held))
+    text = setting.config.text
+    kv = text.kv_heads * text.head_dim
+    block = 2 * text.width * (text.width + kv) + 3 * text.width * text.hidden
+    weights = text.layers * block + (text.vocab_size * text.width if head else 0)
+    assert same.decode.floor - int8.decode.floor == 3 * weights / 2
+    lowered = int8.trace().lower().as_text()
+    assert f"tensor<{text.width}x{text.hidden}xi8>" in lowered
+    assert (f"tensor<{text.width}x{text.vocab_size}xi8>" in lowered) == head
+
+
 def test_only_rollouts_have_a_decode_step(report, setting):
     assert report.decode is None
     step = check("rollout_token", setting, "host:8", CHIP).decode

@@ -89,6 +89,14 @@ def test_another_dtype_than_the_preset_s_has_a_file_of_its_own(tmp_path):
     assert len(load(path)) == 1
 
 
+def test_rollouts_in_fewer_bits_have_a_file_and_lines_of_their_own(tmp_path):
+    step = DecodeStep({}, 3e9, 2e9, 4.0)
+    lines = lines_of(tmp_path, *(report("rollout_latent", decode=step, rollout_weights=w) for w in ("same", "int8")))
+    assert load(tmp_path / "tiny_v5e_4x4_rollouts_int8.json")[0]["rollout_weights"] == "int8"
+    starts = [f"| tiny rollout_latent | {precision} | v5e:4x4 |" for precision in ("float32", "float32, rollouts int8")]
+    assert [sum(line.startswith(start) for line in lines) for start in starts] == [1, 1]
+
+
 def test_a_method_fits_a_card_if_all_its_programs_do(tmp_path):
     """3.5 GiB each program; of token RL one does not fit on one card, and none was compiled for eight."""
     one = {"topology": "rtx4090:1", "chips": 1, "hbm": 23 * GIB}

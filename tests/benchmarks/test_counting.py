@@ -101,6 +101,9 @@ def test_bytes_of_a_decode_step():
     assert latent.weights == 4 * (5 * 84 + 40 + 2 * 36 + 20)
     assert latent.caches == 4 * (2 * 5 * 2) * 6
     assert latent.total == latent.weights + latent.caches
+    int8 = counting.decode_bytes(CONFIG, LATENT, 1, 2, 3, 2, blocks="int8", head="bfloat16")
+    assert int8.weights == 3 * 84 + 2 * 40 + 4 * (2 * 84 + 2 * 36 + 20)
+    assert int8.caches == latent.caches
 
 
 def test_stages_by_hand():

@@ -45,6 +45,14 @@ def test_parameters_of_the_recipe_are_flags_with_their_help(capsys):
     assert "--sizes" not in call(["train", "demo", "--help"], capsys)[1]
 
 
+def test_rollout_weights_are_set_in_any_recipe_whose_spaces_can_have_them():
+    recipe, _ = parse("demo", ["--out", "x", "--space", "latent", "hybrid", "--rollout-weights", "int8"])
+    made = demo.recipe(space=("latent", "hybrid"))
+    assert recipe == dataclasses.replace(made, rl=dataclasses.replace(made.rl, rollout_weights="int8"))
+    with pytest.raises(ValueError, match=r"rollout_weights is 'int8' in the space 'token'.*--space latent"):
+        parse("own", [*OWN, "--rollout-weights", "int8"])
+
+
 def test_flags_make_the_recipe_that_python_makes():
     given = [*OWN, "--text", "x.json", "--space", "token", "--algorithm", "dapo", "--image", "56", "84"]
     given += ["--validate-every", "5", "--shown", "2", "--log", "wandb"]

@@ -14,6 +14,7 @@ from lam_jax.cpu.packed_linear import COLUMNS, LEAST, PackedLinear, by_xla, in_p
 from lam_jax.latent.agent import Reading
 from lam_jax.nn.layers import GatedMLP, Linear, packed
 from lam_jax.nn.layout import PLAIN, Layout, laid_out_by
+from lam_jax.nn.stored import stored
 from lam_jax.nn.weight import materialize
 from lam_jax.rollout.actions import LatentActions, TokenActions
 from lam_jax.rollout.engine import RolloutConfig
@@ -47,6 +48,29 @@ def test_kernel_equals_xla(rows, outputs):
     np.testing.assert_allclose(by_xla(x, panels), x @ kernel, atol=1e-4)
     product = jax.jit(packed_product)
     np.testing.assert_allclose(product(x, panels), x @ kernel, atol=1e-4)
+
+
+@needs_kernel
+@pytest.mark.parametrize("rows", [1, 7, 8, 21])
+@pytest.mark.parametrize("outputs", [32, 4128])
+@pytest.mark.parametrize("storage", ["bfloat16", "int8"])
+def test_kernel_of_fewer_bits_equals_the_product_of_the_numbers_that_are_stood_for(storage, rows, outputs):
+    x, kernel = normal(rows, 40), normal(40, outputs) * jnp.exp(normal(outputs))[None]
+    held = stored(Linear(kernel), storage)
+    meant = np.asarray(held.kernel.astype(jnp.float32), np.float64)  # in int8 all of -127 to 127
+    if storage == "int8":
+        assert {-127, 127} <= set(np.unique(meant))
+        scale = np.abs(np.asarray(kernel)).max(axis=0) / 127
+        np.testing.assert_allclose(meant * scale, kernel, atol=1.001 * scale.max() / 2)
+        meant = meant * scale
+    assert packed_linear.has_kernel()
+    ours = PackedLinear.create(held)
+    assert ours.panels.dtype == held.kernel.dtype
+    program = jax.jit(lambda map, x: map(x))
+    assert "packed_product" in program.lower(ours, x).as_text()
+    expected = np.asarray(x, np.float64) @ meant
+    for map in (ours, held):
+        np.testing.assert_allclose(program(map, x), expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
 @needs_kernel
@@ -87,25 +111,36 @@ def test_a_module_keeps_maps_that_do_not_fit():
     assert packed(mlp) is mlp  # outside
     for shape in ((INPUTS, OUTPUTS + 1), (INPUTS - 1, OUTPUTS)):  # no whole panels; too small
         assert pack(Linear(jnp.ones(shape))) is None
+        assert pack(stored(Linear(jnp.ones(shape)), "int8")) is None
     np.testing.assert_allclose(converted(jnp.ones((5, INPUTS))), mlp(jnp.ones((5, INPUTS))), atol=1e-5)
 
 
 @needs_kernel
 @pytest.mark.usefixtures("quick_compilation")
-@pytest.mark.parametrize("name", ["latent", "token"])
-def test_a_rollout_from_packed_weights_is_the_plain_one(name, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "weights"), [("latent", "same"), ("token", "same"), ("latent", "int8"), ("latent", "bfloat16")]
+)
+def test_a_rollout_from_packed_weights_is_the_plain_one(name, weights, monkeypatch):
     """Maps as small as these are else left as they are."""
     assert packed_linear.has_kernel()
     monkeypatch.setattr(packed_linear, "LEAST", 1)
     agent = tiny.agent()
     space = LatentActions(agent, Reading()) if name == "latent" else TokenActions(agent.backbone)
     prompts = make_batch([Row(words(5), ((1, 4, 4),)), Row(words(9, seed=1))], 12, left=True)
-    config = RolloutConfig(samples=2, length=5, segment=5, sampling=SamplingConfig(top_k=4), stop=False)
+    sampling = SamplingConfig(top_k=4)
+    config = RolloutConfig(samples=2, length=5, segment=5, sampling=sampling, stop=False, weights=weights)
     given = (space, prompts, jnp.arange(4, dtype=jnp.int32).reshape(2, 2), jax.random.key(3))
     # A function of its own: no program is found that was made when little was packed.
     layouts = PLAIN, Layout(True, 2**40, pack=lambda linear: pack(linear))
     programs = [jitted.lower(*given, config=config, mesh=None, layout=layout) for layout in layouts]
     assert ["packed_product" in program.as_text() for program in programs] == [False, True]
+    kind = {"same": "xf32", "int8": "xi8", "bfloat16": "xbf16"}[weights]
+    calls = [line for line in programs[1].as_text().splitlines() if "packed_product" in line]
+    # Of both blocks query, key and value, output and down (48 columns are no whole panels), and the head.
+    # The maps of the policy and of the merge stay in float32.
+    held = [line for line in calls if f"{COLUMNS}{kind}>" in line]
+    every = 7 if name == "token" else 15
+    assert (len(held), len(calls)) == (every if weights == "same" else 7, every)
     plain, ours = (program.compile()(*given) for program in programs)
     np.testing.assert_array_equal(ours.tokens, plain.tokens)
     np.testing.assert_allclose(ours.logps, plain.logps, atol=1e-5)

@@ -47,12 +47,15 @@ def flat(examples, answers):
 
 
 BASE = demo.recipe()
+CODED = demo.recipe(space=("latent",))
 WARM = in_every_space(SamplingConfig(temperature=0.7))
 OF_RL = ("rl", "scores_rl", "reach_rl", "data", "base_model", "control")
 
 
 def test_stage_6_is_never_shared():
     assert shared(BASE) == ALL
+    # Scores are of the full weights, whatever rollouts hold.
+    assert shared(replaced(CODED, "rl", rollout_weights="int8"), other=CODED) == shared(CODED, other=CODED)
     assert {n for n in phases_of(BASE) if not n.startswith(OF_RL)} == ALL
 
 

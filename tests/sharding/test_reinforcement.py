@@ -51,9 +51,9 @@ class Reward:
         return as_reward(lambda *_: rewards)(examples, answers, samples)
 
 
-def settings(space, **changes) -> RLConfig:
+def settings(space, weights="same", **changes) -> RLConfig:
     algorithm = dataclasses.replace(ALGORITHMS["dapo"], dynamic_sampling_std=0.1, beta=0.1)
-    rollout = made.rollout_config(space)
+    rollout = dataclasses.replace(made.rollout_config(space), weights=weights)
     optimiser = OptimiserConfig(lr=1e-3)
     changes = {"epochs": 2} | changes
     return RLConfig(algorithm, SPACES[space], prompts=N, rollout=rollout, optimiser=optimiser, **changes)
@@ -85,6 +85,18 @@ def test_every_mesh_learns_the_same(space, mesh):
     expected, _ = train(space, made.on("one"))
     found, _ = train(space, made.on(mesh))
     assert expected[0]["refills"] == 1
+    for one, many in zip(expected, found, strict=True):
+        for name, value in one.items():
+            assert many[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+
+
+@pytest.mark.sharding
+@pytest.mark.parametrize("space", ["latent", "hybrid"])
+def test_rollouts_in_int8_learn_the_same_on_a_mesh(space):
+    """Scales are those of whole columns, also where a matrix lies in shards of its rows."""
+    expected, _ = train(space, made.on("one"), weights="int8")
+    found, _ = train(space, made.on("all"), weights="int8")
+    assert expected != train(space, made.on("one"))[0]
     for one, many in zip(expected, found, strict=True):
         for name, value in one.items():
             assert many[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name

@@ -133,10 +133,11 @@ def test_several_updates_share_a_rollout():
         assert batch.rollout.tokens.shape == (1, G, T)
 
 
-@pytest.mark.parametrize("space", ["latent", "hybrid"])
-def test_stopped_between_two_updates_of_a_rollout_it_goes_on_bit_for_bit(tmp_path, space):
+@pytest.mark.parametrize(("space", "held"), [("latent", "same"), ("hybrid", "same"), ("latent", "int8")])
+def test_stopped_between_two_updates_of_a_rollout_it_goes_on_bit_for_bit(tmp_path, space, held):
     """The rollout is in the checkpoint: it is not drawn again with the weights of then."""
-    settings = dataclasses.replace(config(space), steps=2, epochs=2, mini_batches=2)
+    rollout = dataclasses.replace(config(space).rollout, weights=held)
+    settings = dataclasses.replace(config(space), steps=2, epochs=2, mini_batches=2, rollout=rollout)
     rolled = []
 
     def reward(examples, answers, samples):
