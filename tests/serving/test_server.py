@@ -1,7 +1,6 @@
 """The server against the real client: answers are those of `generate`, and what cannot be done is refused."""
 
 import base64
-import dataclasses
 import json
 import socket
 import threading
@@ -19,7 +18,6 @@ from lam_jax.agents.chat_turns import Controls
 from lam_jax.agents.prompts import prompt_of
 from lam_jax.data.schemas import Example
 from lam_jax.rollout.sampling import SamplingConfig
-from lam_jax.serving.messages import prompt_reader
 from lam_jax.serving.server import Server
 from lam_jax.serving.settings import API_KEY, ServeSettings
 from tests.agents import made_agents as made
@@ -394,17 +392,3 @@ def test_a_full_queue_a_slow_body_a_key_and_a_clean_shutdown(agent, monkeypatch)
     assert not server.scheduler.alive
     with pytest.raises(openai.APIConnectionError):
         client.models.list()
-
-
-def test_a_prompt_is_read_at_the_least_of_its_lengths_that_holds_it(agent):
-    longest = 402
-    agent = dataclasses.replace(agent, settings=dataclasses.replace(agent.settings, prompt_lengths=(longest,)))
-    read = prompt_reader(agent)
-    found = [read([prompt_of("a" * count, [], "q")]) for count in (1, 100, 250, 1000)]
-    for made_of in found[:3]:
-        tokens = int(made_of.batch.mask.sum())
-        assert made_of.batch.tokens.shape[1] == min(step for step in (51, 101, 201, 402) if step >= tokens)
-        assert not made_of.cuts.rows
-    assert len({made_of.batch.tokens.shape for made_of in found}) == 3
-    assert found[3].cuts.rows == 1
-    assert found[3].batch.tokens.shape == (1, longest)
