@@ -18,6 +18,7 @@ from lam_jax.latent.agent import Agent
 from lam_jax.latent.config import LATENT_PRESETS, LatentConfig
 from lam_jax.models.config import BackboneConfig
 from lam_jax.models.families import PRESETS
+from lam_jax.nn.stored import Storage
 from lam_jax.nn.weight import is_weight
 from lam_jax.train.counting import decode_bytes, rollout_flops, vision
 from lam_jax.train.method import Method
@@ -46,16 +47,18 @@ def shapes(specs: Agent) -> Any:
 def rl_rows(config: BackboneConfig, latent: LatentConfig) -> Iterator[list[str]]:
     """An action space a row: FLOPs, bytes of a decode step, weights that train."""
     pictures = vision(config.vision, GRID, RL["prompts"]).forward
-    cases = [("token", None)] + [("latent", codes) for codes in CODES] + [("hybrid", CODES[0])]
-    for name, codes in cases:
+    spaces = [("token", None), *(("latent", codes) for codes in CODES), ("hybrid", CODES[0])]
+    narrow: list[tuple[str, int | None, Storage]] = [(name, CODES[0], "int8") for name in ("latent", "hybrid")]
+    for name, codes, storage in [*((*case, "same") for case in spaces), *narrow]:
         own = dataclasses.replace(latent, codes=codes or latent.codes)
         coded = own if codes else None
         rollout = rollout_flops(config, coded, GRID, **RL)
         update = SPACES[name].update_flops(config, own, Method(), pictures, True, **RL)
-        step = decode_bytes(config, coded, **RL, item=ITEM)
+        head = "same" if SPACES[name].emits else storage
+        step = decode_bytes(config, coded, **RL, item=ITEM, blocks=storage, head=head)
         trained, _ = partition(shapes(Agent.spec(config, own)), SPACES[name].trains(config, Method()))
         yield [
-            name if codes is None else f"{name}, {codes} codes",
+            (name if codes is None else f"{name}, {codes} codes") + (f", {storage}" if storage != "same" else ""),
             *(f"{flops / 1e12:,.0f}" for flops in (rollout, update)),
             f"{step.total / 1e9:.2f}",
             f"{count_parameters(trained) / 1e6:,.0f}",

@@ -1,5 +1,7 @@
 """Counted costs of the repairs: what is dearer than what, and one figure by hand."""
 
+import pytest
+
 from benchmarks.repairs import GRID, LENGTH, RL, ROWS, rl_rows, sft_rows
 from lam_jax.latent.config import LATENT_PRESETS
 from lam_jax.models.families import PRESETS
@@ -20,6 +22,9 @@ def test_what_the_spaces_cost():
     positions = RL["prompts"] * (RL["prompt"] + RL["samples"] * (RL["length"] + 1) / 2)
     caches = 2 * 36 * 256 * positions
     assert token[2] == round(2 * (blocks + 151936 * 2048 + caches) / 1e9, 2)
+    # int8: a byte less of each matrix that is held so; in the hybrid space the head is not.
+    assert latent[2] - rows["latent, 128 codes, int8"][2] == pytest.approx((blocks + 151936 * 2048) / 1e9, abs=0.01)
+    assert latent[2] - rows["hybrid, 128 codes, int8"][2] == pytest.approx(blocks / 1e9, abs=0.01)
     # Hybrid RL trains two merge blocks and the codebook besides.
     assert hybrid[3] - latent[3] == round(2 * 5 * 2048 * 11008 / 1e6 + 128 * 2048 / 1e6)
 
