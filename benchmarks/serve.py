@@ -1,23 +1,26 @@
 """A server under load: throughput of many requests at once, answers, memory. `python -m benchmarks.serve AGENT`
 
 The same requests, each with a seed of its own, are sent one after the other and `--at-once` at a time, to one server
-in one run; both orders are repeated `--repeats` times, in turn. Then `--mixed` requests follow, valid ones, bad ones
+in one run, by another process, so that clients do not share the server's interpreter; both orders are repeated
+`--repeats` times, in turn. Then `--mixed` requests follow, valid ones, bad ones
 and cut connections, 32 at a time, and the resident memory of the process is printed on the way. Every valid answer is
 compared with that of `generate` for its seed.
 """
 
 import argparse
 import base64
+import functools
 import gc
 import io
 import json
+import multiprocessing
 import socket
 import statistics
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -55,9 +58,9 @@ def request(server: Server, number: int, **options: object) -> bytes:
     return json.dumps({"model": server.name, "messages": messages, "seed": number} | options).encode()
 
 
-def post(server: Server, body: bytes) -> tuple[int, dict]:
+def post(url: str, body: bytes) -> tuple[int, dict]:
     """Status and reply."""
-    asked = urllib.request.Request(server.url + "/chat/completions", body, {"Content-Type": "application/json"})
+    asked = urllib.request.Request(url + "/chat/completions", body, {"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(asked, timeout=600) as reply:
             return reply.status, json.load(reply)
@@ -86,6 +89,17 @@ def said(reply: dict) -> tuple[str, list[int]]:
     return choice["message"]["content"], choice.get("codes")
 
 
+def send(url: str, bodies: list[bytes], at_once: int) -> tuple[float, list[tuple[int, dict]]]:
+    """Seconds for all, and their replies in order; for a process of clients."""
+    began = time.perf_counter()
+    if at_once == 1:
+        replies = [post(url, body) for body in bodies]
+    else:
+        with ThreadPoolExecutor(at_once) as pool:
+            replies = list(pool.map(functools.partial(post, url), bodies))
+    return time.perf_counter() - began, replies
+
+
 def timed(run: Callable[[], object]) -> float:
     """Seconds."""
     began = time.perf_counter()
@@ -101,12 +115,12 @@ def mixed(server: Server, agent: LoadedAgent, answers: dict[int, tuple[str, list
         return "cut"
     if kind < 5:
         asked = number % len(answers)
-        status, reply = post(server, request(server, asked))
+        status, reply = post(server.url, request(server, asked))
         if status == 429:
             return "429"
         return "as generate" if status == 200 and matches(agent, said(reply), answers[asked]) else "OTHER"
     bad = request(server, number, tools=[{}]) if kind == 6 else b" " * (server.settings.body + 1)
-    status, reply = post(server, bad)
+    status, reply = post(server.url, bad)
     return f"{status}" if 400 <= status < 500 and reply["error"]["message"] else "OTHER"
 
 
@@ -131,31 +145,25 @@ def main() -> None:
     alone = timed(lambda: [wanted(agent, number) for number in range(given.requests)])
     tokens = sum(len(codes) for _, codes in answers.values())
     print(f"generate, one after the other: {tokens / alone:.0f} tokens/s")
-    with Server(agent, ServeSettings(port=0, slots=given.at_once, queue=64, body=MIB)) as server:
-        replies: dict[int, dict] = {}
+    settings = ServeSettings(port=0, slots=given.at_once, queue=64, body=MIB)
+    clients = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    with clients, Server(agent, settings) as server:
+        bodies = [request(server, number) for number in answers]
 
-        def ask(number: int) -> None:
-            status, replies[number] = post(server, request(server, number))
-            assert status == 200, replies[number]
-
-        def one_by_one() -> None:
-            for number in answers:
-                ask(number)
-
-        def at_once() -> None:
-            with ThreadPoolExecutor(given.at_once) as pool:
-                list(pool.map(ask, answers))
+        def measured(at_once: int) -> float:
+            seconds, replies = clients.submit(send, server.url, bodies, at_once).result()
+            assert all(status == 200 for status, _ in replies), replies
+            same = sum(matches(agent, said(reply), answers[n]) for n, (_, reply) in zip(answers, replies, strict=True))
+            assert same == len(answers), f"{same} of {len(answers)} answers are those of generate"
+            return seconds
 
         ratios = []
-        at_once()  # whatever has to be compiled
+        measured(given.at_once)  # whatever has to be compiled
         for _ in range(given.repeats):
-            one, many = timed(one_by_one), timed(at_once)
-            same = sum(matches(agent, said(replies[n]), answers[n]) for n in answers)
+            one, many = measured(1), measured(given.at_once)
             ratios.append(one / many)
-            print(
-                f"one after the other {tokens / one:.0f} tokens/s, at once {tokens / many:.0f}, ratio {one / many:.2f};"
-            )
-            print(f"  {same} of {len(answers)} answers as generate gives them", flush=True)
+            speeds = f"one after the other {tokens / one:.0f} tokens/s, at once {tokens / many:.0f}"
+            print(f"{speeds}, ratio {one / many:.2f}; all answers as generate gives them", flush=True)
         print(f"ratio: median {statistics.median(ratios):.2f}, least {min(ratios):.2f}")
         counts: dict[str, int] = {}
         with ThreadPoolExecutor(32) as pool:
