@@ -76,17 +76,19 @@ class KVCache(struct.PyTreeNode):
         """The same, its suffix a ring in which nothing was written."""
         return self.replace(age=jnp.zeros(self.prompt_mask.shape[0], jnp.int32))
 
-    def with_prompt(self, row: Int[Array, ""], other: "KVCache") -> "KVCache":
+    def with_prompt(self, row: Int[Array, ""], other: "KVCache", of: Int[Array, ""]) -> "KVCache":
         """A ring with another prompt in the place of prompt `row`, whose samples begin anew.
 
         Args:
             row: of the N prompts; each with one sample.
-            other: a cache of one prompt and one sample, the prompt no longer than P. Nothing of what was in the row
-                stays, not even where it is masked: nothing times NaN is NaN.
+            other: a cache of prompts of one sample each, no longer than P. Nothing of what was in the row stays, not
+                even where it is masked: nothing times NaN is NaN.
+            of: which of the other's prompts.
         """
-        put = jax.lax.dynamic_update_slice_in_dim
+        put, take = jax.lax.dynamic_update_slice_in_dim, jax.lax.dynamic_slice_in_dim
 
         def prompt(into: Array, new: Array, axis: int) -> Array:
+            new = take(new, of, 1, new.ndim - 4)
             before = [(0, 0)] * new.ndim
             before[axis] = (into.shape[axis] - new.shape[axis], 0)  # prompts are padded on the left
             return put(into, jnp.pad(new, before), row, into.ndim - 4)
@@ -98,11 +100,12 @@ class KVCache(struct.PyTreeNode):
             return put(suffix, jnp.zeros(shape, suffix.dtype), row * count, axis)
 
         missing = self.prompt_mask.shape[-1] - other.prompt_mask.shape[-1]
+        mask = jnp.pad(take(other.prompt_mask, of, 1, 0), ((0, 0), (missing, 0)))
         assert self.age is not None
         return self.replace(
             prompt_key=jax.tree.map(lambda x, y: prompt(x, y, y.ndim - 1), self.prompt_key, other.prompt_key),
             prompt_value=jax.tree.map(lambda x, y: prompt(x, y, y.ndim - 2), self.prompt_value, other.prompt_value),
-            prompt_mask=put(self.prompt_mask, jnp.pad(other.prompt_mask, ((0, 0), (missing, 0))), row, 0),
+            prompt_mask=put(self.prompt_mask, mask, row, 0),
             key=jax.tree.map(emptied, self.key, self.prompt_key),
             value=jax.tree.map(emptied, self.value, self.prompt_value),
             age=put(self.age, jnp.zeros(1, jnp.int32), row, 0),

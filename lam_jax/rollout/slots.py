@@ -54,11 +54,11 @@ class Slots(struct.PyTreeNode):
 
 
 class Opening(struct.PyTreeNode):
-    """A prompt that was read: what each of its samples begins with."""
+    """Prompts that were read: what each of their samples begins with."""
 
-    now: Running  # N = G = 1, room for one token
-    first: Int32[Array, " 1"] | Leaf
-    has_image: Bool[Array, " 1"] | Leaf
+    now: Running  # G = 1, room for one token
+    first: Int32[Array, " N"] | Leaf
+    has_image: Bool[Array, " N"] | Leaf
 
 
 class Piece(NamedTuple):
@@ -128,10 +128,15 @@ class SlotDecoder:
         """A."""
         return self._slots.draws.bias.shape[-1]
 
-    def read(self, prompt: Batch) -> Opening:
-        """Reads a prompt, a host batch of one row."""
-        prompt = place(prompt, self._static["mesh"], ROLLOUT)
-        return _read(self._space, prompt, sampling=self._sampling, **self._static)
+    def together(self, length: int) -> tuple[int, ...]:
+        """How many prompts of a length may be read at a time: 1, 2 or 4, as far as they make one of the longest."""
+        most = min(self.sizes.prompt / length + 0.1, self.sizes.slots)
+        return (1, *(count for count in (2, 4) if count <= most))
+
+    def read(self, prompts: Batch) -> Opening:
+        """Reads prompts, the rows of a host batch."""
+        prompts = place(prompts, self._static["mesh"], ROLLOUT)
+        return _read(self._space, prompts, sampling=self._sampling, **self._static)
 
     def join(
         self,
@@ -144,24 +149,26 @@ class SlotDecoder:
         temperature: float,
         top_p: float = 1.0,
         bias: np.ndarray | None = None,
+        row: int = 0,
     ) -> None:
         """A sample begins in a slot, whoever was there.
 
         Args:
             slot: which.
-            opening: of its prompt.
+            opening: of its prompt, and of those that were read with it.
             key: of the request, as `run_rollout` takes it.
             sample: its number there.
             limit: its most tokens, at most T.
             temperature: 0 is greedy.
             top_p: as of `SamplingConfig`.
             bias: float32 [A] on the logits of actions.
+            row: of its prompt among those of the opening.
         """
         if not 1 <= limit <= self.sizes.length:
             raise ValueError(f"A sample of at most {limit} tokens, expected 1 to {self.sizes.length}.")
         bias = np.zeros(self.actions, np.float32) if bias is None else bias
         draws = Draws(key, np.float32(temperature), np.float32(top_p), bias)
-        numbers = np.array([slot, sample, limit], np.int32)
+        numbers = np.array([slot, sample, limit, row], np.int32)
         self._slots = _join(self._slots, opening, draws, numbers, **self._static)
 
     def segment(self, keep: np.ndarray, truncates: bool) -> Piece:
@@ -229,15 +236,15 @@ def _empty(space: ActionSpace, sizes: SlotSizes, sampling: SamplingConfig, mesh:
 
 @functools.partial(jax.jit, static_argnames=("mesh", "layout"), donate_argnames=("slots",))
 def _join(
-    slots: Slots, opening: Opening, draws: Draws, numbers: Int32[Array, " 3"], mesh: Mesh | None, layout: Layout
+    slots: Slots, opening: Opening, draws: Draws, numbers: Int32[Array, " 4"], mesh: Mesh | None, layout: Layout
 ) -> Slots:
-    """`draws` with the request's key; `numbers`: slot, sample, limit."""
-    slot, sample, limit = numbers[0], numbers[1], numbers[2]
+    """`draws` with the request's key; `numbers`: slot, sample, limit, row of the opening."""
+    slot, sample, limit, row = numbers[0], numbers[1], numbers[2], numbers[3]
 
     def put(x: Any, new: Any) -> Any:
         if isinstance(x, KVCache):
-            return x.with_prompt(slot, new)
-        return x.at[slot].set(new[0])
+            return x.with_prompt(slot, new, row)
+        return x.at[slot].set(new[row])
 
     def put_one(x: Array, new: Array) -> Array:
         return x.at[slot].set(new)

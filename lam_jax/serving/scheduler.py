@@ -62,7 +62,7 @@ class Job:
     arrived: float = dataclasses.field(default_factory=time.monotonic)
     begun: int = 0  # samples that have joined
     answered: bool = False
-    opening: Opening | None = None
+    opening: tuple[Opening, int] | None = None  # and the row of its prompt there
 
 
 @dataclasses.dataclass(eq=False)
@@ -170,7 +170,7 @@ class Scheduler:
         while self._waiting and free:
             job = self._waiting[0]
             if not job.gone and job.opening is None:
-                job.opening = self._opening(job)
+                self._read(job, len(free))
             if job.opening is not None and not job.gone:
                 self._begin(job, job.opening, free)
             if job.gone or job.begun == job.asked.samples:
@@ -178,20 +178,35 @@ class Scheduler:
                     self._waiting.remove(job)
                 job.opening = None
 
-    def _opening(self, job: Job) -> Opening | None:
-        """The prompt, read once for all samples; None if that failed, which the others do not feel."""
-        try:
-            opening = jax.block_until_ready(self._decoder.read(job.batch))
-        except Exception as error:  # a prompt that does not fit into memory, say
-            logger.exception("A prompt could not be read.")
+    def _read(self, job: Job, free: int) -> None:
+        """Reads a job's prompt, once for all its samples; with others that are about to join and are alike.
+
+        One that cannot be read ends its job, which the others do not feel.
+        """
+        with self._changed:
+            next_ones = [other for other in list(self._waiting)[:free] if other.opening is None and not other.gone]
+        alike = [other for other in next_ones if _shapes(other.batch) == _shapes(job.batch)]
+        count = max(n for n in self._decoder.together(job.batch.tokens.shape[1]) if n <= max(1, len(alike)))
+        if count > 1 and self._open(alike[:count]) is None:
+            return
+        if (error := self._open([job])) is not None:  # a prompt that does not fit into memory, say
             job.gone = True
             job.tell(Refusal(500, f"Reading the prompt failed: {type(error).__name__}.", code="reading_failed"))
-            return None
-        self._counters.add("prompt_tokens_total", int(job.batch.mask.sum()))
-        return opening
 
-    def _begin(self, job: Job, opening: Opening, free: list[int]) -> None:
-        asked, key = job.asked, jax.random.key(job.asked.seed)
+    def _open(self, jobs: list[Job]) -> Exception | None:
+        batch = jax.tree.map(lambda *rows: np.concatenate(rows), *(job.batch for job in jobs))
+        try:
+            opening = jax.block_until_ready(self._decoder.read(batch))
+        except Exception as error:
+            logger.exception("%s could not be read.", "A prompt" if len(jobs) == 1 else f"{len(jobs)} prompts together")
+            return error
+        for row, job in enumerate(jobs):
+            job.opening = opening, row
+        self._counters.add("prompt_tokens_total", int(batch.mask.sum()))
+        return None
+
+    def _begin(self, job: Job, read: tuple[Opening, int], free: list[int]) -> None:
+        asked, key, (opening, row) = job.asked, jax.random.key(job.asked.seed), read
         while free and job.begun < asked.samples:
             slot = free.pop(0)
             self._decoder.join(
@@ -203,6 +218,7 @@ class Scheduler:
                 temperature=asked.temperature,
                 top_p=asked.top_p,
                 bias=asked.bias,
+                row=row,
             )
             self._busy[slot] = _Sample(job, job.begun, Speech(self._decode, self._ends, asked.stops, asked.stream))
             job.begun += 1
@@ -251,3 +267,7 @@ class Scheduler:
             reason = ("stop" if speech.ended else "length") if over else None
             job.tell(Said(sample.index, speech.news(last=over), *sample.untold, reason))
             sample.untold = ([], [], [])
+
+
+def _shapes(batch: Batch) -> Any:
+    return jax.tree.map(np.shape, batch)

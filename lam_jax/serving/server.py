@@ -151,7 +151,7 @@ def make_decoder(agent: LoadedAgent, settings: ServeSettings) -> SlotDecoder:
 
 
 def warm(agent: LoadedAgent, decoder: SlotDecoder) -> None:
-    """Compiles what first requests would wait for: a short prompt, one with a picture, and the steps."""
+    """Compiles what first requests would wait for: short prompts, with a picture and without, and the steps."""
     import jax
 
     white = picture_bytes(Image.new("RGB", (112, 84), "white"), Where("warm-up"), 0)
@@ -161,10 +161,11 @@ def warm(agent: LoadedAgent, decoder: SlotDecoder) -> None:
             prompt = prompts([prompt_of("Hello", images, "warm-up")]).batch
         except DataError:  # a picture does not fit the agent's longest prompt
             continue
-        opening = decoder.read(prompt)
-        for _ in range(2):  # what comes out of the first goes into the second
-            decoder.join(0, opening, jax.random.key(0), 0, limit=1, temperature=1.0)
-            decoder.segment(np.arange(decoder.sizes.slots) == 0, False)
+        for count in decoder.together(prompt.tokens.shape[1]):
+            opening = decoder.read(jax.tree.map(lambda row, n=count: np.concatenate([row] * n), prompt))
+            for _ in range(2):  # what comes out of the first goes into the second
+                decoder.join(0, opening, jax.random.key(0), 0, limit=1, temperature=1.0)
+                decoder.segment(np.arange(decoder.sizes.slots) == 0, False)
     decoder.clear()
 
 

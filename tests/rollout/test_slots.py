@@ -65,7 +65,10 @@ def alone(space, asked, sampling, width):
 
 
 def together(decoder, openings, asked, leave=()):
-    """All of `asked`, each in the first slot that is free; those of `leave` end after their first segment."""
+    """All of `asked`, each in the first slot that is free; those of `leave` end after their first segment.
+
+    `openings` is one of each prompt, or one of all.
+    """
     found = [[[], [], []] for _ in asked]
     waiting, running = list(range(len(asked))), {}
     while waiting or running:
@@ -73,15 +76,17 @@ def together(decoder, openings, asked, leave=()):
             if waiting and slot not in running:
                 index = waiting.pop(0)
                 row, seed, number, most, temperature, top_p, action = asked[index]
+                own = openings if isinstance(openings, list) else [openings] * len(ROWS)
                 decoder.join(
                     slot,
-                    openings[row],
+                    own[row],
                     jax.random.key(seed),
                     number,
                     limit=most,
                     temperature=temperature,
                     top_p=top_p,
                     bias=bias_of(action, decoder.actions),
+                    row=0 if isinstance(openings, list) else row,
                 )
                 running[slot] = index
         keep = np.array(
@@ -107,9 +112,10 @@ def test_a_sample_is_that_of_a_rollout_of_its_own_whoever_is_beside_it(spaces, n
     decoder = SlotDecoder(space, SlotSizes(SLOTS, P + 3, T, 2), sampling)
     openings = [decoder.read(prompt(row)) for row in range(len(ROWS))]
     expected = [alone(space, one, sampling, decoder.actions) for one in ASKED]
-    for order in (range(len(ASKED)), reversed(range(len(ASKED)))):
+    read_at_once = decoder.read(make_batch(ROWS, P, left=True))
+    for order, read in ((range(len(ASKED)), openings), (reversed(range(len(ASKED))), read_at_once)):
         order = list(order)
-        found = together(decoder, openings, [ASKED[i] for i in order])
+        found = together(decoder, read, [ASKED[i] for i in order])
         for i, (tokens, actions, logps) in zip(order, found):
             assert tokens == expected[i][0].tolist()
             assert actions == expected[i][1].tolist()
@@ -145,3 +151,10 @@ def test_a_sample_that_has_no_room_is_refused(spaces):
     decoder = SlotDecoder(spaces["latent"], SlotSizes(1, P, T, 2), SamplingConfig())
     with pytest.raises(ValueError, match="expected 1 to 9"):
         decoder.join(0, decoder.read(prompt(0)), jax.random.key(0), 0, limit=T + 1, temperature=1.0)
+
+
+@pytest.mark.parametrize(("length", "most"), [(118, 1), (59, 2), (60, 2), (30, 4), (15, 4), (119, 1), (500, 1)])
+def test_as_many_prompts_are_read_at_a_time_as_make_one_of_the_longest(spaces, length, most):
+    decoder = SlotDecoder(spaces["token"], SlotSizes(8, 118, 2, 2), SamplingConfig())
+    assert decoder.together(length) == tuple(n for n in (1, 2, 4) if n <= most)
+    assert max(SlotDecoder(spaces["token"], SlotSizes(3, 118, 2, 2), SamplingConfig()).together(length)) <= 3
