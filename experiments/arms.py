@@ -51,13 +51,15 @@ def arm(
         learning_rate: of RL; None: the demo's of the space.
     """
     found = recipe(seed, (task,), algorithm, METHOD_OF[agent])
-    found = in_spaces(found, (SPACE_OF[agent],))
+    answers = tuple(AnswerSet(2, in_every_space(SamplingConfig(temperature=t))) for t in TEMPERATURES)
+    found = dataclasses.replace(found, evaluation=dataclasses.replace(found.evaluation, answers=answers))
     space = SPACE_OF[agent]
+    found = in_spaces(found, (space,))
     optimiser = found.rl.optimisers[space]
     if learning_rate is not None:
         optimiser = dataclasses.replace(optimiser, lr=learning_rate)
     rl = dataclasses.replace(found.rl, steps=RL_STEPS, optimisers={**found.rl.optimisers, space: optimiser})
-    answers = tuple(AnswerSet(2, in_every_space(SamplingConfig(temperature=t))) for t in TEMPERATURES)
+    answers = found.evaluation.answers
     if agent == "token":
         answers = (*answers, AnswerSet(2, in_every_space(RELEASED_ANSWERS)))
     evaluation = dataclasses.replace(found.evaluation, answers=answers, prompts=96, backbone=None)
