@@ -126,9 +126,12 @@ def _main(args: list[str]) -> int:
 
 def is_unread(error: BaseException) -> bool:
     """Whether who read standard output has gone, as `| head` does; what is still printed goes nowhere from then on."""
-    if not isinstance(error, BrokenPipeError):
+    if not isinstance(error, BrokenPipeError) or not hasattr(select, "poll"):
         return False
-    out = sys.stdout.fileno()
+    try:
+        out = sys.stdout.fileno()
+    except (OSError, ValueError):  # standard output is no file, as in a notebook
+        return False
     poll = select.poll()
     poll.register(out, 0)
     if not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):

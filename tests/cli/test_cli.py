@@ -1,6 +1,7 @@
 """The command line: help that reads well, messages and exit codes."""
 
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -206,5 +207,8 @@ def test_a_pipe_that_breaks_elsewhere_is_an_error(monkeypatch, capfd):
         raise BrokenPipeError(32, "Broken pipe of a worker")
 
     monkeypatch.setattr("lam_jax.cli.presets.Presets.run", run)
+    assert main(["presets"]) == 1
+    assert "Broken pipe of a worker" in capfd.readouterr().err
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
     assert main(["presets"]) == 1
     assert "Broken pipe of a worker" in capfd.readouterr().err
