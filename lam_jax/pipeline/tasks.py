@@ -122,9 +122,8 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
 
         def evaluate(state: TrainState) -> dict[str, Any]:
             collect.settle()
-            sampling = config.rollout.sampling.answering()
-            answering = dataclasses.replace(config.rollout, sampling=sampling, weights="same")
-            return {"score": evaluator.mean_reward(merge(state.trainable, resting), validation, answering)}
+            now = merge(state.trainable, resting)
+            return {"score": evaluator.mean_reward(now, validation, config.rollout.answering())}
 
         every, keep_best = recipe.rl.validate_every or config.steps, recipe.rl.weights == "best"
         plan = Phase(phase, config.steps, evaluate=evaluate, evaluate_every=every, keep_best=keep_best)

@@ -55,6 +55,10 @@ class RolloutConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"RolloutConfig.{name} must be at least 1, got {getattr(self, name)}.")
 
+    def answering(self) -> "RolloutConfig":
+        """Of validation with the same draws: the most likely token under a code, by the full weights."""
+        return dataclasses.replace(self, sampling=self.sampling.answering(), weights="same")
+
 
 class Rollout(struct.PyTreeNode):
     """Continuations and everything that the policy update needs; nothing has to pass the backbone again."""

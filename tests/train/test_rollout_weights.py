@@ -9,6 +9,7 @@ import pytest
 
 from lam_jax.recipe import Recipe
 from lam_jax.recipes import demo
+from lam_jax.rollout.sampling import HybridSampling, SamplingConfig
 from lam_jax.train.method import METHODS
 from tests.recipes.shipped import GOLDEN
 from tests.train import plain_rl
@@ -37,6 +38,12 @@ def test_ratios_are_one_before_the_first_update(space, train_norm):
     assert [float(metrics[name]) for name in ("ratio_mean", "ratio_max")] == pytest.approx([1, 1], abs=1e-5)
     assert float(metrics["clip_fraction"]) == 0
     assert all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves(state.trainable))
+
+
+def test_validation_answers_by_the_full_weights_and_emits_the_most_likely_token():
+    rollout = held(config("hybrid")).rollout
+    rollout = dataclasses.replace(rollout, sampling=HybridSampling(top_k=3, emission=0.5))
+    assert rollout.answering() == dataclasses.replace(rollout, weights="same", sampling=SamplingConfig(top_k=3))
 
 
 def with_weights(recipe, weights):
