@@ -22,7 +22,7 @@ Pictures are PNG bytes where the real data have paths. Every row has "facts", wh
                 "body_words"}: the role at the picture's place and the good words for it and for the user's feeling
 
 The references of role_play("sft", i) and help_row("sft", i) are noisy on purpose: style words come from nobody or
-from another character (role, feeling) at rate STYLE_NOISE, the catchphrase is forgotten at half that rate, and objects
+from another character (role, feeling) at rate STYLE_NOISE (HELP_STYLE_NOISE in help), the catchphrase is forgotten at half that rate, and objects
 are mistaken at rate OBJECT_NOISE. The role play and help talk of text_only has style noise (TEXT_STYLE_NOISE) alone. So
 SFT learns the language but not the whole task, and RL has something to improve. References of all other splits are
 clean: full marks by the rubric.
@@ -43,6 +43,7 @@ from lam_jax.tasks import mmrole, pcogalign
 ROLE_PLAY_SPLITS = ("sft", "rl", "val", "id_test", "ood_test")
 HELP_SPLITS = ("sft", "rl", "val", "ls1", "ls2")
 STYLE_NOISE = 0.5
+HELP_STYLE_NOISE = 0.1  # at a rate of .5 nothing of roles and feelings is learned: a plain word is then the likeliest
 TEXT_STYLE_NOISE = 0.4
 OBJECT_NOISE = 0.08
 CAPTION_SHARE = 0.65
@@ -221,7 +222,7 @@ def help_row(split: str, index: int) -> Row:
     """
     rng = _rng(f"help_{split}", index, tuple(f"help_{name}" for name in HELP_SPLITS))
     scene = draw_scene(rng)
-    noise = (STYLE_NOISE, OBJECT_NOISE) if split == "sft" else (0.0, 0.0)
+    noise = (HELP_STYLE_NOISE, OBJECT_NOISE) if split == "sft" else (0.0, 0.0)
     advice = advise(scene, rng, split == "ls2", *noise)
     role = advice.facts["role"]
     expected = (
