@@ -31,7 +31,7 @@ METHOD_OF = {"token": Method(), "latent": METHODS["paper"], "repaired": LEARN, "
 # feelings of personalised help are learned late.
 SFT_STEPS: Mapping[TaskName, int] = {"role_play": 250, "help": 1_000}
 RL_STEPS = 60  # the demo has 12
-# The best of three by `experiments.tune`: by the mean score of validation prompts at temperatures 1 and .1, on role play.
+# The best by `experiments.tune`: by the mean score of role play's validation prompts at temperatures 1 and .1.
 RATES: Mapping[AgentName, float] = {"token": 1e-3, "latent": 1e-3, "repaired": 3e-4, "hybrid": 1e-3}
 # Of the answers, for curves of score against diversity; the two that the demo has come first.
 TEMPERATURES = (1.0, 0.1, 0.6, 0.3)

@@ -22,10 +22,10 @@ Pictures are PNG bytes where the real data have paths. Every row has "facts", wh
                 "body_words"}: the role at the picture's place and the good words for it and for the user's feeling
 
 The references of role_play("sft", i) and help_row("sft", i) are noisy on purpose: style words come from nobody or
-from another character (role, feeling) at rate STYLE_NOISE (HELP_STYLE_NOISE in help), the catchphrase is forgotten at half that rate, and objects
-are mistaken at rate OBJECT_NOISE. The role play and help talk of text_only has style noise (TEXT_STYLE_NOISE) alone. So
-SFT learns the language but not the whole task, and RL has something to improve. References of all other splits are
-clean: full marks by the rubric.
+from another character (role, feeling) at rate STYLE_NOISE (help: HELP_STYLE_NOISE), the catchphrase is forgotten at
+half that rate, and objects are mistaken at rate OBJECT_NOISE. The role play and help talk of text_only has style noise
+(TEXT_STYLE_NOISE) alone. So SFT learns the language but not the whole task, and RL has something to improve. References
+of all other splits are clean: full marks by the rubric.
 """
 
 import random

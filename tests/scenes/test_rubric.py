@@ -76,7 +76,8 @@ def test_clean_references_have_full_marks(task, split):
 def test_noisy_references_are_worth_less_but_much(task):
     found = examples(task, "sft", 200)
     means = reward(task, found, [e.reference for e in found]).reference_scores.mean(axis=1) / 10
-    assert 0.6 < means.mean() < 0.85
+    low, high = {"role_play": (0.6, 0.85), "help": (0.85, 0.97)}[task]
+    assert low < means.mean() < high
     assert means.std() > 0.05
 
 

@@ -162,7 +162,8 @@ def test_only_sft_references_are_noisy(task):
     assert invented("rl") == 0.0
     assert 0.05 < invented("sft") < 0.3
     assert styled("rl") == 1.0
-    assert 0.35 < styled("sft") < 0.7
+    low, high = {"role_play": (0.35, 0.7), "help": (0.85, 0.95)}[task]
+    assert low < styled("sft") < high
 
 
 def test_facts_are_plain_data():
