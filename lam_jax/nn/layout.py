@@ -20,6 +20,8 @@ class Layout:
             of query, key and value in decoding. Impossible where the dimensions lie on different mesh axes.
         unrolled: stacks of fewer weights are unrolled where gradients are wanted; 0: every stack is scanned.
         apart: stacks of fewer weights have their layers apart in decoding; None: those that are unrolled.
+        kept_apart: stage 6 holds the layers of stacks that do not train apart between its programs too, so that no
+            rollout copies them (`lam_jax.train.rl_held`).
         pack: a linear map laid out for the few rows of a decode step, or None where it stays as it is; None: all stay.
         attend: attention of whole rows, called as `lam_jax.nn.attention.attention`, or None of what it gives where it
             cannot serve; None: in parts (`lam_jax.nn.attention`).
@@ -31,6 +33,7 @@ class Layout:
     joined: bool = False
     unrolled: int = 0
     apart: int | None = None
+    kept_apart: bool = False
     pack: Callable[[Any], Any] | None = None
     attend: Callable[..., Any] | None = None
     decode_layer: Any = None

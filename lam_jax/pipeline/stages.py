@@ -118,7 +118,8 @@ def skipped_of(resources: Resources) -> Callable[[], Mapping[str, Any]] | None:
 
 def chosen_weights(fitted: Fitted, weights: Weights) -> Any:
     """The weights that a phase hands on."""
-    return fitted.best.trainable if weights == "best" and fitted.best else fitted.state.trainable
+    kept = fitted.best.trainable if weights == "best" and fitted.best else None
+    return fitted.state.trainable if kept is None else kept
 
 
 def best_record(fitted: Fitted) -> dict[str, Any]:
