@@ -19,6 +19,7 @@ from lam_jax.nn.weight import structs
 from lam_jax.parallel import ROLLOUT, TRAIN, UPDATE, Rules
 from lam_jax.parallel.choose_layout import choose_layout
 from lam_jax.parallel.choose_mesh import Load
+from lam_jax.parallel.parked import is_used_up
 from lam_jax.rl import ALGORITHMS, Algorithm
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.rollout.run import jitted
@@ -29,7 +30,7 @@ from lam_jax.train.optimiser import Optimiser, OptimiserConfig, make_optimiser, 
 from lam_jax.train.partition import count_parameters, in_dtype, partition
 from lam_jax.train.rl_batch import RLBatch
 from lam_jax.train.rl_config import RLConfig
-from lam_jax.train.rl_held import Frozen, for_rollouts, hold_frozen, hold_reference, is_used_up
+from lam_jax.train.rl_held import Frozen, for_rollouts, hold_frozen, hold_reference
 from lam_jax.train.rl_update import Update
 from lam_jax.train.spaces import SPACES, Space
 from lam_jax.train.stages import SFT_LATENT, SFT_LEARN, MixedBatch, Stage, Step
@@ -186,7 +187,7 @@ class _Held:
 
 def _held(space: Space, setting: Setting, optimiser: Optimiser) -> _Held:
     trainable, frozen = partition(setting.agent(TRAIN), space.trains(setting.config, setting.method))
-    used_up = is_used_up(frozen)
+    used_up = is_used_up(frozen, setting.config.dtype)
     held = hold_frozen(frozen, space, choose_layout(setting.mesh), (lambda leaf: None) if used_up else None)
     copied = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), trainable)
     state = abstract_state(copied, optimiser)

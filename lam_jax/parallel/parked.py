@@ -84,6 +84,22 @@ def in_dtype_one_by_one(tree: T, dtype: Any, release: Callable[[jax.Array], None
     return jax.tree.map(cast, tree)
 
 
+def discard(tree: Any, but: Any = ()) -> None:
+    """Deletes the arrays of a tree that are none of those of `but`: their devices' memory is free at once."""
+    kept = set(map(id, jax.tree.leaves(but)))
+    for leaf in jax.tree.leaves(tree):
+        if id(leaf) not in kept:
+            leaf.delete()
+
+
+def is_used_up(tree: Any, dtype: Any) -> bool:
+    """Whether a phase that computes in `dtype` may take the memory of a tree's weights: it has another one.
+
+    Otherwise it computes with the very arrays, which somebody else may have too.
+    """
+    return all(leaf.dtype != dtype for leaf in jax.tree.leaves(tree))
+
+
 def park(tree: T, dtype: Any) -> Callable[[], T]:
     """A function that gives a tree back as it is now, as often as it is called.
 

@@ -10,14 +10,14 @@ from lam_jax.data.collator import Collated
 from lam_jax.data.loader import Peekable
 from lam_jax.latent.agent import Agent
 from lam_jax.parallel.choose_layout import choose_layout
-from lam_jax.parallel.parked import Parking
+from lam_jax.parallel.parked import Parking, discard, is_used_up
 from lam_jax.pipeline.costs import PromptSize, played, rl_cost, step_flops
 from lam_jax.pipeline.measures import Evaluator
 from lam_jax.pipeline.observe import observer
 from lam_jax.pipeline.phases import rl_phase, scores_phase, sft_phases
 from lam_jax.pipeline.resources import Resources
 from lam_jax.pipeline.skipped import SkipLog, totals_of
-from lam_jax.pipeline.stages import best_record, chosen_weights, skipped_of, train_stage
+from lam_jax.pipeline.stages import best_record, chosen_weights, skipped_of, structs_of, train_stage
 from lam_jax.runs.run import Run
 from lam_jax.tasks.episodes import EpisodeTask
 from lam_jax.tasks.task import Task
@@ -30,7 +30,7 @@ from lam_jax.train.rl_batch import RLBatch
 from lam_jax.train.rl_collect import Collector
 from lam_jax.train.rl_config import RLConfig
 from lam_jax.train.rl_episodes import EpisodeCollector
-from lam_jax.train.rl_held import hold_frozen, hold_reference, is_used_up, release_trainable
+from lam_jax.train.rl_held import hold_frozen, hold_reference
 from lam_jax.train.rl_rewards import Decoder
 from lam_jax.train.rl_update import Update
 from lam_jax.train.spaces import Space
@@ -93,9 +93,10 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
     """
     recipe, config = resources.recipe, rl_config(resources, task, space)
     trainable, frozen = partition(agent, space.trains(agent.backbone.config, recipe.method))
-    parking = Parking(frozen)
-    held = hold_frozen(frozen, space, choose_layout(resources.mesh), parking.park if is_used_up(frozen) else None)
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), trainable)
+    structs, used_up, parking = structs_of(trainable), is_used_up(agent, agent.backbone.config.dtype), Parking(frozen)
+    if used_up:
+        discard(agent, (trainable, frozen))  # of which some rows train
+    held = hold_frozen(frozen, space, choose_layout(resources.mesh), parking.park if used_up else None)
     phase = rl_phase(task.name, space)
     validation = resources.first(task.name, task.val, config.prompts)
     evaluator = Evaluator(resources, task, space)
@@ -104,7 +105,8 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
         optimiser = make_optimiser(config.optimiser, config.steps * config.updates)
         state = TrainState.create(trainable, optimiser, jax.random.key(recipe.seed))
         reference = hold_reference(trainable, config.algorithm)
-        release_trainable(trainable)
+        if used_up:
+            discard(trainable)
         loader = Peekable(resources.prompt_loader(task))
         ends = agent.backbone.config.eos_ids
         decode = Decoder(resources.tokenizer, ends)
@@ -141,11 +143,12 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
             size, turns = played(size, fitted.history)
         flops = step_flops(agent.backbone.config, recipe.latent, recipe.method, config, size, turns)
         return chosen_weights(fitted, recipe.rl.weights), best_record(fitted) | {
-            "speed": speed | {"trainable_parameters": count_parameters(like)},
+            "speed": speed | {"trainable_parameters": count_parameters(structs)},
             "cost": rl_cost(fitted.history, config, flops),
         }
 
-    result = run.phase(phase, train, like)
+    result = run.phase(phase, train, structs)
+    discard(held, frozen)
     speed = dict(result.record["speed"])
     speed = {"task": task.name, "space": space.name, "step_s": speed.pop("rl_step_s"), **speed}
     return merge(result.tree, parking.wake()), speed

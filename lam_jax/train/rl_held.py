@@ -24,14 +24,6 @@ class Frozen(NamedTuple):
     rollouts: Agent
 
 
-def is_used_up(part: Agent) -> bool:
-    """Whether stage 6 may take the devices' memory of an agent's half: it computes in another dtype than the weights'.
-
-    Otherwise it computes with the very arrays, which somebody else may have too.
-    """
-    return all(leaf.dtype != part.backbone.config.dtype for leaf in jax.tree.leaves(part))
-
-
 def hold_frozen(frozen: Agent, space: Space, layout: Layout, release: Release | None = None) -> Frozen:
     """The half that does not train, in the compute dtype.
 
@@ -72,13 +64,6 @@ def for_rollouts(trainable: Agent, frozen: Agent) -> Agent:
     apart = isinstance(frozen.backbone.blocks, tuple)
     own = rollout_weights(trainable, trainable.specs, trainable.backbone.config.dtype, apart)
     return merge(own, frozen)
-
-
-def release_trainable(trainable: Agent) -> None:
-    """Deletes the weights that stage 6 began with, of which it has copies, where it may."""
-    if is_used_up(trainable):
-        for leaf in jax.tree.leaves(trainable):
-            leaf.delete()
 
 
 def _without(tree: Agent, unused: tuple[str, ...], release: Release) -> Agent:

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from lam_jax.nn.layout import PLAIN
+from lam_jax.parallel.parked import discard
 from lam_jax.train.optimiser import make_optimiser
 from lam_jax.train.partition import partition
 from lam_jax.train.rl import RLStep
 from lam_jax.train.rl_collect import Collector
-from lam_jax.train.rl_held import Frozen, hold_frozen, hold_reference, release_trainable
+from lam_jax.train.rl_held import Frozen, hold_frozen, hold_reference
 from lam_jax.train.rl_rewards import Decoder
 from lam_jax.train.rl_update import Update
 from lam_jax.train.spaces import SPACES
@@ -98,7 +99,8 @@ def step_of(space, layout=None, weights="same", dtype="float32", **changes):
     if layout is not None:
         held = hold_frozen(frozen, SPACES[space], layout, lambda leaf: leaf.delete() if leaf.dtype != dtype else None)
         reference = hold_reference(trainable, settings.algorithm)
-        release_trainable(trainable)
+        if dtype != "float32":
+            discard(trainable)
     collect = Collector(settings, METHOD, held.rollouts, share_of_even_tokens, Decoder(Numbers()), iter(()))
     return RLStep(collect, Update(settings, METHOD, optimiser, held.updates, reference)), state
 
