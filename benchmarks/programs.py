@@ -135,9 +135,7 @@ class StepProgram:
         own: nobody else has the halves, so that their memory is taken as a run does.
     """
 
-    def __init__(
-        self, halves: tuple[Agent, Agent], work: Workload, space: str, stop: bool = False, own: bool = False
-    ):
+    def __init__(self, halves: tuple[Agent, Agent], work: Workload, space: str, stop: bool = False, own: bool = False):
         trainable, frozen = halves
         self.config = config = rl_config(work, space, stop)
         self.parameters = count_parameters(trainable)

@@ -23,8 +23,8 @@ HISTORY = (
     "Kernels a step of 3B in bfloat16 on one H100, for tokens and latent actions, by jax 0.10.2: 1,370 and 1,694 with "
     "the layers scanned; 788 and 980 with the layers apart and XLA's kernels alone; now as in the table. A test holds "
     "them at 450 and 570 at most (`tests/aot/test_gpu.py`). In latent and hybrid RL in bfloat16 the layers stay apart "
-    "from one rollout to the next. Otherwise they are a copy of the stacked ones, which a rollout holds beside them: in "
-    "bfloat16 on one card 4 to 5 GiB at 3B and 11 to 14 at 7B.",
+    "from one rollout to the next. Otherwise they are a copy of the stacked ones, which a rollout holds beside them: "
+    "in bfloat16 on one card 4 to 5 GiB at 3B and 11 to 14 at 7B.",
     "",
     "Programs for one described card are those of a real one but for one thing: prefill and updates use cuDNN's "
     "attention there in bfloat16, which can only be asked on a card. Here their attention is XLA's, which writes the "

@@ -24,12 +24,13 @@ CPU machine; a GPU that the machine has is left alone:
 Cards are h100, h200, a100 (80 GB), a100-40gb, l40s and rtx4090; h100:2x8 is two hosts of eight.
 
 It ends with code 1 if a program does not fit. `--mesh data=2,fsdp=4,tensor=2` tries a mesh of yours, `--rows`,
-`--prompts`, `--samples`, `--prompt`, `--completion` and `--micro-batches` other sizes, `--dtype float32` another precision,
-`--all --out FOLDER` makes a page like this one. This page: `python -m benchmarks.pods`.
+`--prompts`, `--samples`, `--prompt`, `--completion` and `--micro-batches` other sizes, `--dtype float32` another
+precision, `--all --out FOLDER` makes a page like this one. This page: `python -m benchmarks.pods`.
 
 If a step does not fit: in stages 1 to 5 raise `fsdp` (weights, gradients and optimiser state are divided by fsdp x
 tensor) or lower the rows; in rollouts raise `tensor` (their copy of the weights is divided by `tensor` alone) or lower
-prompts x samples; in updates split the prompts by `--micro-batches`, which changes no number, or lower prompts x samples.
+prompts x samples; in updates split the prompts by `--micro-batches`, which changes no number, or lower prompts x
+samples.
 
 How to read the tables:
 

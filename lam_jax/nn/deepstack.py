@@ -4,7 +4,6 @@ Legend: E blocks, B rows, L length, M picture tokens of a row, D width.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp

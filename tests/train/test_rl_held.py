@@ -23,8 +23,8 @@ from lam_jax.train.rl_update import Update
 from lam_jax.train.spaces import SPACES
 from lam_jax.train.state import TrainState
 from tests import tiny
-from tests.train.made_rl import METHOD, Numbers, config, moved_state, prompts, share_of_even_tokens
 from tests.tiny import Row, make_batch, words
+from tests.train.made_rl import METHOD, Numbers, config, moved_state, prompts, share_of_even_tokens
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 APART = dataclasses.replace(PLAIN, kept_apart=True)
@@ -44,7 +44,7 @@ def names(tree):
 
 @pytest.mark.parametrize("space", ["latent", "hybrid", "token"])
 def test_what_stands_still_is_there_once_and_without_what_is_not_used(space):
-    trainable, frozen = halves(space, dtype="bfloat16")
+    _, frozen = halves(space, dtype="bfloat16")
     before, released = names(frozen), []
     held = hold_frozen(frozen, SPACES[space], APART, released.append)
     assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(held.updates))
@@ -127,12 +127,20 @@ def assert_equal(one, other, atol=1e-5):
         np.testing.assert_allclose(y, x, atol=10 * atol)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("space", ["latent", "hybrid", "token"])
-def test_steps_are_those_of_the_halves_as_they_come_from_training(space, dtype):
-    found = trained(space, APART, dtype=dtype)
+@pytest.mark.parametrize(
+    ("space", "dtype", "layout"),
+    [
+        ("latent", "float32", APART),
+        ("hybrid", "float32", APART),
+        ("latent", "bfloat16", PLAIN),
+        ("token", "bfloat16", APART),
+    ],
+)
+def test_steps_are_those_of_the_halves_as_they_come_from_training(space, dtype, layout):
+    """In bfloat16, whose rounding depends on the program, without layers apart, which are another one."""
+    found = trained(space, layout, dtype=dtype)
     assert found[0][0][1]["kl"] > 0
-    assert_equal(found, trained(space, dtype=dtype), atol=1e-5 if dtype == "float32" else 1e-3)
+    assert_equal(found, trained(space, dtype=dtype))
 
 
 @pytest.mark.parametrize("space", ["latent", "hybrid"])
