@@ -25,6 +25,7 @@ class Layout:
         pack: a linear map laid out for the few rows of a decode step, or None where it stays as it is; None: all stay.
         attend: attention of whole rows, called as `lam_jax.nn.attention.attention`, or None of what it gives where it
             cannot serve; None: in parts (`lam_jax.nn.attention`).
+        query_block: queries whose scores attention in parts holds at a time; None: `lam_jax.nn.attention.QUERY_BLOCK`.
         decode_layer: a layer of a decode step, called as `lam_jax.gpu.decode_layer.DecodeLayer`, over caches laid out
             for it; None: in parts (`lam_jax.nn.attention`). It joins prompts and samples, too.
         logits_bytes: float32 logits over the vocabulary that a loss holds at a time. Fewer read the table more often.
@@ -36,6 +37,7 @@ class Layout:
     kept_apart: bool = False
     pack: Callable[[Any], Any] | None = None
     attend: Callable[..., Any] | None = None
+    query_block: int | None = None
     decode_layer: Any = None
     logits_bytes: int = 256 * 2**20
 

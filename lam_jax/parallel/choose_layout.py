@@ -37,6 +37,7 @@ def choose_layout(mesh: Mesh | None) -> Layout:
             apart=EVERY,
             kept_apart=True,
             attend=fused_attention if device.client is jax.devices()[0].client else None,
+            query_block=256,  # where there is no `attend`, scores are most of what an update of one prompt holds
             decode_layer=DecodeLayer(shared=shared) if shared else DecodeLayer(),
             logits_bytes=2**30,
         )
