@@ -61,7 +61,7 @@ def test_what_is_counted_is_what_is_held(tmp_path, monkeypatch, space, beta):
     recipe = quick_game("maze", (space,), write_model(tmp_path / "model"))
     algorithm = dataclasses.replace(recipe.rl.algorithm_of("maze"), beta=beta)
     model = dataclasses.replace(recipe.model, compute_dtype="bfloat16")
-    rl = dataclasses.replace(recipe.rl, algorithm=algorithm, weights="best", steps=1)
+    rl = dataclasses.replace(recipe.rl, algorithm=algorithm, task_algorithms={}, weights="best", steps=1)
     recipe = dataclasses.replace(recipe, model=model, rl=rl)
     with lam_jax.open_run(recipe, tmp_path / "run", (1, 1, 1)) as (run, resources):
         task, looks = recipe.tasks[0], Looks()
