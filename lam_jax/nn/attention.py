@@ -18,7 +18,8 @@ from lam_jax.nn.layout import layout
 
 # Far below any real score, yet finite: exp(floor - floor) must not be NaN for a row without keys.
 FLOOR = -1e30
-# Queries whose scores are held at a time, unless the layout says otherwise. Float32 scores of 16 heads take 33 KB a query at 512 keys, 134 KB at 2048.
+# Queries whose scores are held at a time, unless the layout says otherwise. Float32 scores of 16 heads take 33 KB a
+# query at 512 keys, 134 KB at 2048.
 QUERY_BLOCK = 512
 
 
