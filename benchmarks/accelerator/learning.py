@@ -37,7 +37,7 @@ def token(results: Results, work: Workload) -> None:
 
 def _learning(results: Results, work: Workload, space: str) -> None:
     peaks = measure_peaks(work.config.compute_dtype)
-    program = StepProgram(make_halves(work, rl_parts(work, space)), work, space)
+    program = StepProgram(make_halves(work, rl_parts(work, space)), work, space, own=True)
     if not results.has("rollout.tokens_per_s"):
         with results.part("rollout"):
             _rollout(results, work, space, program, peaks, "")
@@ -56,7 +56,7 @@ def many(results: Results, work: Workload) -> None:
     for space in ("latent", "token"):
         if not results.has(f"{space}.rollout.tokens_per_s"):
             with results.part(space):
-                program = StepProgram(make_halves(work, rl_parts(work, space)), work, space)
+                program = StepProgram(make_halves(work, rl_parts(work, space)), work, space, own=True)
                 _rollout(results, large, space, program, peaks, f"{space}.")
                 del program
 

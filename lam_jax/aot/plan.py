@@ -231,7 +231,8 @@ class _Planner:
         fsdp = self.resources.mesh.shape["fsdp"]
         sizes = {"prompts": prompts, "samples": -(-samples // fsdp) * fsdp}
         setting = self._setting(**sizes, prompt=task.prompt_lengths[-1], completion=task.answer_length)
-        return build(f"{kind}_{space.name}", dataclasses.replace(setting, rollout_weights=weights))
+        algorithm = self.recipe.rl.algorithm_of(task.name)
+        return build(f"{kind}_{space.name}", dataclasses.replace(setting, rollout_weights=weights, algorithm=algorithm))
 
     def _decode_bytes(self, rollout: Program, task: Task) -> int:
         return bytes_per_chip(rollout.arguments[0]) * task.answer_length

@@ -19,7 +19,7 @@ from lam_jax.nn.weight import structs
 from lam_jax.parallel import ROLLOUT, TRAIN, UPDATE, Rules
 from lam_jax.parallel.choose_layout import choose_layout
 from lam_jax.parallel.choose_mesh import Load
-from lam_jax.parallel.rules import with_holes
+from lam_jax.parallel.parked import is_used_up
 from lam_jax.rl import ALGORITHMS, Algorithm
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.rollout.run import jitted
@@ -30,6 +30,7 @@ from lam_jax.train.optimiser import Optimiser, OptimiserConfig, make_optimiser, 
 from lam_jax.train.partition import count_parameters, in_dtype, partition
 from lam_jax.train.rl_batch import RLBatch
 from lam_jax.train.rl_config import RLConfig
+from lam_jax.train.rl_held import Frozen, for_rollouts, hold_frozen, hold_reference
 from lam_jax.train.rl_update import Update
 from lam_jax.train.spaces import SPACES, Space
 from lam_jax.train.stages import SFT_LATENT, SFT_LEARN, MixedBatch, Stage, Step
@@ -127,7 +128,8 @@ class Setting:
         """The released settings of stage 6 at this workload."""
         sampling = SAMPLING.get(space.name, SamplingConfig())
         rollout = RolloutConfig(self.work.samples, self.work.completion, sampling, weights=self.rollout_weights)
-        return RLConfig(self.algorithm, space, prompts=self.work.prompts, rollout=rollout, remat=self.method.remat)
+        sizes = {"prompts": self.work.prompts, "micro_batches": self.work.micro_batches}
+        return RLConfig(self.algorithm, space, **sizes, rollout=rollout, remat=self.method.remat)
 
 
 def load_of(preset: str, work: Workload, config: BackboneConfig | None = None) -> Load:
@@ -175,41 +177,44 @@ def build_stage(stage: Stage, setting: Setting) -> Program:
 
 @dataclasses.dataclass(frozen=True)
 class _Held:
-    """What stage 6 keeps on the devices all the time, and the agent that it puts together for a rollout."""
+    """What stage 6 keeps on the devices all the time, by the functions that make it in a run."""
 
     state: TrainState
-    frozen: Agent  # as in training
-    reference: Any
-    rollout_frozen: Agent  # the same in rollout layout
-    rollout_agent: Agent
+    frozen: Frozen
+    reference: Agent
+    shared: tuple[Agent, ...]  # what the run holds, too, since stage 6 may not take its memory
 
 
 def _held(space: Space, setting: Setting, optimiser: Optimiser) -> _Held:
-    trainable, frozen = _halves(space.trains, setting)
-    state = abstract_state(trainable, optimiser)
-    whole = setting.agent(ROLLOUT, setting.config.dtype)
-    _, rest = partition(whole, space.trains(setting.config, setting.method))
-    return _Held(state, frozen, trainable, rest, whole)
+    trainable, frozen = partition(setting.agent(TRAIN), space.trains(setting.config, setting.method))
+    used_up = is_used_up(frozen, setting.config.dtype)
+    held = hold_frozen(frozen, space, choose_layout(setting.mesh), (lambda leaf: None) if used_up else None)
+    copied = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), trainable)
+    state = abstract_state(copied, optimiser)
+    return _Held(state, held, hold_reference(trainable, setting.algorithm), () if used_up else (trainable, frozen))
+
+
+def _distinct(*trees: Any) -> list[Any]:
+    """The leaves of trees, those once that are the same: they share their memory."""
+    return list({id(leaf): leaf for leaf in jax.tree.leaves(trees)}.values())
 
 
 def _rollout(space: Space, setting: Setting) -> Program:
     work, mesh, config = setting.work, setting.mesh, setting.rl(space).rollout
     held = _held(space, setting, _rl_optimiser())
-    prompts = setting.prompts(ROLLOUT)
     ids = abstract_array((work.prompts, work.samples), jnp.int32, ("prompts", "samples"), mesh, ROLLOUT)
     arguments = (
-        space.actions(held.rollout_agent, setting.method),
-        prompts,
+        space.actions(for_rollouts(held.state.trainable, held.frozen.rollouts), setting.method),
+        setting.prompts(ROLLOUT),
         ids,
-        abstract_key(replicated_beside(held.reference)),
+        abstract_key(replicated_beside(held.state.trainable)),
     )
-    # Weights with trained rows are put together anew for each rollout, beside the frozen rows; the others are shared.
-    fresh = with_holes(held.rollout_agent, held.reference)
     trips = -(-config.length // config.segment)
     return Program(
         trace=lambda: jitted.trace(*arguments, config=config, mesh=mesh, layout=choose_layout(mesh)),
         arguments=arguments,
-        resident=(held.state, held.frozen, held.reference, held.rollout_frozen, fresh, arguments[1:]),
+        # Trained weights are put together anew for each rollout, with the frozen rows of theirs; the others are shared.
+        resident=_distinct(held.state, held.frozen, held.reference, held.shared, arguments),
         while_trips=trips,
         tokens=work.prompts * work.samples * config.length,
         decode=Decoding(trips * config.segment, _decode_floor(space, setting)),
@@ -232,12 +237,13 @@ def _decode_floor(space: Space, setting: Setting) -> float:
 def _update(space: Space, setting: Setting) -> Program:
     work, optimiser = setting.work, _rl_optimiser()
     held, config = _held(space, setting, optimiser), setting.rl(space)
-    update, batch = Update(config, setting.method, optimiser, held.frozen, held.reference), _batch(space, setting)
-    arguments = (held.state, held.frozen, held.reference, batch)
+    frozen, batch = held.frozen.updates, _batch(space, setting)
+    update = Update(config, setting.method, optimiser, frozen, held.reference)
+    arguments = (held.state, frozen, held.reference, batch)
     return Program(
         trace=lambda: update.trace(held.state, batch),
         arguments=arguments,
-        resident=(arguments, held.rollout_frozen),
+        resident=_distinct(arguments, held.frozen, held.shared),
         while_trips=1,
         tokens=work.prompts * work.samples * work.completion,
     )

@@ -24,17 +24,20 @@ CPU machine; a GPU that the machine has is left alone:
 Cards are h100, h200, a100 (80 GB), a100-40gb, l40s and rtx4090; h100:2x8 is two hosts of eight.
 
 It ends with code 1 if a program does not fit. `--mesh data=2,fsdp=4,tensor=2` tries a mesh of yours, `--rows`,
-`--prompts`, `--samples`, `--prompt` and `--completion` other sizes, `--dtype float32` another precision,
-`--all --out FOLDER` makes a page like this one. This page: `python -m benchmarks.pods`.
+`--prompts`, `--samples`, `--prompt`, `--completion` and `--micro-batches` other sizes, `--dtype float32` another
+precision, `--all --out FOLDER` makes a page like this one. This page: `python -m benchmarks.pods`.
 
 If a step does not fit: in stages 1 to 5 raise `fsdp` (weights, gradients and optimiser state are divided by fsdp x
 tensor) or lower the rows; in rollouts raise `tensor` (their copy of the weights is divided by `tensor` alone) or lower
-prompts x samples; in updates lower prompts x samples, or split them by `RLSettings.mini_batches`.
+prompts x samples; in updates split the prompts by `--micro-batches`, which changes no number, or lower prompts x
+samples.
 
 How to read the tables:
 
 - Memory and collectives are what the compiler reports for one chip or card. *beside* is what the phase keeps there
-  although the program does not read it, such as the optimiser state during a rollout.
+  although the program does not read it, such as the optimiser state during a rollout. It comes from the functions that
+  hold it in a run (`lam_jax/train/rl_held.py`), and a test compares it with the arrays of one. Cells of stage 6 counted
+  before that are upper bounds: of updates on one card those without micro-batches, and what the changelog names.
 - *TFLOP* is what the traced program asks of all chips together, recomputed activations included; *work* is what the
   chips compute over that: above 1 they repeat each other's work.
 - *step* and *MFU* are **estimates, not measurements**: the larger of matrix products at peak bf16 rate and their memory
@@ -120,7 +123,9 @@ def _line(report: dict[str, Any]) -> str:
     sent = ", ".join(f"{kind} {traffic['bytes'] / 1e9:.2f}" for kind, traffic in report["collectives"].items()) or "-"
     fits = "yes" if report["fits"] else f"no: {report['reason']}"
     step, mfu = (f"{guess['step']:.3f}", f"{guess['mfu']:.1%}") if guess else ("-", "-")
-    cells = (report["stage"], total, beside, fits, f"{report['flops'] / 1e12:,.0f}", work, sent, step, mfu)
+    parts = report["workload"].get("micro_batches", 1)
+    name = report["stage"] if parts == 1 else f"{report['stage']}, {parts} micro-batches"
+    cells = (name, total, beside, fits, f"{report['flops'] / 1e12:,.0f}", work, sent, step, mfu)
     return f"| {' | '.join(cells)} | {report['cpu_seconds']:.0f} |"
 
 

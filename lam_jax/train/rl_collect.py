@@ -29,10 +29,10 @@ from lam_jax.rollout.run import fill_prompts, require_numbers, run_rollout
 from lam_jax.rollout.weights import rollout_weights
 from lam_jax.runs.metrics import FAILED_PART
 from lam_jax.train.method import Method
-from lam_jax.train.partition import merge
 from lam_jax.train.rl_batch import RLBatch, of_one_shape, replace_rows, with_advantages
 from lam_jax.train.rl_config import RLConfig
 from lam_jax.train.rl_failures import Failures, FailureWatch, count_failures
+from lam_jax.train.rl_held import for_rollouts
 from lam_jax.train.rl_rewards import Decode, Reward, Scores, advantages_of, gathered, masked_mean
 from lam_jax.train.rl_rolling import Rolling
 from lam_jax.train.state import TrainState
@@ -68,7 +68,7 @@ class Collector:
     Args:
         config: settings.
         method: switches.
-        frozen: the agent without its trainable part; kept as rollouts want it.
+        frozen: the agent without its trainable part; kept as rollouts want it (`lam_jax.train.rl_held`).
         reward: scores answers.
         decode: tokens to text.
         refill: where dynamic sampling draws further prompts from.
@@ -93,7 +93,7 @@ class Collector:
         ahead: Callable[[], Collated] | None = None,
     ):
         self.config, self.method, self.mesh = config, method, mesh_of(frozen)
-        self.frozen = self._for_rollouts(frozen)
+        self.frozen = rollout_weights(frozen, frozen.specs, frozen.backbone.config.dtype)
         self.reward, self.decode, self.refill, self.layout = reward, decode, refill, layout
         self.observe, self.ahead = observe, ahead
         if config.overlap_scoring != (ahead is not None):
@@ -186,11 +186,11 @@ class Collector:
 
     def actions(self, state: TrainState) -> ActionSpace:
         """The action space of the present policy, its weights as rollouts want them."""
-        agent = merge(self._for_rollouts(state.trainable), self.frozen)
-        return self.config.space.actions(agent, self.method)
+        return self.config.space.actions(self.agent(state), self.method)
 
-    def _for_rollouts(self, part: Agent) -> Agent:
-        return rollout_weights(part, part.specs, part.backbone.config.dtype)
+    def agent(self, state: TrainState) -> Agent:
+        """The present agent, its weights as rollouts want them."""
+        return for_rollouts(state.trainable, self.frozen)
 
     def _rolling(
         self, state: TrainState, drawn: Collated, key: Array, attempt: int, step: int | None = None

@@ -140,6 +140,16 @@ def rollouts_3b(tmp_path_factory):
     return reports
 
 
+def test_3b_latent_rl_fits_a_card_of_24_gb(tmp_path):
+    """4 prompts x 8 samples, 1024 + 1024 tokens in bfloat16: 22 GiB at most (issue 19)."""
+    stages = ("--stage", "rollout_latent", "update_latent")
+    sizes = ("--prompts", "4", "--micro-batches", "4", "--dtype", "bfloat16")
+    code, reports = compiled(tmp_path, "--preset", PRESET, "--topology", "rtx4090:1", *stages, *sizes)
+    assert code == 0
+    for stage, report in reports.items():
+        assert sum(report["memory"].values()) <= 22 * 2**30, stage
+
+
 @pytest.mark.parametrize(("stage", "most"), [("rollout_token", 450), ("rollout_latent", 570)])
 def test_a_3b_decode_step_launches_few_kernels(rollouts_3b, stage, most):
     assert sum(rollouts_3b[stage]["decode"]["launches"].values()) <= most

@@ -118,3 +118,13 @@ def test_decode_steps_have_a_table(tmp_path):
     lines = lines_of(tmp_path, card, report("rollout_token", decode=step))
     assert "| tiny rollout_token | float32 | h100:8 | - | 48 | 7 | 8 | 30 | 2 | 3.00 | 1.50 | 4 |" in lines
     assert "| tiny rollout_token | float32 | v5e:4x4 | - | - | - | - | - | - | 3.00 | 1.50 | 4 |" in lines
+
+
+def test_micro_batches_are_told_where_there_are_several(tmp_path):
+    card = {"topology": "rtx4090:1", "chips": 1, "hbm": 23 * GIB}
+    work = report().workload | {"micro_batches": 1}
+    update = report(**card, workload=work | {"micro_batches": 4})
+    lines = lines_of(tmp_path, report("rollout_latent", **card, workload=work), update)
+    assert "| latent RL | tiny | float32 | yes, 3.5 (4 micro-batches) |" in lines
+    assert sum(line.startswith("| update_latent, 4 micro-batches | 3.50 |") for line in lines) == 1
+    assert sum(line.startswith("| rollout_latent | 3.50 |") for line in lines) == 1

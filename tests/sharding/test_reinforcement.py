@@ -9,12 +9,14 @@ import pytest
 
 from lam_jax.data.collator import Collated, Cuts
 from lam_jax.data.schemas import Example
+from lam_jax.parallel.choose_layout import choose_layout
 from lam_jax.rl import ALGORITHMS
 from lam_jax.train.optimiser import OptimiserConfig, make_optimiser
 from lam_jax.train.partition import partition
 from lam_jax.train.rl import RLStep
 from lam_jax.train.rl_collect import Collector
 from lam_jax.train.rl_config import RLConfig
+from lam_jax.train.rl_held import Frozen, hold_frozen
 from lam_jax.train.rl_rewards import Decoder
 from lam_jax.train.rl_update import Update
 from lam_jax.train.spaces import SPACES
@@ -59,12 +61,17 @@ def settings(space, weights="same", **changes) -> RLConfig:
     return RLConfig(algorithm, SPACES[space], prompts=N, rollout=rollout, optimiser=optimiser, **changes)
 
 
-def rl_step(space, mesh, refills=PROMPTS, **changes):
+def rl_step(space, mesh, refills=PROMPTS, held=False, **changes):
+    """`held`: with layers apart, as on GPUs."""
     config = settings(space, **changes)
     trainable, frozen = partition(made.agent(mesh), config.space.trains(CONFIG, METHOD))
     optimiser = make_optimiser(config.optimiser, 10)
-    collect = Collector(config, METHOD, frozen, Reward(), Decoder(Numbers()), itertools.repeat(refills))
-    step = RLStep(collect, Update(config, METHOD, optimiser, frozen, trainable))
+    halves = Frozen(frozen, frozen)
+    if held:
+        layout = dataclasses.replace(choose_layout(mesh), kept_apart=True)
+        halves = hold_frozen(frozen, config.space, layout, lambda leaf: None)
+    collect = Collector(config, METHOD, halves.rollouts, Reward(), Decoder(Numbers()), itertools.repeat(refills))
+    step = RLStep(collect, Update(config, METHOD, optimiser, halves.updates, trainable))
     return step, TrainState.create(trainable, optimiser, jax.random.key(1))
 
 
@@ -97,6 +104,17 @@ def test_rollouts_in_int8_learn_the_same_on_a_mesh(space):
     expected, _ = train(space, made.on("one"), weights="int8")
     found, _ = train(space, made.on("all"), weights="int8")
     assert expected != train(space, made.on("one"))[0]
+    for one, many in zip(expected, found, strict=True):
+        for name, value in one.items():
+            assert many[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+
+
+@pytest.mark.sharding
+@pytest.mark.parametrize("mesh", ["all", "tensor"])
+@pytest.mark.parametrize(("space", "weights"), [("latent", "same"), ("latent", "int8"), ("hybrid", "same")])
+def test_layers_apart_learn_the_same_on_a_mesh(space, weights, mesh):
+    expected, _ = train(space, made.on("one"), weights=weights)
+    found, _ = train(space, made.on(mesh), held=True, weights=weights)
     for one, many in zip(expected, found, strict=True):
         for name, value in one.items():
             assert many[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
