@@ -1,12 +1,13 @@
 """The programs of the method, each the function that training runs, with abstract inputs."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lam_jax.aot.abstract import abstract_array, abstract_batch, abstract_key, abstract_state, abstract_weights
 from lam_jax.aot.workload import Workload
@@ -26,7 +27,7 @@ from lam_jax.rollout.run import jitted
 from lam_jax.rollout.sampling import HybridSampling, SamplingConfig
 from lam_jax.train.counting import decode_bytes
 from lam_jax.train.method import METHODS, Method
-from lam_jax.train.optimiser import Optimiser, OptimiserConfig, make_optimiser, replicated_beside
+from lam_jax.train.optimiser import Optimiser, OptimiserConfig, make_optimiser
 from lam_jax.train.partition import count_parameters, in_dtype, partition
 from lam_jax.train.rl_batch import RLBatch
 from lam_jax.train.rl_config import RLConfig
@@ -56,6 +57,7 @@ class Program:
         resident: everything that the phase keeps on the devices while the program runs, its arguments included.
         while_trips: trips of its data-dependent loop if nothing ends early.
         tokens: that one run of it trains on or produces, padding included.
+        mesh: that it runs on.
         decode: what its data-dependent loop decodes; None: it does not.
     """
 
@@ -64,6 +66,7 @@ class Program:
     resident: Any
     while_trips: int
     tokens: int
+    mesh: Mesh
     decode: "Decoding | None" = None
 
 
@@ -86,12 +89,13 @@ class Setting:
 
     Attributes:
         preset: name of the sizes; that of a preset, unless `backbone` and `latent` are given.
-        mesh: that they run on.
+        mesh: that they run on, but rollouts where they have their own.
         work: rows, prompts and lengths.
         method: switches.
         backbone, latent: sizes of another model than the preset.
         algorithm: of updates.
         rollout_weights: as in `lam_jax.recipe.RLSettings`.
+        rollout_mesh: of rollouts, of the devices of `mesh` in their order; None: `mesh`.
     """
 
     preset: str
@@ -102,6 +106,16 @@ class Setting:
     latent: LatentConfig | None = None
     algorithm: Algorithm = ALGORITHMS["grpo"]
     rollout_weights: Storage = "same"
+    rollout_mesh: Mesh | None = None
+
+    @property
+    def rolls_on(self) -> Mesh:
+        """The mesh of rollouts."""
+        return self.rollout_mesh or self.mesh
+
+    def mesh_of(self, rules: Rules) -> Mesh:
+        """The mesh on which a rules table is used."""
+        return self.rolls_on if rules is ROLLOUT else self.mesh
 
     @property
     def config(self) -> BackboneConfig:
@@ -111,7 +125,7 @@ class Setting:
     def agent(self, rules: Rules, dtype: Any = None) -> Agent:
         """All weights, abstract."""
         return abstract_weights(
-            Agent.spec(self.config, self.latent or LATENT_PRESETS[self.preset]), self.mesh, rules, dtype
+            Agent.spec(self.config, self.latent or LATENT_PRESETS[self.preset]), self.mesh_of(rules), rules, dtype
         )
 
     def batch(self, images: bool = True) -> Any:
@@ -120,8 +134,15 @@ class Setting:
         return abstract_batch(self.config, work, work.rows, work.length, self.mesh, TRAIN, images)
 
     def prompts(self, rules: Rules) -> Any:
-        """Prompts of stage 6."""
-        return abstract_batch(self.config, self.work, self.work.prompts, self.work.prompt, self.mesh, rules)
+        """Prompts of stage 6; those of rollouts filled up to their mesh."""
+        mesh, count = self.mesh_of(rules), self.rolled_prompts if rules is ROLLOUT else self.work.prompts
+        return abstract_batch(self.config, self.work, count, self.work.prompt, mesh, rules)
+
+    @property
+    def rolled_prompts(self) -> int:
+        """Prompts of a rollout, filled up to its own mesh where it has one."""
+        shards = self.mesh_of(ROLLOUT).shape["data"] if self.rollout_mesh else 1
+        return -(-self.work.prompts // shards) * shards
 
     def rl(self, space: Space) -> RLConfig:
         """The released settings of stage 6 at this workload."""
@@ -170,7 +191,7 @@ def build_stage(stage: Stage, setting: Setting) -> Program:
     step = Step(stage, frozen, optimiser, setting.method, steps=STAGE_STEPS)
     state = abstract_state(trainable, optimiser)
     arguments = (state, frozen, batch)
-    return Program(lambda: step.trace(state, batch), arguments, arguments, 1, tokens)
+    return Program(lambda: step.trace(state, batch), arguments, arguments, 1, tokens, setting.mesh)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,15 +214,15 @@ def _held(space: Space, setting: Setting, optimiser: Optimiser) -> _Held:
 
 
 def _rollout(space: Space, setting: Setting) -> Program:
-    work, mesh, config = setting.work, setting.mesh, setting.rl(space).rollout
+    work, mesh, config = setting.work, setting.rolls_on, setting.rl(space).rollout
     held = _held(space, setting, _rl_optimiser())
     prompts = setting.prompts(ROLLOUT)
-    ids = abstract_array((work.prompts, work.samples), jnp.int32, ("prompts", "samples"), mesh, ROLLOUT)
+    ids = abstract_array((setting.rolled_prompts, work.samples), jnp.int32, ("prompts", "samples"), mesh, ROLLOUT)
     arguments = (
         space.actions(held.rollout_agent, setting.method),
         prompts,
         ids,
-        abstract_key(replicated_beside(held.reference)),
+        abstract_key(NamedSharding(mesh, PartitionSpec())),
     )
     # Weights with trained rows are put together anew for each rollout, beside the frozen rows; the others are shared.
     fresh = with_holes(held.rollout_agent, held.reference)
@@ -212,13 +233,17 @@ def _rollout(space: Space, setting: Setting) -> Program:
         resident=(held.state, held.frozen, held.reference, held.rollout_frozen, fresh, arguments[1:]),
         while_trips=trips,
         tokens=work.prompts * work.samples * config.length,
+        mesh=mesh,
         decode=Decoding(trips * config.segment, _decode_floor(space, setting)),
     )
 
 
 def _decode_floor(space: Space, setting: Setting) -> float:
-    """Bytes that a step reads at least on one chip: weights and caches lie on `tensor`, samples on the other axes."""
-    work, shape = setting.work, setting.mesh.shape
+    """Bytes that a step reads at least on one chip: weights lie on `tensor`, samples on the other axes.
+
+    Of the caches it reads the kv heads that its own heads want.
+    """
+    work, shape = setting.work, setting.rolls_on.shape
     latent = setting.latent or LATENT_PRESETS[setting.preset]
     prompts, samples = (-(-count // shape[axis]) for count, axis in ((work.prompts, "data"), (work.samples, "fsdp")))
     sizes = (prompts, samples, work.prompt, work.completion, setting.config.dtype.itemsize)
@@ -226,7 +251,8 @@ def _decode_floor(space: Space, setting: Setting) -> float:
     needed = decode_bytes(
         setting.config, latent if space.coded else None, *sizes, blocks, "same" if space.emits else blocks
     )
-    return needed.total / shape["tensor"]
+    tensor, kv_heads = shape["tensor"], setting.config.text.kv_heads
+    return needed.weights / tensor + needed.caches / math.gcd(kv_heads, tensor)
 
 
 def _update(space: Space, setting: Setting) -> Program:
@@ -240,6 +266,7 @@ def _update(space: Space, setting: Setting) -> Program:
         resident=(arguments, held.rollout_frozen),
         while_trips=1,
         tokens=work.prompts * work.samples * work.completion,
+        mesh=setting.mesh,
     )
 
 
@@ -249,7 +276,7 @@ def _batch(space: Space, setting: Setting) -> RLBatch:
     out = _rollout(space, setting).trace().out_info
 
     def placed(leaf: Any, *axes: str) -> Any:
-        return abstract_array(leaf.shape, leaf.dtype, axes, mesh, UPDATE)
+        return abstract_array((work.prompts, *leaf.shape[1:]), leaf.dtype, axes, mesh, UPDATE)
 
     samples = jax.tree.map(lambda leaf: placed(leaf, "prompts", "samples"), out.replace(prompt_hidden=None))
     return RLBatch(

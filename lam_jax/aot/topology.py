@@ -6,8 +6,8 @@ from typing import Any
 
 import jax
 
-from lam_jax.aot.cards import CARDS, Card
-from lam_jax.aot.chips import CHIPS, Chip
+from lam_jax.parallel.cards import CARDS, Card
+from lam_jax.parallel.chips import CHIPS, Chip
 from lam_jax.errors import LamJaxError
 from lam_jax.parallel import make_mesh
 
@@ -72,6 +72,12 @@ def topology_devices(topology: str) -> list[Any]:
 def hosts_of(mesh: jax.sharding.Mesh) -> tuple[int, ...]:
     """The host of each device, in the order in which a compiled program numbers them."""
     return tuple(device.process_index for device in mesh.devices.flat)
+
+
+def places_of(mesh: jax.sharding.Mesh) -> tuple[tuple[int, ...], ...]:
+    """Where each device lies in its torus, in that order; none of devices without one, such as cards."""
+    places = [getattr(device, "coords", None) for device in mesh.devices.flat]
+    return () if None in places else tuple(tuple(place) for place in places)
 
 
 def topology_mesh(devices: list[Any], shape: tuple[int, int, int]) -> jax.sharding.Mesh:

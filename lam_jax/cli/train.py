@@ -55,6 +55,9 @@ class RunFlags(WatchingFlags):
     mesh: Literal["auto"] | tuple[int, int, int] = "auto"
     """Sizes of the axes data, fsdp and tensor; auto: chosen for the model, the batch and all devices. A run may be
     resumed on another mesh."""
+    rollout_mesh: Literal["auto", "same"] | tuple[int, int, int] = "auto"
+    """Sizes of the mesh that answers are drawn on, over the same devices; same: that of training; auto: where the
+    devices' figures are known, the one that costs least (docs/pods.md)."""
     save_every: int = 100
     """Optimiser updates between two checkpoints inside a phase; 0: only when the run is asked to stop."""
     profile: str | None = None
@@ -84,6 +87,11 @@ class RunFlags(WatchingFlags):
         if self.mesh != "auto" and min(self.mesh) < 1:
             sizes = " ".join(map(str, self.mesh))
             raise ValueError(f"--mesh: found {sizes}, expected 'auto' or three sizes of 1 or more: data, fsdp, tensor.")
+        if not isinstance(self.rollout_mesh, str) and min(self.rollout_mesh) < 1:
+            sizes = " ".join(map(str, self.rollout_mesh))
+            raise ValueError(
+                f"--rollout-mesh: found {sizes}, expected 'auto', 'same' or three sizes of 1 or more: data, fsdp, tensor."
+            )
         if self.max_bad_share is not None and not 0 <= self.max_bad_share <= 1:
             raise ValueError(f"--max-bad-share: found {self.max_bad_share}, expected a share, 0 to 1.")
         if self.workers != "auto" and self.workers < 0:
@@ -169,6 +177,7 @@ class TrainCommand:
             watching=flags.watching(),
             workers=_workers(flags.workers),
             start=flags.start,
+            rollout_mesh=flags.rollout_mesh,
         )
         return 0
 
@@ -189,7 +198,7 @@ def _show_plan(recipe: Any, flags: RunFlags) -> None:
     from lam_jax.pipeline import opened_apart
     from lam_jax.pipeline.judge_cost import judge_cost_lines
 
-    with opened_apart(recipe, flags.mesh) as resources:
+    with opened_apart(recipe, flags.mesh, flags.rollout_mesh) as resources:
         show_plan(resources, Console())
         for line in judge_cost_lines(resources):
             Console().print(line, soft_wrap=True, highlight=False, markup=False)

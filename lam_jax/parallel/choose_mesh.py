@@ -109,12 +109,13 @@ def check_mesh(shape: Shape, load: Load) -> None:
     Raises:
         ValueError: every size that does not divide, each with what to choose instead.
     """
-    found = list(dict.fromkeys(_problems(shape, load)))
+    found = list(dict.fromkeys(problems_of(shape, load)))
     if found:
         raise ValueError(f"Mesh {dict(zip(AXES, shape))} does not fit:\n" + "\n".join(f"- {text}" for text in found))
 
 
-def _problems(shape: Shape, load: Load) -> Iterator[str]:
+def problems_of(shape: Shape, load: Load, tables: Sequence[Rules] = (TRAIN, ROLLOUT)) -> Iterator[str]:
+    """What does not divide over a mesh under the rules `tables`; rows of training batches where `TRAIN` is one."""
     mesh: Any = AbstractMesh(shape, AXES)
 
     def problem(function: Any, *arguments: Any) -> str | None:
@@ -125,9 +126,10 @@ def _problems(shape: Shape, load: Load) -> Iterator[str]:
         return None
 
     checks: list[tuple[Any, ...]] = []
-    for rules in (TRAIN, ROLLOUT):
+    for rules in tables:
         checks += [(weight_spec, weight, mesh, rules) for weight in load.weights]
-    sizes: list[tuple[str, int | None, Rules]] = [("batch", load.rows, TRAIN), ("samples", load.samples, UPDATE)]
+    rows = load.rows if TRAIN in tables else None
+    sizes: list[tuple[str, int | None, Rules]] = [("batch", rows, TRAIN), ("samples", load.samples, UPDATE)]
     checks += [(partition_spec, (name,), (size,), mesh, rules) for name, size, rules in sizes if size]
     yield from (text for check in checks if (text := problem(*check)))
 
@@ -144,9 +146,9 @@ def choose_mesh(load: Load, count: int, memory: int | None = None) -> Choice:
         NotDivisibleError: no mesh of that many devices divides everything.
         ValueError: the memory does not suffice.
     """
-    fitting = [shape for shape in _shapes(count) if not list(_problems(shape, load))]
+    fitting = [shape for shape in mesh_shapes(count) if not list(problems_of(shape, load))]
     if not fitting:
-        text = next(_problems((count, 1, 1), load), "")
+        text = next(problems_of((count, 1, 1), load), "")
         raise NotDivisibleError(f"No mesh of {count} devices divides everything; with data = {count}: {text}")
     wanted = {axis: _smallest(axis, fitting, load, memory) for axis in ("tensor", "fsdp")}
     enough = [s for s in fitting if s[2] >= wanted["tensor"] and s[1] * s[2] >= wanted["fsdp"]]
@@ -160,7 +162,8 @@ def choose_mesh(load: Load, count: int, memory: int | None = None) -> Choice:
     return Choice(shape, _reasons(shape, wanted, load, memory))
 
 
-def _shapes(count: int) -> Iterator[Shape]:
+def mesh_shapes(count: int) -> Iterator[Shape]:
+    """All meshes of `count` devices."""
     divisors = [n for n in range(1, count + 1) if count % n == 0]
     for tensor, fsdp in itertools.product(divisors, divisors):
         if count % (tensor * fsdp) == 0:

@@ -31,3 +31,21 @@ def make_mesh(shape: tuple[int, int, int] = (1, 1, 1), devices: Sequence[Any] | 
     # jax.make_mesh refuses axes that lie across the axes of a pod's torus on every chip but v5e.
     placed = mesh_utils.create_device_mesh(shape, devices[:size], allow_split_physical_axes=True)
     return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def reshaped(mesh: Mesh, shape: tuple[int, int, int]) -> Mesh:
+    """The same devices in the same order under other sizes; the mesh itself where they are its own.
+
+    In another order a program could not take what lies on the one mesh and leave it on the other.
+
+    Raises:
+        BadSettingError: another number of devices.
+    """
+    if math.prod(shape) != mesh.size:
+        raise BadSettingError(
+            f"Mesh {dict(zip(AXES, shape))} has {math.prod(shape)} devices, expected {mesh.size}, those of "
+            f"{dict(mesh.shape)}: choose sizes whose product is {mesh.size}."
+        )
+    if tuple(mesh.shape[axis] for axis in AXES) == tuple(shape):
+        return mesh
+    return Mesh(mesh.devices.reshape(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))

@@ -104,14 +104,17 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
         decode = Decoder(resources.tokenizer, ends)
         observe = observer(run, phase, config, decode, ends)
         ahead = loader.peek if config.overlap_scoring else None
+        rollouts = resources.rollout_mesh
         if isinstance(task, EpisodeTask):
             made = resources.rl_prompts[task.name]
             collect: Collector = EpisodeCollector(
-                config, recipe.method, resting, task.game, task.reward, decode, loader, made, observe=observe
+                config, recipe.method, resting, task.game, task.reward, decode, loader, made, observe=observe,
+                rollout_mesh=rollouts,
             )
         else:
             collect = Collector(
-                config, recipe.method, resting, task.reward, decode, loader, observe=observe, ahead=ahead
+                config, recipe.method, resting, task.reward, decode, loader, observe=observe, ahead=ahead,
+                rollout_mesh=rollouts,
             )
         update = Update(config, recipe.method, optimiser, resting, trainable)
         skips = recipe.bad_rows == "skip"

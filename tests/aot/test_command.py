@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from lam_jax.aot import command
-from lam_jax.aot.chips import CHIPS
+from lam_jax.parallel.chips import CHIPS
 from lam_jax.cli import main
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from lam_jax.aot.cards import CARDS
+from lam_jax.parallel.cards import CARDS
 from lam_jax.aot.compilers import check_plugin, compiling_for
 from lam_jax.aot.flops import count_flops, kernel_flops
 from lam_jax.aot.programs import Setting, build
