@@ -4,7 +4,6 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 from rich.console import Console
@@ -22,8 +21,14 @@ from lam_jax.latent.config import LATENT_PRESETS
 from lam_jax.models.families import PRESETS
 from lam_jax.nn.stored import Storage
 from lam_jax.parallel.chips import Chip
-from lam_jax.parallel.choose_mesh import Choice, Load, check_mesh, choose_mesh, parse_shape
-from lam_jax.parallel.choose_rollout_mesh import check_rollout_mesh, choose_rollout_mesh
+from lam_jax.parallel.choose_mesh import Load, check_mesh, choose_mesh, parse_shape
+from lam_jax.parallel.choose_rollout_mesh import (
+    RolloutChoice,
+    check_rollout_mesh,
+    choose_rollout_mesh,
+    parse_rollout_mesh,
+    rollout_shape,
+)
 from lam_jax.parallel.mesh import AXES, reshaped
 from lam_jax.train.counting import decoding_of
 
@@ -91,7 +96,7 @@ def run_compile(
         if rl := [stage for stage in stages if stage.startswith(("rollout_", "update_"))]:
             coded = any(not stage.endswith("_token") for stage in rl)
             choice = _rollouts_on(rollout_mesh, setting, load, chip, coded)
-            if choice.shape != shape:
+            if choice.shape != rollout_shape(shape):
                 console.print(f"rollouts on {choice}", soft_wrap=True, highlight=False)
             setting = dataclasses.replace(setting, rollout_mesh=reshaped(mesh_of_it, choice.shape))
     except ValueError as error:
@@ -114,17 +119,18 @@ def run_compile(
         raise DoesNotFitError(f"{preset} does not fit {topology}: {'; '.join(short)}.")
 
 
-def _rollouts_on(asked: str, setting: Setting, load: Load, chip: Chip, coded: bool) -> Choice:
-    training: Any = tuple(setting.mesh.shape[axis] for axis in AXES)
-    if asked == "same":
-        return Choice(training, ("that of training",))
-    if asked != "auto":
-        shape = parse_shape(asked)
-        check_rollout_mesh(shape, training, load)
-        return Choice(shape, ("as asked for",))
+def _rollouts_on(asked: str, setting: Setting, load: Load, chip: Chip, coded: bool) -> RolloutChoice:
+    sizes = setting.mesh.shape
+    training = (sizes["data"], sizes["fsdp"], sizes["tensor"])
+    given = parse_rollout_mesh(asked)
+    if given == "same":
+        return RolloutChoice(rollout_shape(training), ("that of training",))
+    if given != "auto":
+        check_rollout_mesh(given, training, load)
+        return RolloutChoice(rollout_shape(given), ("as asked for",))
     work, latent = setting.work, LATENT_PRESETS[setting.preset] if coded else None
-    sizes = (work.prompts, work.samples, work.prompt, work.completion)
-    decoding = decoding_of(setting.config, latent, sizes, setting.rollout_weights)
+    lengths = (work.prompts, work.samples, work.prompt, work.completion)
+    decoding = decoding_of(setting.config, latent, lengths, setting.rollout_weights)
     hosts = hosts_of(setting.mesh)
     per_host = hosts.count(hosts[0]) if math.isfinite(chip.network_bandwidth) else None
     return choose_rollout_mesh(load, decoding, training, chip, int(chip.hbm), per_host)

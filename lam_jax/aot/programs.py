@@ -1,7 +1,6 @@
 """The programs of the method, each the function that training runs, with abstract inputs."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,12 +19,13 @@ from lam_jax.nn.weight import structs
 from lam_jax.parallel import ROLLOUT, TRAIN, UPDATE, Rules
 from lam_jax.parallel.choose_layout import choose_layout
 from lam_jax.parallel.choose_mesh import Load
+from lam_jax.parallel.choose_rollout_mesh import rollout_shape
 from lam_jax.parallel.rules import with_holes
 from lam_jax.rl import ALGORITHMS, Algorithm
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.rollout.run import jitted
 from lam_jax.rollout.sampling import HybridSampling, SamplingConfig
-from lam_jax.train.counting import decode_bytes
+from lam_jax.train.counting import decoding_of
 from lam_jax.train.method import METHODS, Method
 from lam_jax.train.optimiser import Optimiser, OptimiserConfig, make_optimiser
 from lam_jax.train.partition import count_parameters, in_dtype, partition
@@ -239,20 +239,13 @@ def _rollout(space: Space, setting: Setting) -> Program:
 
 
 def _decode_floor(space: Space, setting: Setting) -> float:
-    """Bytes that a step reads at least on one chip: weights lie on `tensor`, samples on the other axes.
-
-    Of the caches it reads the kv heads that its own heads want.
-    """
-    work, shape = setting.work, setting.rolls_on.shape
+    """Bytes that a step reads at least on one chip."""
+    work, blocks = setting.work, setting.rollout_weights
     latent = setting.latent or LATENT_PRESETS[setting.preset]
-    prompts, samples = (-(-count // shape[axis]) for count, axis in ((work.prompts, "data"), (work.samples, "fsdp")))
-    sizes = (prompts, samples, work.prompt, work.completion, setting.config.dtype.itemsize)
-    blocks = setting.rollout_weights
-    needed = decode_bytes(
-        setting.config, latent if space.coded else None, *sizes, blocks, "same" if space.emits else blocks
-    )
-    tensor, kv_heads = shape["tensor"], setting.config.text.kv_heads
-    return needed.weights / tensor + needed.caches / math.gcd(kv_heads, tensor)
+    sizes = (work.prompts, work.samples, work.prompt, work.completion)
+    head = "same" if space.emits else blocks
+    decoding = decoding_of(setting.config, latent if space.coded else None, sizes, blocks, head)
+    return decoding.bytes_read(rollout_shape(tuple(setting.rolls_on.shape.values())))
 
 
 def _update(space: Space, setting: Setting) -> Program:

@@ -29,9 +29,17 @@ class Placement(Protocol):
         ...
 
     def on_shards(
-        self, function: Callable[..., Any], arrays: Sequence[jax.Array], inputs: Sequence[Axes], outputs: Any
+        self,
+        function: Callable[..., Any],
+        arrays: Sequence[jax.Array],
+        inputs: Sequence[Axes],
+        outputs: Any,
+        gathers: bool = False,
     ) -> Any:
-        """`function` of each device's own parts of `arrays`; `outputs` is a tree of the axes of its results."""
+        """`function` of each device's own parts of `arrays`; `outputs` is a tree of the axes of its results.
+
+        Samples lie on no mesh axis that another logical axis of `inputs` lies on, unless the function gathers them.
+        """
         ...
 
 
@@ -72,6 +80,24 @@ def constrain_samples(x: jax.Array, *last: str | None) -> jax.Array:
 def constrain_last(x: jax.Array, *last: str | None) -> jax.Array:
     """Pins the last dimensions only."""
     return constrain(x, *(ANY,) * (x.ndim - len(last)), *last)
+
+
+def wide_axes() -> tuple[str, ...]:
+    """Mesh axes that shard both samples and the feed-forward; none on most meshes, see `lam_jax.parallel.rules`."""
+    placement = _active.get()
+    if placement is None:
+        return ()
+    return tuple(name for name in placement.names("mlp") if name in placement.names("samples"))
+
+
+def gathered(x: jax.Array) -> jax.Array:
+    """Samples [N, G, ..] as a map to the feed-forward or to the vocabulary reads them; most meshes: as they are."""
+    return constrain(x, "prompts", "gathered", *(None,) * (x.ndim - 2)) if wide_axes() else x
+
+
+def scattered(x: jax.Array) -> jax.Array:
+    """The opposite of `gathered`."""
+    return constrain_samples(x) if wide_axes() else x
 
 
 def leading(dimensions: int) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
+from lam_jax.nn.axes import active, wide_axes
 from lam_jax.nn.layout import layout
 from lam_jax.nn.weight import Param, Weight
 
@@ -152,7 +153,28 @@ class GatedMLP(struct.PyTreeNode):
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         """The MLP of the last dimension; same width out."""
-        return self.down(self.hidden(x))
+        wide = wide_axes()
+        if not wide or x.ndim != 4:  # rows do not lie on such axes
+            return self.down(self.hidden(x))
+        return self._of_all_samples(x, wide)
+
+    def _of_all_samples(self, x: Float[Array, "N G T D"], wide: tuple[str, ...]) -> Float[Array, "N G T D"]:
+        """Each shard of F for the samples of all shards on `wide`, whose sums go back to where the samples are."""
+        placement = active()
+        assert placement is not None
+        rest = tuple(name for name in placement.names("mlp") if name not in wide)
+        maps = ((self.gate, ("embed", "mlp")), (self.up, ("embed", "mlp")), (self.down, ("mlp", "embed")))
+        weights, structure = jax.tree.flatten(self)
+        axes = [both[2 - leaf.ndim :] for part, both in maps for leaf in jax.tree.leaves(part)]
+        samples = ("prompts", "samples", None, None)
+
+        def own(x: Array, *weights: Array) -> Array:
+            mlp = structure.unflatten(weights)
+            y = mlp.down(mlp.hidden(jax.lax.all_gather(x, wide, axis=1, tiled=True)))
+            y = jax.lax.psum_scatter(y, wide, scatter_dimension=1, tiled=True)
+            return jax.lax.psum(y, rest) if rest else y
+
+        return placement.on_shards(own, (x, *weights), (samples, *axes), samples, gathers=True)
 
     def hidden(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
         """What `down` is applied to."""

@@ -24,8 +24,8 @@ import jax
 from jax.sharding import AbstractMesh
 
 from lam_jax.nn.weight import Weight, is_weight
-from lam_jax.parallel.mesh import AXES
-from lam_jax.parallel.rules import ROLLOUT, TRAIN, UPDATE, Rules, partition_spec, weight_spec
+from lam_jax.parallel.mesh import AXES, ROLLOUT_AXES
+from lam_jax.parallel.rules import ROLLOUT, TRAIN, Rules, partition_spec, weight_spec
 
 Shape = tuple[int, int, int]  # data, fsdp, tensor
 ROLLOUT_SHARE = 0.4
@@ -73,8 +73,14 @@ class Choice:
     reasons: tuple[str, ...]
 
     def __str__(self) -> str:
-        sizes = ", ".join(f"{axis} {size}" for axis, size in zip(AXES, self.shape))
+        sizes = sizes_of(self.shape)
         return f"mesh {sizes}: " + "; ".join(self.reasons)
+
+
+def sizes_of(shape: tuple[int, ...]) -> str:
+    """A mesh of `AXES` or of `ROLLOUT_AXES` in words."""
+    axes = AXES if len(shape) == len(AXES) else ROLLOUT_AXES
+    return ", ".join(f"{axis} {size}" for axis, size in zip(axes, shape))
 
 
 def parse_shape(text: str) -> Shape:
@@ -114,9 +120,9 @@ def check_mesh(shape: Shape, load: Load) -> None:
         raise ValueError(f"Mesh {dict(zip(AXES, shape))} does not fit:\n" + "\n".join(f"- {text}" for text in found))
 
 
-def problems_of(shape: Shape, load: Load, tables: Sequence[Rules] = (TRAIN, ROLLOUT)) -> Iterator[str]:
+def problems_of(shape: tuple[int, ...], load: Load, tables: Sequence[Rules] = (TRAIN, ROLLOUT)) -> Iterator[str]:
     """What does not divide over a mesh under the rules `tables`; rows of training batches where `TRAIN` is one."""
-    mesh: Any = AbstractMesh(shape, AXES)
+    mesh: Any = AbstractMesh(shape, AXES if len(shape) == len(AXES) else ROLLOUT_AXES)
 
     def problem(function: Any, *arguments: Any) -> str | None:
         try:
@@ -129,7 +135,7 @@ def problems_of(shape: Shape, load: Load, tables: Sequence[Rules] = (TRAIN, ROLL
     for rules in tables:
         checks += [(weight_spec, weight, mesh, rules) for weight in load.weights]
     rows = load.rows if TRAIN in tables else None
-    sizes: list[tuple[str, int | None, Rules]] = [("batch", rows, TRAIN), ("samples", load.samples, UPDATE)]
+    sizes: list[tuple[str, int | None, Rules]] = [("batch", rows, TRAIN), ("samples", load.samples, tables[-1])]
     checks += [(partition_spec, (name,), (size,), mesh, rules) for name, size, rules in sizes if size]
     yield from (text for check in checks if (text := problem(*check)))
 
@@ -146,7 +152,7 @@ def choose_mesh(load: Load, count: int, memory: int | None = None) -> Choice:
         NotDivisibleError: no mesh of that many devices divides everything.
         ValueError: the memory does not suffice.
     """
-    fitting = [shape for shape in mesh_shapes(count) if not list(problems_of(shape, load))]
+    fitting = [shape for shape in _shapes(count) if not list(problems_of(shape, load))]
     if not fitting:
         text = next(problems_of((count, 1, 1), load), "")
         raise NotDivisibleError(f"No mesh of {count} devices divides everything; with data = {count}: {text}")
@@ -162,8 +168,7 @@ def choose_mesh(load: Load, count: int, memory: int | None = None) -> Choice:
     return Choice(shape, _reasons(shape, wanted, load, memory))
 
 
-def mesh_shapes(count: int) -> Iterator[Shape]:
-    """All meshes of `count` devices."""
+def _shapes(count: int) -> Iterator[Shape]:
     divisors = [n for n in range(1, count + 1) if count % n == 0]
     for tensor, fsdp in itertools.product(divisors, divisors):
         if count % (tensor * fsdp) == 0:

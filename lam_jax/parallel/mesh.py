@@ -11,6 +11,9 @@ from jax.sharding import AxisType, Mesh
 from lam_jax.errors import BadSettingError
 
 AXES = ("data", "fsdp", "tensor")
+# Rollouts may have a fourth, see `lam_jax.parallel.rules.ROLLOUT`.
+WIDE = "wide"
+ROLLOUT_AXES = ("data", "fsdp", WIDE, "tensor")
 
 
 def make_mesh(shape: tuple[int, int, int] = (1, 1, 1), devices: Sequence[Any] | None = None) -> Mesh:
@@ -33,19 +36,26 @@ def make_mesh(shape: tuple[int, int, int] = (1, 1, 1), devices: Sequence[Any] | 
     return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def reshaped(mesh: Mesh, shape: tuple[int, int, int]) -> Mesh:
+def reshaped(mesh: Mesh, shape: tuple[int, ...]) -> Mesh:
     """The same devices in the same order under other sizes; the mesh itself where they are its own.
 
     In another order a program could not take what lies on the one mesh and leave it on the other.
 
+    Args:
+        mesh: of `AXES`.
+        shape: of `AXES`, or of `ROLLOUT_AXES`.
+
     Raises:
         BadSettingError: another number of devices.
     """
+    if len(shape) == len(ROLLOUT_AXES) and shape[2] == 1:
+        shape = (*shape[:2], shape[3])
+    axes = AXES if len(shape) == len(AXES) else ROLLOUT_AXES
     if math.prod(shape) != mesh.size:
         raise BadSettingError(
-            f"Mesh {dict(zip(AXES, shape))} has {math.prod(shape)} devices, expected {mesh.size}, those of "
+            f"Mesh {dict(zip(axes, shape))} has {math.prod(shape)} devices, expected {mesh.size}, those of "
             f"{dict(mesh.shape)}: choose sizes whose product is {mesh.size}."
         )
-    if tuple(mesh.shape[axis] for axis in AXES) == tuple(shape):
+    if shape == tuple(mesh.shape.values()):
         return mesh
-    return Mesh(mesh.devices.reshape(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return Mesh(mesh.devices.reshape(shape), axes, axis_types=(AxisType.Auto,) * len(axes))

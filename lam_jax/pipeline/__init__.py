@@ -107,7 +107,11 @@ def _refuse(mesh: MeshShape, rollout_mesh: RolloutMesh) -> None:
     """A mistake in the sizes shows before rows and model are read."""
     made = None if mesh == "auto" else make_mesh(mesh)
     if not isinstance(rollout_mesh, str):
-        make_mesh(rollout_mesh)
+        if len(rollout_mesh) not in (3, 4) or min(rollout_mesh) < 1:
+            raise BadSettingError(
+                f"The mesh of rollouts: found {rollout_mesh}, expected three positive sizes (data, fsdp, tensor) or four "
+                "(data, fsdp, wide, tensor)."
+            )
         if made is not None:
             reshaped(made, rollout_mesh)
 

@@ -12,8 +12,14 @@ from lam_jax.latent.agent import Agent
 from lam_jax.nn.weight import structs
 from lam_jax.parallel.cards import chip_of_kind
 from lam_jax.parallel.choose_mesh import Choice, Load, NotDivisibleError, Shape, choose_mesh
-from lam_jax.parallel.choose_rollout_mesh import RolloutMesh, check_rollout_mesh, choose_rollout_mesh
-from lam_jax.parallel.mesh import AXES, reshaped
+from lam_jax.parallel.choose_rollout_mesh import (
+    RolloutChoice,
+    RolloutMesh,
+    check_rollout_mesh,
+    choose_rollout_mesh,
+    rollout_shape,
+)
+from lam_jax.parallel.mesh import reshaped
 from lam_jax.parallel.multihost import gather_json
 from lam_jax.pipeline.resources import model_config
 from lam_jax.recipe import Recipe
@@ -87,21 +93,22 @@ def mesh_for(recipe: Recipe) -> Choice:
     return Choice((1, 1, 1), ("the batches divide over no mesh of several devices",))
 
 
-def rollout_mesh_for(recipe: Recipe, training: Mesh, asked: RolloutMesh) -> Choice:
+def rollout_mesh_for(recipe: Recipe, training: Mesh, asked: RolloutMesh) -> RolloutChoice:
     """The mesh of a run's rollouts, validation and scored answers included; every process has to call it.
 
     Raises:
         BadSettingError: it has other devices than training, or does not fit the recipe.
     """
-    shape = tuple(training.shape[axis] for axis in AXES)
+    sizes = training.shape
+    shape = (sizes["data"], sizes["fsdp"], sizes["tensor"])
     if asked == "same" or not recipe.tasks:
-        return Choice(shape, ("that of training",))
+        return RolloutChoice(rollout_shape(shape), ("that of training",))
     load = load_of(recipe)
     if asked != "auto":
         check_rollout_mesh(asked, shape, load)
-        return Choice(asked, ("as asked for",))
+        return RolloutChoice(rollout_shape(asked), ("as asked for",))
     if training.size == 1 or any(isinstance(task, EpisodeTask) for task in recipe.tasks):
-        return Choice(shape, ("that of training: a game's answers are one sample each, which is not divided",))
+        return RolloutChoice(rollout_shape(shape), ("that of training: a game's answers are one sample each, which is not divided",))
     rl, task = recipe.rl, max(recipe.tasks, key=lambda task: task.answer_length)
     coded = any(SPACES[name].coded for name in recipe.spaces)
     decoding = decoding_of(
@@ -115,7 +122,7 @@ def rollout_mesh_for(recipe: Recipe, training: Mesh, asked: RolloutMesh) -> Choi
     return choose_rollout_mesh(load, decoding, shape, chip, device_memory(), per_host)
 
 
-def meshes_of(recipe: Recipe, training: Mesh, asked: RolloutMesh) -> tuple[Meshes, Choice | None]:
+def meshes_of(recipe: Recipe, training: Mesh, asked: RolloutMesh) -> tuple[Meshes, RolloutChoice | None]:
     """Both meshes, and how that of rollouts was chosen where it is another one."""
     choice = rollout_mesh_for(recipe, training, asked)
     rollouts = reshaped(training, choice.shape)

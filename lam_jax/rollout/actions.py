@@ -17,7 +17,7 @@ from lam_jax.latent.world import TabulatedWorld, readout
 from lam_jax.models.backbone import Backbone
 from lam_jax.models.families import spec_of
 from lam_jax.models.inputs import Batch
-from lam_jax.nn.axes import ANY, active, constrain
+from lam_jax.nn.axes import ANY, active, constrain, gathered, scattered
 from lam_jax.nn.kv_cache import KVCache
 from lam_jax.nn.rope import Rotary
 from lam_jax.nn.stack import is_apart
@@ -187,7 +187,8 @@ class LatentActions(struct.PyTreeNode):
         self, state: KVCache, hidden: Float[Array, "N G 1 D"], rotary: Rotary, has_image: Array, step: Int[Array, ""]
     ) -> tuple[Float[Array, "N G K"], KVCache]:
         """Logits of the next action from the state of the newest token."""
-        return self.agent.latent.policy.decode(state, self._input(hidden, has_image), rotary, step)
+        x = scattered(self._input(gathered(hidden), has_image))
+        return self.agent.latent.policy.decode(state, x, rotary, step)
 
     def act(
         self,
@@ -217,6 +218,8 @@ class LatentActions(struct.PyTreeNode):
         self, hidden: Float[Array, "N *G D"], action: Int[Array, "N *G"], has_image: Bool[Array, " N"]
     ) -> Float[Array, "N *G V"]:
         """The world model's next-token distribution for pre-norm states under codes."""
+        if hidden.ndim == 3:
+            hidden, action = gathered(hidden), gathered(action)
         x = self._input(hidden, has_image)
         if self.world is None:
             return self.backbone.logits(self.agent.read(x, self.agent.latent.look_up(action), self.reading))

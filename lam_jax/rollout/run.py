@@ -18,6 +18,7 @@ from lam_jax.models.inputs import Batch
 from lam_jax.nn.layout import Layout
 from lam_jax.parallel import ROLLOUT, UPDATE, mesh_of, place, replicate, use
 from lam_jax.parallel.choose_layout import statics
+from lam_jax.parallel.mesh import WIDE
 from lam_jax.parallel.multihost import to_host
 from lam_jax.parallel.rules import partition_spec
 from lam_jax.rollout.actions import ActionSpace
@@ -129,7 +130,7 @@ def jitted(
 def fill_samples(samples: int, space: ActionSpace) -> int:
     """The least number of samples, `samples` or more, that divides over the shards that they lie on."""
     mesh = mesh_of(space)
-    return samples if mesh is None else samples + -samples % mesh.shape["fsdp"]
+    return samples if mesh is None else samples + -samples % (mesh.shape["fsdp"] * mesh.shape.get(WIDE, 1))
 
 
 def fill_prompts(prompts: Batch, space: ActionSpace, on: Mesh | None = None) -> Batch:

@@ -257,15 +257,19 @@ def decoding_of(
     prompts, samples, prompt, completion = sizes
     layers = text.layers + (latent.policy_layers if latent else 0)
     read = decode_bytes(config, latent, *sizes, item, blocks, head)
+    attention = block_weights(text) - 3 * text.width * text.hidden
+    attention = attention * (text.layers * BYTES.get(blocks, item) + (layers - text.layers) * item)
     return Decoding(
-        weights=read.weights,
+        attention=float(attention),
+        others=read.weights - attention,
         position=2.0 * layers * text.kv_heads * text.head_dim * item,
         kv_heads=text.kv_heads,
         prompts=prompts,
         samples=samples,
         prompt=prompt,
         completion=completion,
-        # Two a block, one of embeddings, one a merge block, two for the likeliest token.
-        sums=2 * layers + 1 + (latent.merge_layers if latent else 0) + 2,
+        layers=layers,
+        # One of embeddings, one a merge block, two for the likeliest token.
+        sums=1 + (latent.merge_layers if latent else 0) + 2,
         sum_bytes=float(text.width * item),
     )

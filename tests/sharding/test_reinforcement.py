@@ -204,6 +204,10 @@ def assert_same_steps(found, expected):
         ("latent", "tensor", (4, 2, 1)),  # eight prompts are drawn for six, and six go into the update
         ("hybrid", "data", (2, 1, 4)),
         ("token", "all", (2, 1, 4)),
+        ("latent", "all", (2, 1, 2, 2)),
+        ("latent", "data", (4, 1, 2, 1)),
+        ("hybrid", "all", (2, 1, 2, 2)),
+        ("token", "data", (2, 1, 2, 2)),
     ],
 )
 def test_rollouts_on_a_mesh_of_their_own_learn_the_same(space, mesh, rollouts):
