@@ -29,7 +29,7 @@ from lam_jax.parallel.choose_rollout_mesh import (
     parse_rollout_mesh,
     rollout_shape,
 )
-from lam_jax.parallel.mesh import AXES, reshaped
+from lam_jax.parallel.mesh import AXES, places_of, reshaped
 from lam_jax.train.counting import decoding_of
 
 GIB = 2**30
@@ -133,7 +133,7 @@ def _rollouts_on(asked: str, setting: Setting, load: Load, chip: Chip, coded: bo
     decoding = decoding_of(setting.config, latent, lengths, setting.rollout_weights)
     hosts = hosts_of(setting.mesh)
     per_host = hosts.count(hosts[0]) if math.isfinite(chip.network_bandwidth) else None
-    return choose_rollout_mesh(load, decoding, training, chip, int(chip.hbm), per_host)
+    return choose_rollout_mesh(load, decoding, training, chip, int(chip.hbm), per_host, places_of(setting.mesh))
 
 
 def show(report: Report, console: Console, unit: str = "chip") -> None:

@@ -12,14 +12,15 @@ import jax
 from jax.interpreters import partial_eval
 
 from lam_jax.aot.abstract import bytes_per_chip
-from lam_jax.parallel.chips import Chip
+from lam_jax.parallel.chips import Chip, box_of
 from lam_jax.aot.compilers import compiling_for
 from lam_jax.aot.decode import DecodeStep, decode_step
 from lam_jax.aot.flops import count_flops, kernel_flops
 from lam_jax.aot.programs import Program, Setting, build
-from lam_jax.aot.topology import hosts_of, places_of
+from lam_jax.aot.topology import hosts_of
 from lam_jax.aot.work import ChipWork, chip_work
 from lam_jax.parallel.collectives import Collective, collectives
+from lam_jax.parallel.mesh import places_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,15 +232,9 @@ def bandwidth(collective: Collective, chip: Chip, hosts: Sequence[int]) -> float
 def latency(collective: Collective, chip: Chip, hosts: Sequence[int], places: Sequence[tuple[int, ...]]) -> float:
     """Seconds of one run of a collective besides its bytes; `places` are those of the chips in their torus, if any."""
 
-    def hops(group: tuple[int, ...]) -> float:
-        if not places:
-            box: tuple[int, ...] = (len(group),)
-        else:
-            along = zip(*(places[device] for device in group))
-            box = tuple(max(line) - min(line) + 1 for line in along)
-        return chip.latency(collective.kind, box, hosts_spanned(collective, hosts))
-
-    return max(map(hops, collective.groups), default=0.0)
+    spanned = hosts_spanned(collective, hosts)
+    groups = [group for group in collective.groups if len(group) > 1]
+    return max((chip.latency(collective.kind, box_of(group, places), spanned) for group in groups), default=0.0)
 
 
 def wire_bytes(collective: Collective) -> float:

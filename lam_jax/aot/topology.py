@@ -74,12 +74,6 @@ def hosts_of(mesh: jax.sharding.Mesh) -> tuple[int, ...]:
     return tuple(device.process_index for device in mesh.devices.flat)
 
 
-def places_of(mesh: jax.sharding.Mesh) -> tuple[tuple[int, ...], ...]:
-    """Where each device lies in its torus, in that order; none of devices without one, such as cards."""
-    places = [getattr(device, "coords", None) for device in mesh.devices.flat]
-    return () if None in places else tuple(tuple(place) for place in places)
-
-
 def topology_mesh(devices: list[Any], shape: tuple[int, int, int]) -> jax.sharding.Mesh:
     """A mesh of (data, fsdp, tensor) over all of a topology.
 

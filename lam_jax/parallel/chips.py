@@ -72,6 +72,14 @@ class Chip:
         return min(_boxes(count, max(1, self.torus)), key=lambda box: (self.hops(box), box))
 
 
+def box_of(group: Iterable[int], places: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """The smallest box that holds some devices, whose places in their torus are known; without places, their number."""
+    numbers = list(group)
+    if not places:
+        return (len(numbers),)
+    return tuple(max(line) - min(line) + 1 for line in zip(*(places[number] for number in numbers)))
+
+
 def _boxes(count: int, dimensions: int) -> Iterable[tuple[int, ...]]:
     if dimensions == 1:
         yield (count,)

@@ -25,11 +25,11 @@ Of devices whose figures are not known, such as a CPU's, nothing is reckoned: ro
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from lam_jax.errors import BadSettingError
-from lam_jax.parallel.chips import Chip
+from lam_jax.parallel.chips import Chip, box_of
 from lam_jax.parallel.choose_mesh import ROLLOUT_SHARE, Load, Shape, parse_shape, problems_of, sizes_of
 from lam_jax.parallel.mesh import ROLLOUT_AXES
 from lam_jax.parallel.rules import ROLLOUT
@@ -103,7 +103,13 @@ class StepCost:
         return self.reading + self.latency + self.sending
 
 
-def step_cost(shape: RolloutShape, decoding: Decoding, chip: Chip, per_host: int | None = None) -> StepCost:
+def step_cost(
+    shape: RolloutShape,
+    decoding: Decoding,
+    chip: Chip,
+    per_host: int | None = None,
+    places: Sequence[tuple[int, ...]] = (),
+) -> StepCost:
     """What a decode step costs on a mesh.
 
     Args:
@@ -111,29 +117,39 @@ def step_cost(shape: RolloutShape, decoding: Decoding, chip: Chip, per_host: int
         decoding: what a step has to do.
         chip: that the mesh is made of.
         per_host: cards of a host; None: of TPUs, or all in one.
+        places: of the chips in their torus, in the order of the mesh; none: as near to each other as can be.
     """
     data, fsdp, wide, tensor = shape
     prompts, together = math.ceil(decoding.prompts / data), math.ceil(decoding.samples / fsdp)
     samples = math.ceil(decoding.samples / (fsdp * wide))
     reading = decoding.bytes_read(shape) / chip.hbm_bandwidth
     waits = [
-        (2 * decoding.layers, "all-reduce", tensor, tensor, samples),
-        (decoding.layers, "all-gather", wide, wide * tensor, together),
-        (decoding.layers, "reduce-scatter", wide, wide * tensor, together),
-        (decoding.sums, "all-reduce", wide * tensor, wide * tensor, together),
+        (2 * decoding.layers, "all-reduce", tensor, 1, samples),
+        (decoding.layers, "all-gather", wide, tensor, together),
+        (decoding.layers, "reduce-scatter", wide, tensor, together),
+        (decoding.sums, "all-reduce", wide * tensor, 1, together),
     ]
     latency = sending = 0.0
-    for runs, kind, group, span, rows in waits:
+    for runs, kind, group, stride, rows in waits:
         if group == 1:
             continue
-        hosts = math.ceil(span / per_host) if per_host else 1
+        hosts = math.ceil(group * stride / per_host) if per_host else 1
         link = chip.link_bandwidth
         if hosts > 1:
             link = min(link, max(1, group // hosts) * chip.network_bandwidth)
         ways = 2 if kind == "all-reduce" else 1
-        latency += runs * chip.latency(kind, chip.box(group), min(hosts, group))
+        latency += runs * chip.latency(kind, _box(chip, group, stride, places), min(hosts, group))
         sending += runs * ways * (group - 1) / group * prompts * rows * decoding.sum_bytes / link
     return StepCost(reading, latency, sending)
+
+
+def _box(chip: Chip, group: int, stride: int, places: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """Of the groups of `group` devices, `stride` apart in the order of the mesh, the one that waits longest."""
+    if not places:
+        return chip.box(group)
+    starts = (first + i for first in range(0, len(places), group * stride) for i in range(stride))
+    boxes = (box_of(range(start, start + group * stride, stride), places) for start in starts)
+    return max(boxes, key=chip.hops)
 
 
 def rollout_shape(shape: tuple[int, ...]) -> RolloutShape:
@@ -190,6 +206,7 @@ def choose_rollout_mesh(
     chip: Chip | None,
     memory: int | None = None,
     per_host: int | None = None,
+    places: Sequence[tuple[int, ...]] = (),
 ) -> RolloutChoice:
     """The mesh of rollouts, by their cost; that of training where another would save little.
 
@@ -199,7 +216,7 @@ def choose_rollout_mesh(
         training: the mesh of training.
         chip: figures of the devices; None: they are not known.
         memory: bytes of a device; None: no limit is known.
-        per_host: as of `step_cost`.
+        per_host, places: as of `step_cost`.
     """
     same = rollout_shape(training)
     if chip is None:
@@ -209,7 +226,7 @@ def choose_rollout_mesh(
         return memory is None or _held(shape, load) <= ROLLOUT_SHARE * memory
 
     costs = {
-        shape: step_cost(shape, decoding, chip, per_host)
+        shape: step_cost(shape, decoding, chip, per_host, places)
         for shape in _shapes(math.prod(training))
         if shape == same or (fits(shape) and not any(problems_of(shape, load, (ROLLOUT,))))
     }

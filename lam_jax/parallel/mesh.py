@@ -59,3 +59,9 @@ def reshaped(mesh: Mesh, shape: tuple[int, ...]) -> Mesh:
     if shape == tuple(mesh.shape.values()):
         return mesh
     return Mesh(mesh.devices.reshape(shape), axes, axis_types=(AxisType.Auto,) * len(axes))
+
+
+def places_of(mesh: Mesh) -> tuple[tuple[int, ...], ...]:
+    """Where each device lies in its torus, in that order; none of devices without one, such as cards."""
+    places = [getattr(device, "coords", None) for device in mesh.devices.flat]
+    return () if None in places else tuple(tuple(place) for place in places)

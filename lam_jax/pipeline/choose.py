@@ -19,7 +19,7 @@ from lam_jax.parallel.choose_rollout_mesh import (
     choose_rollout_mesh,
     rollout_shape,
 )
-from lam_jax.parallel.mesh import reshaped
+from lam_jax.parallel.mesh import places_of, reshaped
 from lam_jax.parallel.multihost import gather_json
 from lam_jax.pipeline.resources import model_config
 from lam_jax.recipe import Recipe
@@ -119,7 +119,7 @@ def rollout_mesh_for(recipe: Recipe, training: Mesh, asked: RolloutMesh) -> Roll
     )
     chip = chip_of_kind(training.devices.flat[0].device_kind)
     per_host = jax.local_device_count() if chip is not None and math.isfinite(chip.network_bandwidth) else None
-    return choose_rollout_mesh(load, decoding, shape, chip, device_memory(), per_host)
+    return choose_rollout_mesh(load, decoding, shape, chip, device_memory(), per_host, places_of(training))
 
 
 def meshes_of(recipe: Recipe, training: Mesh, asked: RolloutMesh) -> tuple[Meshes, RolloutChoice | None]:
