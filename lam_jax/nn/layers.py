@@ -154,7 +154,7 @@ class GatedMLP(struct.PyTreeNode):
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         """The MLP of the last dimension; same width out."""
         wide = wide_axes()
-        if not wide or x.ndim != 4:  # rows do not lie on such axes
+        if not wide or x.ndim != 4 or self.down.bias is not None:  # rows do not lie on such axes
             return self.down(self.hidden(x))
         return self._of_all_samples(x, wide)
 

@@ -92,10 +92,8 @@ def prepared(space: ActionSpace, on: Mesh | None = None) -> ActionSpace:
     return rollout_weights(space, space.specs, space.backbone.config.dtype, on)
 
 
-def brought_to(out: Rollout, mesh: Mesh | None, rows: int) -> Rollout:
-    """The first `rows` prompts of a rollout, where updates on `mesh` want them; itself where that is so."""
-    if mesh is None or mesh_of(out) == mesh:
-        return out
+def brought_to(out: Rollout, mesh: Mesh, rows: int) -> Rollout:
+    """The first `rows` prompts of a rollout of another mesh of the same devices, where updates on `mesh` want them."""
     leaves, structure = jax.tree.flatten(out)
     samples = jax.tree.map(lambda _: ("prompts", "samples"), out.replace(prompt_hidden=None))
     axes = jax.tree.leaves(samples.replace(prompt_hidden=("prompts",)), is_leaf=lambda x: isinstance(x, tuple))

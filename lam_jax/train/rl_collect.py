@@ -19,7 +19,7 @@ from lam_jax.data.schemas import Example
 from lam_jax.latent.agent import Agent
 from lam_jax.models.inputs import Batch
 from lam_jax.nn.layout import Layout
-from lam_jax.parallel import UPDATE, mesh_of, place
+from lam_jax.parallel import UPDATE, mesh_of, place, replicate
 from lam_jax.parallel.multihost import gather_json, to_host
 from lam_jax.rewards.judge import judge_metrics, judges_of
 from lam_jax.rl import ends_well, fill_slots
@@ -174,10 +174,11 @@ class Collector:
         filled = fill_prompts(batch, space, self.mesh)
         # Placed here, so that an update after a refill is the same program.
         prompts = place(filled, self.mesh, UPDATE)
-        read = prompts if self.rollout_mesh == self.mesh else fill_prompts(filled, space)
+        apart = self.rollout_mesh != self.mesh
+        read = fill_prompts(filled, space) if apart else prompts
         ids = np.arange(len(read.tokens) * samples, dtype=np.int32) + attempt * count * samples
         out = run_rollout(space, read, ids.reshape(-1, samples), key, self.config.rollout, self.layout)
-        return prompts, brought_to(out, self.mesh, len(prompts.tokens))
+        return prompts, brought_to(out, self.mesh, len(prompts.tokens)) if apart else out
 
     def like(self, state: TrainState, prompts: Collated) -> RLBatch:
         """Shape structs of the batch that prompts of this shape give."""
@@ -188,7 +189,8 @@ class Collector:
             return RLBatch(prompts, out, jnp.zeros(ids.shape, jnp.float32), out.mask)
 
         space = self.actions(state)
-        return jax.eval_shape(roll, space, fill_prompts(prompts.batch, space, self.mesh), state.key)
+        key = replicate(state.key, self.rollout_mesh)
+        return jax.eval_shape(roll, space, fill_prompts(prompts.batch, space, self.mesh), key)
 
     def actions(self, state: TrainState) -> ActionSpace:
         """The action space of the present policy, its weights as rollouts want them."""

@@ -24,7 +24,7 @@ from lam_jax.environments.play import begun
 from lam_jax.latent.agent import Agent
 from lam_jax.models.inputs import Batch
 from lam_jax.nn.layout import Layout
-from lam_jax.parallel import UPDATE, place
+from lam_jax.parallel import UPDATE, place, replicate
 from lam_jax.parallel.multihost import to_host
 from lam_jax.rewards.reward import Reward
 from lam_jax.rl import ends_well
@@ -108,7 +108,7 @@ class EpisodeCollector(Collector):
             return RLBatch(prompts, out, jnp.zeros(ids.shape, jnp.float32), out.mask)
 
         whole = jax.tree.map(lambda x: np.zeros((games * turns, *x.shape[1:]), x.dtype), one)
-        return jax.eval_shape(roll, self.actions(state), whole, state.key)
+        return jax.eval_shape(roll, self.actions(state), whole, replicate(state.key, self.rollout_mesh))
 
     @property
     def _one(self) -> RolloutConfig:
