@@ -6,10 +6,16 @@ Rows [B, ..] lie on the axis `batch`, samples [N, G, ..] on `prompts` and `sampl
 
 import contextlib
 import contextvars
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
+
+# Bytes that a device may receive for a sum at once: so many take a TPU's links less than the way back of a sum that
+# goes round.
+AT_ONCE = 2**19
 
 # Per dimension a logical axis, None (not sharded) or ANY (as the compiler likes).
 Axes = tuple[str | None, ...]
@@ -38,7 +44,8 @@ class Placement(Protocol):
     ) -> Any:
         """`function` of each device's own parts of `arrays`; `outputs` is a tree of the axes of its results.
 
-        Samples lie on no mesh axis that another logical axis of `inputs` lies on, unless the function gathers them.
+        Samples lie on no mesh axis that another logical axis of `inputs` lies on, unless the function `gathers` them.
+        Such a function is not differentiated, and may make by other ways than sums what all devices have alike.
         """
         ...
 
@@ -98,6 +105,19 @@ def gathered(x: jax.Array) -> jax.Array:
 def scattered(x: jax.Array) -> jax.Array:
     """The opposite of `gathered`."""
     return constrain_samples(x) if wide_axes() else x
+
+
+def summed(x: jax.Array, names: tuple[str, ...]) -> jax.Array:
+    """The sum over mesh axes, inside `on_shards`; of few bytes every device fetches all parts and adds them up.
+
+    A sum that goes round makes its way twice, which is what it costs where it is small.
+    """
+    others = math.prod(jax.lax.axis_size(name) for name in names) - 1
+    if not others:
+        return x
+    if x.size * x.dtype.itemsize * others > AT_ONCE:
+        return jax.lax.psum(x, names)
+    return jnp.sum(jax.lax.all_gather(x, names), axis=0, dtype=jnp.float32).astype(x.dtype)
 
 
 def leading(dimensions: int) -> tuple[str, ...]:

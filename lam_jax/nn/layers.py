@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
-from lam_jax.nn.axes import active, wide_axes
+from lam_jax.nn.axes import active, summed, wide_axes
 from lam_jax.nn.layout import layout
 from lam_jax.nn.weight import Param, Weight
 
@@ -166,19 +166,34 @@ class GatedMLP(struct.PyTreeNode):
         maps = ((self.gate, ("embed", "mlp")), (self.up, ("embed", "mlp")), (self.down, ("mlp", "embed")))
         weights, structure = jax.tree.flatten(self)
         axes = [both[2 - leaf.ndim :] for part, both in maps for leaf in jax.tree.leaves(part)]
-        samples = ("prompts", "samples", None, None)
 
         def own(x: Array, *weights: Array) -> Array:
             mlp = structure.unflatten(weights)
             y = mlp.down(mlp.hidden(jax.lax.all_gather(x, wide, axis=1, tiled=True)))
-            y = jax.lax.psum_scatter(y, wide, scatter_dimension=1, tiled=True)
-            return jax.lax.psum(y, rest) if rest else y
+            return summed(jax.lax.psum_scatter(y, wide, scatter_dimension=1, tiled=True), rest)
 
-        return placement.on_shards(own, (x, *weights), (samples, *axes), samples, gathers=True)
+        return placement.on_shards(own, (x, *weights), (_SAMPLES, *axes), _SAMPLES, gathers=True)
 
     def hidden(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
         """What `down` is applied to."""
         return swiglu(self.gate(x), self.up(x))
+
+
+_SAMPLES = ("prompts", "samples", None, None)
+
+
+def narrowed(linear: Map, y: Float[Array, "N G T F"], axis: str) -> Float[Array, "N G T D"]:
+    """`linear(y)`, whose inputs lie on the logical `axis`; on meshes with wide axes the sum is made by hand."""
+    placement = active()
+    if placement is None or not wide_axes() or y.ndim != 4 or linear.bias is not None:
+        return linear(y)
+    weights, structure = jax.tree.flatten(linear)
+    axes = [(axis, "embed")[2 - leaf.ndim :] for leaf in weights]
+
+    def own(y: Array, *weights: Array) -> Array:
+        return summed(structure.unflatten(weights)(y), placement.names(axis))
+
+    return placement.on_shards(own, (y, *weights), ((*_SAMPLES[:3], axis), *axes), _SAMPLES, gathers=True)
 
 
 class MLP(struct.PyTreeNode):

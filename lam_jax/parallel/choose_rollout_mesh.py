@@ -16,6 +16,7 @@ collectives, each a latency and its bytes at the rate of the links; nothing over
     + layers * (two sums over `tensor`, a gather and a scattered sum over `wide`)
     + a few sums over both, of embeddings, merge blocks and the likeliest token
 
+Beside `wide` a small sum over `tensor` is a gather of its parts, which makes its way once (`lam_jax.nn.axes.summed`).
 Latencies grow with the devices that take part, see `lam_jax.parallel.chips`. Prefill, products at peak rate and the
 moves of weights between the two meshes are left out.
 
@@ -29,6 +30,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from lam_jax.errors import BadSettingError
+from lam_jax.nn.axes import AT_ONCE
 from lam_jax.parallel.chips import Chip, box_of
 from lam_jax.parallel.choose_mesh import ROLLOUT_SHARE, Load, Shape, parse_shape, problems_of, sizes_of
 from lam_jax.parallel.mesh import ROLLOUT_AXES
@@ -123,8 +125,10 @@ def step_cost(
     prompts, together = math.ceil(decoding.prompts / data), math.ceil(decoding.samples / fsdp)
     samples = math.ceil(decoding.samples / (fsdp * wide))
     reading = decoding.bytes_read(shape) / chip.hbm_bandwidth
+    rows_bytes = prompts * samples * decoding.sum_bytes
+    at_once = wide > 1 and rows_bytes * (tensor - 1) <= AT_ONCE  # see `lam_jax.nn.axes.summed`
     waits = [
-        (2 * decoding.layers, "all-reduce", tensor, 1, samples),
+        (2 * decoding.layers, "all-gather" if at_once else "all-reduce", tensor, 1, samples * (tensor if at_once else 1)),
         (decoding.layers, "all-gather", wide, tensor, together),
         (decoding.layers, "reduce-scatter", wide, tensor, together),
         (decoding.sums, "all-reduce", wide * tensor, 1, together),

@@ -17,12 +17,12 @@ from lam_jax.latent.world import TabulatedWorld, readout
 from lam_jax.models.backbone import Backbone
 from lam_jax.models.families import spec_of
 from lam_jax.models.inputs import Batch
-from lam_jax.nn.axes import ANY, active, constrain, gathered, scattered
+from lam_jax.nn.axes import ANY, constrain, gathered, scattered
 from lam_jax.nn.kv_cache import KVCache
 from lam_jax.nn.rope import Rotary
 from lam_jax.nn.stack import is_apart
 from lam_jax.nn.stored import Storage
-from lam_jax.nn.vocabulary import arg_max, pick
+from lam_jax.nn.vocabulary import largest
 from lam_jax.rollout.sampling import RowSampling, Sample, Sampling, SamplingConfig, emission_keys, entropy, sample
 
 # Repetition penalty on next-token logits [N, G, V]; the identity where there is none.
@@ -208,10 +208,9 @@ class LatentActions(struct.PyTreeNode):
     ) -> Act:
         drawn, spread = _draw(keys, logits, sampling, "codes")
         token_logits = penalise(self.next_token_logits(hidden, drawn.action, has_image))
-        token = arg_max(token_logits)
+        token, best = largest(token_logits)
         # The code's log-probability knows nothing of these logits: a NaN of theirs must show in it too.
-        largest = jnp.max(token_logits, axis=-1) if active() is None else pick(token_logits, token)
-        drawn = drawn.replace(logp=jnp.where(jnp.isnan(largest), jnp.nan, drawn.logp))
+        drawn = drawn.replace(logp=jnp.where(jnp.isnan(best), jnp.nan, drawn.logp))
         return Act(drawn, spread, token)
 
     def next_token_logits(

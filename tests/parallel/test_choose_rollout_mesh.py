@@ -49,8 +49,8 @@ LOAD = Load({"a": Weight((8, 8), ("mlp", None)), "q": Weight((8, 8), (None, "hea
         ((4, 2, 1, 1), 1 * (100 + 1 * 50), 8000, 0),
         ((2, 2, 1, 2), 2 * (100 + 1 * 50) / 2, 4000, 10 * 2 * 1),  # a kv head for each of two
         ((1, 1, 1, 8), 4 * (100 + 2 * 50) / 2, 1000, 10 * 2 * 7),  # two kv heads for eight
-        # Attention in halves, all else in fourths, a sample each; of a layer two sums over two, and there and back.
-        ((2, 1, 2, 2), 2 * (100 + 1 * 50) / 2, 400 + 1800, 8 * 2 * 1 + 4 * (1 + 1) + 2 * 2 * 3),
+        # Attention in halves, all else in fourths, a sample each; of a layer two sums over two at once, there and back.
+        ((2, 1, 2, 2), 2 * (100 + 1 * 50) / 2, 400 + 1800, 8 * 1 + 4 * (1 + 1) + 2 * 2 * 3),
         ((4, 1, 2, 1), 1 * (100 + 1 * 50), 800 + 3600, 4 * (1 + 1) + 2 * 2 * 1),
     ],
 )
@@ -65,8 +65,8 @@ def test_activations_are_sent_at_the_links_rate():
     """Of a mesh (2, 1, 4) two prompts of two samples, 5 bytes each, twice three quarters of it in each sum."""
     work = dataclasses.replace(WORK, sum_bytes=5.0)
     assert step_cost((2, 1, 1, 4), work, CHIP).sending == pytest.approx(10 * 2 * 0.75 * 4 * 5)
-    # Of 2 x 2 shards a layer sums two samples over two, gathers four, and scatters the sums of four.
-    parts = 8 * 2 * 0.5 * 2 * 5 + 4 * (0.5 + 0.5) * 4 * 5 + 2 * 2 * 0.75 * 4 * 5
+    # Of 2 x 2 shards a layer fetches two samples of one other, twice, gathers four, and scatters the sums of four.
+    parts = 8 * 1 * 2 * 5 + 4 * (0.5 + 0.5) * 4 * 5 + 2 * 2 * 0.75 * 4 * 5
     assert step_cost((2, 1, 2, 2), work, CHIP).sending == pytest.approx(parts)
 
 
