@@ -9,7 +9,6 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from lam_jax.parallel.cards import Card
 from lam_jax.aot.decode import DecodeStep
 from lam_jax.aot.programs import Setting, load_of
 from lam_jax.aot.report import Report, check
@@ -20,6 +19,7 @@ from lam_jax.errors import LamJaxError
 from lam_jax.latent.config import LATENT_PRESETS
 from lam_jax.models.families import PRESETS
 from lam_jax.nn.stored import Storage
+from lam_jax.parallel.cards import Card
 from lam_jax.parallel.chips import Chip
 from lam_jax.parallel.choose_mesh import Load, check_mesh, choose_mesh, parse_shape
 from lam_jax.parallel.choose_rollout_mesh import (

@@ -12,13 +12,13 @@ import jax
 from jax.interpreters import partial_eval
 
 from lam_jax.aot.abstract import bytes_per_chip
-from lam_jax.parallel.chips import Chip, box_of
 from lam_jax.aot.compilers import compiling_for
 from lam_jax.aot.decode import DecodeStep, decode_step
 from lam_jax.aot.flops import count_flops, kernel_flops
 from lam_jax.aot.programs import Program, Setting, build
 from lam_jax.aot.topology import hosts_of
 from lam_jax.aot.work import ChipWork, chip_work
+from lam_jax.parallel.chips import Chip, box_of
 from lam_jax.parallel.collectives import Collective, collectives
 from lam_jax.parallel.mesh import places_of
 

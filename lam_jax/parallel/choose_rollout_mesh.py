@@ -128,7 +128,13 @@ def step_cost(
     rows_bytes = prompts * samples * decoding.sum_bytes
     at_once = wide > 1 and rows_bytes * (tensor - 1) <= AT_ONCE  # see `lam_jax.nn.axes.summed`
     waits = [
-        (2 * decoding.layers, "all-gather" if at_once else "all-reduce", tensor, 1, samples * (tensor if at_once else 1)),
+        (
+            2 * decoding.layers,
+            "all-gather" if at_once else "all-reduce",
+            tensor,
+            1,
+            samples * (tensor if at_once else 1),
+        ),
         (decoding.layers, "all-gather", wide, tensor, together),
         (decoding.layers, "reduce-scatter", wide, tensor, together),
         (decoding.sums, "all-reduce", wide * tensor, 1, together),

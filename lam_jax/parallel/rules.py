@@ -114,9 +114,9 @@ class _Placed:
 
         specs = tuple(partition_spec(axes, x.shape, self.mesh, rules) for x, axes in zip(arrays, inputs))
         results = jax.tree.map(spec, outputs, is_leaf=lambda x: isinstance(x, tuple) and not isinstance(x[0], tuple))
-        return jax.shard_map(
-            function, mesh=self.mesh, in_specs=specs, out_specs=results, check_vma=not gathers
-        )(*arrays)
+        return jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=results, check_vma=not gathers)(
+            *arrays
+        )
 
 
 @contextlib.contextmanager

@@ -108,7 +108,9 @@ def rollout_mesh_for(recipe: Recipe, training: Mesh, asked: RolloutMesh) -> Roll
         check_rollout_mesh(asked, shape, load)
         return RolloutChoice(rollout_shape(asked), ("as asked for",))
     if training.size == 1 or any(isinstance(task, EpisodeTask) for task in recipe.tasks):
-        return RolloutChoice(rollout_shape(shape), ("that of training: a game's answers are one sample each, which is not divided",))
+        return RolloutChoice(
+            rollout_shape(shape), ("that of training: a game's answers are one sample each, which is not divided",)
+        )
     rl, task = recipe.rl, max(recipe.tasks, key=lambda task: task.answer_length)
     coded = any(SPACES[name].coded for name in recipe.spaces)
     decoding = decoding_of(

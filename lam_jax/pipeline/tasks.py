@@ -108,12 +108,27 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
         if isinstance(task, EpisodeTask):
             made = resources.rl_prompts[task.name]
             collect: Collector = EpisodeCollector(
-                config, recipe.method, resting, task.game, task.reward, decode, loader, made, observe=observe,
+                config,
+                recipe.method,
+                resting,
+                task.game,
+                task.reward,
+                decode,
+                loader,
+                made,
+                observe=observe,
                 rollout_mesh=rollouts,
             )
         else:
             collect = Collector(
-                config, recipe.method, resting, task.reward, decode, loader, observe=observe, ahead=ahead,
+                config,
+                recipe.method,
+                resting,
+                task.reward,
+                decode,
+                loader,
+                observe=observe,
+                ahead=ahead,
                 rollout_mesh=rollouts,
             )
         update = Update(config, recipe.method, optimiser, resting, trainable)

@@ -7,8 +7,8 @@ import jax
 import pytest
 
 from lam_jax.aot import command
-from lam_jax.parallel.chips import CHIPS
 from lam_jax.cli import main
+from lam_jax.parallel.chips import CHIPS
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 TINY = ["--preset", "tiny", "--topology", "v5e:2x4"]
@@ -85,7 +85,10 @@ def test_the_mesh_of_rollouts_is_chosen_by_its_cost(pod, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("args", "part"),
     [
-        ([*ROLLS, "--rollout-mesh", "1,1,4"], "has 4 devices, but the mesh of training, data 2, fsdp 2, tensor 2, has 8"),
+        (
+            [*ROLLS, "--rollout-mesh", "1,1,4"],
+            "has 4 devices, but the mesh of training, data 2, fsdp 2, tensor 2, has 8",
+        ),
         ([*ROLLS, "--rollout-mesh", "wide=8"], "'samples' (samples of a prompt) of size 2 does not divide"),
         ([*ROLLS, "--rollout-mesh", "best"], "--rollout-mesh: found 'best', expected 'auto', 'same', three positive"),
         (["--preset", "tiny", "--topology", "v5x:4x4", "--stage", "joint"], "found 'v5x:4x4', expected a TPU chip of"),

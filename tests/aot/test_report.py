@@ -5,12 +5,12 @@ import dataclasses
 import pytest
 
 from lam_jax.aot.abstract import bytes_per_chip
-from lam_jax.parallel.chips import Chip
 from lam_jax.aot.programs import Setting, build
 from lam_jax.aot.report import Memory, Traffic, bandwidth, by_kind, check, estimate, hosts_spanned, refusal, wire_bytes
 from lam_jax.aot.work import ChipWork
 from lam_jax.aot.workload import Workload
 from lam_jax.parallel import make_mesh, mesh_of
+from lam_jax.parallel.chips import Chip
 from lam_jax.parallel.collectives import Collective
 from lam_jax.parallel.mesh import reshaped
 

@@ -88,7 +88,9 @@ def test_a_mesh_that_saves_little_is_not_taken():
     light = dataclasses.replace(WORK, attention=4.0, others=4.0, position=0.0)
     assert choose_rollout_mesh(LOAD, light, (8, 1, 1), near).shape == (1, 1, 1, 8)
     # Two devices a prompt read half of its caches each, of twice as many prompts: only of the weights they save 10.
-    even = dataclasses.replace(light, attention=10.0, others=10.0, position=1.0, prompts=8, samples=1, prompt=1000, completion=1)
+    even = dataclasses.replace(
+        light, attention=10.0, others=10.0, position=1.0, prompts=8, samples=1, prompt=1000, completion=1
+    )
     assert choose_rollout_mesh(LOAD, even, (8, 1, 1), near).shape == (8, 1, 1, 1)
 
 

@@ -127,7 +127,9 @@ def test_every_rollout_moves_no_vocabulary_and_no_weight(name, mesh):
 
 
 @pytest.mark.sharding
-@pytest.mark.parametrize(("space", "sizes"), [("latent", (2, 1, 2, 2)), ("latent", (4, 1, 2, 1)), ("token", (2, 1, 2, 2))])
+@pytest.mark.parametrize(
+    ("space", "sizes"), [("latent", (2, 1, 2, 2)), ("latent", (4, 1, 2, 1)), ("token", (2, 1, 2, 2))]
+)
 def test_wide_rollouts_gather_samples_and_no_weights(space, sizes):
     """Of a block: samples gathered and scattered once, and the parts of small sums over `tensor` fetched twice."""
     training = made.on("all")
