@@ -182,7 +182,7 @@ class GatedMLP(struct.PyTreeNode):
 _SAMPLES = ("prompts", "samples", None, None)
 
 
-def narrowed(linear: Map, y: Float[Array, "N G T F"], axis: str) -> Float[Array, "N G T D"]:
+def narrowed(linear: Map, y: Float[Array, "*B F"], axis: str) -> Float[Array, "*B D"]:
     """`linear(y)`, whose inputs lie on the logical `axis`; on meshes with wide axes the sum is made by hand."""
     placement = active()
     if placement is None or not wide_axes() or y.ndim != 4 or linear.bias is not None:
