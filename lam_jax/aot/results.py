@@ -30,7 +30,8 @@ It ends with code 1 if a program does not fit. `--mesh data=2,fsdp=4,tensor=2` t
 
 If a step does not fit: in stages 1 to 5 raise `fsdp` (weights, gradients and optimiser state are divided by fsdp x
 tensor) or lower the rows; in rollouts raise `tensor` of their mesh (attention's weights are divided by `tensor` alone,
-the others by `wide` too) or lower prompts x samples; in updates lower prompts x samples, or split them by `RLSettings.mini_batches`.
+the others by `wide` too) or lower prompts x samples; in updates lower prompts x samples, or split them by
+`RLSettings.mini_batches`.
 
 How to read the tables:
 
@@ -45,9 +46,9 @@ How to read the tables:
   latency*: 1 us for each hop of a collective between TPUs, the longest way there and, in a sum, back; a sum of 16 chips
   in a 4x4 is 12 hops. That is a lower limit. Rollouts are taken to run to their last token.
 - Rollouts have a mesh of their own over the same chips, chosen by what a decode step costs there
-  (`lam_jax/parallel/choose_rollout_mesh.py`): it may have an axis `wide`, which divides samples, and weights that are not
-  attention's. `--rollout-mesh same` keeps rollouts on the mesh of training, `--rollout-mesh wide=4,tensor=4` asks for
-  one. Moving the policy to that mesh and a rollout back, once a step, is not in the estimates.
+  (`lam_jax/parallel/choose_rollout_mesh.py`): it may have an axis `wide`, which divides samples, and weights that are
+  not attention's. `--rollout-mesh same` keeps rollouts on the mesh of training, `--rollout-mesh wide=4,tensor=4` asks
+  for one. Moving the policy to that mesh and a rollout back, once a step, is not in the estimates.
 - *CPU s* is the time that tracing and compiling took on one machine, summed over its cores.
 - Of a card's memory 5 % are left to CUDA. jax takes 75 % unless told otherwise: `XLA_PYTHON_CLIENT_MEM_FRACTION=.95`.
 - Code for a card that is not there is compiled without trying variants of its products (autotuning), so a card may run
@@ -115,8 +116,8 @@ def _table(reports: list[dict[str, Any]]) -> str:
         f"prompts x {work['samples']} samples of {lengths} tokens. A {unit_of(first)} has {first['hbm'] / GIB:.2f} "
         "GiB.",
         "",
-        "| stage | memory, GiB | of it beside | fits | TFLOP | work | collectives, GB each | step, s | of it latency | MFU "
-        "| CPU s |",
+        "| stage | memory, GiB | of it beside | fits | TFLOP | work | collectives, GB each | step, s | of it latency "
+        "| MFU | CPU s |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     return "\n".join([*lines, *map(_line, reports), ""])

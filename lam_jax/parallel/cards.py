@@ -10,9 +10,9 @@ Between hosts: one adapter a card of 400 Gb/s (DGX H100 and H200 data sheets) or
 sheet says what an L40S or RTX 4090 is built into: 100 Gb/s and 12.5 Gb/s a card are our assumptions, the latter one
 adapter of 100 Gb/s for a host of eight.
 
-Latency of collectives: what NCCL itself reckons with when it chooses an algorithm (`src/graph/tuning.cc`, ring, protocol
-LL): 3.6 us, and for each of the 2 (n - 1) steps of an all-reduce of n cards 0.47 us over NVLink, 1.0 us over PCIe and
-2.7 us between hosts.
+Latency of collectives: what NCCL itself reckons with when it chooses an algorithm (`src/graph/tuning.cc`, ring,
+protocol LL): 3.6 us, and for each of the 2 (n - 1) steps of an all-reduce of n cards 0.47 us over NVLink, 1.0 us over
+PCIe and 2.7 us between hosts.
 """
 
 import dataclasses

@@ -109,8 +109,8 @@ def _refuse(mesh: MeshShape, rollout_mesh: RolloutMesh) -> None:
     if not isinstance(rollout_mesh, str):
         if len(rollout_mesh) not in (3, 4) or min(rollout_mesh) < 1:
             raise BadSettingError(
-                f"The mesh of rollouts: found {rollout_mesh}, expected three positive sizes (data, fsdp, tensor) or four "
-                "(data, fsdp, wide, tensor)."
+                f"The mesh of rollouts: found {rollout_mesh}, expected three positive sizes (data, fsdp, tensor) or "
+                "four (data, fsdp, wide, tensor)."
             )
         if made is not None:
             reshaped(made, rollout_mesh)
