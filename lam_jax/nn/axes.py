@@ -120,6 +120,17 @@ def summed(x: jax.Array, names: tuple[str, ...]) -> jax.Array:
     return jnp.sum(jax.lax.all_gather(x, names), axis=0, dtype=jnp.float32).astype(x.dtype)
 
 
+def scattered_sum(x: jax.Array, names: tuple[str, ...], axis: int) -> jax.Array:
+    """The sum over mesh axes, of whose dimension `axis` each device gets its share; inside `on_shards`.
+
+    By an exchange of the parts: of a scattered sum TPUs make a whole one, which makes its way twice, and cut it.
+    """
+    count = math.prod(jax.lax.axis_size(name) for name in names)
+    parts = jax.lax.all_to_all(x, names, split_axis=axis, concat_axis=axis, tiled=True)
+    parts = parts.reshape(*x.shape[:axis], count, -1, *x.shape[axis + 1 :])
+    return jnp.sum(parts, axis=axis, dtype=jnp.float32).astype(x.dtype)
+
+
 def leading(dimensions: int) -> tuple[str, ...]:
     """Logical axes of one (rows) or two (prompts, samples) leading dimensions."""
     return {1: ("batch",), 2: ("prompts", "samples")}[dimensions]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
-from lam_jax.nn.axes import active, summed, wide_axes
+from lam_jax.nn.axes import active, scattered_sum, summed, wide_axes
 from lam_jax.nn.layout import layout
 from lam_jax.nn.weight import Param, Weight
 
@@ -170,7 +170,7 @@ class GatedMLP(struct.PyTreeNode):
         def own(x: Array, *weights: Array) -> Array:
             mlp = structure.unflatten(weights)
             y = mlp.down(mlp.hidden(jax.lax.all_gather(x, wide, axis=1, tiled=True)))
-            return summed(jax.lax.psum_scatter(y, wide, scatter_dimension=1, tiled=True), rest)
+            return summed(scattered_sum(y, wide, 1), rest)
 
         return placement.on_shards(own, (x, *weights), (_SAMPLES, *axes), _SAMPLES, gathers=True)
 

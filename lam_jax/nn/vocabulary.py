@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from lam_jax.nn.axes import Axes, active, constrain, leading, summed, wide_axes
+from lam_jax.nn.axes import Axes, active, constrain, leading, scattered_sum, summed, wide_axes
 
 Names = tuple[str, ...]  # mesh axes
 
@@ -52,7 +52,7 @@ def look_up(table: Float[Array, "V D"], tokens: Int[Array, "*B L"], dtype: jnp.d
         def scattered(table: Array, numbers: Array, tokens: Array) -> Array:
             index, hit = _own_index(jax.lax.all_gather(tokens, wide, axis=1, tiled=True), numbers)
             x = jnp.where(hit[..., None], jnp.take(table, index, axis=0), 0.0).astype(dtype)
-            return summed(jax.lax.psum_scatter(x, wide, scatter_dimension=1, tiled=True), rest)
+            return summed(scattered_sum(x, wide, 1), rest)
 
         return placement.on_shards(scattered, arrays, inputs, (*axes, None), gathers=True)
     return placement.on_shards(own, arrays, inputs, (*axes, None))

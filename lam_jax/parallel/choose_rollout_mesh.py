@@ -13,7 +13,7 @@ A step costs, in seconds on one device, what it reads at the bandwidth of its me
 collectives, each a latency and its bytes at the rate of the links; nothing overlaps:
 
     (attention / tensor + other weights / (wide tensor) + caches of its prompts and samples) / memory bandwidth
-    + layers * (two sums over `tensor`, a gather and a scattered sum over `wide`)
+    + layers * (two sums over `tensor`, a gather and an exchange over `wide`)
     + a few sums over both, of embeddings, merge blocks and the likeliest token
 
 Beside `wide` a small sum over `tensor` is a gather of its parts, which makes its way once (`lam_jax.nn.axes.summed`).
@@ -136,7 +136,7 @@ def step_cost(
             samples * (tensor if at_once else 1),
         ),
         (decoding.layers, "all-gather", wide, tensor, together),
-        (decoding.layers, "reduce-scatter", wide, tensor, together),
+        (decoding.layers, "all-to-all", wide, tensor, together),
         (decoding.sums, "all-reduce", wide * tensor, 1, together),
     ]
     latency = sending = 0.0

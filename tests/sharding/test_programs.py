@@ -146,7 +146,7 @@ def test_wide_rollouts_gather_samples_and_no_weights(space, sizes):
             assert tuple(n for n in c.shape if n > 1) not in weight_shapes(), c
             assert VOCAB not in c.shape, c
     layers = [c for c in found if c.unbounded and "shard_map" in c.source and c.trips > 1]
-    assert {c.kind for c in layers} <= {"all-gather", "reduce-scatter", "all-reduce"}
+    assert {c.kind for c in layers} <= {"all-gather", "all-to-all", "all-reduce"}
     mlp = next(leaf for leaf in jax.tree.leaves(actions.backbone.blocks.mlp.gate) if leaf.ndim == 3)
     assert mlp.sharding.shard_shape(mlp.shape)[-1] == mlp.shape[-1] // (sizes[2] * sizes[3])
 
