@@ -17,7 +17,7 @@ from lam_jax.latent.world import TabulatedWorld, readout
 from lam_jax.models.backbone import Backbone
 from lam_jax.models.families import spec_of
 from lam_jax.models.inputs import Batch
-from lam_jax.nn.axes import ANY, constrain, gathered, scattered
+from lam_jax.nn.axes import ANY, constrain, gathered, scattered, wide_axes
 from lam_jax.nn.kv_cache import KVCache
 from lam_jax.nn.rope import Rotary
 from lam_jax.nn.stack import is_apart
@@ -270,7 +270,8 @@ def _require_no_emission(space: ActionSpace, sampling: Sampling) -> None:
 def shared_prompt(x: Array, samples: int) -> Array:
     """[N, ..] repeated for the G samples of each prompt: [N, G, ..]."""
     x = jnp.broadcast_to(x[:, None], (x.shape[0], samples, *x.shape[1:]))
-    return constrain(x, "prompts", "samples", *(ANY,) * (x.ndim - 2))
+    # Not to be taken from the vocabulary's shards where samples lie on their axes too.
+    return constrain(x, "prompts", "gathered" if wide_axes() else "samples", *(ANY,) * (x.ndim - 2))
 
 
 def next_positions(prompts: Batch, offset: jax.Array, samples: int) -> Int[Array, "N G 3 1"]:

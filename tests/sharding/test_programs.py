@@ -143,7 +143,7 @@ def test_wide_rollouts_gather_samples_and_no_weights(space, sizes):
     found = collectives(lowered.compile().as_text())
     for c in found:
         if c.kind in MOVES:
-            assert tuple(n for n in c.shape if n > 1) not in weight_shapes(), c
+            assert not c.unbounded or tuple(n for n in c.shape if n > 1) not in weight_shapes(), c
             assert VOCAB not in c.shape, c
     layers = [c for c in found if c.unbounded and "shard_map" in c.source and c.trips > 1]
     assert {c.kind for c in layers} <= {"all-gather", "all-to-all", "all-reduce"}
