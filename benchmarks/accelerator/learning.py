@@ -16,7 +16,7 @@ from benchmarks.floors import Peaks, measure_peaks
 from benchmarks.programs import PrefillProgram, StepProgram, rl_parts
 from benchmarks.update_counting import update_flops
 from benchmarks.workload import Workload, make_halves, prompts, sample_ids
-from lam_jax.aot.cards import CARDS
+from lam_jax.parallel.cards import CARDS
 from lam_jax.rollout.run import run_rollout
 from lam_jax.train.counting import decode_bytes
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lam_jax.aot.cards import CARDS
+from lam_jax.parallel.cards import CARDS
 
 GIB = 2**30
 # What somebody wants to run, and the programs that all have to fit for it.

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lam_jax.aot.abstract import abstract_array, abstract_batch, abstract_key, abstract_state, abstract_weights
 from lam_jax.aot.workload import Workload
@@ -19,14 +19,15 @@ from lam_jax.nn.weight import structs
 from lam_jax.parallel import ROLLOUT, TRAIN, UPDATE, Rules
 from lam_jax.parallel.choose_layout import choose_layout
 from lam_jax.parallel.choose_mesh import Load
+from lam_jax.parallel.choose_rollout_mesh import rollout_shape
 from lam_jax.parallel.parked import is_used_up
 from lam_jax.rl import ALGORITHMS, Algorithm
 from lam_jax.rollout.engine import RolloutConfig
 from lam_jax.rollout.run import jitted
 from lam_jax.rollout.sampling import HybridSampling, SamplingConfig
-from lam_jax.train.counting import decode_bytes
+from lam_jax.train.counting import decoding_of
 from lam_jax.train.method import METHODS, Method
-from lam_jax.train.optimiser import Optimiser, OptimiserConfig, make_optimiser, replicated_beside
+from lam_jax.train.optimiser import Optimiser, OptimiserConfig, make_optimiser
 from lam_jax.train.partition import count_parameters, in_dtype, partition
 from lam_jax.train.rl_batch import RLBatch
 from lam_jax.train.rl_config import RLConfig
@@ -57,6 +58,7 @@ class Program:
         resident: everything that the phase keeps on the devices while the program runs, its arguments included.
         while_trips: trips of its data-dependent loop if nothing ends early.
         tokens: that one run of it trains on or produces, padding included.
+        mesh: that it runs on.
         decode: what its data-dependent loop decodes; None: it does not.
     """
 
@@ -65,6 +67,7 @@ class Program:
     resident: Any
     while_trips: int
     tokens: int
+    mesh: Mesh
     decode: "Decoding | None" = None
 
 
@@ -87,12 +90,13 @@ class Setting:
 
     Attributes:
         preset: name of the sizes; that of a preset, unless `backbone` and `latent` are given.
-        mesh: that they run on.
+        mesh: that they run on, but rollouts where they have their own.
         work: rows, prompts and lengths.
         method: switches.
         backbone, latent: sizes of another model than the preset.
         algorithm: of updates.
         rollout_weights: as in `lam_jax.recipe.RLSettings`.
+        rollout_mesh: of rollouts, of the devices of `mesh` in their order; None: `mesh`.
     """
 
     preset: str
@@ -103,6 +107,16 @@ class Setting:
     latent: LatentConfig | None = None
     algorithm: Algorithm = ALGORITHMS["grpo"]
     rollout_weights: Storage = "same"
+    rollout_mesh: Mesh | None = None
+
+    @property
+    def rolls_on(self) -> Mesh:
+        """The mesh of rollouts."""
+        return self.rollout_mesh or self.mesh
+
+    def mesh_of(self, rules: Rules) -> Mesh:
+        """The mesh on which a rules table is used."""
+        return self.rolls_on if rules is ROLLOUT else self.mesh
 
     @property
     def config(self) -> BackboneConfig:
@@ -112,7 +126,7 @@ class Setting:
     def agent(self, rules: Rules, dtype: Any = None) -> Agent:
         """All weights, abstract."""
         return abstract_weights(
-            Agent.spec(self.config, self.latent or LATENT_PRESETS[self.preset]), self.mesh, rules, dtype
+            Agent.spec(self.config, self.latent or LATENT_PRESETS[self.preset]), self.mesh_of(rules), rules, dtype
         )
 
     def batch(self, images: bool = True) -> Any:
@@ -121,8 +135,15 @@ class Setting:
         return abstract_batch(self.config, work, work.rows, work.length, self.mesh, TRAIN, images)
 
     def prompts(self, rules: Rules) -> Any:
-        """Prompts of stage 6."""
-        return abstract_batch(self.config, self.work, self.work.prompts, self.work.prompt, self.mesh, rules)
+        """Prompts of stage 6; those of rollouts filled up to their mesh."""
+        mesh, count = self.mesh_of(rules), self.rolled_prompts if rules is ROLLOUT else self.work.prompts
+        return abstract_batch(self.config, self.work, count, self.work.prompt, mesh, rules)
+
+    @property
+    def rolled_prompts(self) -> int:
+        """Prompts of a rollout, filled up to its own mesh where it has one."""
+        shards = self.mesh_of(ROLLOUT).shape["data"] if self.rollout_mesh else 1
+        return -(-self.work.prompts // shards) * shards
 
     def rl(self, space: Space) -> RLConfig:
         """The released settings of stage 6 at this workload."""
@@ -172,7 +193,7 @@ def build_stage(stage: Stage, setting: Setting) -> Program:
     step = Step(stage, frozen, optimiser, setting.method, steps=STAGE_STEPS)
     state = abstract_state(trainable, optimiser)
     arguments = (state, frozen, batch)
-    return Program(lambda: step.trace(state, batch), arguments, arguments, 1, tokens)
+    return Program(lambda: step.trace(state, batch), arguments, arguments, 1, tokens, setting.mesh)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +209,8 @@ class _Held:
 def _held(space: Space, setting: Setting, optimiser: Optimiser) -> _Held:
     trainable, frozen = partition(setting.agent(TRAIN), space.trains(setting.config, setting.method))
     used_up = is_used_up(frozen, setting.config.dtype)
-    held = hold_frozen(frozen, space, choose_layout(setting.mesh), (lambda leaf: None) if used_up else None)
+    release = (lambda leaf: None) if used_up else None
+    held = hold_frozen(frozen, space, choose_layout(setting.mesh), release, setting.rollout_mesh)
     copied = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), trainable)
     state = abstract_state(copied, optimiser)
     return _Held(state, held, hold_reference(trainable, setting.algorithm), () if used_up else (trainable, frozen))
@@ -200,14 +222,14 @@ def _distinct(*trees: Any) -> list[Any]:
 
 
 def _rollout(space: Space, setting: Setting) -> Program:
-    work, mesh, config = setting.work, setting.mesh, setting.rl(space).rollout
+    work, mesh, config = setting.work, setting.rolls_on, setting.rl(space).rollout
     held = _held(space, setting, _rl_optimiser())
-    ids = abstract_array((work.prompts, work.samples), jnp.int32, ("prompts", "samples"), mesh, ROLLOUT)
+    ids = abstract_array((setting.rolled_prompts, work.samples), jnp.int32, ("prompts", "samples"), mesh, ROLLOUT)
     arguments = (
         space.actions(for_rollouts(held.state.trainable, held.frozen.rollouts), setting.method),
         setting.prompts(ROLLOUT),
         ids,
-        abstract_key(replicated_beside(held.state.trainable)),
+        abstract_key(NamedSharding(mesh, PartitionSpec())),
     )
     trips = -(-config.length // config.segment)
     return Program(
@@ -217,21 +239,19 @@ def _rollout(space: Space, setting: Setting) -> Program:
         resident=_distinct(held.state, held.frozen, held.reference, held.shared, arguments),
         while_trips=trips,
         tokens=work.prompts * work.samples * config.length,
+        mesh=mesh,
         decode=Decoding(trips * config.segment, _decode_floor(space, setting)),
     )
 
 
 def _decode_floor(space: Space, setting: Setting) -> float:
-    """Bytes that a step reads at least on one chip: weights and caches lie on `tensor`, samples on the other axes."""
-    work, shape = setting.work, setting.mesh.shape
+    """Bytes that a step reads at least on one chip."""
+    work, blocks = setting.work, setting.rollout_weights
     latent = setting.latent or LATENT_PRESETS[setting.preset]
-    prompts, samples = (-(-count // shape[axis]) for count, axis in ((work.prompts, "data"), (work.samples, "fsdp")))
-    sizes = (prompts, samples, work.prompt, work.completion, setting.config.dtype.itemsize)
-    blocks = setting.rollout_weights
-    needed = decode_bytes(
-        setting.config, latent if space.coded else None, *sizes, blocks, "same" if space.emits else blocks
-    )
-    return needed.total / shape["tensor"]
+    sizes = (work.prompts, work.samples, work.prompt, work.completion)
+    head = "same" if space.emits else blocks
+    decoding = decoding_of(setting.config, latent if space.coded else None, sizes, blocks, head)
+    return decoding.bytes_read(rollout_shape(tuple(setting.rolls_on.shape.values())))
 
 
 def _update(space: Space, setting: Setting) -> Program:
@@ -246,6 +266,7 @@ def _update(space: Space, setting: Setting) -> Program:
         resident=_distinct(arguments, held.frozen, held.shared),
         while_trips=1,
         tokens=work.prompts * work.samples * work.completion,
+        mesh=setting.mesh,
     )
 
 
@@ -255,7 +276,7 @@ def _batch(space: Space, setting: Setting) -> RLBatch:
     out = _rollout(space, setting).trace().out_info
 
     def placed(leaf: Any, *axes: str) -> Any:
-        return abstract_array(leaf.shape, leaf.dtype, axes, mesh, UPDATE)
+        return abstract_array((work.prompts, *leaf.shape[1:]), leaf.dtype, axes, mesh, UPDATE)
 
     samples = jax.tree.map(lambda leaf: placed(leaf, "prompts", "samples"), out.replace(prompt_hidden=None))
     return RLBatch(

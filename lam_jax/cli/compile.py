@@ -51,6 +51,8 @@ class Compile:
     """How rollouts of latent and hybrid actions hold the frozen backbone; see `lam-jax train`."""
     mesh: str | None = None
     """Sizes of the mesh, e.g. data=2,fsdp=4,tensor=2. Default: chosen from preset and topology."""
+    rollout_mesh: str = "auto"
+    """Sizes of the mesh of rollouts, over the same chips; same: that of everything else; auto: chosen by its cost."""
     rows: int | None = None
     """Rows of a batch in stages 1 to 5. Default: one a chip."""
     prompts: int | None = None
@@ -99,4 +101,5 @@ class Compile:
             self.markdown or (self.out and self.out / "README.md"),
             self.dtype,
             self.rollout_weights,
+            self.rollout_mesh,
         )

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 from lam_jax.nn import attention as attn
 from lam_jax.nn.axes import constrain_rows, constrain_samples
 from lam_jax.nn.deepstack import DeepStack, layer_numbers
-from lam_jax.nn.layers import GatedMLP, Linear, Map, RMSNorm
+from lam_jax.nn.layers import GatedMLP, Linear, Map, RMSNorm, narrowed
 from lam_jax.nn.layout import layout
 from lam_jax.nn.rope import Rotary
 from lam_jax.nn.stack import Layers, Remat, fold_layers, is_unrolled, split_last
@@ -114,7 +114,7 @@ class DecoderBlock(struct.PyTreeNode):
         return x, kernels.product("down", self.mlp.down, self.mlp.hidden(h))
 
     def _rest(self, x: Array, y: Array) -> Array:
-        x = x + self.output(y.reshape(*x.shape[:-1], -1))
+        x = x + narrowed(self.output, y.reshape(*x.shape[:-1], -1), "heads")
         return x + self.mlp(self.mlp_norm(x))
 
     def key_value(self, x: Float[Array, "*B T D"], rotary: Rotary) -> KeyValue:

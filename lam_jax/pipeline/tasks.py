@@ -96,7 +96,8 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
     structs, used_up, parking = structs_of(trainable), is_used_up(agent, agent.backbone.config.dtype), Parking(frozen)
     if used_up:
         discard(agent, (trainable, frozen))  # of which some rows train
-    held = hold_frozen(frozen, space, choose_layout(resources.mesh), parking.park if used_up else None)
+    release = parking.park if used_up else None
+    held = hold_frozen(frozen, space, choose_layout(resources.mesh), release, resources.rollout_mesh)
     phase = rl_phase(task.name, space)
     validation = resources.first(task.name, task.val, config.prompts)
     evaluator = Evaluator(resources, task, space)
@@ -115,11 +116,16 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
         if isinstance(task, EpisodeTask):
             made = resources.rl_prompts[task.name]
             collect: Collector = EpisodeCollector(
-                config, recipe.method, held.rollouts, task.game, task.reward, decode, loader, made, observe=observe
+                *(config, recipe.method, held.rollouts, task.game, task.reward, decode, loader, made),
+                observe=observe,
+                mesh=resources.mesh,
             )
         else:
             collect = Collector(
-                config, recipe.method, held.rollouts, task.reward, decode, loader, observe=observe, ahead=ahead
+                *(config, recipe.method, held.rollouts, task.reward, decode, loader),
+                observe=observe,
+                ahead=ahead,
+                mesh=resources.mesh,
             )
         update = Update(config, recipe.method, optimiser, held.updates, reference)
         skips = recipe.bad_rows == "skip"

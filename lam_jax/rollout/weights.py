@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec, Sharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from lam_jax.nn.block import DecoderBlock
 from lam_jax.nn.weight import unstacked
@@ -16,7 +16,9 @@ T = TypeVar("T")
 Release = Callable[[jax.Array], None]
 
 
-def rollout_weights(tree: T, specs: T, dtype: Any, apart: bool = False, release: Release | None = None) -> T:
+def rollout_weights(
+    tree: T, specs: T, dtype: Any, apart: bool = False, release: Release | None = None, on: Mesh | None = None
+) -> T:
     """Casts and re-places weights for rollouts; weights that are so already are returned as they are.
 
     Decoding under the training table would gather every weight for every token. Numbers do not change: whoever
@@ -30,10 +32,11 @@ def rollout_weights(tree: T, specs: T, dtype: Any, apart: bool = False, release:
             holds them twice.
         release: is given every array that another has taken the place of; they are moved one at a time then, so that
             little is there twice.
+        on: the mesh of rollouts, of the devices that the tree lies on, in their order; default: the tree's own.
     """
     blocks, structure = jax.tree.flatten(tree, is_leaf=lambda x: isinstance(x, DecoderBlock | tuple))
     leaves = jax.tree.leaves(tree)
-    mesh = mesh_of(leaves)
+    mesh = on or mesh_of(leaves)
     if mesh is None:
         places: list[Any] = [leaf.sharding for leaf in leaves]
     else:
@@ -52,6 +55,9 @@ def rollout_weights(tree: T, specs: T, dtype: Any, apart: bool = False, release:
             if release:
                 jax.block_until_ready(x)
                 release(leaves[i])
+    if mesh is not None:
+        stay = set(range(len(leaves))) - set(moved)
+        found = [_named(x, place) if i in stay else x for i, (x, place) in enumerate(zip(found, places, strict=True))]
     return structure.unflatten(_with_leaves(blocks, found, apart))
 
 
@@ -92,6 +98,16 @@ def _abstract(leaf: jax.ShapeDtypeStruct, place: Any, split: bool, dtype: Any) -
     if not split:
         return leaf.update(dtype=dtype, sharding=place)
     return [leaf.update(shape=leaf.shape[1:], dtype=dtype, sharding=place) for _ in range(leaf.shape[0])]
+
+
+def _named(x: jax.Array, place: NamedSharding) -> jax.Array:
+    """The same memory under the name of another mesh, where nothing has to move; `mesh_of` goes by the name."""
+    if not isinstance(x.sharding, NamedSharding) or x.sharding.mesh == place.mesh:
+        return x
+    if isinstance(x, jax.ShapeDtypeStruct):
+        return x.update(sharding=place)
+    shards = [shard.data for shard in x.addressable_shards]
+    return jax.make_array_from_single_device_arrays(x.shape, place, shards)
 
 
 @functools.cache

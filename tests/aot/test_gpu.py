@@ -5,7 +5,6 @@ import json
 
 import pytest
 
-from lam_jax.aot.cards import CARDS
 from lam_jax.aot.compilers import check_plugin, compiling_for
 from lam_jax.aot.flops import count_flops, kernel_flops
 from lam_jax.aot.programs import Setting, build
@@ -17,6 +16,7 @@ from lam_jax.cli import main
 from lam_jax.latent.config import LATENT_PRESETS
 from lam_jax.models.qwen2_5_vl.presets import PRESETS
 from lam_jax.parallel import make_mesh
+from lam_jax.parallel.cards import CARDS
 from lam_jax.train.counting import rollout_flops
 
 

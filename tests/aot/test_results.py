@@ -50,9 +50,9 @@ def test_tables_hold_memory_work_and_estimates(tmp_path):
     write_markdown(tmp_path, tmp_path / "docs" / "table.md")
     lines = (tmp_path / "docs" / "table.md").read_text().splitlines()
     [row] = [line for line in lines if line.startswith("| update_latent |")]
-    assert row == "| update_latent | 3.50 | 1.00 | yes | 16,000 | 1.50 | all-gather 5.00 | 2.000 | 25.0% | 60 |"
+    assert row == "| update_latent | 3.50 | 1.00 | yes | 16,000 | 1.50 | all-gather 5.00 | 2.000 | 0.000 | 25.0% | 60 |"
     [row] = [line for line in lines if line.startswith("| inverse |")]
-    assert row == "| inverse | - | - | no: the compiler refuses it | 16,000 | - | - | - | - | 60 |"
+    assert row == "| inverse | - | - | no: the compiler refuses it | 16,000 | - | - | - | - | - | 60 |"
     assert "## tiny in float32 on v5e:4x4: 16 chips" in lines
     assert not any("Weak scaling" in line for line in lines)
 
