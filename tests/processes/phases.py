@@ -12,7 +12,8 @@ from lam_jax.data.schemas import Example
 from lam_jax.errors import PreemptedError
 from lam_jax.hosts.consistency import code_hash, require_consistent, require_consistent_weights, versions
 from lam_jax.latent.agent import Agent
-from lam_jax.parallel import TRAIN, shardings
+from lam_jax.parallel import TRAIN, mesh_of, shardings
+from lam_jax.parallel.choose_layout import choose_layout
 from lam_jax.parallel.mesh import reshaped
 from lam_jax.parallel.processes import whole_mesh
 from lam_jax.parallel.rows import from_own_rows, own_rows
@@ -26,6 +27,7 @@ from lam_jax.train.partition import merge, partition
 from lam_jax.train.rl import RLStep
 from lam_jax.train.rl_collect import Collector
 from lam_jax.train.rl_config import RLConfig
+from lam_jax.train.rl_held import hold_frozen
 from lam_jax.train.rl_rewards import Decoder
 from lam_jax.train.rl_update import Update
 from lam_jax.train.spaces import SPACES
