@@ -89,7 +89,7 @@ def prepared(space: ActionSpace, on: Mesh | None = None) -> ActionSpace:
     """The action space with weights as rollouts want them, on the mesh `on`, see `rollout_weights`."""
     if isinstance(space, SteeredActions):  # what it is steered by are no weights
         return space.replace(space=prepared(space.space, on))
-    return rollout_weights(space, space.specs, space.backbone.config.dtype, on)
+    return rollout_weights(space, space.specs, space.backbone.config.dtype, on=on)
 
 
 def brought_to(out: Rollout, mesh: Mesh, rows: int) -> Rollout:
