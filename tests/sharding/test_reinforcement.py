@@ -259,7 +259,7 @@ def test_nothing_is_copied_where_a_weight_lies_alike_on_both_meshes():
     mesh = made.on("all")
     specs = Agent.spec(CONFIG, made.LATENT)
     kept = rollout_weights(made.agent(mesh), specs, np.float32)
-    shared = rollout_weights(kept, specs, np.float32, reshaped(mesh, (4, 1, 2)))
+    shared = rollout_weights(kept, specs, np.float32, on=reshaped(mesh, (4, 1, 2)))
     pairs = list(zip(jax.tree.leaves(kept), jax.tree.leaves(shared), strict=True))
     alike = [one.sharding.is_equivalent_to(other.sharding, one.ndim) for one, other in pairs]
     assert any(alike)
