@@ -64,4 +64,4 @@ def reshaped(mesh: Mesh, shape: tuple[int, ...]) -> Mesh:
 def places_of(mesh: Mesh) -> tuple[tuple[int, ...], ...]:
     """Where each device lies in its torus, in that order; none of devices without one, such as cards."""
     places = [getattr(device, "coords", None) for device in mesh.devices.flat]
-    return () if None in places else tuple(tuple(place) for place in places)
+    return tuple(tuple(place) for place in places if place is not None) if None not in places else ()

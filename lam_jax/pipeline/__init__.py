@@ -18,6 +18,7 @@ import jax
 from lam_jax.errors import BadSettingError
 from lam_jax.hosts.consistency import code_hash, require_consistent, require_consistent_weights, versions
 from lam_jax.hosts.start import start_process
+from lam_jax.parallel.choose_mesh import Choice
 from lam_jax.parallel.choose_rollout_mesh import RolloutMesh
 from lam_jax.parallel.mesh import make_mesh, reshaped
 from lam_jax.parallel.multihost import barrier, from_first, is_first
@@ -160,9 +161,9 @@ def _judged(run: Run) -> Iterator[None]:
 
 
 def _devices(run: Run, recipe: Recipe, mesh: MeshShape, rollout_mesh: RolloutMesh) -> Meshes:
-    chosen = mesh_for(recipe) if mesh == "auto" else None
-    meshes, other = meshes_of(recipe, whole_mesh(mesh if chosen is None else chosen.shape), rollout_mesh)
-    if chosen is not None and meshes.training.size > 1:
+    chosen = mesh_for(recipe) if mesh == "auto" else Choice(mesh, ())
+    meshes, other = meshes_of(recipe, whole_mesh(chosen.shape), rollout_mesh)
+    if mesh == "auto" and meshes.training.size > 1:
         run.progress.say(str(chosen))
     if other is not None:
         run.progress.say(f"rollouts on {other}")

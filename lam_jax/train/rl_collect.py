@@ -178,7 +178,9 @@ class Collector:
         read = fill_prompts(filled, space) if apart else prompts
         ids = np.arange(len(read.tokens) * samples, dtype=np.int32) + attempt * count * samples
         out = run_rollout(space, read, ids.reshape(-1, samples), key, self.config.rollout, self.layout)
-        return prompts, brought_to(out, self.mesh, len(prompts.tokens)) if apart else out
+        if self.mesh is not None and apart:
+            out = brought_to(out, self.mesh, len(prompts.tokens))
+        return prompts, out
 
     def like(self, state: TrainState, prompts: Collated) -> RLBatch:
         """Shape structs of the batch that prompts of this shape give."""
