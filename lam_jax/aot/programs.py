@@ -149,8 +149,10 @@ class Setting:
         """The released settings of stage 6 at this workload."""
         sampling = SAMPLING.get(space.name, SamplingConfig())
         rollout = RolloutConfig(self.work.samples, self.work.completion, sampling, weights=self.rollout_weights)
-        sizes = {"prompts": self.work.prompts, "micro_batches": self.work.micro_batches}
-        return RLConfig(self.algorithm, space, **sizes, rollout=rollout, remat=self.method.remat)
+        parts, remat = self.work.micro_batches, self.method.remat
+        return RLConfig(
+            self.algorithm, space, prompts=self.work.prompts, rollout=rollout, remat=remat, micro_batches=parts
+        )
 
 
 def load_of(preset: str, work: Workload, config: BackboneConfig | None = None) -> Load:

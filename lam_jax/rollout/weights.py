@@ -49,7 +49,8 @@ def rollout_weights(
     ]
     found: list[Any] = list(leaves)
     for group in [[i] for i in moved] if release else [moved]:
-        new = _moved(*([part[i] for i in group] for part in (leaves, places, splits)), dtype)
+        own, theirs, apart_ones = ([part[i] for i in group] for part in (leaves, places, splits))
+        new = _moved(own, theirs, apart_ones, dtype)
         for i, x in zip(group, new, strict=True):
             found[i] = x
             if release:
@@ -100,7 +101,7 @@ def _abstract(leaf: jax.ShapeDtypeStruct, place: Any, split: bool, dtype: Any) -
     return [leaf.update(shape=leaf.shape[1:], dtype=dtype, sharding=place) for _ in range(leaf.shape[0])]
 
 
-def _named(x: jax.Array, place: NamedSharding) -> jax.Array:
+def _named(x: Any, place: NamedSharding) -> Any:
     """The same memory under the name of another mesh, where nothing has to move; `mesh_of` goes by the name."""
     if not isinstance(x.sharding, NamedSharding) or x.sharding.mesh == place.mesh:
         return x
