@@ -26,6 +26,8 @@ PODS = ("v5e:4x4", "v5e:16x16", "v6e:16x16", "v5p:8x8x16")
 CARDS = ("h100:1", "rtx4090:1", "h100:8")
 # On cards as many samples everywhere, 4 prompts x 8: what changes is where they run.
 PROMPTS = 4
+# Of the prompts of an update on one card, which then go through it one by one.
+MICRO_BATCHES = {"h100:1": PROMPTS, "rtx4090:1": PROMPTS}
 # Chosen by hand where the automatic choice refuses: 7B's training state takes more than its share of 16 small chips.
 MESHES = {("qwen2_5_vl_7b", "v5e:4x4"): "data=1,fsdp=4,tensor=4"}
 LATENT_RL = ("rollout_latent", "update_latent")
@@ -60,6 +62,8 @@ def main(topologies: Sequence[str] = ()) -> int:
             command += ["--mesh", mesh]
         if topology in CARDS:
             command += ["--prompts", str(PROMPTS)]
+        if stage.startswith("update") and topology in MICRO_BATCHES:
+            command += ["--micro-batches", str(MICRO_BATCHES[topology])]
         files = ["--out", str(RESULTS), "--markdown", str(PAGE)]
         subprocess.run([sys.executable, "-m", "lam_jax", *command, *files], cwd=ROOT, check=False)
         if not is_done(cell):

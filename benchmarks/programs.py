@@ -17,8 +17,9 @@ from lam_jax.latent.agent import Agent
 from lam_jax.models.inputs import Batch
 from lam_jax.nn.layout import Layout
 from lam_jax.nn.stored import Storage
-from lam_jax.parallel import ROLLOUT, use
+from lam_jax.parallel import ROLLOUT, mesh_of, use
 from lam_jax.parallel.choose_layout import choose_layout
+from lam_jax.parallel.parked import discard, is_used_up
 from lam_jax.rewards.verdict import Verdict
 from lam_jax.rollout.actions import ActionSpace
 from lam_jax.rollout.engine import Rollout, RolloutConfig
@@ -28,6 +29,7 @@ from lam_jax.train.partition import Choice, Last, count_parameters, partition
 from lam_jax.train.rl import RLStep
 from lam_jax.train.rl_batch import RLBatch
 from lam_jax.train.rl_collect import Collector
+from lam_jax.train.rl_held import hold_frozen, hold_reference
 from lam_jax.train.rl_rewards import Decoder
 from lam_jax.train.rl_update import Update
 from lam_jax.train.spaces import LATENT, SPACES, TOKEN, Space
@@ -130,9 +132,10 @@ class StepProgram:
         work: sizes.
         space: "latent" or "token".
         stop: completions end at the end-of-turn token.
+        own: nobody else has the halves, so that their memory is taken as a run does.
     """
 
-    def __init__(self, halves: tuple[Agent, Agent], work: Workload, space: str, stop: bool = False):
+    def __init__(self, halves: tuple[Agent, Agent], work: Workload, space: str, stop: bool = False, own: bool = False):
         trainable, frozen = halves
         self.config = config = rl_config(work, space, stop)
         self.parameters = count_parameters(trainable)
@@ -143,8 +146,13 @@ class StepProgram:
         def reward(examples, answers, samples):
             return [[Verdict({"reward": (rng.random(), 1.0)}) for _ in samples] for _ in answers]
 
-        self.collect = Collector(config, METHOD, frozen, reward, Decoder(Words()), iter(()))
-        self.step = RLStep(self.collect, Update(config, METHOD, optimiser, frozen, trainable))
+        reference = hold_reference(trainable, config.algorithm)
+        layout = choose_layout(mesh_of(frozen))
+        held = hold_frozen(frozen, config.space, layout, (lambda leaf: leaf.delete()) if own else None)
+        if own and is_used_up(trainable, work.config.dtype):
+            discard(trainable)
+        self.collect = Collector(config, METHOD, held.rollouts, reward, Decoder(Words()), iter(()))
+        self.step = RLStep(self.collect, Update(config, METHOD, optimiser, held.updates, reference))
         self.batches = endless_prompts(work)
 
     def __call__(self) -> dict[str, Any]:

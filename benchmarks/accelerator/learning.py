@@ -16,7 +16,7 @@ from benchmarks.floors import Peaks, measure_peaks
 from benchmarks.programs import PrefillProgram, StepProgram, rl_parts
 from benchmarks.update_counting import update_flops
 from benchmarks.workload import Workload, make_halves, prompts, sample_ids
-from lam_jax.aot.cards import CARDS
+from lam_jax.parallel.cards import CARDS
 from lam_jax.rollout.run import run_rollout
 from lam_jax.train.counting import decode_bytes
 
@@ -37,7 +37,7 @@ def token(results: Results, work: Workload) -> None:
 
 def _learning(results: Results, work: Workload, space: str) -> None:
     peaks = measure_peaks(work.config.compute_dtype)
-    program = StepProgram(make_halves(work, rl_parts(work, space)), work, space)
+    program = StepProgram(make_halves(work, rl_parts(work, space)), work, space, own=True)
     if not results.has("rollout.tokens_per_s"):
         with results.part("rollout"):
             _rollout(results, work, space, program, peaks, "")
@@ -56,7 +56,7 @@ def many(results: Results, work: Workload) -> None:
     for space in ("latent", "token"):
         if not results.has(f"{space}.rollout.tokens_per_s"):
             with results.part(space):
-                program = StepProgram(make_halves(work, rl_parts(work, space)), work, space)
+                program = StepProgram(make_halves(work, rl_parts(work, space)), work, space, own=True)
                 _rollout(results, large, space, program, peaks, f"{space}.")
                 del program
 

@@ -1,6 +1,7 @@
 """`lam-jax compile`: compiles stages for a topology, prints what they need, keeps the results."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,18 +9,28 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from lam_jax.aot.cards import Card
 from lam_jax.aot.decode import DecodeStep
 from lam_jax.aot.programs import Setting, load_of
 from lam_jax.aot.report import Report, check
 from lam_jax.aot.results import save, write_markdown
-from lam_jax.aot.topology import TopologyError, chip_of, topology_devices, topology_mesh
+from lam_jax.aot.topology import TopologyError, chip_of, hosts_of, topology_devices, topology_mesh
 from lam_jax.aot.workload import Workload
 from lam_jax.errors import LamJaxError
+from lam_jax.latent.config import LATENT_PRESETS
 from lam_jax.models.families import PRESETS
 from lam_jax.nn.stored import Storage
-from lam_jax.parallel.choose_mesh import check_mesh, choose_mesh, parse_shape
-from lam_jax.parallel.mesh import AXES
+from lam_jax.parallel.cards import Card
+from lam_jax.parallel.chips import Chip
+from lam_jax.parallel.choose_mesh import Load, check_mesh, choose_mesh, parse_shape
+from lam_jax.parallel.choose_rollout_mesh import (
+    RolloutChoice,
+    check_rollout_mesh,
+    choose_rollout_mesh,
+    parse_rollout_mesh,
+    rollout_shape,
+)
+from lam_jax.parallel.mesh import AXES, places_of, reshaped
+from lam_jax.train.counting import decoding_of
 
 GIB = 2**30
 
@@ -38,6 +49,7 @@ def run_compile(
     markdown: Path | None,
     dtype: str | None = None,
     rollout_weights: Storage = "same",
+    rollout_mesh: str = "auto",
 ) -> None:
     """Compiles `stages` one after the other and prints a report of each.
 
@@ -51,6 +63,7 @@ def run_compile(
         markdown: file for the tables of all results in `out`.
         dtype: that programs compute in, "bfloat16" or "float32"; None: that of the preset.
         rollout_weights: how rollouts hold the frozen backbone.
+        rollout_mesh: of rollouts, as `mesh`; "auto" chooses one by its cost, "same" is the mesh of everything else.
 
     Raises:
         TopologyError: unknown topology, or a mesh or sizes that do not fit it.
@@ -80,6 +93,12 @@ def run_compile(
             check_mesh(shape, load)
         mesh_of_it = topology_mesh(devices, shape)
         setting = Setting(preset, mesh_of_it, work, backbone=config, rollout_weights=rollout_weights)
+        if rl := [stage for stage in stages if stage.startswith(("rollout_", "update_"))]:
+            coded = any(not stage.endswith("_token") for stage in rl)
+            choice = _rollouts_on(rollout_mesh, setting, load, chip, coded)
+            if choice.shape != rollout_shape(shape):
+                console.print(f"rollouts on {choice}", soft_wrap=True, highlight=False)
+            setting = dataclasses.replace(setting, rollout_mesh=reshaped(mesh_of_it, choice.shape))
     except ValueError as error:
         raise TopologyError(f"{preset} on {topology}: {error}") from error
     short = []
@@ -98,6 +117,23 @@ def run_compile(
         console.print(f"Wrote {markdown}", soft_wrap=True, highlight=False)
     if short:
         raise DoesNotFitError(f"{preset} does not fit {topology}: {'; '.join(short)}.")
+
+
+def _rollouts_on(asked: str, setting: Setting, load: Load, chip: Chip, coded: bool) -> RolloutChoice:
+    sizes = setting.mesh.shape
+    training = (sizes["data"], sizes["fsdp"], sizes["tensor"])
+    given = parse_rollout_mesh(asked)
+    if given == "same":
+        return RolloutChoice(rollout_shape(training), ("that of training",))
+    if given != "auto":
+        check_rollout_mesh(given, training, load)
+        return RolloutChoice(rollout_shape(given), ("as asked for",))
+    work, latent = setting.work, LATENT_PRESETS[setting.preset] if coded else None
+    lengths = (work.prompts, work.samples, work.prompt, work.completion)
+    decoding = decoding_of(setting.config, latent, lengths, setting.rollout_weights)
+    hosts = hosts_of(setting.mesh)
+    per_host = hosts.count(hosts[0]) if math.isfinite(chip.network_bandwidth) else None
+    return choose_rollout_mesh(load, decoding, training, chip, int(chip.hbm), per_host, places_of(setting.mesh))
 
 
 def show(report: Report, console: Console, unit: str = "chip") -> None:
@@ -134,7 +170,7 @@ def _rows(report: Report, unit: str) -> list[tuple[str, str]]:
     if report.decode is not None:
         rows += _decode_rows(report.decode, unit)
     if report.estimate is not None:
-        for name in ("compute", "memory", "communication", "step"):
+        for name in ("compute", "memory", "communication", "latency", "step"):
             rows.append((f"estimate at peak figures: {name}", f"{getattr(report.estimate, name):.4f} s"))
         rows.append(("estimate at peak figures: MFU", f"{report.estimate.mfu:.1%}"))
     rows.append(("CPU time of compilation", f"{report.cpu_seconds:.0f} s"))

@@ -15,8 +15,8 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, Mesh
 
-from lam_jax.aot.cards import Card
 from lam_jax.aot.topology import MissingExtraError, TopologyError
+from lam_jax.parallel.cards import Card
 
 # libtpu asks a metadata server and the PCI bus for a chip; told that there is none, it says so at once.
 _SETTINGS = {

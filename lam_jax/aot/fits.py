@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lam_jax.aot.cards import CARDS
+from lam_jax.parallel.cards import CARDS
 
 GIB = 2**30
 # What somebody wants to run, and the programs that all have to fit for it.
@@ -22,9 +22,9 @@ Report = dict[str, Any]
 HISTORY = (
     "Kernels a step of 3B in bfloat16 on one H100, for tokens and latent actions, by jax 0.10.2: 1,370 and 1,694 with "
     "the layers scanned; 788 and 980 with the layers apart and XLA's kernels alone; now as in the table. A test holds "
-    "them at 450 and 570 at most (`tests/aot/test_gpu.py`). Layers apart are a copy of the stacked ones, which a "
-    "rollout holds beside them: on one card in bfloat16 4 to 5 GiB at 3B and 11 to 14 at 7B, so that by the count a "
-    "latent rollout of 7B no longer fits one H100.",
+    "them at 450 and 570 at most (`tests/aot/test_gpu.py`). In latent and hybrid RL in bfloat16 the layers stay apart "
+    "from one rollout to the next. Otherwise they are a copy of the stacked ones, which a rollout holds beside them: "
+    "in bfloat16 on one card 4 to 5 GiB at 3B and 11 to 14 at 7B.",
     "",
     "Programs for one described card are those of a real one but for one thing: prefill and updates use cuDNN's "
     "attention there in bfloat16, which can only be asked on a card. Here their attention is XLA's, which writes the "
@@ -55,7 +55,8 @@ def fits_table(reports: list[Report]) -> list[str]:
         "GiB on each card of the program of the method that needs most, by the compiler's count, and whether that "
         "fits: **counted, not measured**. Rows and prompts are those of the tables below. Precision: what programs "
         "compute in, and weights that do not train are held in; weights that train, their gradients and moments are "
-        "float32.",
+        "float32. Updates go through their prompts in as many micro-batches (`--micro-batches`, of a run "
+        "`--rl-micro-batches`) as is said; rollouts are not divided.",
         "",
         f"| method | size | precision | {head} |",
         f"|---|---|---|{'---|' * len(topologies)}",
@@ -76,7 +77,9 @@ def _cell(programs: list[Report | None]) -> str:
     if refused := [program["reason"] for program in compiled if program["memory"] is None]:
         return f"no: {refused[0]}"
     most = max(sum(program["memory"].values()) for program in compiled) / GIB
-    return f"yes, {most:.1f}" if all(program["fits"] for program in compiled) else f"**no**, {most:.1f}"
+    parts = max(program["workload"].get("micro_batches", 1) for program in compiled)
+    how = f" ({parts} micro-batches)" if parts > 1 else ""
+    return f"{'yes' if all(program['fits'] for program in compiled) else '**no**'}, {most:.1f}{how}"
 
 
 def decode_table(reports: list[Report]) -> list[str]:

@@ -147,7 +147,15 @@ class _Planner:
     def _setting(self, **sizes: Any) -> Setting:
         recipe, resources = self.recipe, self.resources
         work = Workload(**{"rows": 1, "prompts": 1, "image": recipe.image.size} | sizes)
-        return Setting(recipe.name, resources.mesh, work, recipe.method, resources.config, recipe.latent)
+        return Setting(
+            recipe.name,
+            resources.mesh,
+            work,
+            recipe.method,
+            resources.config,
+            recipe.latent,
+            rollout_mesh=resources.rollout_mesh,
+        )
 
     def _stage(self, phase: str, stage: Stage, settings: StageSettings, rows: int, length: int) -> PlannedPhase:
         setting = self._setting(
@@ -200,7 +208,7 @@ class _Planner:
         )
         samples = settings.answers[0].samples
         batch = min(settings.batch, max(*tests, fixed))
-        shards = self.resources.mesh.shape["data"]
+        shards = (self.resources.rollout_mesh or self.resources.mesh).shape["data"]
         program = self._rl_program("rollout", task, space, -(-batch // shards) * shards, samples)
         return PlannedPhase(
             scores_phase(phase, task.name, space),
@@ -228,10 +236,12 @@ class _Planner:
     def _rl_program(
         self, kind: str, task: Task, space: Space, prompts: int, samples: int, weights: Storage = "same"
     ) -> Program:
-        fsdp = self.resources.mesh.shape["fsdp"]
+        mesh = self.resources.mesh if kind == "update" else self.resources.rollout_mesh or self.resources.mesh
+        fsdp = mesh.shape["fsdp"]
         sizes = {"prompts": prompts, "samples": -(-samples // fsdp) * fsdp}
         setting = self._setting(**sizes, prompt=task.prompt_lengths[-1], completion=task.answer_length)
-        return build(f"{kind}_{space.name}", dataclasses.replace(setting, rollout_weights=weights))
+        algorithm = self.recipe.rl.algorithm_of(task.name)
+        return build(f"{kind}_{space.name}", dataclasses.replace(setting, rollout_weights=weights, algorithm=algorithm))
 
     def _decode_bytes(self, rollout: Program, task: Task) -> int:
         return bytes_per_chip(rollout.arguments[0]) * task.answer_length

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 import resource
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -12,14 +12,15 @@ import jax
 from jax.interpreters import partial_eval
 
 from lam_jax.aot.abstract import bytes_per_chip
-from lam_jax.aot.chips import Chip
 from lam_jax.aot.compilers import compiling_for
 from lam_jax.aot.decode import DecodeStep, decode_step
 from lam_jax.aot.flops import count_flops, kernel_flops
 from lam_jax.aot.programs import Program, Setting, build
 from lam_jax.aot.topology import hosts_of
 from lam_jax.aot.work import ChipWork, chip_work
+from lam_jax.parallel.chips import Chip, box_of
 from lam_jax.parallel.collectives import Collective, collectives
+from lam_jax.parallel.mesh import places_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Memory:
 @dataclasses.dataclass(frozen=True)
 class Estimate:
     """Seconds of one run at the chip's peak figures, not measured: the larger of computing and memory traffic, plus all
-    collectives, none of them overlapped.
+    collectives and their latencies, none of them overlapped.
 
     Attributes:
         compute: products of one chip at peak bf16 rate.
@@ -58,6 +59,7 @@ class Estimate:
             that of the network if it is less.
         step: the estimate.
         mfu: operations of the traced program (recomputation included) over what the chips could do in that time.
+        latency: of all collectives, by the hops of each (`lam_jax.parallel.chips`).
     """
 
     compute: float
@@ -65,6 +67,7 @@ class Estimate:
     communication: float
     step: float
     mfu: float
+    latency: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,9 +133,9 @@ def check(stage: str, setting: Setting, topology: str, chip: Chip) -> Report:
         "decode": None,
     }
     # The links of TPUs lead to chips of other hosts as well.
-    hosts = hosts_of(setting.mesh) if math.isfinite(chip.network_bandwidth) else ()
+    hosts = hosts_of(program.mesh) if math.isfinite(chip.network_bandwidth) else ()
     try:
-        with compiling_for(setting.mesh):
+        with compiling_for(program.mesh):
             compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
@@ -149,15 +152,15 @@ def check(stage: str, setting: Setting, topology: str, chip: Chip) -> Report:
             "memory": memory,
             "chip_flops": work.flops,
             "collectives": by_kind(sent, hosts),
-            "estimate": estimate(flops, work, memory, sent, chip, setting.mesh.size, hosts),
+            "estimate": estimate(flops, work, memory, sent, chip, program.mesh.size, hosts, places_of(program.mesh)),
             "decode": decode_of(program, text, sent),
         }
     return Report(
         preset=setting.preset,
         stage=stage,
         topology=topology,
-        chips=setting.mesh.size,
-        mesh=dict(setting.mesh.shape),
+        chips=program.mesh.size,
+        mesh=dict(program.mesh.shape),
         workload=dataclasses.asdict(setting.work),
         hbm=chip.hbm,
         fits=fits,
@@ -226,6 +229,14 @@ def bandwidth(collective: Collective, chip: Chip, hosts: Sequence[int]) -> float
     return min(chip.link_bandwidth, collective.group // spanned * chip.network_bandwidth)
 
 
+def latency(collective: Collective, chip: Chip, hosts: Sequence[int], places: Sequence[tuple[int, ...]]) -> float:
+    """Seconds of one run of a collective besides its bytes; `places` are those of the chips in their torus, if any."""
+
+    spanned = hosts_spanned(collective, hosts)
+    groups = [group for group in collective.groups if len(group) > 1]
+    return max((chip.latency(collective.kind, box_of(group, places), spanned) for group in groups), default=0.0)
+
+
 def wire_bytes(collective: Collective) -> float:
     """What one chip sends in all runs of a collective, by a ring or better."""
     if collective.kind in ("collective-permute", "collective-broadcast"):
@@ -242,13 +253,23 @@ def estimate(
     chip: Chip,
     chips: int,
     hosts: Sequence[int] = (),
+    places: Sequence[tuple[int, ...]] = (),
 ) -> Estimate:
     """Time of one run at peak figures."""
     compute = work.flops / chip.flops
     traffic = (work.bytes + memory.arguments + memory.outputs) / chip.hbm_bandwidth
     communication = sum(wire_bytes(one) / bandwidth(one, chip, hosts) for one in sent)
-    step = max(compute, traffic) + communication
-    return Estimate(compute, traffic, communication, step, flops / (step * chip.flops * chips))
+    waiting = sum(runs * each for each, runs in _operations(sent, chip, hosts, places))
+    step = max(compute, traffic) + communication + waiting
+    return Estimate(compute, traffic, communication, step, flops / (step * chip.flops * chips), waiting)
+
+
+def _operations(
+    sent: list[Collective], chip: Chip, hosts: Sequence[int], places: Sequence[tuple[int, ...]]
+) -> Iterator[tuple[float, int]]:
+    """Latency and runs of every collective operation; the arrays that one moves together wait once."""
+    for one in {(one.computation, one.name): one for one in sent}.values():
+        yield latency(one, chip, hosts, places), one.trips
 
 
 def refusal(message: str) -> str:

@@ -24,24 +24,34 @@ CPU machine; a GPU that the machine has is left alone:
 Cards are h100, h200, a100 (80 GB), a100-40gb, l40s and rtx4090; h100:2x8 is two hosts of eight.
 
 It ends with code 1 if a program does not fit. `--mesh data=2,fsdp=4,tensor=2` tries a mesh of yours, `--rows`,
-`--prompts`, `--samples`, `--prompt` and `--completion` other sizes, `--dtype float32` another precision,
-`--all --out FOLDER` makes a page like this one. This page: `python -m benchmarks.pods`.
+`--prompts`, `--samples`, `--prompt`, `--completion` and `--micro-batches` other sizes, `--dtype float32` another
+precision, `--rollout-mesh` another mesh of rollouts, `--all --out FOLDER` makes a page like this one. This page:
+`python -m benchmarks.pods`.
 
 If a step does not fit: in stages 1 to 5 raise `fsdp` (weights, gradients and optimiser state are divided by fsdp x
-tensor) or lower the rows; in rollouts raise `tensor` (their copy of the weights is divided by `tensor` alone) or lower
-prompts x samples; in updates lower prompts x samples, or split them by `RLSettings.mini_batches`.
+tensor) or lower the rows; in rollouts raise `tensor` of their mesh (attention's weights are divided by `tensor` alone,
+the others by `wide` too) or lower prompts x samples; in updates split the prompts by `--micro-batches`, which changes
+no number, or lower prompts x samples.
 
 How to read the tables:
 
 - Memory and collectives are what the compiler reports for one chip or card. *beside* is what the phase keeps there
-  although the program does not read it, such as the optimiser state during a rollout.
+  although the program does not read it, such as the optimiser state during a rollout. It comes from the functions that
+  hold it in a run (`lam_jax/train/rl_held.py`), and a test compares it with the arrays of one. Counted so:
+  latent RL in bfloat16 of 3B on rtx4090:1 and of 7B on h100:1, and updates in micro-batches. The other rollouts and
+  updates are from before stage 6 held less: upper bounds.
 - *TFLOP* is what the traced program asks of all chips together, recomputed activations included; *work* is what the
   chips compute over that: above 1 they repeat each other's work.
 - *step* and *MFU* are **estimates, not measurements**: the larger of matrix products at peak bf16 rate and their memory
-  traffic at peak bandwidth, plus all collectives at the full bandwidth of a chip's links, none overlapped. The peak
-  figures and their sources are in `lam_jax/aot/chips.py` and `lam_jax/aot/cards.py`. Collectives that leave a host of
-  cards go at the rate of its network adapters. Latencies are not in it, which decoding with many small sums
-  over `tensor` will feel. Rollouts are taken to run to their last token.
+  traffic at peak bandwidth, plus all collectives at the full bandwidth of a chip's links and with a latency each, none
+  overlapped. The peak figures, latencies and their sources are in `lam_jax/parallel/chips.py` and
+  `lam_jax/parallel/cards.py`. Collectives that leave a host of cards go at the rate of its network adapters. *of it
+  latency*: 1 us for each hop of a collective between TPUs, the longest way there and, in a sum, back; a sum of 16 chips
+  in a 4x4 is 12 hops. That is a lower limit. Rollouts are taken to run to their last token.
+- Rollouts have a mesh of their own over the same chips, chosen by what a decode step costs there
+  (`lam_jax/parallel/choose_rollout_mesh.py`): it may have an axis `wide`, which divides samples, and weights that are
+  not attention's. `--rollout-mesh same` keeps rollouts on the mesh of training, `--rollout-mesh wide=4,tensor=4` asks
+  for one. Moving the policy to that mesh and a rollout back, once a step, is not in the estimates.
 - *CPU s* is the time that tracing and compiling took on one machine, summed over its cores.
 - Of a card's memory 5 % are left to CUDA. jax takes 75 % unless told otherwise: `XLA_PYTHON_CLIENT_MEM_FRACTION=.95`.
 - Code for a card that is not there is compiled without trying variants of its products (autotuning), so a card may run
@@ -97,7 +107,10 @@ def _table(reports: list[dict[str, Any]]) -> str:
     first = reports[0]
     work = first["workload"]
     lengths = f"{work['prompt']} + {work['completion']}"
-    mesh = ", ".join(f"{axis} {size}" for axis, size in first["mesh"].items())
+    meshes = {report["stage"]: _sizes(report["mesh"]) for report in reports}
+    mesh = next((sizes for stage, sizes in meshes.items() if not stage.startswith("rollout_")), _sizes(first["mesh"]))
+    others = {sizes: stage for stage, sizes in meshes.items() if sizes != mesh}
+    mesh += "".join(f"; {stage} on {sizes}" for sizes, stage in others.items())
     count = f"{first['chips']} {unit_of(first)}{'s' if first['chips'] > 1 else ''}"
     lines = [
         f"## {first['preset']} in {first['dtype']} on {first['topology']}: {count}",
@@ -106,10 +119,15 @@ def _table(reports: list[dict[str, Any]]) -> str:
         f"prompts x {work['samples']} samples of {lengths} tokens. A {unit_of(first)} has {first['hbm'] / GIB:.2f} "
         "GiB.",
         "",
-        "| stage | memory, GiB | of it beside | fits | TFLOP | work | collectives, GB each | step, s | MFU | CPU s |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| stage | memory, GiB | of it beside | fits | TFLOP | work | collectives, GB each | step, s | of it latency "
+        "| MFU | CPU s |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     return "\n".join([*lines, *map(_line, reports), ""])
+
+
+def _sizes(mesh: dict[str, int]) -> str:
+    return ", ".join(f"{axis} {size}" for axis, size in mesh.items())
 
 
 def _line(report: dict[str, Any]) -> str:
@@ -120,7 +138,11 @@ def _line(report: dict[str, Any]) -> str:
     sent = ", ".join(f"{kind} {traffic['bytes'] / 1e9:.2f}" for kind, traffic in report["collectives"].items()) or "-"
     fits = "yes" if report["fits"] else f"no: {report['reason']}"
     step, mfu = (f"{guess['step']:.3f}", f"{guess['mfu']:.1%}") if guess else ("-", "-")
-    cells = (report["stage"], total, beside, fits, f"{report['flops'] / 1e12:,.0f}", work, sent, step, mfu)
+    parts = report["workload"].get("micro_batches", 1)
+    name = report["stage"] if parts == 1 else f"{report['stage']}, {parts} micro-batches"
+    # Results of earlier versions left latencies out.
+    late = f"{guess['latency']:.3f}" if guess and "latency" in guess else "-"
+    cells = (name, total, beside, fits, f"{report['flops'] / 1e12:,.0f}", work, sent, step, late, mfu)
     return f"| {' | '.join(cells)} | {report['cpu_seconds']:.0f} |"
 
 

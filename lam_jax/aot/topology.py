@@ -6,10 +6,10 @@ from typing import Any
 
 import jax
 
-from lam_jax.aot.cards import CARDS, Card
-from lam_jax.aot.chips import CHIPS, Chip
 from lam_jax.errors import LamJaxError
 from lam_jax.parallel import make_mesh
+from lam_jax.parallel.cards import CARDS, Card
+from lam_jax.parallel.chips import CHIPS, Chip
 
 
 class TopologyError(LamJaxError):

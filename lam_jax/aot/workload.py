@@ -15,6 +15,7 @@ class Workload:
         samples: G, completions of each prompt.
         prompt: tokens of a prompt, those of its image included.
         completion: tokens of a completion; rows of stages 1 to 5 hold a prompt and a completion.
+        micro_batches: parts of an update's prompts that are run one after the other.
         image: (height, width) in pixels of the one image of each row or prompt; None: as recipes have it by default.
     """
 
@@ -23,10 +24,11 @@ class Workload:
     samples: int = 8
     prompt: int = 1024
     completion: int = 1024
+    micro_batches: int = 1
     image: tuple[int, int] | None = None
 
     def __post_init__(self):
-        for name in ("rows", "prompts", "samples", "prompt", "completion"):
+        for name in ("rows", "prompts", "samples", "prompt", "completion", "micro_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Workload.{name} is {getattr(self, name)}, expected at least 1.")
 

@@ -24,6 +24,8 @@ Stage = Literal[
     "update_token",
 ]
 
+SIZES = ("rows", "prompts", "samples", "prompt", "completion", "micro_batches")
+
 
 @dataclasses.dataclass(frozen=True)
 class Compile:
@@ -49,6 +51,8 @@ class Compile:
     """How rollouts of latent and hybrid actions hold the frozen backbone; see `lam-jax train`."""
     mesh: str | None = None
     """Sizes of the mesh, e.g. data=2,fsdp=4,tensor=2. Default: chosen from preset and topology."""
+    rollout_mesh: str = "auto"
+    """Sizes of the mesh of rollouts, over the same chips; same: that of everything else; auto: chosen by its cost."""
     rows: int | None = None
     """Rows of a batch in stages 1 to 5. Default: one a chip."""
     prompts: int | None = None
@@ -59,6 +63,8 @@ class Compile:
     """Tokens of a prompt, those of its image included."""
     completion: int = 1024
     """Tokens of a completion."""
+    micro_batches: int = 1
+    """Parts of an update's prompts that are run one after the other; see `lam-jax train`."""
     out: Path | None = None
     """Folder that results are added to, as JSON."""
     markdown: Path | None = None
@@ -67,9 +73,9 @@ class Compile:
     def __post_init__(self):
         if bool(self.stage) == self.all:
             raise ValueError("--stage and --all: expected one of them.")
-        for name in ("rows", "prompts", "samples", "prompt", "completion"):
+        for name in SIZES:
             if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"--{name}: found {value}, expected at least 1.")
+                raise ValueError(f"--{name.replace('_', '-')}: found {value}, expected at least 1.")
         tokens = [stage for stage in (get_args(Stage) if self.all else self.stage) if stage.endswith("_token")]
         if self.rollout_weights != "same" and set(tokens) & {"rollout_token", "update_token"}:
             raise ValueError(
@@ -84,7 +90,7 @@ class Compile:
         """Compiles."""
         from lam_jax.aot.command import run_compile
 
-        sizes = {name: getattr(self, name) for name in ("rows", "prompts", "samples", "prompt", "completion")}
+        sizes = {name: getattr(self, name) for name in SIZES}
         run_compile(
             self.preset,
             get_args(Stage) if self.all else self.stage,
@@ -95,4 +101,5 @@ class Compile:
             self.markdown or (self.out and self.out / "README.md"),
             self.dtype,
             self.rollout_weights,
+            self.rollout_mesh,
         )

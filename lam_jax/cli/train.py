@@ -55,6 +55,9 @@ class RunFlags(WatchingFlags):
     mesh: Literal["auto"] | tuple[int, int, int] = "auto"
     """Sizes of the axes data, fsdp and tensor; auto: chosen for the model, the batch and all devices. A run may be
     resumed on another mesh."""
+    rollout_mesh: str = "auto"
+    """Sizes of the mesh that answers are drawn on, over the same devices, e.g. data=1,wide=4,tensor=4 or 1,1,16; same:
+    that of training; auto: where the devices' figures are known, the one that costs least (docs/pods.md)."""
     save_every: int = 100
     """Optimiser updates between two checkpoints inside a phase; 0: only when the run is asked to stop."""
     profile: str | None = None
@@ -84,12 +87,19 @@ class RunFlags(WatchingFlags):
         if self.mesh != "auto" and min(self.mesh) < 1:
             sizes = " ".join(map(str, self.mesh))
             raise ValueError(f"--mesh: found {sizes}, expected 'auto' or three sizes of 1 or more: data, fsdp, tensor.")
+        self.rollouts_on()
         if self.max_bad_share is not None and not 0 <= self.max_bad_share <= 1:
             raise ValueError(f"--max-bad-share: found {self.max_bad_share}, expected a share, 0 to 1.")
         if self.workers != "auto" and self.workers < 0:
             raise ValueError(f"--workers: found {self.workers}, expected 'auto' or a number that is not negative.")
         if self.codes is not None and self.codes < 1:
             raise ValueError(f"--codes: found {self.codes}, expected at least 1.")
+
+    def rollouts_on(self) -> Any:
+        """`rollout_mesh` as `run_recipe` takes it."""
+        from lam_jax.parallel.choose_rollout_mesh import parse_rollout_mesh
+
+        return self.rollout_mesh if self.rollout_mesh in ("auto", "same") else parse_rollout_mesh(self.rollout_mesh)
 
 
 def list_recipes(console: Console) -> None:
@@ -169,6 +179,7 @@ class TrainCommand:
             watching=flags.watching(),
             workers=_workers(flags.workers),
             start=flags.start,
+            rollout_mesh=flags.rollouts_on(),
         )
         return 0
 
@@ -189,7 +200,7 @@ def _show_plan(recipe: Any, flags: RunFlags) -> None:
     from lam_jax.pipeline import opened_apart
     from lam_jax.pipeline.judge_cost import judge_cost_lines
 
-    with opened_apart(recipe, flags.mesh) as resources:
+    with opened_apart(recipe, flags.mesh, flags.rollouts_on()) as resources:
         show_plan(resources, Console())
         for line in judge_cost_lines(resources):
             Console().print(line, soft_wrap=True, highlight=False, markup=False)

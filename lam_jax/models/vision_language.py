@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lam_jax.models.inputs import Batch
 from lam_jax.nn import block, kv_cache
-from lam_jax.nn.axes import constrain, constrain_last, constrain_rows
+from lam_jax.nn.axes import constrain, constrain_last, constrain_rows, gathered
 from lam_jax.nn.block import DecoderBlock, KeyValue
 from lam_jax.nn.deepstack import DeepStack
 from lam_jax.nn.kv_cache import KVCache, decoding_layers
@@ -111,6 +111,7 @@ class VisionLanguageModel(struct.PyTreeNode):
 
     def logits(self, states: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """float32 next-token logits of normed states."""
+        states = gathered(states) if states.ndim == 3 else states  # of samples, where there are wide axes
         if self.packed_head is not None:
             return constrain_last(self.packed_head.wide(states), "vocab")
         table = constrain(self.table.astype(states.dtype), "vocab", None)

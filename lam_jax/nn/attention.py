@@ -18,7 +18,8 @@ from lam_jax.nn.layout import layout
 
 # Far below any real score, yet finite: exp(floor - floor) must not be NaN for a row without keys.
 FLOOR = -1e30
-# Queries whose scores are held at a time. Float32 scores of 16 heads take 33 KB a query at 512 keys, 134 KB at 2048.
+# Queries whose scores are held at a time, unless the layout says otherwise. Float32 scores of 16 heads take 33 KB a
+# query at 512 keys, 134 KB at 2048.
 QUERY_BLOCK = 512
 
 
@@ -157,13 +158,13 @@ def attention_over_shared(
 def by_query_blocks(
     attend: Callable[[Array, Array], Array], q: Float[Array, "*B T H D"], keep: Bool[Array, "*B T S"]
 ) -> Float[Array, "*B T H D"]:
-    """`attend(q, keep)`, for more than `QUERY_BLOCK` queries in equal blocks one after the other.
+    """`attend(q, keep)`, for more queries than `Layout.query_block` in equal blocks one after the other.
 
     A block's scores are recomputed in the backward pass instead of kept. Every query sees all keys at once, so the
     result is the same. Leading dimensions are rows [B], or prompts and samples [N, G].
     """
     length = q.shape[-3]
-    blocks = -(-length // QUERY_BLOCK)
+    blocks = -(-length // (layout().query_block or QUERY_BLOCK))
     if blocks == 1:
         return attend(q, keep)
     size = -(-length // blocks)

@@ -6,10 +6,16 @@ Rows [B, ..] lie on the axis `batch`, samples [N, G, ..] on `prompts` and `sampl
 
 import contextlib
 import contextvars
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
+
+# Bytes that a device may receive for a sum at once: so many take a TPU's links less than the way back of a sum that
+# goes round.
+AT_ONCE = 2**19
 
 # Per dimension a logical axis, None (not sharded) or ANY (as the compiler likes).
 Axes = tuple[str | None, ...]
@@ -29,9 +35,18 @@ class Placement(Protocol):
         ...
 
     def on_shards(
-        self, function: Callable[..., Any], arrays: Sequence[jax.Array], inputs: Sequence[Axes], outputs: Any
+        self,
+        function: Callable[..., Any],
+        arrays: Sequence[jax.Array],
+        inputs: Sequence[Axes],
+        outputs: Any,
+        gathers: bool = False,
     ) -> Any:
-        """`function` of each device's own parts of `arrays`; `outputs` is a tree of the axes of its results."""
+        """`function` of each device's own parts of `arrays`; `outputs` is a tree of the axes of its results.
+
+        Samples lie on no mesh axis that another logical axis of `inputs` lies on, unless the function `gathers` them.
+        Such a function is not differentiated, and may make by other ways than sums what all devices have alike.
+        """
         ...
 
 
@@ -72,6 +87,48 @@ def constrain_samples(x: jax.Array, *last: str | None) -> jax.Array:
 def constrain_last(x: jax.Array, *last: str | None) -> jax.Array:
     """Pins the last dimensions only."""
     return constrain(x, *(ANY,) * (x.ndim - len(last)), *last)
+
+
+def wide_axes() -> tuple[str, ...]:
+    """Mesh axes that shard both samples and the feed-forward; none on most meshes, see `lam_jax.parallel.rules`."""
+    placement = _active.get()
+    if placement is None:
+        return ()
+    return tuple(name for name in placement.names("mlp") if name in placement.names("samples"))
+
+
+def gathered(x: jax.Array) -> jax.Array:
+    """Samples [N, G, ..] as a map to the feed-forward or to the vocabulary reads them; most meshes: as they are."""
+    return constrain(x, "prompts", "gathered", *(None,) * (x.ndim - 2)) if wide_axes() else x
+
+
+def scattered(x: jax.Array) -> jax.Array:
+    """The opposite of `gathered`."""
+    return constrain_samples(x) if wide_axes() else x
+
+
+def summed(x: jax.Array, names: tuple[str, ...]) -> jax.Array:
+    """The sum over mesh axes, inside `on_shards`; of few bytes every device fetches all parts and adds them up.
+
+    A sum that goes round makes its way twice, which is what it costs where it is small.
+    """
+    others = math.prod(jax.lax.axis_size(name) for name in names) - 1
+    if not others:
+        return x
+    if x.size * x.dtype.itemsize * others > AT_ONCE:
+        return jax.lax.psum(x, names)
+    return jnp.sum(jax.lax.all_gather(x, names), axis=0, dtype=jnp.float32).astype(x.dtype)
+
+
+def scattered_sum(x: jax.Array, names: tuple[str, ...], axis: int) -> jax.Array:
+    """The sum over mesh axes, of whose dimension `axis` each device gets its share; inside `on_shards`.
+
+    By an exchange of the parts: of a scattered sum TPUs make a whole one, which makes its way twice, and cut it.
+    """
+    count = math.prod(jax.lax.axis_size(name) for name in names)
+    parts = jax.lax.all_to_all(x, names, split_axis=axis, concat_axis=axis, tiled=True)
+    parts = parts.reshape(*x.shape[:axis], count, -1, *x.shape[axis + 1 :])
+    return jnp.sum(parts, axis=axis, dtype=jnp.float32).astype(x.dtype)
 
 
 def leading(dimensions: int) -> tuple[str, ...]:

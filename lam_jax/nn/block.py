@@ -15,13 +15,13 @@ from jaxtyping import Array, Bool, Float
 from lam_jax.nn import attention as attn
 from lam_jax.nn.axes import constrain_rows, constrain_samples
 from lam_jax.nn.deepstack import DeepStack, layer_numbers
-from lam_jax.nn.layers import GatedMLP, Linear, Map, RMSNorm
+from lam_jax.nn.layers import GatedMLP, Linear, Map, RMSNorm, narrowed
 from lam_jax.nn.layout import layout
 from lam_jax.nn.rope import Rotary
-from lam_jax.nn.stack import Remat, fold_layers, is_unrolled, split_last
+from lam_jax.nn.stack import Layers, Remat, fold_layers, is_unrolled, split_last
 from lam_jax.nn.weight import Param, stack
 
-KeyValue = tuple[Array, Array]
+KeyValue = tuple[Layers, Layers]  # of a block, or of each of several
 Attend = Callable[[Array, Array, Array], Array]
 # A residual, and the product that is yet to be added to it (`lam_jax.gpu.parts.Parts`) or None.
 Pending = tuple[Array, Any]
@@ -114,7 +114,7 @@ class DecoderBlock(struct.PyTreeNode):
         return x, kernels.product("down", self.mlp.down, self.mlp.hidden(h))
 
     def _rest(self, x: Array, y: Array) -> Array:
-        x = x + self.output(y.reshape(*x.shape[:-1], -1))
+        x = x + narrowed(self.output, y.reshape(*x.shape[:-1], -1), "heads")
         return x + self.mlp(self.mlp_norm(x))
 
     def key_value(self, x: Float[Array, "*B T D"], rotary: Rotary) -> KeyValue:
@@ -144,7 +144,7 @@ def _normed(norm: Param, heads: Float[Array, "*B T H D"]) -> Float[Array, "*B T 
 
 
 def run(
-    blocks: DecoderBlock,
+    blocks: Layers,
     x: Float[Array, "*B L D"],
     rotary: Rotary,
     mask: Bool[Array, "*B L"],
@@ -156,7 +156,7 @@ def run(
     """Causal forward through a stack.
 
     Args:
-        blocks: stacked.
+        blocks: `DecoderBlock`s, stacked or a tuple.
         x: states before the first of them.
         rotary: of the positions.
         mask: real tokens.
@@ -178,13 +178,13 @@ def _deepened(deepstack: DeepStack | None, x: Array, layer: tuple[Array, ...]) -
 
 
 def prefill(
-    blocks: DecoderBlock,
+    blocks: Layers,
     x: Float[Array, "*B L D"],
     rotary: Rotary,
     mask: Bool[Array, "*B L"],
     deepstack: DeepStack | None = None,
 ) -> tuple[Float[Array, "*B L D"], KeyValue]:
-    """As `run` without gradients, and the keys and values [layers, *B, L, K, head_dim]."""
+    """As `run` without gradients, and the keys and values [layers, *B, L, K, head_dim], or tuples of a layer's each."""
     keep = attn.causal(mask)
 
     def step(x, block, *layer):
@@ -196,7 +196,7 @@ def prefill(
 
 
 def run_shared(
-    blocks: DecoderBlock,
+    blocks: Layers,
     prompt: Float[Array, "N P D"],
     sample: Float[Array, "N G T D"],
     prompt_rotary: Rotary,

@@ -4,7 +4,6 @@ Legend: E blocks, B rows, L length, M picture tokens of a row, D width.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from lam_jax.nn.axes import constrain_rows
+from lam_jax.nn.stack import Layers, depth
 from lam_jax.nn.weight import Param
 
 
@@ -51,8 +51,8 @@ def placed(
     return constrain_rows(jnp.where(where[:, :, None], filled, jnp.zeros((), filled.dtype)))
 
 
-def layer_numbers(deepstack: DeepStack | None, blocks: Any) -> tuple[Int[Array, " layers"], ...]:
-    """What a fold over stacked blocks passes each of them besides its weights; nothing where nothing is added."""
+def layer_numbers(deepstack: DeepStack | None, blocks: Layers) -> tuple[Int[Array, " layers"], ...]:
+    """What a fold over blocks passes each of them besides its weights; nothing where nothing is added."""
     if deepstack is None:
         return ()
-    return (jnp.arange(jax.tree.leaves(blocks)[0].shape[0], dtype=jnp.int32),)
+    return (jnp.arange(depth(blocks), dtype=jnp.int32),)

@@ -16,7 +16,7 @@ from lam_jax.nn.block import DecoderBlock, KeyValue, Pending
 from lam_jax.nn.layers import packed
 from lam_jax.nn.layout import layout
 from lam_jax.nn.rope import Rotary
-from lam_jax.nn.stack import Layers, fold_layers, is_apart, split_layers
+from lam_jax.nn.stack import Layers, depth, fold_layers, is_apart, split_layers
 from lam_jax.nn.stored import Storage, with_stored
 
 
@@ -43,21 +43,21 @@ class KVCache(struct.PyTreeNode):
         """A cache with the prompt filled in and room for `length` tokens of `samples` continuations.
 
         Args:
-            prompt: keys and values of the prompt [Y, N, P, K, D].
+            prompt: keys and values of the prompt [Y, N, P, K, D], or tuples of Y.
             prompt_mask: bool [N, P].
             samples: G.
             length: T.
             split: for a stack whose layers are apart, see `decoding_layers`.
         """
-        if layout().decode_layer is not None and _fits(prompt[0].shape[-1]):
+        like = jax.tree.leaves(prompt[0])[0]
+        prompts, _, kv_heads, dim = like.shape[-4:]
+        if layout().decode_layer is not None and _fits(dim):
             return cls._fused(prompt, prompt_mask, samples, length, split)
-        layers, prompts, _, kv_heads, dim = prompt[0].shape
-        lead = (layers, prompts, samples, kv_heads)
-        empty = (jnp.zeros((*lead, *shape), prompt[0].dtype) for shape in ((dim, length), (length, dim)))
+        lead = (depth(prompt[0]), prompts, samples, kv_heads)
+        empty = (jnp.zeros((*lead, *shape), like.dtype) for shape in ((dim, length), (length, dim)))
         suffix = (constrain(x, "layers", "prompts", "samples", "kv_heads", None, None) for x in empty)
-        parts = (jnp.moveaxis(prompt[0], 2, -1), jnp.swapaxes(prompt[1], 2, 3))
-        parts = (*(constrain(x, "layers", "prompts", "kv_heads", None, None) for x in parts), *suffix)
-        prompt_key, prompt_value, key, value = map(split_layers, parts) if split else parts
+        parts = (jax.tree.map(_columns, prompt[0]), jax.tree.map(_rows, prompt[1]), *suffix)
+        prompt_key, prompt_value, key, value = map(_apart, parts) if split else parts
         if split and layout().joined:
             # As the product sees them: where it has to reshape what was written, XLA's CPU backend copies the cache.
             key, value = (tuple(x.reshape(-1, *x.shape[-2:]) for x in layers) for layers in (key, value))
@@ -66,10 +66,11 @@ class KVCache(struct.PyTreeNode):
     @classmethod
     def _fused(cls, prompt: KeyValue, prompt_mask: Array, samples: int, length: int, split: bool) -> "KVCache":
         """As `create`: prompt keys and values [Y, N, K, P, D], own ones [Y, N * G * K, T, D]."""
-        layers, prompts, _, kv_heads, dim = prompt[0].shape
-        empty = jnp.zeros((layers, prompts * samples * kv_heads, length, dim), prompt[0].dtype)
-        parts = (*(jnp.swapaxes(x, 2, 3) for x in prompt), empty, empty)
-        prompt_key, prompt_value, key, value = map(split_layers, parts) if split else parts
+        like = jax.tree.leaves(prompt[0])[0]
+        prompts, _, kv_heads, dim = like.shape[-4:]
+        empty = jnp.zeros((depth(prompt[0]), prompts * samples * kv_heads, length, dim), like.dtype)
+        parts = (*(jax.tree.map(lambda x: jnp.swapaxes(x, -3, -2), x) for x in prompt), empty, empty)
+        prompt_key, prompt_value, key, value = map(_apart, parts) if split else parts
         return cls(prompt_key, prompt_value, prompt_mask, key, value, fused=True)
 
     def as_ring(self) -> "KVCache":
@@ -117,19 +118,35 @@ class KVCache(struct.PyTreeNode):
         return jax.tree.leaves(self.value)[0].shape[-2]
 
 
+def _columns(x: Float[Array, "*Y N P K D"]) -> Float[Array, "*Y N K D P"]:
+    return _pinned(jnp.moveaxis(x, -3, -1))
+
+
+def _rows(x: Float[Array, "*Y N P K D"]) -> Float[Array, "*Y N K P D"]:
+    return _pinned(jnp.swapaxes(x, -3, -2))
+
+
+def _pinned(x: Float[Array, "*Y N K _ _"]) -> Float[Array, "*Y N K _ _"]:
+    return constrain(x, *("layers",) * (x.ndim - 4), "prompts", "kv_heads", None, None)
+
+
+def _apart(layers: Layers) -> tuple[Any, ...]:
+    return layers if isinstance(layers, tuple) else split_layers(layers)
+
+
 def _fits(dim: int) -> bool:
     """Whether a fused attention takes heads of this size: powers of two, as wide as a warp at least."""
     return dim >= 32 and not dim & (dim - 1)
 
 
-def decoding_layers(blocks: DecoderBlock, storage: Storage = "same") -> Layers:
-    """A stack laid out for decode steps: where the layout takes it apart, so are the layers, their maps packed.
+def decoding_layers(blocks: Layers, storage: Storage = "same") -> Layers:
+    """Blocks laid out for decode steps: where they are apart or the layout takes them apart, their maps are packed.
 
     `storage` is how their kernels are held.
     """
     if not is_apart(blocks):
         return with_stored(blocks, storage)
-    layers = split_layers(blocks)
+    layers = _apart(blocks)
     if layout().joined:  # small products cost more to start than to read: one in the place of three
         layers = tuple(layer.join() for layer in layers)
     return tuple(packed(with_stored(layer, storage)) for layer in layers)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
+from lam_jax.nn.axes import active, scattered_sum, summed, wide_axes
 from lam_jax.nn.layout import layout
 from lam_jax.nn.weight import Param, Weight
 
@@ -152,11 +153,47 @@ class GatedMLP(struct.PyTreeNode):
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         """The MLP of the last dimension; same width out."""
-        return self.down(self.hidden(x))
+        wide = wide_axes()
+        if not wide or x.ndim != 4 or self.down.bias is not None:  # rows do not lie on such axes
+            return self.down(self.hidden(x))
+        return self._of_all_samples(x, wide)
+
+    def _of_all_samples(self, x: Float[Array, "N G T D"], wide: tuple[str, ...]) -> Float[Array, "N G T D"]:
+        """Each shard of F for the samples of all shards on `wide`, whose sums go back to where the samples are."""
+        placement = active()
+        assert placement is not None
+        rest = tuple(name for name in placement.names("mlp") if name not in wide)
+        maps = ((self.gate, ("embed", "mlp")), (self.up, ("embed", "mlp")), (self.down, ("mlp", "embed")))
+        weights, structure = jax.tree.flatten(self)
+        axes = [both[2 - leaf.ndim :] for part, both in maps for leaf in jax.tree.leaves(part)]
+
+        def own(x: Array, *weights: Array) -> Array:
+            mlp = structure.unflatten(weights)
+            y = mlp.down(mlp.hidden(jax.lax.all_gather(x, wide, axis=1, tiled=True)))
+            return summed(scattered_sum(y, wide, 1), rest)
+
+        return placement.on_shards(own, (x, *weights), (_SAMPLES, *axes), _SAMPLES, gathers=True)
 
     def hidden(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
         """What `down` is applied to."""
         return swiglu(self.gate(x), self.up(x))
+
+
+_SAMPLES = ("prompts", "samples", None, None)
+
+
+def narrowed(linear: Map, y: Float[Array, "*B F"], axis: str) -> Float[Array, "*B D"]:
+    """`linear(y)`, whose inputs lie on the logical `axis`; on meshes with wide axes the sum is made by hand."""
+    placement = active()
+    if placement is None or not wide_axes() or y.ndim != 4 or linear.bias is not None:
+        return linear(y)
+    weights, structure = jax.tree.flatten(linear)
+    axes = [(axis, "embed")[2 - leaf.ndim :] for leaf in weights]
+
+    def own(y: Array, *weights: Array) -> Array:
+        return summed(structure.unflatten(weights)(y), placement.names(axis))
+
+    return placement.on_shards(own, (y, *weights), ((*_SAMPLES[:3], axis), *axes), _SAMPLES, gathers=True)
 
 
 class MLP(struct.PyTreeNode):

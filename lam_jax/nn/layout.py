@@ -20,9 +20,12 @@ class Layout:
             of query, key and value in decoding. Impossible where the dimensions lie on different mesh axes.
         unrolled: stacks of fewer weights are unrolled where gradients are wanted; 0: every stack is scanned.
         apart: stacks of fewer weights have their layers apart in decoding; None: those that are unrolled.
+        kept_apart: stage 6 holds the layers of stacks that do not train apart between its programs too, so that no
+            rollout copies them (`lam_jax.train.rl_held`).
         pack: a linear map laid out for the few rows of a decode step, or None where it stays as it is; None: all stay.
         attend: attention of whole rows, called as `lam_jax.nn.attention.attention`, or None of what it gives where it
             cannot serve; None: in parts (`lam_jax.nn.attention`).
+        query_block: queries whose scores attention in parts holds at a time; None: `lam_jax.nn.attention.QUERY_BLOCK`.
         decode_layer: a layer of a decode step, called as `lam_jax.gpu.decode_layer.DecodeLayer`, over caches laid out
             for it; None: in parts (`lam_jax.nn.attention`). It joins prompts and samples, too.
         logits_bytes: float32 logits over the vocabulary that a loss holds at a time. Fewer read the table more often.
@@ -31,8 +34,10 @@ class Layout:
     joined: bool = False
     unrolled: int = 0
     apart: int | None = None
+    kept_apart: bool = False
     pack: Callable[[Any], Any] | None = None
     attend: Callable[..., Any] | None = None
+    query_block: int | None = None
     decode_layer: Any = None
     logits_bytes: int = 256 * 2**20
 

@@ -75,27 +75,34 @@ def split_layers(stacked: Any) -> tuple[Any, ...]:
     return tuple(jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(count))
 
 
-def split_last(stacked: Any) -> tuple[Any, Any]:
-    """A stack of all layers but the last, and the last.
+def split_last(stacked: Layers) -> tuple[Layers, Any]:
+    """All layers but the last, and the last.
 
     The gradient of a split is a concatenation, from which the compiler drops what is not asked for; that of indexing
     would be a sum of padded arrays, for which it would compute gradients of frozen layers too.
     """
+    if isinstance(stacked, tuple):
+        return stacked[:-1], stacked[-1]
     leaves, tree = jax.tree.flatten(stacked)
     pairs = [jax.lax.split(leaf, (leaf.shape[0] - 1, 1)) for leaf in leaves]
     lower, last = zip(*pairs, strict=True)
     return tree.unflatten(lower), tree.unflatten([leaf[0] for leaf in last])
 
 
-def is_unrolled(stacked: Any) -> bool:
-    """Whether the layout unrolls a stack where gradients are wanted."""
-    return _weights(stacked) < layout().unrolled
+def depth(layers: Layers) -> int:
+    """How many layers there are."""
+    return len(layers) if isinstance(layers, tuple) else jax.tree.leaves(layers)[0].shape[0]
 
 
-def is_apart(stacked: Any) -> bool:
-    """Whether the layout takes the layers of a stack apart in decoding."""
+def is_unrolled(stacked: Layers) -> bool:
+    """Whether layers are unrolled where gradients are wanted: those that are apart, and small stacks."""
+    return isinstance(stacked, tuple) or _weights(stacked) < layout().unrolled
+
+
+def is_apart(stacked: Layers) -> bool:
+    """Whether layers are apart in decoding: those that are already, and stacks that the layout takes apart."""
     apart = layout().apart
-    return _weights(stacked) < (layout().unrolled if apart is None else apart)
+    return isinstance(stacked, tuple) or _weights(stacked) < (layout().unrolled if apart is None else apart)
 
 
 def _weights(stacked: Any) -> int:

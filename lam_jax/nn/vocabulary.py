@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from lam_jax.nn.axes import Axes, active, constrain, leading
+from lam_jax.nn.axes import Axes, active, constrain, leading, scattered_sum, summed, wide_axes
 
 Names = tuple[str, ...]  # mesh axes
 
@@ -44,7 +44,18 @@ def look_up(table: Float[Array, "V D"], tokens: Int[Array, "*B L"], dtype: jnp.d
         return jax.lax.all_to_all(x, width, split_axis=beside, concat_axis=x.ndim - 1, tiled=True)
 
     arrays = (table, jnp.arange(table.shape[0], dtype=tokens.dtype), tokens)
-    return placement.on_shards(own, arrays, (("vocab", "embed"), ("vocab",), axes), (*axes, None))
+    inputs = (("vocab", "embed"), ("vocab",), axes)
+    wide = wide_axes()
+    if wide and "samples" in axes and not width:
+        rest = tuple(name for name in across if name not in wide)
+
+        def scattered(table: Array, numbers: Array, tokens: Array) -> Array:
+            index, hit = _own_index(jax.lax.all_gather(tokens, wide, axis=1, tiled=True), numbers)
+            x = jnp.where(hit[..., None], jnp.take(table, index, axis=0), 0.0).astype(dtype)
+            return summed(scattered_sum(x, wide, 1), rest)
+
+        return placement.on_shards(scattered, arrays, inputs, (*axes, None), gathers=True)
+    return placement.on_shards(own, arrays, inputs, (*axes, None))
 
 
 def _own_index(index: Array, numbers: Array) -> tuple[Array, Array]:
@@ -108,6 +119,31 @@ def arg_max(values: Float[Array, "*B V"]) -> Int[Array, "*B"]:
     number = jax.lax.broadcasted_iota(jnp.int32, values.shape, values.ndim - 1)
     # A row of NaN has no entry equal to its largest; its index must be one all the same.
     return jnp.min(jnp.where(values == best, number, values.shape[-1] - 1), axis=-1)
+
+
+def largest(values: Float[Array, "*B V"]) -> tuple[Int[Array, "*B"], Float[Array, "*B"]]:
+    """`arg_max`, and the largest itself: NaN where one of the values is."""
+    placement = active()
+    if placement is None:
+        return arg_max(values), jnp.max(values, axis=-1)
+    if not wide_axes():
+        index = arg_max(values)
+        return index, pick(values, index)
+    lead, across = leading(values.ndim - 1), placement.names("vocab")
+
+    def own(values: Array, numbers: Array) -> tuple[Array, Array]:
+        index = jnp.argmax(values, axis=-1)
+        best = jnp.take_along_axis(values, index[..., None], axis=-1)[..., 0].astype(jnp.float32)
+        # One gather for both; the numbers of a vocabulary are exact in float32.
+        both = jnp.stack([best, jnp.take(numbers, index).astype(jnp.float32)], axis=-1)
+        shards = jax.lax.all_gather(both, across, axis=0).reshape(-1, *both.shape)
+        first = jnp.argmax(shards[..., 0], axis=0)[None, ..., None]
+        best, index = jnp.moveaxis(jnp.take_along_axis(shards, first, axis=0)[0], -1, 0)
+        return index.astype(jnp.int32), best
+
+    inputs = ((*lead, "vocab"), ("vocab",))
+    rows = tuple("gathered" if axis == "samples" else axis for axis in lead)
+    return placement.on_shards(own, (values, jnp.arange(values.shape[-1])), inputs, (rows, rows), gathers=True)
 
 
 def occurring(tokens: Int[Array, "B L"], mask: Bool[Array, "B L"], vocab: int) -> Bool[Array, "B V"]:

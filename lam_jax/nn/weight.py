@@ -71,6 +71,16 @@ def stack(specs: T, count: int, axis: str = "layers") -> T:
     return map_specs(stacked, specs)
 
 
+def unstacked(specs: T) -> T:
+    """Specs of one of the modules that `stack` stacked."""
+
+    def one(weight: Weight) -> Weight:
+        units = None if weight.units is None else weight.units[1:]
+        return dataclasses.replace(weight, shape=weight.shape[1:], axes=weight.axes[1:], units=units)
+
+    return map_specs(one, specs)
+
+
 def materialize(specs: T, key: jax.Array) -> T:
     """Arrays for all specs. Call it under `jax.jit` with out_shardings, so that no device holds a full copy.
 

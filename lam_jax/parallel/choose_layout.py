@@ -14,7 +14,7 @@ from lam_jax.parallel.rules import mesh_of
 # hide the copies, and scanning keeps their program small.
 UNROLLED_WEIGHTS = 2**25
 # On GPUs a scanned layer's weights and caches are copied out of their stacks at each decode step, which triples what is
-# read: 3B on an H100, 11 copies a layer, none of them apart (`lam-jax compile`).
+# read: 3B on an H100, 11 copies a layer, none of them apart (`lam-jax compile`). Kept apart they need no second copy.
 EVERY = 2**62
 GPUS = ("gpu", "cuda", "rocm")
 
@@ -24,7 +24,7 @@ def choose_layout(mesh: Mesh | None) -> Layout:
     device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
     gpu = device.platform in GPUS
     if mesh is not None and mesh.size > 1:
-        return Layout(unrolled=UNROLLED_WEIGHTS, apart=EVERY if gpu else None)
+        return Layout(unrolled=UNROLLED_WEIGHTS, apart=EVERY if gpu else None, kept_apart=gpu)
     if has_tensor_cores(device):
         # A described card, which `lam-jax compile` uses, gets all but `attend`: cuDNN plans on the card itself.
         from lam_jax.gpu.attention import fused_attention
@@ -35,12 +35,15 @@ def choose_layout(mesh: Mesh | None) -> Layout:
             joined=True,
             unrolled=UNROLLED_WEIGHTS,
             apart=EVERY,
+            kept_apart=True,
             attend=fused_attention if device.client is jax.devices()[0].client else None,
+            query_block=256,  # where there is no `attend`, scores are most of what an update of one prompt holds
             decode_layer=DecodeLayer(shared=shared) if shared else DecodeLayer(),
             logits_bytes=2**30,
         )
     kernel = pack if device.platform == "cpu" and has_kernel() else None
-    return Layout(joined=True, unrolled=UNROLLED_WEIGHTS, apart=EVERY if gpu else None, pack=kernel)
+    apart = EVERY if gpu else None
+    return Layout(joined=True, unrolled=UNROLLED_WEIGHTS, apart=apart, kept_apart=gpu, pack=kernel)
 
 
 def has_tensor_cores(device: Any) -> bool:

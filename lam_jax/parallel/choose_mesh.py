@@ -24,8 +24,8 @@ import jax
 from jax.sharding import AbstractMesh
 
 from lam_jax.nn.weight import Weight, is_weight
-from lam_jax.parallel.mesh import AXES
-from lam_jax.parallel.rules import ROLLOUT, TRAIN, UPDATE, Rules, partition_spec, weight_spec
+from lam_jax.parallel.mesh import AXES, ROLLOUT_AXES
+from lam_jax.parallel.rules import ROLLOUT, TRAIN, Rules, partition_spec, weight_spec
 
 Shape = tuple[int, int, int]  # data, fsdp, tensor
 ROLLOUT_SHARE = 0.4
@@ -73,8 +73,14 @@ class Choice:
     reasons: tuple[str, ...]
 
     def __str__(self) -> str:
-        sizes = ", ".join(f"{axis} {size}" for axis, size in zip(AXES, self.shape))
+        sizes = sizes_of(self.shape)
         return f"mesh {sizes}: " + "; ".join(self.reasons)
+
+
+def sizes_of(shape: tuple[int, ...]) -> str:
+    """A mesh of `AXES` or of `ROLLOUT_AXES` in words."""
+    axes = AXES if len(shape) == len(AXES) else ROLLOUT_AXES
+    return ", ".join(f"{axis} {size}" for axis, size in zip(axes, shape))
 
 
 def parse_shape(text: str) -> Shape:
@@ -109,13 +115,14 @@ def check_mesh(shape: Shape, load: Load) -> None:
     Raises:
         ValueError: every size that does not divide, each with what to choose instead.
     """
-    found = list(dict.fromkeys(_problems(shape, load)))
+    found = list(dict.fromkeys(problems_of(shape, load)))
     if found:
         raise ValueError(f"Mesh {dict(zip(AXES, shape))} does not fit:\n" + "\n".join(f"- {text}" for text in found))
 
 
-def _problems(shape: Shape, load: Load) -> Iterator[str]:
-    mesh: Any = AbstractMesh(shape, AXES)
+def problems_of(shape: tuple[int, ...], load: Load, tables: Sequence[Rules] = (TRAIN, ROLLOUT)) -> Iterator[str]:
+    """What does not divide over a mesh under the rules `tables`; rows of training batches where `TRAIN` is one."""
+    mesh: Any = AbstractMesh(shape, AXES if len(shape) == len(AXES) else ROLLOUT_AXES)
 
     def problem(function: Any, *arguments: Any) -> str | None:
         try:
@@ -125,9 +132,10 @@ def _problems(shape: Shape, load: Load) -> Iterator[str]:
         return None
 
     checks: list[tuple[Any, ...]] = []
-    for rules in (TRAIN, ROLLOUT):
+    for rules in tables:
         checks += [(weight_spec, weight, mesh, rules) for weight in load.weights]
-    sizes: list[tuple[str, int | None, Rules]] = [("batch", load.rows, TRAIN), ("samples", load.samples, UPDATE)]
+    rows = load.rows if TRAIN in tables else None
+    sizes: list[tuple[str, int | None, Rules]] = [("batch", rows, TRAIN), ("samples", load.samples, tables[-1])]
     checks += [(partition_spec, (name,), (size,), mesh, rules) for name, size, rules in sizes if size]
     yield from (text for check in checks if (text := problem(*check)))
 
@@ -144,9 +152,9 @@ def choose_mesh(load: Load, count: int, memory: int | None = None) -> Choice:
         NotDivisibleError: no mesh of that many devices divides everything.
         ValueError: the memory does not suffice.
     """
-    fitting = [shape for shape in _shapes(count) if not list(_problems(shape, load))]
+    fitting = [shape for shape in _shapes(count) if not list(problems_of(shape, load))]
     if not fitting:
-        text = next(_problems((count, 1, 1), load), "")
+        text = next(problems_of((count, 1, 1), load), "")
         raise NotDivisibleError(f"No mesh of {count} devices divides everything; with data = {count}: {text}")
     wanted = {axis: _smallest(axis, fitting, load, memory) for axis in ("tensor", "fsdp")}
     enough = [s for s in fitting if s[2] >= wanted["tensor"] and s[1] * s[2] >= wanted["fsdp"]]

@@ -2,6 +2,11 @@
 
 `TRAIN` serves stages 1 to 5, `ROLLOUT` serves rollouts, and `UPDATE` RL's updates, whose weights lie as in training and
 whose samples lie as in rollouts.
+
+A mesh of rollouts may have an axis `wide` besides. It shards what is not attention (feed-forward, vocabulary) as
+`tensor` does, and samples as `fsdp` does: a block attends to its own samples, gathers those of the others for its share
+of the feed-forward, and keeps the sums of its own. So the feed-forward, seven eighths of a block, lies in more shards
+than attention has heads, and caches are divided by samples where there are fewer kv heads than shards.
 """
 
 import contextlib
@@ -17,6 +22,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from lam_jax.nn.axes import ANY, Axes, active, constrain, placed_by
 from lam_jax.nn.layout import PLAIN, Layout, laid_out_by
 from lam_jax.nn.weight import Weight, map_specs
+from lam_jax.parallel.mesh import WIDE
 from lam_jax.parallel.replicated import put_replicated
 
 __all__ = [
@@ -53,7 +59,15 @@ _COMMON: dict[str, tuple[str, ...]] = {
 }
 # Training shards weights over fsdp; decoding must not, or every token gathers every weight.
 TRAIN: Rules = {**_COMMON, "batch": ("data", "fsdp"), "embed": ("fsdp",)}
-ROLLOUT: Rules = {**_COMMON, "batch": ("data",), "embed": ()}
+ROLLOUT: Rules = {
+    **_COMMON,
+    "batch": ("data",),
+    "embed": (),
+    "samples": ("fsdp", WIDE),
+    "gathered": ("fsdp",),  # samples where the feed-forward or the vocabulary reads them
+    "mlp": (WIDE, "tensor"),
+    "vocab": (WIDE, "tensor"),
+}
 UPDATE: Rules = {**TRAIN, "batch": ("data",)}
 
 # What an axis is called where a user sets it, for messages.
@@ -80,17 +94,29 @@ class _Placed:
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
 
     def names(self, axis: str) -> tuple[str, ...]:
-        return tuple(name for name in self.rules[axis] if self.mesh.shape[name] > 1)
+        return tuple(name for name in self.rules[axis] if _size(self.mesh, name) > 1)
 
     def on_shards(
-        self, function: Callable[..., Any], arrays: Sequence[jax.Array], inputs: Sequence[Axes], outputs: Any
+        self,
+        function: Callable[..., Any],
+        arrays: Sequence[jax.Array],
+        inputs: Sequence[Axes],
+        outputs: Any,
+        gathers: bool = False,
     ) -> Any:
-        def spec(axes: Axes) -> PartitionSpec:
-            return canonical_spec([self.names(axis) if axis else None for axis in axes])
+        rules = self.rules
+        if not gathers and any(axis and axis != "samples" and WIDE in self.names(axis) for a in inputs for axis in a):
+            rules = {**rules, "samples": rules["gathered"]}
 
-        specs = tuple(partition_spec(axes, x.shape, self.mesh, self.rules) for x, axes in zip(arrays, inputs))
+        def spec(axes: Axes) -> PartitionSpec:
+            names = (rules[axis] if axis else () for axis in axes)
+            return canonical_spec([tuple(name for name in found if _size(self.mesh, name) > 1) for found in names])
+
+        specs = tuple(partition_spec(axes, x.shape, self.mesh, rules) for x, axes in zip(arrays, inputs))
         results = jax.tree.map(spec, outputs, is_leaf=lambda x: isinstance(x, tuple) and not isinstance(x[0], tuple))
-        return jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=results)(*arrays)
+        return jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=results, check_vma=not gathers)(
+            *arrays
+        )
 
 
 @contextlib.contextmanager
@@ -140,13 +166,16 @@ def partition_spec(
     """
     parts: list[Any] = []
     taken: set[str] = set()
+    # Beside an axis that is wide too, samples are gathered.
+    if "samples" in axes and any(WIDE in rules.get(name or "", ()) for name in axes if name != "samples"):
+        rules = {**rules, "samples": rules["gathered"]}
     for name, size, parts_of in zip(axes, shape, units or (None,) * len(shape), strict=True):
         if name == ANY:
             parts.append(PartitionSpec.UNCONSTRAINED)
             continue
         if name is not None and name not in rules:
             raise ValueError(f"Logical axis {name!r} of {axes} is not in the rules table (known: {sorted(rules)}).")
-        mesh_axes = tuple(a for a in (rules[name] if name else ()) if mesh.shape[a] > 1)
+        mesh_axes = tuple(a for a in (rules[name] if name else ()) if _size(mesh, a) > 1)
         shards = math.prod(mesh.shape[a] for a in mesh_axes)
         count = parts_of or size
         if name is not None and shards > 1 and count % shards:
@@ -158,6 +187,11 @@ def partition_spec(
         taken |= set(mesh_axes)
         parts.append(mesh_axes or None)
     return canonical_spec(parts)
+
+
+def _size(mesh: Mesh | AbstractMesh, axis: str) -> int:
+    """Devices along a mesh axis; of an axis that the mesh does not have one."""
+    return mesh.shape.get(axis, 1)
 
 
 def canonical_spec(parts: Sequence[Any]) -> PartitionSpec:

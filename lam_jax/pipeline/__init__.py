@@ -14,16 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
 from lam_jax.errors import BadSettingError
 from lam_jax.hosts.consistency import code_hash, require_consistent, require_consistent_weights, versions
 from lam_jax.hosts.start import start_process
-from lam_jax.parallel.mesh import make_mesh
+from lam_jax.parallel.choose_mesh import Choice
+from lam_jax.parallel.choose_rollout_mesh import RolloutMesh
+from lam_jax.parallel.mesh import make_mesh, reshaped
 from lam_jax.parallel.multihost import barrier, from_first, is_first
 from lam_jax.parallel.parked import park
 from lam_jax.parallel.processes import whole_mesh
-from lam_jax.pipeline.choose import MeshShape, mesh_for
+from lam_jax.pipeline.choose import Meshes, MeshShape, mesh_for, meshes_of
 from lam_jax.pipeline.content import content_of, is_of_policy, is_of_reward
 from lam_jax.pipeline.finished import RESULTS, finished_results
 from lam_jax.pipeline.judge_cost import judge_cost_lines
@@ -83,6 +84,7 @@ def open_run(
     watching: Watching | None = None,
     workers: int = 0,
     start: str | Path | None = None,
+    rollout_mesh: RolloutMesh = "auto",
 ) -> Iterator[tuple[Run, Resources]]:
     """A run folder that belongs to `recipe`, its rows and its model, and the opened recipe; arguments: `run_recipe`.
 
@@ -94,18 +96,25 @@ def open_run(
         ProcessesDifferError: the processes of the run have other code, recipes, rows or models.
     """
     start_process()
-    _refuse(mesh)
+    _refuse(mesh, rollout_mesh)
     stages = begin_from(start, recipe, out)
     with _run(recipe, out, save_every, profile, changed_reward, watching) as run, _judged(run):
         if stages is not None:
             run.share(stages)
-        yield run, _open_resources(run, recipe, _devices(run, recipe, mesh), workers)
+        yield run, _open_resources(run, recipe, _devices(run, recipe, mesh, rollout_mesh), workers)
 
 
-def _refuse(mesh: MeshShape) -> None:
+def _refuse(mesh: MeshShape, rollout_mesh: RolloutMesh) -> None:
     """A mistake in the sizes shows before rows and model are read."""
-    if mesh != "auto":
-        make_mesh(mesh)
+    made = None if mesh == "auto" else make_mesh(mesh)
+    if not isinstance(rollout_mesh, str):
+        if len(rollout_mesh) not in (3, 4) or min(rollout_mesh) < 1:
+            raise BadSettingError(
+                f"The mesh of rollouts: found {rollout_mesh}, expected three positive sizes (data, fsdp, tensor) or "
+                "four (data, fsdp, wide, tensor)."
+            )
+        if made is not None:
+            reshaped(made, rollout_mesh)
 
 
 def _run(
@@ -151,22 +160,26 @@ def _judged(run: Run) -> Iterator[None]:
                 run.progress.say(line)
 
 
-def _devices(run: Run, recipe: Recipe, mesh: MeshShape) -> Mesh:
-    if mesh != "auto":
-        return whole_mesh(mesh)
-    chosen = mesh_for(recipe)
-    devices = whole_mesh(chosen.shape)
-    if devices.size > 1:
+def _devices(run: Run, recipe: Recipe, mesh: MeshShape, rollout_mesh: RolloutMesh) -> Meshes:
+    chosen = mesh_for(recipe) if mesh == "auto" else Choice(mesh, ())
+    meshes, other = meshes_of(recipe, whole_mesh(chosen.shape), rollout_mesh)
+    if mesh == "auto" and meshes.training.size > 1:
         run.progress.say(str(chosen))
-    return devices
+    if other is not None:
+        run.progress.say(f"rollouts on {other}")
+    return meshes
 
 
-def _open_resources(run: Run, recipe: Recipe, devices: Mesh, workers: int) -> Resources:
+def _open_resources(run: Run, recipe: Recipe, devices: Meshes, workers: int) -> Resources:
     opened: list[Resources] = []
-    where = run.folder / "data", devices, workers, run.folder
+
+    def opened_resources() -> Resources:
+        resources = Resources.open(recipe, run.folder / "data", devices.training, workers, run.folder)
+        resources.rollout_mesh = devices.rollouts
+        return resources
 
     def open_resources() -> tuple[None, dict[str, Any]]:
-        opened.append(Resources.open(recipe, *where))
+        opened.append(opened_resources())
         opened[0].try_out()
         for line in judge_cost_lines(opened[0]):
             run.progress.say(line)
@@ -177,20 +190,23 @@ def _open_resources(run: Run, recipe: Recipe, devices: Mesh, workers: int) -> Re
         return None, {"lengths": [dataclasses.asdict(found) for found in lengths]}
 
     run.phase(DATA, open_resources)
-    return opened[0] if opened else Resources.open(recipe, *where)
+    return opened[0] if opened else opened_resources()
 
 
 @contextlib.contextmanager
-def opened_apart(recipe: Recipe, mesh: MeshShape = (1, 1, 1)) -> Iterator[Resources]:
+def opened_apart(
+    recipe: Recipe, mesh: MeshShape = (1, 1, 1), rollout_mesh: RolloutMesh = "auto"
+) -> Iterator[Resources]:
     """The opened recipe without a run: its rows are read and its rewards tried in a folder that is deleted.
 
     Raises:
         DataError: rows that cannot be used.
     """
     start_process()
-    devices = whole_mesh(mesh_for(recipe).shape if mesh == "auto" else mesh)
+    devices, _ = meshes_of(recipe, whole_mesh(mesh_for(recipe).shape if mesh == "auto" else mesh), rollout_mesh)
     with tempfile.TemporaryDirectory() as folder:
-        resources = Resources.open(recipe, Path(folder), devices)
+        resources = Resources.open(recipe, Path(folder), devices.training)
+        resources.rollout_mesh = devices.rollouts
         resources.try_out()
         yield resources
 
@@ -207,6 +223,7 @@ def run_recipe(
     workers: int = 0,
     store: str | Path | None = None,
     start: str | Path | None = None,
+    rollout_mesh: RolloutMesh = "auto",
 ) -> dict[str, Any]:
     """Runs or resumes all of a recipe in `out`, writes the report, and returns the results, on the first process.
 
@@ -225,6 +242,9 @@ def run_recipe(
         store: folder of phases that several runs share, see `lam_jax.pipeline.shares`; every process sees it.
         start: another run, whose stages 1 to 4 this one begins with instead of training them; it learned its actions
             from the same rows, with the same settings. Not beside `store`.
+        rollout_mesh: sizes of the mesh that answers are drawn on, over the devices of `mesh`; "same": that mesh;
+            "auto": where the devices' figures are known, the one that costs least (`choose_rollout_mesh`). A run may be
+            resumed on another.
 
     Raises:
         BadSettingError: an argument that cannot be used.
@@ -237,22 +257,22 @@ def run_recipe(
         raise BadSettingError("run_recipe: found store and start, expected one of them.")
     stages = begin_from(start, recipe, out)
     if new := not from_first(int((Path(out) / RESULTS).exists())):
-        _refuse(mesh)
+        _refuse(mesh, rollout_mesh)
     with _run(recipe, out, save_every, profile, changed_reward, watching) as run, _judged(run):
         # Where several processes run, the devices are checked before one of them waits for the others.
-        devices = _devices(run, recipe, mesh) if new else None
+        devices = _devices(run, recipe, mesh, rollout_mesh) if new else None
         results = finished_results(run, recipe) if is_first() else None
         if from_first(int(results is not None)):
             run.progress.say("All phases are complete.")
         else:
-            devices = devices or _devices(run, recipe, mesh)
+            devices = devices or _devices(run, recipe, mesh, rollout_mesh)
             if stages is not None:
                 run.share(stages)
             elif store is not None:
                 content = content_of(recipe)
                 if is_first():
                     share_data(run.folder / DATA, Path(store), content)
-                shares = Shares(recipe, content, devices)
+                shares = Shares(recipe, content, *devices)
                 run.share(PhaseStore(store, lambda phase: shares.key(run.phases, phase)))
             results = _go_through(run, recipe, devices, workers)
         if is_first():
@@ -264,7 +284,7 @@ def run_recipe(
         return results or {}
 
 
-def _go_through(run: Run, recipe: Recipe, devices: Mesh, workers: int) -> dict[str, Any]:
+def _go_through(run: Run, recipe: Recipe, devices: Meshes, workers: int) -> dict[str, Any]:
     """Runs or restores every phase and collects the results, on the first process."""
     resources = _open_resources(run, recipe, devices, workers)
     run.follow(schedule_of(recipe, lambda source, split: len(resources.examples(source, split))))

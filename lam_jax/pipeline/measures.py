@@ -20,6 +20,7 @@ from lam_jax.recipe import PAIRED, TEXT_ONLY, AnswerSet
 from lam_jax.rewards.embedding import is_lexical, load_embedder
 from lam_jax.rewards.verdict import Verdict
 from lam_jax.rollout.engine import RolloutConfig
+from lam_jax.rollout.run import prepared
 from lam_jax.tasks.episodes import EpisodeTask
 from lam_jax.tasks.task import Task
 from lam_jax.train.rl_failures import Failures
@@ -82,7 +83,7 @@ class Evaluator:
         """Answers to examples, in order."""
         resources = self.resources
         key = jax.random.fold_in(jax.random.key(resources.recipe.seed), salt)
-        space = self.space.actions(agent, resources.recipe.method)
+        space = prepared(self.space.actions(agent, resources.recipe.method), resources.rollout_mesh)
         prompts = resources.prompts[self.task.name]
         if isinstance(self.task, EpisodeTask):
             return play_answers(space, self.task.game, examples, prompts, resources.tokenizer, config, key, batch)

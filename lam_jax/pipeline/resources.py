@@ -55,7 +55,7 @@ class Resources:
     Attributes:
         recipe: which.
         folder: where sources keep what they build.
-        mesh: of all devices of the run.
+        mesh, rollout_mesh: of all devices of the run, for training and for answers; None: `mesh`.
         config: of the backbone.
         tokenizer: the backbone's.
         chats, prompts: collators of whole chats and of prompts, by source.
@@ -72,6 +72,7 @@ class Resources:
     prompts: dict[str, Collator]
     rl_prompts: dict[str, Collator]
     skipped: SkipLog = dataclasses.field(default_factory=SkipLog)
+    rollout_mesh: Mesh | None = None
     _read: dict[tuple[str, str], Sequence[Example]] = dataclasses.field(default_factory=dict, repr=False)
     _tallies: dict[str, Tally] = dataclasses.field(default_factory=dict, repr=False)
 
@@ -316,8 +317,7 @@ class Resources:
 
     def held_out(self, source: str, split: str) -> Batch:
         """The first rows of a split, on the mesh."""
-        rows = self.recipe.evaluation.held_out
-        examples = self.examples(source, split)
+        rows, examples = self.recipe.evaluation.held_out, self.examples(source, split)
         # Where bad rows are skipped, the first ones may all be bad.
         chosen = examples if self.recipe.bad_rows == "skip" else examples[:rows]
         first = next(in_order(chosen, self.chats[source], rows)).batch

@@ -53,14 +53,15 @@ class Shares:
         recipe: which.
         content: hashes of its rows, model and rewards, `content_of`.
         devices: on which it runs; None: the keys are only compared with each other.
+        rollouts: their mesh for answers; None: the same.
     """
 
-    def __init__(self, recipe: Recipe, content: Mapping[str, Any], devices: Mesh | None):
+    def __init__(self, recipe: Recipe, content: Mapping[str, Any], devices: Mesh | None, rollouts: Mesh | None = None):
         self._parts: dict[str, Any] = {}
         self._before: dict[str, tuple[str, ...]] = {}
         if recipe.bad_rows != "skip":
             self._declare(recipe, content)
-        self._machine = None if devices is None else _machine(devices)
+        self._machine = None if devices is None else _machine(devices, rollouts)
 
     def _declare(self, recipe: Recipe, content: Mapping[str, Any]) -> None:
         whole = encode(recipe, "recipe")
@@ -162,9 +163,10 @@ def _names(value: Any) -> Iterator[str]:
             yield from _names(item)
 
 
-def _machine(devices: Mesh) -> dict[str, Any]:
+def _machine(devices: Mesh, rollouts: Mesh | None) -> dict[str, Any]:
     """What numbers depend on besides the recipe, as far as rounding."""
-    return {
+    other = {} if rollouts in (None, devices) else {"rollout mesh": [int(size) for size in rollouts.devices.shape]}
+    return other | {
         "code": _code(),
         "versions": versions(),
         "mesh": {str(name): size for name, size in devices.shape.items()},

@@ -10,7 +10,7 @@ from lam_jax.errors import CodebookCollapseError
 from lam_jax.evaluation.codes import probe_codes
 from lam_jax.latent.agent import Agent
 from lam_jax.models.inputs import Batch
-from lam_jax.parallel.parked import rest
+from lam_jax.parallel.parked import discard, is_used_up, rest
 from lam_jax.pipeline.phases import STAGE_PHASES
 from lam_jax.pipeline.resources import Resources
 from lam_jax.recipe import PAIRED, TEXT_ONLY, Recipe, StageSettings, Weights
@@ -70,7 +70,8 @@ def train_stage(
 ) -> Agent:
     """The agent after a phase that trains what `stage` does.
 
-    Where the compute dtype is not the weights' own, `agent` is used up: its frozen weights wait on the host meanwhile.
+    Where the compute dtype is not the weights' own, `agent` is used up: its frozen weights wait on the host meanwhile,
+    and those that train are deleted once the state has its copy.
 
     Args:
         run, recipe: where, and what else the phase depends on.
@@ -86,11 +87,16 @@ def train_stage(
     method, (batches, count) = recipe.method, rows
     steps = settings.steps_of(count)
     trainable, frozen = partition(agent, stage.trains(agent.backbone.config, method))
+    structs, used_up = structs_of(trainable), is_used_up(agent, agent.backbone.config.dtype)
+    if used_up:
+        discard(agent, (trainable, frozen))  # of which some rows train
     resting, wake = rest(frozen, agent.backbone.config.dtype)
 
     def train() -> tuple[Any, dict[str, Any]]:
         optimiser = make_optimiser(settings.optimiser, steps)
         state = TrainState.create(trainable, optimiser, jax.random.key(recipe.seed))
+        if used_up:
+            discard(trainable)
         parts = settings.micro_batches, settings.accumulation
         step = Step(stage, resting, optimiser, method, None, *parts, steps=steps)
 
@@ -108,7 +114,14 @@ def train_stage(
         fitted = fit(plan, state, counted if skipped else step, batches, run.tools(phase))
         return chosen_weights(fitted, settings.weights), best_record(fitted)
 
-    return merge(run.phase(phase, train, trainable, shared).tree, wake())
+    result = run.phase(phase, train, structs, shared)
+    discard(resting, frozen)
+    return merge(result.tree, wake())
+
+
+def structs_of(tree: Any) -> Any:
+    """Shapes, dtypes and shardings of arrays."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
 
 
 def skipped_of(resources: Resources) -> Callable[[], Mapping[str, Any]] | None:
@@ -118,7 +131,8 @@ def skipped_of(resources: Resources) -> Callable[[], Mapping[str, Any]] | None:
 
 def chosen_weights(fitted: Fitted, weights: Weights) -> Any:
     """The weights that a phase hands on."""
-    return fitted.best.trainable if weights == "best" and fitted.best else fitted.state.trainable
+    kept = fitted.best.trainable if weights == "best" and fitted.best else None
+    return fitted.state.trainable if kept is None else kept
 
 
 def best_record(fitted: Fitted) -> dict[str, Any]:

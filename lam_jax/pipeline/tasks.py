@@ -9,14 +9,15 @@ import numpy as np
 from lam_jax.data.collator import Collated
 from lam_jax.data.loader import Peekable
 from lam_jax.latent.agent import Agent
-from lam_jax.parallel.parked import rest
+from lam_jax.parallel.choose_layout import choose_layout
+from lam_jax.parallel.parked import Parking, discard, is_used_up
 from lam_jax.pipeline.costs import PromptSize, played, rl_cost, step_flops
 from lam_jax.pipeline.measures import Evaluator
 from lam_jax.pipeline.observe import observer
 from lam_jax.pipeline.phases import rl_phase, scores_phase, sft_phases
 from lam_jax.pipeline.resources import Resources
 from lam_jax.pipeline.skipped import SkipLog, totals_of
-from lam_jax.pipeline.stages import best_record, chosen_weights, skipped_of, train_stage
+from lam_jax.pipeline.stages import best_record, chosen_weights, skipped_of, structs_of, train_stage
 from lam_jax.runs.run import Run
 from lam_jax.tasks.episodes import EpisodeTask
 from lam_jax.tasks.task import Task
@@ -29,6 +30,7 @@ from lam_jax.train.rl_batch import RLBatch
 from lam_jax.train.rl_collect import Collector
 from lam_jax.train.rl_config import RLConfig
 from lam_jax.train.rl_episodes import EpisodeCollector
+from lam_jax.train.rl_held import hold_frozen, hold_reference
 from lam_jax.train.rl_rewards import Decoder
 from lam_jax.train.rl_update import Update
 from lam_jax.train.spaces import Space
@@ -87,11 +89,15 @@ class _CountingStep(RLStep):
 def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: Agent) -> tuple[Agent, dict[str, Any]]:
     """Stage 6 on the task's prompts; returns the agent, and median times of the later two thirds of the steps.
 
-    `agent` is used up as by `train_stage`.
+    `agent` is used up as by `train_stage`, what trains of it too.
     """
     recipe, config = resources.recipe, rl_config(resources, task, space)
     trainable, frozen = partition(agent, space.trains(agent.backbone.config, recipe.method))
-    resting, wake = rest(frozen, agent.backbone.config.dtype)
+    structs, used_up, parking = structs_of(trainable), is_used_up(agent, agent.backbone.config.dtype), Parking(frozen)
+    if used_up:
+        discard(agent, (trainable, frozen))  # of which some rows train
+    release = parking.park if used_up else None
+    held = hold_frozen(frozen, space, choose_layout(resources.mesh), release, resources.rollout_mesh)
     phase = rl_phase(task.name, space)
     validation = resources.first(task.name, task.val, config.prompts)
     evaluator = Evaluator(resources, task, space)
@@ -99,6 +105,9 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
     def train() -> tuple[Any, dict[str, Any]]:
         optimiser = make_optimiser(config.optimiser, config.steps * config.updates)
         state = TrainState.create(trainable, optimiser, jax.random.key(recipe.seed))
+        reference = hold_reference(trainable, config.algorithm)
+        if used_up:
+            discard(trainable)
         loader = Peekable(resources.prompt_loader(task))
         ends = agent.backbone.config.eos_ids
         decode = Decoder(resources.tokenizer, ends)
@@ -107,13 +116,18 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
         if isinstance(task, EpisodeTask):
             made = resources.rl_prompts[task.name]
             collect: Collector = EpisodeCollector(
-                config, recipe.method, resting, task.game, task.reward, decode, loader, made, observe=observe
+                *(config, recipe.method, held.rollouts, task.game, task.reward, decode, loader, made),
+                observe=observe,
+                mesh=resources.mesh,
             )
         else:
             collect = Collector(
-                config, recipe.method, resting, task.reward, decode, loader, observe=observe, ahead=ahead
+                *(config, recipe.method, held.rollouts, task.reward, decode, loader),
+                observe=observe,
+                ahead=ahead,
+                mesh=resources.mesh,
             )
-        update = Update(config, recipe.method, optimiser, resting, trainable)
+        update = Update(config, recipe.method, optimiser, held.updates, reference)
         skips = recipe.bad_rows == "skip"
         step = _CountingStep(collect, update, resources.skipped) if skips else RLStep(collect, update)
         if not config.turns and (len(task.prompt_lengths) > 1 or len(config.update_buckets) > 1):
@@ -122,8 +136,7 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
 
         def evaluate(state: TrainState) -> dict[str, Any]:
             collect.settle()
-            now = merge(state.trainable, resting)
-            return {"score": evaluator.mean_reward(now, validation, config.rollout.answering())}
+            return {"score": evaluator.mean_reward(collect.agent(state), validation, config.rollout.answering())}
 
         every, keep_best = recipe.rl.validate_every or config.steps, recipe.rl.weights == "best"
         plan = Phase(phase, config.steps, evaluate=evaluate, evaluate_every=every, keep_best=keep_best)
@@ -136,14 +149,15 @@ def reinforce(run: Run, resources: Resources, task: Task, space: Space, agent: A
             size, turns = played(size, fitted.history)
         flops = step_flops(agent.backbone.config, recipe.latent, recipe.method, config, size, turns)
         return chosen_weights(fitted, recipe.rl.weights), best_record(fitted) | {
-            "speed": speed | {"trainable_parameters": count_parameters(trainable)},
+            "speed": speed | {"trainable_parameters": count_parameters(structs)},
             "cost": rl_cost(fitted.history, config, flops),
         }
 
-    result = run.phase(phase, train, trainable)
+    result = run.phase(phase, train, structs)
+    discard(held, frozen)
     speed = dict(result.record["speed"])
     speed = {"task": task.name, "space": space.name, "step_s": speed.pop("rl_step_s"), **speed}
-    return merge(result.tree, wake()), speed
+    return merge(result.tree, parking.wake()), speed
 
 
 def evaluate(run: Run, resources: Resources, task: Task, space: Space, agent: Agent, phase: str) -> dict[str, Any]:

@@ -17,12 +17,12 @@ from lam_jax.latent.world import TabulatedWorld, readout
 from lam_jax.models.backbone import Backbone
 from lam_jax.models.families import spec_of
 from lam_jax.models.inputs import Batch
-from lam_jax.nn.axes import ANY, active, constrain
+from lam_jax.nn.axes import ANY, constrain, gathered, scattered, wide_axes
 from lam_jax.nn.kv_cache import KVCache
 from lam_jax.nn.rope import Rotary
 from lam_jax.nn.stack import is_apart
 from lam_jax.nn.stored import Storage
-from lam_jax.nn.vocabulary import arg_max, pick
+from lam_jax.nn.vocabulary import largest
 from lam_jax.rollout.sampling import RowSampling, Sample, Sampling, SamplingConfig, emission_keys, entropy, sample
 
 # Repetition penalty on next-token logits [N, G, V]; the identity where there is none.
@@ -187,7 +187,8 @@ class LatentActions(struct.PyTreeNode):
         self, state: KVCache, hidden: Float[Array, "N G 1 D"], rotary: Rotary, has_image: Array, step: Int[Array, ""]
     ) -> tuple[Float[Array, "N G K"], KVCache]:
         """Logits of the next action from the state of the newest token."""
-        return self.agent.latent.policy.decode(state, self._input(hidden, has_image), rotary, step)
+        x = scattered(self._input(gathered(hidden), has_image))
+        return self.agent.latent.policy.decode(state, x, rotary, step)
 
     def act(
         self,
@@ -207,16 +208,17 @@ class LatentActions(struct.PyTreeNode):
     ) -> Act:
         drawn, spread = _draw(keys, logits, sampling, "codes")
         token_logits = penalise(self.next_token_logits(hidden, drawn.action, has_image))
-        token = arg_max(token_logits)
+        token, best = largest(token_logits)
         # The code's log-probability knows nothing of these logits: a NaN of theirs must show in it too.
-        largest = jnp.max(token_logits, axis=-1) if active() is None else pick(token_logits, token)
-        drawn = drawn.replace(logp=jnp.where(jnp.isnan(largest), jnp.nan, drawn.logp))
+        drawn = drawn.replace(logp=jnp.where(jnp.isnan(best), jnp.nan, drawn.logp))
         return Act(drawn, spread, token)
 
     def next_token_logits(
         self, hidden: Float[Array, "N *G D"], action: Int[Array, "N *G"], has_image: Bool[Array, " N"]
     ) -> Float[Array, "N *G V"]:
         """The world model's next-token distribution for pre-norm states under codes."""
+        if hidden.ndim == 3:
+            hidden, action = gathered(hidden), gathered(action)
         x = self._input(hidden, has_image)
         if self.world is None:
             return self.backbone.logits(self.agent.read(x, self.agent.latent.look_up(action), self.reading))
@@ -268,7 +270,8 @@ def _require_no_emission(space: ActionSpace, sampling: Sampling) -> None:
 def shared_prompt(x: Array, samples: int) -> Array:
     """[N, ..] repeated for the G samples of each prompt: [N, G, ..]."""
     x = jnp.broadcast_to(x[:, None], (x.shape[0], samples, *x.shape[1:]))
-    return constrain(x, "prompts", "samples", *(ANY,) * (x.ndim - 2))
+    # Not to be taken from the vocabulary's shards where samples lie on their axes too.
+    return constrain(x, "prompts", "gathered" if wide_axes() else "samples", *(ANY,) * (x.ndim - 2))
 
 
 def next_positions(prompts: Batch, offset: jax.Array, samples: int) -> Int[Array, "N G 3 1"]:

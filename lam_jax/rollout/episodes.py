@@ -24,6 +24,7 @@ from lam_jax.environments.play import Games
 from lam_jax.models.inputs import Batch
 from lam_jax.nn.layout import Layout
 from lam_jax.parallel import UPDATE, mesh_of, place
+from lam_jax.parallel.mesh import WIDE
 from lam_jax.parallel.multihost import to_host
 from lam_jax.rollout.actions import ActionSpace
 from lam_jax.rollout.engine import Rollout, RolloutConfig
@@ -150,9 +151,9 @@ def _sizes(batch: Batch, count: int) -> tuple[Int[np.ndarray, " B"], Int[np.ndar
 
 def _require_whole(mesh: Mesh | None, rows: int) -> None:
     shape = {"data": 1, "fsdp": 1} if mesh is None else mesh.shape
-    if shape["fsdp"] > 1:
+    if axis := next((axis for axis in ("fsdp", WIDE) if shape.get(axis, 1) > 1), None):
         raise ValueError(
-            f"Episodes on a mesh with fsdp = {shape['fsdp']}: each answer of a game is one sample, which is not "
+            f"Episodes on a mesh with {axis} = {shape[axis]}: each answer of a game is one sample, which is not "
             "divided. Use the axes data and tensor."
         )
     if rows % shape["data"]:

@@ -4,21 +4,23 @@ Legend: N prompts, G samples of a prompt, L length, P patches of a row.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Bool, Float, Int
 
 from lam_jax.errors import NonFiniteError
 from lam_jax.models.inputs import Batch
 from lam_jax.nn.layout import Layout
-from lam_jax.parallel import ROLLOUT, mesh_of, place, replicate, use
+from lam_jax.parallel import ROLLOUT, UPDATE, mesh_of, place, replicate, use
 from lam_jax.parallel.choose_layout import statics
+from lam_jax.parallel.mesh import WIDE
 from lam_jax.parallel.multihost import to_host
+from lam_jax.parallel.rules import partition_spec
 from lam_jax.rollout.actions import ActionSpace
 from lam_jax.rollout.engine import Rollout, RolloutConfig, rollout
 from lam_jax.rollout.steering import SteeredActions
@@ -83,11 +85,29 @@ def _spoilt(logps: Float[Array, "N G T"], gap: Float[Array, "N G T"], mask: Bool
     return jnp.any(jnp.isnan(logps + gap) & mask, axis=(1, 2))
 
 
-def prepared(space: ActionSpace) -> ActionSpace:
-    """The action space with weights as rollouts want them, see `rollout_weights`."""
+def prepared(space: ActionSpace, on: Mesh | None = None) -> ActionSpace:
+    """The action space with weights as rollouts want them, on the mesh `on`, see `rollout_weights`."""
     if isinstance(space, SteeredActions):  # what it is steered by are no weights
-        return space.replace(space=prepared(space.space))
-    return rollout_weights(space, space.specs, space.backbone.config.dtype)
+        return space.replace(space=prepared(space.space, on))
+    return rollout_weights(space, space.specs, space.backbone.config.dtype, on=on)
+
+
+def brought_to(out: Rollout, mesh: Mesh, rows: int) -> Rollout:
+    """The first `rows` prompts of a rollout of another mesh of the same devices, where updates on `mesh` want them."""
+    leaves, structure = jax.tree.flatten(out)
+    samples = jax.tree.map(lambda _: ("prompts", "samples"), out.replace(prompt_hidden=None))
+    axes = jax.tree.leaves(samples.replace(prompt_hidden=("prompts",)), is_leaf=lambda x: isinstance(x, tuple))
+    shapes = [(rows, *leaf.shape[1:]) for leaf in leaves]
+    places = tuple(
+        NamedSharding(mesh, partition_spec((*names, *(None,) * (len(shape) - len(names))), shape, mesh, UPDATE))
+        for names, shape in zip(axes, shapes, strict=True)
+    )
+    return structure.unflatten(_bringer(places, rows)(leaves))
+
+
+@functools.cache
+def _bringer(places: tuple[NamedSharding, ...], rows: int) -> Callable[[list[jax.Array]], list[jax.Array]]:
+    return jax.jit(lambda leaves: [leaf[:rows] for leaf in leaves], out_shardings=list(places))
 
 
 @functools.partial(jax.jit, static_argnames=("config", "mesh", "layout"))
@@ -108,15 +128,20 @@ def jitted(
 def fill_samples(samples: int, space: ActionSpace) -> int:
     """The least number of samples, `samples` or more, that divides over the shards that they lie on."""
     mesh = mesh_of(space)
-    return samples if mesh is None else samples + -samples % mesh.shape["fsdp"]
+    return samples if mesh is None else samples + -samples % (mesh.shape["fsdp"] * mesh.shape.get(WIDE, 1))
 
 
-def fill_prompts(prompts: Batch, space: ActionSpace) -> Batch:
+def fill_prompts(prompts: Batch, space: ActionSpace, on: Mesh | None = None) -> Batch:
     """Host prompts filled up with padding rows to a multiple of the shards that prompts lie on.
 
     Padding rows come last, produce nothing and count nowhere.
+
+    Args:
+        prompts: on the host.
+        space: what reads them.
+        on: the mesh that they are to lie on; default: that of `space`.
     """
-    mesh = mesh_of(space)
+    mesh = on or mesh_of(space)
     shards = 1 if mesh is None else mesh.shape["data"]
     missing = -prompts.tokens.shape[0] % shards
     if not missing:

@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 from jax.sharding import Mesh, NamedSharding
 
+from lam_jax.parallel.parked import OnHost
 from lam_jax.runs.retention import Checkpoints
 from lam_jax.runs.stop import StopRequest
 
@@ -72,11 +73,19 @@ class Ahead(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Best:
-    """The highest score so far, where it came from, and the weights that had it; None where they are not kept."""
+    """The highest score so far, where it came from, and the weights that had it; None where they are not kept.
+
+    They wait on the host: on the devices they would take as much as those that train.
+    """
 
     step: int
     score: float
-    trainable: Any = None
+    kept: OnHost[Any] | None = None
+
+    @property
+    def trainable(self) -> Any:
+        """The weights, each time anew on the devices; None where they are not kept."""
+        return None if self.kept is None else self.kept.restore()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +169,8 @@ class PhaseSaver:
             return None
         tree, saved = restored.tree, restored.metadata
         data.set_state(saved["data"])
-        best = Best(saved["best"][0], saved["best"][1], tree["best"]) if saved["best"] else None
+        kept = OnHost(tree["best"]) if saved["best_kept"] else None
+        best = Best(saved["best"][0], saved["best"][1], kept) if saved["best"] else None
         owed = saved.get("owes_evaluation", False)
         return PhaseCheckpoint(
             *(tree["state"], saved["number"], saved["updates"], best, tree["buffer"], saved["metrics"], owed),
@@ -219,7 +229,7 @@ class PhaseSaver:
             "number": checkpoint.number,
             "updates": checkpoint.updates,
             "best": [best.step, best.score] if best else None,
-            "best_kept": best is not None and best.trainable is not None,
+            "best_kept": best is not None and best.kept is not None,
             "metrics": {name: float(value) for name, value in checkpoint.metrics.items()},
             "data": data.get_state(),
             "owes_evaluation": checkpoint.owes_evaluation,

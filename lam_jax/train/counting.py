@@ -9,6 +9,7 @@ import dataclasses
 from lam_jax.latent.config import LatentConfig
 from lam_jax.models.config import BackboneConfig, TextSizes, VisionSizes
 from lam_jax.nn.stored import BYTES, Storage
+from lam_jax.parallel.choose_rollout_mesh import Decoding
 
 Grid = tuple[int, int]
 
@@ -235,3 +236,40 @@ def decode_bytes(
     kv = 2 * layers * text.kv_heads * text.head_dim
     positions = prompts * (prompt + samples * (length + 1) / 2)
     return DecodeBytes(float(own + weights * item), float(kv * positions * item))
+
+
+def decoding_of(
+    config: BackboneConfig,
+    latent: LatentConfig | None,
+    sizes: tuple[int, int, int, int],
+    blocks: Storage = "same",
+    head: Storage = "same",
+) -> Decoding:
+    """What a rollout's decode steps read and send, for the choice of its mesh.
+
+    Args:
+        config: of the backbone.
+        latent: of latent or hybrid decoding; None: of tokens.
+        sizes: prompts, samples, tokens of a prompt and of a completion.
+        blocks, head: as of `decode_bytes`.
+    """
+    text, item = config.text, config.dtype.itemsize
+    prompts, samples, prompt, completion = sizes
+    layers = text.layers + (latent.policy_layers if latent else 0)
+    read = decode_bytes(config, latent, *sizes, item, blocks, head)
+    attention = block_weights(text) - 3 * text.width * text.hidden
+    attention = attention * (text.layers * BYTES.get(blocks, item) + (layers - text.layers) * item)
+    return Decoding(
+        attention=float(attention),
+        others=read.weights - attention,
+        position=2.0 * layers * text.kv_heads * text.head_dim * item,
+        kv_heads=text.kv_heads,
+        prompts=prompts,
+        samples=samples,
+        prompt=prompt,
+        completion=completion,
+        layers=layers,
+        # One of embeddings, one a merge block, two for the likeliest token.
+        sums=1 + (latent.merge_layers if latent else 0) + 2,
+        sum_bytes=float(text.width * item),
+    )

@@ -28,7 +28,7 @@ class Phase:
         log_every: steps between records; a record holds the metrics of its own step, and every step is checked.
         evaluate: state -> scalars with a "score" (higher is better). It must not donate the state.
         evaluate_every: steps between evaluations; the first is before the first step. 0: only after the last step.
-        keep_best: a copy of the weights with the highest score is held beside the ones that train.
+        keep_best: a copy of the weights with the highest score is held, on the host.
     """
 
     name: str

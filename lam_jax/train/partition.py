@@ -97,16 +97,24 @@ def partition(params: T, where: Where) -> tuple[T, T]:
 
 
 def merge(trainable: T, frozen: T) -> T:
-    """The inverse of `partition`; under `jit` and `grad` a pure function of both trees."""
+    """The inverse of `partition`; under `jit` and `grad` a pure function of both trees.
+
+    A part that is in one of the halves alone may have another form there: layers apart in the place of a stack.
+    """
+
+    def is_empty(part):
+        return not jax.tree.leaves(part)
 
     def join(own, other):
         # A place may be empty in both: optional weights (a bias, an untied head) are None in the model itself.
-        if own is None or other is None:
-            return other if own is None else own
+        if is_empty(own) or is_empty(other):
+            return other if is_empty(own) else own
         # Trained rows are the last ones; the frozen half may rest in the compute dtype.
+        if isinstance(own, jax.ShapeDtypeStruct):
+            return own.update(shape=(other.shape[0] + own.shape[0], *own.shape[1:]))
         return jnp.concatenate([other.astype(own.dtype), own])
 
-    return jax.tree.map(join, trainable, frozen, is_leaf=lambda leaf: leaf is None)
+    return jax.tree.map(join, trainable, frozen, is_leaf=lambda part: isinstance(part, tuple) or is_empty(part))
 
 
 # Their gradients are sums over many look-ups and chunks of logits, which bfloat16 would round away.

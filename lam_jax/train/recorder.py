@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from lam_jax.errors import NonFiniteError
+from lam_jax.parallel.parked import OnHost
 from lam_jax.runs.metrics import MetricsWriter
 from lam_jax.runs.phase_checkpoint import Best
 from lam_jax.runs.progress import Bar
@@ -34,7 +34,7 @@ class Recorder:
         is_logged: whether a step of this number gets a record; every step is checked.
         writer, bar: where records go, and where some of their values are shown.
         best: of the evaluations so far.
-        keep_best: a copy of the weights is kept with the best score.
+        keep_best: a copy of the weights is kept with the best score, on the host.
     """
 
     def __init__(
@@ -96,7 +96,6 @@ class Recorder:
         record = {f"eval_{name}": value for name, value in scalars.items()} | {"eval_s": time.monotonic() - began}
         self.history.append(self.writer.write(self.phase, number, record))
         if self.best is None or scalars["score"] > self.best.score:
-            # A copy: the next step donates the state's buffers.
-            kept = jax.tree.map(jnp.copy, state.trainable) if self.keep_best else None
+            kept = OnHost(state.trainable) if self.keep_best else None
             self.best = Best(number, scalars["score"], kept)
         self._last_time = time.monotonic()

@@ -19,20 +19,20 @@ from lam_jax.data.schemas import Example
 from lam_jax.latent.agent import Agent
 from lam_jax.models.inputs import Batch
 from lam_jax.nn.layout import Layout
-from lam_jax.parallel import UPDATE, mesh_of, place
+from lam_jax.parallel import UPDATE, mesh_of, place, replicate
 from lam_jax.parallel.multihost import gather_json, to_host
 from lam_jax.rewards.judge import judge_metrics, judges_of
 from lam_jax.rl import ends_well, fill_slots
 from lam_jax.rollout.actions import ActionSpace
 from lam_jax.rollout.engine import Rollout, rollout
-from lam_jax.rollout.run import fill_prompts, require_numbers, run_rollout
+from lam_jax.rollout.run import brought_to, fill_prompts, require_numbers, run_rollout
 from lam_jax.rollout.weights import rollout_weights
 from lam_jax.runs.metrics import FAILED_PART
 from lam_jax.train.method import Method
-from lam_jax.train.partition import merge
 from lam_jax.train.rl_batch import RLBatch, of_one_shape, replace_rows, with_advantages
 from lam_jax.train.rl_config import RLConfig
 from lam_jax.train.rl_failures import Failures, FailureWatch, count_failures
+from lam_jax.train.rl_held import for_rollouts
 from lam_jax.train.rl_rewards import Decode, Reward, Scores, advantages_of, gathered, masked_mean
 from lam_jax.train.rl_rolling import Rolling
 from lam_jax.train.state import TrainState
@@ -68,13 +68,14 @@ class Collector:
     Args:
         config: settings.
         method: switches.
-        frozen: the agent without its trainable part; kept as rollouts want it.
+        frozen: the agent without its trainable part; kept as rollouts want it (`lam_jax.train.rl_held`).
         reward: scores answers.
         decode: tokens to text.
         refill: where dynamic sampling draws further prompts from.
         layout: of the rollouts; default: what suits the mesh.
         observe: is shown each rollout, on every process, before an update is made of it; it changes nothing.
         ahead: gives the prompts of the next step, which stay the next ones: where scoring overlaps.
+        mesh: of updates, over the devices of `frozen` in their order; default: that of `frozen`, which rollouts are on.
 
     Raises:
         ValueError: scoring is to overlap and there is no `ahead`.
@@ -91,9 +92,11 @@ class Collector:
         layout: Layout | None = None,
         observe: Observe | None = None,
         ahead: Callable[[], Collated] | None = None,
+        mesh: Mesh | None = None,
     ):
-        self.config, self.method, self.mesh = config, method, mesh_of(frozen)
-        self.frozen = self._for_rollouts(frozen)
+        self.rollout_mesh = mesh_of(frozen)
+        self.config, self.method, self.mesh = config, method, mesh or self.rollout_mesh
+        self.frozen = rollout_weights(frozen, frozen.specs, frozen.backbone.config.dtype)
         self.reward, self.decode, self.refill, self.layout = reward, decode, refill, layout
         self.observe, self.ahead = observe, ahead
         if config.overlap_scoring != (ahead is not None):
@@ -168,10 +171,16 @@ class Collector:
         """Prompts on the mesh, filled up to its shards, and their continuations; attempt 1 and up are refills."""
         space = self.actions(state)
         count, samples = len(batch.tokens), self.config.rollout.samples
+        filled = fill_prompts(batch, space, self.mesh)
         # Placed here, so that an update after a refill is the same program.
-        prompts = place(fill_prompts(batch, space), self.mesh, UPDATE)
-        ids = np.arange(len(prompts.tokens) * samples, dtype=np.int32) + attempt * count * samples
-        return prompts, run_rollout(space, prompts, ids.reshape(-1, samples), key, self.config.rollout, self.layout)
+        prompts = place(filled, self.mesh, UPDATE)
+        apart = self.rollout_mesh != self.mesh
+        read = fill_prompts(filled, space) if apart else prompts
+        ids = np.arange(len(read.tokens) * samples, dtype=np.int32) + attempt * count * samples
+        out = run_rollout(space, read, ids.reshape(-1, samples), key, self.config.rollout, self.layout)
+        if self.mesh is not None and apart:
+            out = brought_to(out, self.mesh, len(prompts.tokens))
+        return prompts, out
 
     def like(self, state: TrainState, prompts: Collated) -> RLBatch:
         """Shape structs of the batch that prompts of this shape give."""
@@ -182,15 +191,16 @@ class Collector:
             return RLBatch(prompts, out, jnp.zeros(ids.shape, jnp.float32), out.mask)
 
         space = self.actions(state)
-        return jax.eval_shape(roll, space, fill_prompts(prompts.batch, space), state.key)
+        key = replicate(state.key, self.rollout_mesh)
+        return jax.eval_shape(roll, space, fill_prompts(prompts.batch, space, self.mesh), key)
 
     def actions(self, state: TrainState) -> ActionSpace:
         """The action space of the present policy, its weights as rollouts want them."""
-        agent = merge(self._for_rollouts(state.trainable), self.frozen)
-        return self.config.space.actions(agent, self.method)
+        return self.config.space.actions(self.agent(state), self.method)
 
-    def _for_rollouts(self, part: Agent) -> Agent:
-        return rollout_weights(part, part.specs, part.backbone.config.dtype)
+    def agent(self, state: TrainState) -> Agent:
+        """The present agent, its weights as rollouts want them."""
+        return for_rollouts(state.trainable, self.frozen)
 
     def _rolling(
         self, state: TrainState, drawn: Collated, key: Array, attempt: int, step: int | None = None

@@ -7,12 +7,14 @@ Legend: N prompts, G samples of a prompt, K most turns of a game.
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool
 
 from lam_jax.data.collator import Collated
@@ -22,7 +24,7 @@ from lam_jax.environments.play import begun
 from lam_jax.latent.agent import Agent
 from lam_jax.models.inputs import Batch
 from lam_jax.nn.layout import Layout
-from lam_jax.parallel import UPDATE, place
+from lam_jax.parallel import UPDATE, place, replicate
 from lam_jax.parallel.multihost import to_host
 from lam_jax.rewards.reward import Reward
 from lam_jax.rl import ends_well
@@ -51,6 +53,7 @@ class EpisodeCollector(Collector):
         collate: makes prompts of conversations, of one length and with room for the pictures of a whole game.
         layout: of the rollouts; default: what suits the mesh.
         observe: is shown the games, their answers one behind the other.
+        mesh: as of `Collector`.
 
     Raises:
         ValueError: `config.turns` is not the environment's.
@@ -68,8 +71,9 @@ class EpisodeCollector(Collector):
         collate: Callable[[Sequence[Example], int], Collated],
         layout: Layout | None = None,
         observe: Observe | None = None,
+        mesh: Mesh | None = None,
     ):
-        super().__init__(config, method, frozen, reward, decode, refill, layout, observe)
+        super().__init__(config, method, frozen, reward, decode, refill, layout, observe, mesh=mesh)
         if config.turns != environment.turns:
             raise ValueError(
                 f"EpisodeCollector: RLConfig.turns is {config.turns}, expected the environment's {environment.turns}."
@@ -104,7 +108,7 @@ class EpisodeCollector(Collector):
             return RLBatch(prompts, out, jnp.zeros(ids.shape, jnp.float32), out.mask)
 
         whole = jax.tree.map(lambda x: np.zeros((games * turns, *x.shape[1:]), x.dtype), one)
-        return jax.eval_shape(roll, self.actions(state), whole, state.key)
+        return jax.eval_shape(roll, self.actions(state), whole, replicate(state.key, self.rollout_mesh))
 
     @property
     def _one(self) -> RolloutConfig:
@@ -113,7 +117,7 @@ class EpisodeCollector(Collector):
     def _games(self, prompts: int) -> int:
         """Games of a batch, with those that fill up the mesh."""
         games = prompts * self.config.rollout.samples
-        shards = 1 if self.mesh is None else self.mesh.shape["data"]
+        shards = math.lcm(*(1 if mesh is None else mesh.shape["data"] for mesh in (self.mesh, self.rollout_mesh)))
         return games + -games % shards
 
     def _attempt(

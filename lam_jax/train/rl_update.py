@@ -41,7 +41,8 @@ class Update:
         method: switches.
         optimiser: for `config.steps * config.updates` steps.
         frozen: the agent without its trainable part.
-        reference: the trainable part at the start, for the KL; other buffers than a state's, which are donated.
+        reference: the trainable part at the start, for the KL; other buffers than a state's, which are donated. Without
+            a KL it may be empty.
         layout: of the program; default: what suits the mesh.
     """
 

@@ -49,6 +49,7 @@ class Space:
         emits: rollouts draw the token under a code; answers take the most likely one.
         frozen_backbone: the update reads the backbone's states from the rollout and scores by none of the matrices that
             drew with them, so that rollouts may hold these in fewer bits (`RolloutConfig.weights`).
+        unused: parts of the agent that stage 6 does not read, by the beginnings of their paths.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Space:
     parts: tuple[str, ...] = ()
     emits: bool = False
     frozen_backbone: bool = False
+    unused: tuple[str, ...] = ()
 
 
 def _latent_actions(agent: Agent, method: Method) -> ActionSpace:
@@ -135,6 +137,8 @@ def _token_sft(method: Method) -> Mapping[str, Stage]:
     return {"sft": SFT_TOKEN}
 
 
+# What only stages 1 to 5 read.
+_OF_LEARNING = ("latent.inverse", "latent.back_projector", "latent.projector.log_variance_net")
 LATENT = Space(
     "latent",
     _latent_actions,
@@ -145,6 +149,7 @@ LATENT = Space(
     coded=True,
     update_flops=_latent_flops,
     frozen_backbone=True,
+    unused=_OF_LEARNING,
 )
 HYBRID = Space(
     "hybrid",
@@ -158,9 +163,18 @@ HYBRID = Space(
     parts=("code_entropy", "emission_entropy"),
     emits=True,
     frozen_backbone=True,
+    unused=_OF_LEARNING,
 )
 TOKEN = Space(
-    "token", _token_actions, _token_logps, backbone_top, _token_sft, "token", coded=False, update_flops=_token_flops
+    "token",
+    _token_actions,
+    _token_logps,
+    backbone_top,
+    _token_sft,
+    "token",
+    coded=False,
+    update_flops=_token_flops,
+    unused=("latent",),
 )
 SPACES: Mapping[str, Space] = {space.name: space for space in (LATENT, HYBRID, TOKEN)}
 SpaceName = Literal["latent", "hybrid", "token"]

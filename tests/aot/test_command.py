@@ -7,8 +7,8 @@ import jax
 import pytest
 
 from lam_jax.aot import command
-from lam_jax.aot.chips import CHIPS
 from lam_jax.cli import main
+from lam_jax.parallel.chips import CHIPS
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 TINY = ["--preset", "tiny", "--topology", "v5e:2x4"]
@@ -56,9 +56,41 @@ def test_a_step_that_does_not_fit_ends_with_code_1(pod, capsys, monkeypatch):
     assert err.startswith("lam-jax: tiny does not fit v5e:2x4: projector (needs ")
 
 
+ROLLS = [*TINY, *SIZES, "--stage", "rollout_latent", "update_latent", "--mesh", "2,2,2"]
+
+
+def test_rollouts_are_compiled_on_their_own_mesh(pod, capsys, tmp_path):
+    code, out, _ = call([*ROLLS, "--rollout-mesh", "data=2,wide=2,tensor=2", "--out", str(tmp_path)], capsys)
+    assert code == 0
+    assert "rollouts on mesh data 2, fsdp 1, wide 2, tensor 2: as asked for" in out
+    assert "tiny rollout_latent in float32 on v5e:2x4 (data=2, fsdp=1, wide=2, tensor=2)" in out
+    assert "tiny update_latent in float32 on v5e:2x4 (data=2, fsdp=2, tensor=2)" in out
+    assert "estimate at peak figures: latency" in out
+    page = (tmp_path / "README.md").read_text()
+    assert "Mesh data 2, fsdp 2, tensor 2; rollout_latent on data 2, fsdp 1, wide 2, tensor 2." in page
+
+
+def test_the_mesh_of_rollouts_is_chosen_by_its_cost(pod, capsys, monkeypatch):
+    """Of a chip that reads slowly and waits for nothing one on which each reads an eighth."""
+    slow = dataclasses.replace(CHIPS["v5e"], hbm_bandwidth=1e6, hop=0.0)
+    monkeypatch.setitem(CHIPS, "v5e", slow)
+    code, out, _ = call([*ROLLS[:-4], "--stage", "rollout_latent", "--mesh", "8,1,1"], capsys)
+    assert code == 0
+    assert "rollouts on mesh data" in out
+    assert "a decode step takes" in out
+    code, out, _ = call([*ROLLS[:-4], "--stage", "rollout_latent", "--mesh", "2,2,2", "--rollout-mesh", "same"], capsys)
+    assert (code, "rollouts on" in out) == (0, False)
+
+
 @pytest.mark.parametrize(
     ("args", "part"),
     [
+        (
+            [*ROLLS, "--rollout-mesh", "1,1,4"],
+            "has 4 devices, but the mesh of training, data 2, fsdp 2, tensor 2, has 8",
+        ),
+        ([*ROLLS, "--rollout-mesh", "wide=8"], "'samples' (samples of a prompt) of size 2 does not divide"),
+        ([*ROLLS, "--rollout-mesh", "best"], "--rollout-mesh: found 'best', expected 'auto', 'same', three positive"),
         (["--preset", "tiny", "--topology", "v5x:4x4", "--stage", "joint"], "found 'v5x:4x4', expected a TPU chip of"),
         ([*TINY, "--stage", "joint", "--mesh", "2,2,1"], "a mesh of 4 chips, but the topology has 8"),
         ([*TINY, "--stage", "joint", "--mesh", "data=2,model=4"], "expected three positive sizes data,fsdp,tensor"),

@@ -5,7 +5,6 @@ import json
 
 import pytest
 
-from lam_jax.aot.cards import CARDS
 from lam_jax.aot.compilers import check_plugin, compiling_for
 from lam_jax.aot.flops import count_flops, kernel_flops
 from lam_jax.aot.programs import Setting, build
@@ -17,6 +16,7 @@ from lam_jax.cli import main
 from lam_jax.latent.config import LATENT_PRESETS
 from lam_jax.models.qwen2_5_vl.presets import PRESETS
 from lam_jax.parallel import make_mesh
+from lam_jax.parallel.cards import CARDS
 from lam_jax.train.counting import rollout_flops
 
 
@@ -138,6 +138,16 @@ def rollouts_3b(tmp_path_factory):
     code, reports = compiled(folder, "--preset", PRESET, "--topology", "h100:1", "--prompts", "4", *stages)
     assert code == 0
     return reports
+
+
+def test_3b_latent_rl_fits_a_card_of_24_gb(tmp_path):
+    """4 prompts x 8 samples, 1024 + 1024 tokens in bfloat16: 22 GiB at most (issue 19)."""
+    stages = ("--stage", "rollout_latent", "update_latent")
+    sizes = ("--prompts", "4", "--micro-batches", "4", "--dtype", "bfloat16")
+    code, reports = compiled(tmp_path, "--preset", PRESET, "--topology", "rtx4090:1", *stages, *sizes)
+    assert code == 0
+    for stage, report in reports.items():
+        assert sum(report["memory"].values()) <= 22 * 2**30, stage
 
 
 @pytest.mark.parametrize(("stage", "most"), [("rollout_token", 450), ("rollout_latent", 570)])

@@ -5,17 +5,18 @@ import dataclasses
 import pytest
 
 from lam_jax.aot.abstract import bytes_per_chip
-from lam_jax.aot.chips import Chip
 from lam_jax.aot.programs import Setting, build
 from lam_jax.aot.report import Memory, Traffic, bandwidth, by_kind, check, estimate, hosts_spanned, refusal, wire_bytes
 from lam_jax.aot.work import ChipWork
 from lam_jax.aot.workload import Workload
-from lam_jax.parallel import make_mesh
+from lam_jax.parallel import make_mesh, mesh_of
+from lam_jax.parallel.chips import Chip
 from lam_jax.parallel.collectives import Collective
+from lam_jax.parallel.mesh import reshaped
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 WORK = Workload(rows=8, prompts=4, samples=2, prompt=24, completion=8, image=(56, 84))
-CHIP = Chip("made up", flops=1e12, hbm=2**30, hbm_bandwidth=1e11, link_bandwidth=1e10)
+CHIP = Chip("made up", flops=1e12, hbm=2**30, hbm_bandwidth=1e11, link_bandwidth=1e10, hop=0.0)
 
 
 HOSTS = (0, 0, 0, 0, 1, 1, 1, 1)
@@ -127,6 +128,44 @@ def test_estimate_by_hand():
     assert found.communication == pytest.approx(0.0015)
     assert found.step == pytest.approx(0.0055)
     assert found.mfu == pytest.approx(4e9 / (0.0055 * 4e12))
+
+
+# A 2x4 of chips whose last and first ones are not linked.
+PLACES = tuple((x, y) for x in range(2) for y in range(4))
+
+
+@pytest.mark.parametrize(
+    ("kind", "groups", "hops"),
+    [
+        ("all-gather", ((0, 1), (2, 3)), 1),
+        ("all-gather", ((0, 3), (1, 2)), 3),  # the widest group is waited for
+        ("all-reduce", ((0, 1, 4, 5), (2, 3, 6, 7)), 4),
+        ("all-reduce", (tuple(range(8)),), 8),
+        ("collective-permute", ((0, 7), (7, 0)), 4),
+    ],
+)
+def test_a_collective_waits_for_its_longest_way(kind, groups, hops):
+    chip = dataclasses.replace(CHIP, hop=1e-6, torus=2, wraps=16)
+    sent = [dataclasses.replace(collective(kind, 400, 5, 4, groups), name="a")]
+    sent += [dataclasses.replace(sent[0], shape=(3,))]  # another array of the same operation waits with it
+    memory = Memory(arguments=0, beside=0, outputs=0, temporaries=0, code=0)
+    found = estimate(1, ChipWork(0, 0), memory, sent, chip, chips=8, places=PLACES)
+    assert found.latency == pytest.approx(5 * hops * 1e-6)
+    assert found.step == pytest.approx(found.communication + found.latency)
+
+
+def test_rollouts_are_compiled_for_their_own_mesh(setting):
+    """The update's batch is on the mesh of training; both placements of the frozen half are counted."""
+    other = dataclasses.replace(setting, rollout_mesh=reshaped(setting.mesh, (1, 2, 4)))
+    rollout, update = (build(f"{kind}_latent", other) for kind in ("rollout", "update"))
+    plain = build("rollout_latent", setting)
+    assert check("rollout_latent", other, "host:8", CHIP).mesh == {"data": 1, "fsdp": 2, "tensor": 4}
+    assert update.mesh == setting.mesh
+    assert mesh_of(update.arguments) == setting.mesh
+    assert mesh_of(rollout.arguments) == other.rollout_mesh
+    held = [bytes_per_chip(program.arguments[0]) for program in (rollout, plain)]
+    assert held[0] < 0.75 * held[1]
+    assert bytes_per_chip(rollout.resident) - bytes_per_chip(rollout.arguments) > bytes_per_chip(update.arguments[1])
 
 
 def test_the_compiler_s_refusal_is_quoted_without_the_listing():

@@ -50,9 +50,9 @@ def test_tables_hold_memory_work_and_estimates(tmp_path):
     write_markdown(tmp_path, tmp_path / "docs" / "table.md")
     lines = (tmp_path / "docs" / "table.md").read_text().splitlines()
     [row] = [line for line in lines if line.startswith("| update_latent |")]
-    assert row == "| update_latent | 3.50 | 1.00 | yes | 16,000 | 1.50 | all-gather 5.00 | 2.000 | 25.0% | 60 |"
+    assert row == "| update_latent | 3.50 | 1.00 | yes | 16,000 | 1.50 | all-gather 5.00 | 2.000 | 0.000 | 25.0% | 60 |"
     [row] = [line for line in lines if line.startswith("| inverse |")]
-    assert row == "| inverse | - | - | no: the compiler refuses it | 16,000 | - | - | - | - | 60 |"
+    assert row == "| inverse | - | - | no: the compiler refuses it | 16,000 | - | - | - | - | - | 60 |"
     assert "## tiny in float32 on v5e:4x4: 16 chips" in lines
     assert not any("Weak scaling" in line for line in lines)
 
@@ -118,3 +118,13 @@ def test_decode_steps_have_a_table(tmp_path):
     lines = lines_of(tmp_path, card, report("rollout_token", decode=step))
     assert "| tiny rollout_token | float32 | h100:8 | - | 48 | 7 | 8 | 30 | 2 | 3.00 | 1.50 | 4 |" in lines
     assert "| tiny rollout_token | float32 | v5e:4x4 | - | - | - | - | - | - | 3.00 | 1.50 | 4 |" in lines
+
+
+def test_micro_batches_are_told_where_there_are_several(tmp_path):
+    card = {"topology": "rtx4090:1", "chips": 1, "hbm": 23 * GIB}
+    work = report().workload | {"micro_batches": 1}
+    update = report(**card, workload=work | {"micro_batches": 4})
+    lines = lines_of(tmp_path, report("rollout_latent", **card, workload=work), update)
+    assert "| latent RL | tiny | float32 | yes, 3.5 (4 micro-batches) |" in lines
+    assert sum(line.startswith("| update_latent, 4 micro-batches | 3.50 |") for line in lines) == 1
+    assert sum(line.startswith("| rollout_latent | 3.50 |") for line in lines) == 1

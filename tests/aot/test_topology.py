@@ -6,9 +6,9 @@ from importlib import metadata
 import jax
 import pytest
 
-from lam_jax.aot.cards import CARDS
-from lam_jax.aot.chips import CHIPS
 from lam_jax.aot.topology import MissingExtraError, TopologyError, chip_of, topology_devices, topology_mesh
+from lam_jax.parallel.cards import CARDS
+from lam_jax.parallel.chips import CHIPS
 
 
 def test_chips_by_topology():

@@ -53,6 +53,16 @@ def test_rollout_weights_are_set_in_any_recipe_whose_spaces_can_have_them():
         parse("own", [*OWN, "--rollout-weights", "int8"])
 
 
+def test_the_mesh_of_rollouts_is_a_flag_of_the_run(capsys):
+    for text, expected in (("same", "same"), ("wide=2,tensor=4", (1, 1, 2, 4)), ("2,1,4", (2, 1, 4))):
+        _, run = parse("demo", ["--out", "x", "--rollout-mesh", text])
+        assert run.rollouts_on() == expected
+    assert parse("demo", ["--out", "x"])[1].rollouts_on() == "auto"
+    code, out, err = call(["train", "demo", "--out", "x", "--rollout-mesh", "big"], capsys)
+    assert code == 2
+    assert "--rollout-mesh: found 'big', expected 'auto'" in out + err
+
+
 def test_flags_make_the_recipe_that_python_makes():
     given = [*OWN, "--text", "x.json", "--space", "token", "--algorithm", "dapo", "--image", "56", "84"]
     given += ["--validate-every", "5", "--shown", "2", "--log", "wandb"]

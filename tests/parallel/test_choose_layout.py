@@ -64,12 +64,14 @@ def test_kernels_keep_to_a_card_s_shared_memory(kernel):
 
 @pytest.mark.parametrize("capability", ["7.5", "gfx942", ""])
 def test_other_cards_get_plain_layers(kernel, capability):
-    assert choose_layout(one_of(card(capability, True))) == Layout(joined=True, unrolled=2**25, apart=EVERY)
+    assert choose_layout(one_of(card(capability, True))) == Layout(
+        joined=True, unrolled=2**25, apart=EVERY, kept_apart=True
+    )
 
 
 def test_several_cards_have_their_layers_apart(kernel):
     mesh = Mock(spec=Mesh, size=2, devices=np.array([card("9.0", True)] * 2))
-    assert choose_layout(mesh) == Layout(unrolled=2**25, apart=EVERY)
+    assert choose_layout(mesh) == Layout(unrolled=2**25, apart=EVERY, kept_apart=True)
 
 
 def one_of(device):

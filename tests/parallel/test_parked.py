@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lam_jax.parallel import make_mesh
-from lam_jax.parallel.parked import park, rest
+from lam_jax.parallel.parked import OnHost, Parking, park, rest
 
 
 def tree(mesh=None):
@@ -41,3 +41,36 @@ def test_where_the_dtype_is_the_weights_own_nothing_moves():
     resting, wake = rest(before, jnp.float32)
     assert resting["w"] is before["w"]
     assert park(before, jnp.float32)()["w"] is wake()["w"] is before["w"]
+
+
+@pytest.mark.parametrize("shape", [None, (2, 1, 2)])
+def test_a_copy_on_the_host_outlives_what_it_is_of(shape):
+    mesh = None if shape is None else make_mesh(shape)
+    before, values = tree(mesh)
+    sharding = before["w"].sharding
+    copy = OnHost(before)
+    jax.jit(lambda x: x + 1, donate_argnums=0)(before["w"])
+    found = copy.restore()
+    np.testing.assert_array_equal(found["w"], values)
+    assert (found["w"].sharding, found["none"]) == (sharding, None)
+
+
+def test_a_copy_on_the_host_takes_nothing_on_the_devices():
+    def buffers():
+        return {x.unsafe_buffer_pointer() for x in jax.live_arrays()}
+
+    before, _ = tree()
+    known = buffers()
+    copy = OnHost(before)
+    assert buffers() == known
+    assert copy.restore()["w"] is not before["w"]
+
+
+def test_what_is_not_parked_stays():
+    before, values = tree()
+    parking = Parking(before)
+    parking.park(before["w"])
+    assert before["w"].is_deleted()
+    again = parking.wake()
+    np.testing.assert_array_equal(again["w"], values)
+    assert again["half"] is before["half"]

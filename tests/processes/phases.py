@@ -12,7 +12,9 @@ from lam_jax.data.schemas import Example
 from lam_jax.errors import PreemptedError
 from lam_jax.hosts.consistency import code_hash, require_consistent, require_consistent_weights, versions
 from lam_jax.latent.agent import Agent
-from lam_jax.parallel import TRAIN, shardings
+from lam_jax.parallel import TRAIN, mesh_of, shardings
+from lam_jax.parallel.choose_layout import choose_layout
+from lam_jax.parallel.mesh import reshaped
 from lam_jax.parallel.processes import whole_mesh
 from lam_jax.parallel.rows import from_own_rows, own_rows
 from lam_jax.pipeline.observe import observer
@@ -25,6 +27,7 @@ from lam_jax.train.partition import merge, partition
 from lam_jax.train.rl import RLStep
 from lam_jax.train.rl_collect import Collector
 from lam_jax.train.rl_config import RLConfig
+from lam_jax.train.rl_held import hold_frozen
 from lam_jax.train.rl_rewards import Decoder
 from lam_jax.train.rl_update import Update
 from lam_jax.train.spaces import SPACES
@@ -72,7 +75,7 @@ def prompt_data() -> Loader:
     return Loader(list(range(made.N)), collate, LoaderConfig(made.N, seed=2))
 
 
-def train(run: Run, phase: str, agent: Agent, mesh, stop: StopRequest | None):
+def train(run: Run, phase: str, agent: Agent, mesh, stop: StopRequest | None, rollout_mesh=None):
     """One phase; the agent after it."""
     space = phase.removeprefix("rl_")
     trains = SPACES[space].trains if space in SPACES else STAGES[phase].trains
@@ -86,8 +89,11 @@ def train(run: Run, phase: str, agent: Agent, mesh, stop: StopRequest | None):
             data = prompt_data()
             decode = Decoder(Numbers())
             observe = observer(run, phase, config, decode, made.CONFIG.eos_id)
-            collect = Collector(config, made.METHOD, frozen, reward, decode, data, observe=observe)
-            step = RLStep(collect, Update(config, made.METHOD, made.optimiser(), frozen, trainable))
+            held = hold_frozen(frozen, SPACES[space], choose_layout(mesh), on=rollout_mesh)
+            collect = Collector(
+                *(config, made.METHOD, held.rollouts, reward, decode, data), observe=observe, mesh=mesh_of(frozen)
+            )
+            step = RLStep(collect, Update(config, made.METHOD, made.optimiser(), held.updates, trainable))
         else:
             data = stage_data(made.batch_of(phase), mesh)
             step = Step(STAGES[phase], frozen, made.optimiser(), made.METHOD)
@@ -100,7 +106,10 @@ def train(run: Run, phase: str, agent: Agent, mesh, stop: StopRequest | None):
 
 
 def main(folder: str, sizes: str, *phases: str) -> None:
-    mesh = whole_mesh(tuple(int(size) for size in sizes.split("x")))
+    """`sizes` like "2x2x2", or "2x2x2/1x1x4x2" with those of the mesh of rollouts."""
+    shapes = [tuple(int(size) for size in part.split("x")) for part in sizes.split("/")]
+    mesh = whole_mesh(shapes[0])
+    rollouts = reshaped(mesh, shapes[1]) if len(shapes) > 1 else None
     require_consistent({"code": code_hash(), "versions": versions()})
     agent = place_agent(mesh)
     require_consistent_weights(agent)
@@ -108,7 +117,7 @@ def main(folder: str, sizes: str, *phases: str) -> None:
         for phase in phases:
             name, _, visit = phase.partition(":")
             try:
-                agent = train(run, name, agent, mesh, StopAt(int(visit)) if visit else None)
+                agent = train(run, name, agent, mesh, StopAt(int(visit)) if visit else None, rollouts)
             except PreemptedError as error:
                 print(json.dumps({"stopped": str(error)}), flush=True)
                 return

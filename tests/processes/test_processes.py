@@ -107,6 +107,16 @@ def test_every_stage_and_rl_have_the_losses_of_one_process(tmp_path):
 
 
 @pytest.mark.processes
+@pytest.mark.parametrize("rollouts", ["1x2x4", "1x1x2x4"])
+def test_rollouts_of_two_processes_on_a_mesh_of_their_own(tmp_path, rollouts):
+    """The policy goes there and the rollouts come back between devices of both; numbers are those of one mesh."""
+    one = train(tmp_path / "one", "2x2x2", 8, ["rl_latent"])
+    two = train(tmp_path / "two", f"2x2x2/{rollouts}", 4, ["rl_latent"], processes=2)
+    assert_close(two, one)
+    assert_shown_alike(tmp_path / "two", tmp_path / "one", ["rl_latent"])
+
+
+@pytest.mark.processes
 @pytest.mark.parametrize(("phase", "update"), [("joint", 1), ("rl_latent", 3)])
 def test_two_processes_go_on_in_one_with_two_devices(tmp_path, phase, update):
     """RL is stopped between the two updates of its second rollout."""

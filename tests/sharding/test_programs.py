@@ -15,11 +15,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 from lam_jax.latent.agent import Agent, init_latent
 from lam_jax.nn.kv_cache import KVCache
 from lam_jax.nn.weight import is_weight, materialize
-from lam_jax.parallel import ROLLOUT, TRAIN, make_mesh, shardings, use
+from lam_jax.parallel import ROLLOUT, TRAIN, make_mesh, place, shardings, use
 from lam_jax.parallel.collectives import collectives
+from lam_jax.parallel.mesh import reshaped
 from lam_jax.parallel.rules import with_holes
-from lam_jax.rollout.run import run_rollout
+from lam_jax.rollout.run import fill_prompts, jitted, prepared, run_rollout
 from lam_jax.rollout.sampling import SamplingConfig
+from lam_jax.train.spaces import SPACES
 from tests.sharding import made
 from tests.sharding.made import CONFIG, LATENT, VOCAB, ran
 
@@ -122,6 +124,31 @@ def test_a_rollout_moves_no_vocabulary_and_no_weight(name):
 def test_every_rollout_moves_no_vocabulary_and_no_weight(name, mesh):
     assert_vocabulary_stays_in_shards(name, mesh)
     assert_weights_stay(name, mesh)
+
+
+@pytest.mark.sharding
+@pytest.mark.parametrize(
+    ("space", "sizes"), [("latent", (2, 1, 2, 2)), ("latent", (4, 1, 2, 1)), ("token", (2, 1, 2, 2))]
+)
+def test_wide_rollouts_gather_samples_and_no_weights(space, sizes):
+    """Of a block: samples gathered and scattered once, and the parts of small sums over `tensor` fetched twice."""
+    training = made.on("all")
+    mesh = reshaped(training, sizes)
+    actions = prepared(SPACES[space].actions(made.agent(training), made.METHOD), mesh)
+    prompts = place(fill_prompts(jax.tree.map(np.asarray, made.PROMPTS), actions), mesh, ROLLOUT)
+    ids = np.arange(len(prompts.tokens) * made.G, dtype=np.int32).reshape(-1, made.G)
+    ids = place(ids, mesh, ROLLOUT, "prompts", "samples")
+    arguments = (actions, prompts, ids, jax.random.key(3))
+    lowered = jitted.lower(*arguments, config=made.rollout_config(space), mesh=mesh, layout=made.scanned(mesh))
+    found = collectives(lowered.compile().as_text())
+    for c in found:
+        if c.kind in MOVES:
+            assert not c.unbounded or tuple(n for n in c.shape if n > 1) not in weight_shapes(), c
+            assert VOCAB not in c.shape, c
+    layers = [c for c in found if c.unbounded and "shard_map" in c.source and c.trips > 1]
+    assert {c.kind for c in layers} <= {"all-gather", "all-to-all", "all-reduce"}
+    mlp = next(leaf for leaf in jax.tree.leaves(actions.backbone.blocks.mlp.gate) if leaf.ndim == 3)
+    assert mlp.sharding.shard_shape(mlp.shape)[-1] == mlp.shape[-1] // (sizes[2] * sizes[3])
 
 
 def lies(array, mesh, *axes):
