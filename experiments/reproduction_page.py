@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from experiments.arms import RATES
 from experiments.reproduction_records import (
     cost_table,
     diversity_rows,
@@ -181,6 +182,11 @@ def page(results: Path) -> Iterator[str]:
     yield SHORT_TEXT
     yield _short(tables)
     yield f"## {TUNED}"
+    rates = ", ".join(f"{agent} {rate:g}" for agent, rate in RATES.items())
+    yield (
+        f"The other grids take: {rates}. Each is the best of those that were run, by the mean of the scores at "
+        "temperatures 1 and 0.1 on role play; it serves personalised help too."
+    )
     yield from _means(tables["tune"])
     for claim in CLAIMS:
         yield f"## {claim.title}"
