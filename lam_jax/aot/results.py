@@ -53,8 +53,8 @@ How to read the tables:
   not attention's. `--rollout-mesh same` keeps rollouts on the mesh of training, `--rollout-mesh wide=4,tensor=4` asks
   for one. Moving the policy to that mesh and a rollout back, once a step, is not in the estimates.
 - Rows without a latency are of an earlier version, with rollouts on the mesh of training. Missing: `rollout_latent` of
-  `qwen3_vl_8b` on v6e:16x16 and, on rollouts' own mesh, on v5p:8x8x16. libtpu compiles it but cannot print it ("RET_CHECK
-  failure ... async-update instruction should have 1 operands but sees 3"), so nothing can be counted.
+  `qwen3_vl_8b` on v6e:16x16 and, on rollouts' own mesh, on v5p:8x8x16. libtpu compiles it but cannot print it
+  ("RET_CHECK failure ... async-update instruction should have 1 operands but sees 3"), so nothing can be counted.
 - *CPU s* is the time that tracing and compiling took on one machine, summed over its cores.
 - Of a card's memory 5 % are left to CUDA. jax takes 75 % unless told otherwise: `XLA_PYTHON_CLIENT_MEM_FRACTION=.95`.
 - Code for a card that is not there is compiled without trying variants of its products (autotuning), so a card may run
