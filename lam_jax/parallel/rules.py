@@ -104,9 +104,7 @@ class _Placed:
         outputs: Any,
         gathers: bool = False,
     ) -> Any:
-        rules = self.rules
-        if not gathers and any(axis and axis != "samples" and WIDE in self.names(axis) for a in inputs for axis in a):
-            rules = {**rules, "samples": rules["gathered"]}
+        rules = self.rules if gathers else _beside_wide([axis for axes in inputs for axis in axes], self.rules)
 
         def spec(axes: Axes) -> PartitionSpec:
             names = (rules[axis] if axis else () for axis in axes)
@@ -166,9 +164,7 @@ def partition_spec(
     """
     parts: list[Any] = []
     taken: set[str] = set()
-    # Beside an axis that is wide too, samples are gathered.
-    if "samples" in axes and any(WIDE in rules.get(name or "", ()) for name in axes if name != "samples"):
-        rules = {**rules, "samples": rules["gathered"]}
+    rules = _beside_wide(axes, rules)
     for name, size, parts_of in zip(axes, shape, units or (None,) * len(shape), strict=True):
         if name == ANY:
             parts.append(PartitionSpec.UNCONSTRAINED)
@@ -187,6 +183,13 @@ def partition_spec(
         taken |= set(mesh_axes)
         parts.append(mesh_axes or None)
     return canonical_spec(parts)
+
+
+def _beside_wide(axes: Sequence[str | None], rules: Rules) -> Rules:
+    """The rules by which samples are gathered where another axis is wide, too."""
+    if any(WIDE in rules.get(name or "", ()) for name in axes if name != "samples"):
+        return {**rules, "samples": rules["gathered"]}
+    return rules
 
 
 def _size(mesh: Mesh | AbstractMesh, axis: str) -> int:

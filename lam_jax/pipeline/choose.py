@@ -101,13 +101,13 @@ def rollout_mesh_for(recipe: Recipe, training: Mesh, asked: RolloutMesh) -> Roll
     """
     sizes = training.shape
     shape = (sizes["data"], sizes["fsdp"], sizes["tensor"])
-    if asked == "same" or not recipe.tasks:
+    if asked == "same" or not recipe.tasks or (asked == "auto" and training.size == 1):
         return RolloutChoice(rollout_shape(shape), ("that of training",))
     load = load_of(recipe)
     if asked != "auto":
         check_rollout_mesh(asked, shape, load)
         return RolloutChoice(rollout_shape(asked), ("as asked for",))
-    if training.size == 1 or any(isinstance(task, EpisodeTask) for task in recipe.tasks):
+    if any(isinstance(task, EpisodeTask) for task in recipe.tasks):
         return RolloutChoice(
             rollout_shape(shape), ("that of training: a game's answers are one sample each, which is not divided",)
         )
