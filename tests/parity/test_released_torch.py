@@ -55,7 +55,10 @@ def test_torch_implementation_is_the_released_code(path: Path):
     found, losses = stages.outputs(model, eager, mm, txt, noise)
     assert set(found) == set(expected)
     for key, value in expected.items():
-        torch.testing.assert_close(torch.as_tensor(found[key]), value, rtol=1e-6, atol=1e-6, msg=key)
+        # Torch's own products round by the processor's vector width: 2.5e-6 of the largest number were seen.
+        largest = float(value.abs().max())
+        atol = 1e-5 * largest if value.is_floating_point() else 0
+        torch.testing.assert_close(torch.as_tensor(found[key]), value, rtol=1e-6, atol=atol, msg=key)
     for stage, loss in losses.items():
         theirs = arrays(f"grads_{stage}")
         ours = stages.gradients(model, stage, loss)

@@ -56,7 +56,9 @@ def test_committed_files_are_what_transformers_computes_today(case: LadderCase):
     with np.load(GOLDEN / f"ladder_{case.name}.npz") as file:
         assert set(file.files) == set(fresh)
         for name in file.files:
-            np.testing.assert_allclose(file[name], fresh[name], rtol=1e-4, atol=1e-5, err_msg=name)
+            # Torch rounds by the processor's vector width; sums that cancel are off by a share of what they sum.
+            atol = 1e-5 * max(1.0, float(np.abs(fresh[name]).max(initial=0)))
+            np.testing.assert_allclose(file[name], fresh[name], rtol=1e-4, atol=atol, err_msg=name)
 
 
 @pytest.mark.parametrize("case", [*MORE, *MORE3, *DRAWN], ids=lambda case: case.name)
