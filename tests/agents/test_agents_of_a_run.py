@@ -39,7 +39,7 @@ SPACE_NAMES = ("latent", "hybrid", "token")
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, quick_compilation):
+def run(tmp_path_factory):
     yield from make_run(tmp_path_factory.mktemp("agents"), "agents_score", "--space", *SPACE_NAMES)
 
 

@@ -13,7 +13,6 @@ from lam_jax.cli import main
 from tests.agents import made_agents as made
 from tests.cli.test_cli import call
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 ROWS, LENGTH = 7, 8
 HOT = ["--temperature", "1.5", "--length", str(LENGTH), "--batch", "3", "--samples", "2"]
 

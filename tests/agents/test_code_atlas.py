@@ -16,7 +16,6 @@ from lam_jax.cli import main
 from tests.agents import made_agents as made
 from tests.cli.test_cli import call
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 EVIL = "<script>alert(1)</script>"
 
 

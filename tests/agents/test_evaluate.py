@@ -22,7 +22,6 @@ from lam_jax.rewards.verdict import Verdict
 from tests.agents import made_agents as made
 from tests.cli.test_cli import call
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 ROWS, LENGTH = 7, 8
 # Hot and short, so that random agents say different things.
 HOT = ["--temperature", "1.5", "--length", str(LENGTH), "--batch", "3", "--samples", "2", "--diversity-samples", "2"]

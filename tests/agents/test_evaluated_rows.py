@@ -13,8 +13,6 @@ from lam_jax.rewards.verdict import Verdict
 from tests.agents import made_agents as made
 from tests.cli.test_cli import call
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def test_facts_belong_to_a_row_and_pictures_may_lie_elsewhere(
     qwen_config, make_tokenizer, tmp_path, monkeypatch, capsys

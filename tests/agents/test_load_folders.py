@@ -22,7 +22,6 @@ from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.train.method import METHODS
 from tests.agents import made_agents as made
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 QUESTION = "What is in the picture?"
 LENGTH = 12
 

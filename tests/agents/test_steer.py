@@ -8,8 +8,6 @@ from lam_jax.cli import main
 from tests.agents import made_agents as made
 from tests.cli.test_cli import call
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, qwen_config, make_tokenizer):

@@ -10,7 +10,6 @@ from lam_jax.aot import command
 from lam_jax.cli import main
 from lam_jax.parallel.chips import CHIPS
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 TINY = ["--preset", "tiny", "--topology", "v5e:2x4"]
 SIZES = ["--rows", "8", "--prompts", "4", "--samples", "2", "--prompt", "160", "--completion", "8"]
 

@@ -14,7 +14,6 @@ from lam_jax.parallel.chips import Chip
 from lam_jax.parallel.collectives import Collective
 from lam_jax.parallel.mesh import reshaped
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 WORK = Workload(rows=8, prompts=4, samples=2, prompt=24, completion=8, image=(56, 84))
 CHIP = Chip("made up", flops=1e12, hbm=2**30, hbm_bandwidth=1e11, link_bandwidth=1e10, hop=0.0)
 

@@ -11,6 +11,7 @@ import pytest
 from benchmarks.records import Record, document, environment, write
 from benchmarks.statistics import Estimate, Target
 from benchmarks.table import markdown
+from tests.quick_xla import QUICK_ENVIRONMENT
 
 ROOT = Path(__file__).parent.parent.parent
 KEYS = {"name", "value", "unit", "interval", "floor", "repeats", "counted", "target", "note"}
@@ -78,5 +79,4 @@ def test_a_module_runs_and_writes_the_stable_names(tmp_path):
 
 def _environment():
     """One device."""
-    mine = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    return mine | {"JAX_PLATFORMS": "cpu"}
+    return {**os.environ, **QUICK_ENVIRONMENT, "JAX_PLATFORMS": "cpu"}

@@ -116,7 +116,6 @@ def test_a_module_keeps_maps_that_do_not_fit():
 
 
 @needs_kernel
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
     ("name", "weights"), [("latent", "same"), ("token", "same"), ("latent", "int8"), ("latent", "bfloat16")]
 )

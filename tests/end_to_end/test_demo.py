@@ -15,6 +15,7 @@ from lam_jax.pipeline import phases_of
 from lam_jax.runs.jsonl import read_lines
 from lam_jax.runs.metrics import comparable, read_metrics
 from tests.end_to_end.quick_demo import quick_recipe
+from tests.quick_xla import QUICK_ENVIRONMENT
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "tests.end_to_end.quick_demo"]
@@ -26,7 +27,7 @@ def start(out: Path, cache: Path, log: Path) -> subprocess.Popen:
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    environment.pop("XLA_FLAGS", None)  # one device, as a user has
+    environment |= QUICK_ENVIRONMENT  # one device, as a user has
     with log.open("ab") as file:
         return subprocess.Popen([*COMMAND, str(out), "3"], cwd=ROOT, env=environment, stdout=file, stderr=file)
 

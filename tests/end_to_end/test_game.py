@@ -18,6 +18,7 @@ from lam_jax.pipeline import opened_apart
 from lam_jax.runs.metrics import read_metrics
 from lam_jax.train.spaces import TOKEN
 from tests.end_to_end.quick_game import quick_game
+from tests.quick_xla import QUICK_ENVIRONMENT
 
 ROOT = Path(__file__).parents[2]
 SPACES = ("latent", "token", "hybrid")
@@ -28,8 +29,7 @@ TESTS = ["id", "ood_size", "ood_density", "ood_position"]
 def out(tmp_path_factory):
     """In a process of its own, which no signature is checked in: the runs trace much."""
     folder = tmp_path_factory.mktemp("game")
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
+    environment = {**os.environ, **QUICK_ENVIRONMENT}
     command = [sys.executable, "-m", "tests.end_to_end.quick_game", str(folder)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]

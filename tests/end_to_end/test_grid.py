@@ -12,8 +12,6 @@ from lam_jax.recipes import demo
 from lam_jax.recipes.quick import quick
 from tests.end_to_end.quick_demo import SIZES
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def small(recipe: Recipe) -> Recipe:
     """A quick run whose evaluation is as short as it can be."""

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, quick_compilation):
+def made(tmp_path_factory):
     """The folder, the command and what it left."""
     folder = tmp_path_factory.mktemp("own")
     path = [*sys.path]

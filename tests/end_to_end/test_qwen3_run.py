@@ -21,7 +21,7 @@ QUESTION = "What colour is it?"
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, quick_compilation):
+def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("qwen3")
     model = qwen3_model.write_model(folder / "model")
     yield from make_run(folder, "qwen3_run_score", "--model", str(model), "--space", *SPACES, *FLAGS)

@@ -49,7 +49,7 @@ def require_whole(task: str, spaces: tuple[str, ...], folder: Path, judge: Loopb
 
 
 @pytest.mark.parametrize("task", ["mmrole", "pcogalign"])
-def test_quick_latent_run(task, tmp_path, quick_compilation):
+def test_quick_latent_run(task, tmp_path):
     with loopback_judge() as judge:
         results = train(task, tmp_path, judge, "--quick", "--space", "latent")
         require_whole(task, ("latent",), tmp_path, judge, results, samples=2)

@@ -12,7 +12,6 @@ from lam_jax.latent.agent import Reading
 from tests import tiny
 from tests.tiny import Row, make_batch, words
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 LENGTH = 12
 # Rows of unequal lengths: in each batch nearly half of the positions is padding.
 PAIRED = make_batch([Row(words(6), ((1, 4, 4),), 3), Row(words(3, 1), ((1, 2, 2),), 2, seed=1)], LENGTH)

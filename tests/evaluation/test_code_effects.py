@@ -16,7 +16,6 @@ from tests import tiny
 from tests.evaluation.test_causal import kl, networks, next_token
 from tests.tiny import Row, make_batch, words
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 READING = Reading("merged")
 
 

@@ -4,7 +4,6 @@ import dataclasses
 
 import jax
 import numpy as np
-import pytest
 
 from lam_jax.evaluation.generate import generate
 from lam_jax.rollout.actions import TokenActions
@@ -13,7 +12,6 @@ from lam_jax.rollout.sampling import SamplingConfig
 from tests import tiny
 from tests.train.made_rl import EXAMPLE, prompts
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 T, SAMPLES = 4, 8
 
 

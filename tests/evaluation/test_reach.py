@@ -14,8 +14,6 @@ from lam_jax.latent.agent import Reading
 from tests import tiny
 from tests.evaluation.test_causal import LENGTH, PAIRED, TEXT, networks, next_token
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def made(**changes) -> Emissions:
     """Three codes, four words, two positions of one row. Of the second position nothing depends on the code."""

@@ -14,7 +14,6 @@ from lam_jax.latent.agent import Reading
 from tests import tiny
 from tests.tiny import Row, make_batch, words
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 READING = Reading("merged", project=True)
 PICTURE = ((1, 4, 4),)
 PAIRED = make_batch([Row(words(6), PICTURE, 3), Row(words(5, 1), PICTURE, 3, seed=1)], 12)

@@ -27,7 +27,6 @@ from lam_jax.rollout.sampling import SamplingConfig
 from tests import tiny
 from tests.tiny import Row, make_batch, words
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 SMALL = Tiles(prompt_block=16, prompt_splits=2, own_block=16, own_splits=2)
 
 

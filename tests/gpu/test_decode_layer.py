@@ -24,7 +24,6 @@ from lam_jax.rollout.sampling import SamplingConfig
 from tests import tiny
 from tests.tiny import Row, make_batch, words
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 OURS = Tiles(columns=16, depth=16, splits=2)
 ATTENTION = attention.Tiles(8, 2, 8, 2)
 WAYS = {

@@ -13,8 +13,6 @@ from tests.tiny import CONFIG, Row, make_batch, words
 
 WIDE, TALL, SMALL = (1, 6, 10), (1, 8, 4), (1, 2, 2)
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def backbone():

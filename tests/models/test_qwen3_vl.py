@@ -32,8 +32,6 @@ LAYOUTS = {
     "packed": Layout(joined=True, unrolled=2**40, pack=packed_linear.pack),
 }
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def backbone():

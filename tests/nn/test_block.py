@@ -23,8 +23,6 @@ from tests import tiny
 
 N, G, P, T, WIDTH = 2, 3, 5, 4, 32
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def blocks():

@@ -13,7 +13,7 @@ from benchmarks.workload import WORKLOADS, make_agent, prompts, rl_config, space
 from lam_jax.rollout.rescore import token_space_logps
 from lam_jax.train.partition import count_parameters, partition
 
-pytestmark = [pytest.mark.parity, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = pytest.mark.parity
 WORK = dataclasses.replace(WORKLOADS["tiny"], prompts=2)
 
 

@@ -18,7 +18,6 @@ from lam_jax.train.rl_update import Update
 from lam_jax.train.spaces import SPACES
 from tests.end_to_end.quick_game import quick_game, write_model
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 LOOSE = 5_000  # bytes: scalars, keys, and the support of truncated draws, which the settings here do not have
 
 

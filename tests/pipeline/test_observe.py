@@ -15,8 +15,6 @@ from tests import tiny
 from tests.made_reward import as_reward
 from tests.train.made_rl import EXAMPLE, G, N, Numbers, T, config, even_tokens, make, make_with, prompts
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @as_reward
 def all_but_one(examples, answers):

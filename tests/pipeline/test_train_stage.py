@@ -23,7 +23,6 @@ from lam_jax.train.state import TrainState
 from tests import tiny
 from tests.tiny import Row, make_batch, words
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 # Rows of one length, but not of one number of valid tokens: a mean of means is not the mean.
 ROWS = [Row(words(n, n), ((1, 2, 2),), 2, seed=n) for n in (3, 6, 4, 7)]
 METHOD = METHODS["default"]

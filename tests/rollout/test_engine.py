@@ -36,7 +36,6 @@ PENALISED = SamplingConfig(temperature=0.0, repetition_penalty=1.5)
 TRUNCATED = SamplingConfig(temperature=0.7, top_k=12, top_p=0.8, repetition_penalty=1.5)
 CASES = [(name, sampling) for name in SAMPLED for sampling in (SAMPLED[name], PENALISED)] + [("token", TRUNCATED)]
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 ALL = 2**40  # weights: stacks of any size are unrolled
 LAYOUTS = {"plain": PLAIN, "apart": Layout(unrolled=ALL), "joined": Layout(joined=True)}
 

@@ -30,8 +30,6 @@ KEY = jax.random.key(3)
 SAMPLED = HybridSampling(temperature=0.8, top_k=5, top_p=0.95, emission=0.6, repetition_penalty=1.4)
 CASES = [SAMPLED, HybridSampling(emission=1.0), SAMPLED.official()]
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @functools.cache
 def rolled(sampling, hybrid=True):

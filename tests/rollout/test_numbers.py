@@ -18,7 +18,6 @@ from lam_jax.rollout.sampling import SamplingConfig
 from tests import tiny
 from tests.tiny import Row, make_batch, words
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 ROWS = ["row 8", "row 9"]
 GREEDY, CUT = SamplingConfig(temperature=0.0), SamplingConfig(top_k=4, top_p=0.9)
 

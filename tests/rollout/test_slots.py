@@ -17,7 +17,6 @@ from lam_jax.rollout.steering import SteeredActions
 from tests import tiny
 from tests.tiny import Row, make_batch, words
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 P, T, SLOTS = 12, 9, 3
 PICTURE = Row(words(5), ((1, 4, 4),))
 ROWS = [PICTURE, Row(words(9, seed=1)), Row(words(3, seed=2), ((1, 2, 2),), seed=3), Row(words(4, seed=4))]

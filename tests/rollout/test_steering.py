@@ -14,7 +14,6 @@ from lam_jax.rollout.steering import FREE, SteeredActions, forcing, planned_logi
 from tests import tiny
 from tests.tiny import Row, make_batch, words
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 CODES, LENGTH = 8, 6
 LOGITS = np.array([[0.5, -1.0, 2.0], [0.0, 0.25, -3.0]], np.float32)
 PLAN = np.array([FREE, 1, FREE, 2], np.int32)

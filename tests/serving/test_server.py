@@ -23,7 +23,6 @@ from lam_jax.serving.settings import API_KEY, ServeSettings
 from tests.agents import made_agents as made
 from tests.serving.conftest import LENGTH
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 WARM = SamplingConfig(temperature=1.0)
 QUESTION = "What is in the picture?"
 

@@ -15,7 +15,6 @@ from tests.sharding import made
 from tests.sharding.made import N, ran
 
 CLOSE = 1e-5
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def leaves(tree):

@@ -25,7 +25,6 @@ from lam_jax.train.spaces import SPACES
 from tests.sharding import made
 from tests.sharding.made import CONFIG, LATENT, VOCAB, ran
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 WIDTH = CONFIG.text.width
 MOVES = ("all-gather", "all-to-all", "ragged-all-to-all", "collective-permute")
 SPECS = jax.tree.leaves(Agent.spec(CONFIG, LATENT), is_leaf=is_weight)

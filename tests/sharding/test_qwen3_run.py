@@ -16,7 +16,7 @@ from tests.end_to_end.test_qwen3_run import FLAGS, QUESTION
 pytestmark = pytest.mark.sharding
 
 
-def test_all_stages_on_eight_devices(tmp_path, quick_compilation, monkeypatch):
+def test_all_stages_on_eight_devices(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
     model = qwen3_model.write_model(tmp_path / "model")
     files = flags(write_files(tmp_path, "qwen3_mesh_score"))

@@ -23,7 +23,6 @@ from tests import tiny
 from tests.sharding.made import MESHES
 from tests.tiny import QWEN3, Row, make_batch, words
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 # Of 4 tensor shards: one head each, half a kv head and no whole vision head, which are replicated.
 ROWS = [
     Row(words(4 + i % 5, i), (((1, 4, 4),), ((1, 2, 2), (1, 2, 4)), (), ((1, 2, 4),))[i % 4], seed=i) for i in range(8)

@@ -30,7 +30,6 @@ from tests.made_reward import as_reward
 from tests.sharding import made
 from tests.sharding.made import CONFIG, METHOD, G, N
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 EXAMPLE = Example("row", ({"role": "user", "content": "Say it."}, {"role": "assistant", "content": "It."}))
 PROMPTS = Collated(jax.tree.map(np.asarray, made.PROMPTS), (EXAMPLE,) * N, Cuts())
 

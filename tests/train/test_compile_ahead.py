@@ -19,8 +19,6 @@ from tests.tiny import Row, make_batch, words
 from tests.train.made_rl import EXAMPLE, N, T, collated, config, make, make_with, prompts
 from tests.train.test_rl import weights
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def bucketed(space, lengths, **changes):
     return make_with(dataclasses.replace(config(space), update_lengths=lengths), **changes)

@@ -24,7 +24,6 @@ from lam_jax.train.spaces import HYBRID, LATENT, SPACES, SpaceName
 from lam_jax.values import decode, encode
 from tests.train.made_rl import agent_of, apply, collect, config, gradient, make_with, moved_state, named, prompts
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 NAMED = ("latent.policy.", "latent.world.", "latent.codebook")
 
 

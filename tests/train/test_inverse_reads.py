@@ -18,7 +18,6 @@ from tests.tiny import Row, make_batch, words
 from tests.train import plain_stages
 from tests.train.test_stages import MIXED
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 BATCH = make_batch([Row(words(6), ((1, 4, 4),), 3), Row(words(4, 1), ((1, 2, 2),), 2, seed=1)], 12)
 
 

@@ -22,7 +22,6 @@ from lam_jax.train.state import TrainState
 from tests import tiny
 from tests.tiny import Row, make_batch, words
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 METHOD = METHODS["default"]
 ROWS = [Row(words(6), ((1, 4, 4),), 3), Row(words(4, 1), ((1, 2, 2),), 2, seed=1)]
 PAIRED = make_batch(ROWS, 12)

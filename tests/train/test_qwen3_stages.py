@@ -25,7 +25,6 @@ from lam_jax.train.state import TrainState
 from tests import tiny
 from tests.tiny import QWEN3, Row, make_batch, words
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 METHOD = METHODS["default"]
 N, G, T = 2, 2, 3
 PAIRED = make_batch(

@@ -34,8 +34,6 @@ from tests.train.made_rl import (
     without_updating,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def made():

@@ -30,7 +30,6 @@ from tests.train.made_rl import (
     prompts,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 OK = np.ones((N, G), bool)
 
 

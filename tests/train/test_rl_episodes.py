@@ -33,7 +33,6 @@ from tests.train import plain_rl
 from tests.train.made_rl import METHOD, Actions, Numbers, apply, gradient, moved_state, named
 from tests.train.test_rl_updates import jitted_logps, pulled_back
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 N, G, K, T, P = 2, 4, 3, 3, 24
 BETA = 0.3
 ROWS = [Example(f"row{n}", ({"role": "user", "content": f"{20 + n} 21"},)) for n in range(N)]

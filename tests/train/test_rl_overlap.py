@@ -21,7 +21,6 @@ from lam_jax.train.loop import Phase, fit
 from tests.train.made_phase import StopAt
 from tests.train.made_rl import config, make_with, prompts, share_of_even_tokens
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 STEPS = 3
 SETTINGS = dataclasses.replace(config("latent"), steps=STEPS, epochs=2, overlap_scoring=True)
 

@@ -22,7 +22,6 @@ from tests import tiny
 from tests.made_reward import as_reward
 from tests.train.made_rl import G, N, T, config, make_with, prompts, share_of_even_tokens
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 FAILED = np.zeros((N, G)), np.zeros((N, G), bool)
 
 

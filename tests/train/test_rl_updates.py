@@ -35,7 +35,6 @@ from tests.train.made_rl import (
     named,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 N, G, T, S = 2, 4, 5, 6
 BETA, LOW, HIGH = 0.3, 0.2, 0.2
 LENGTHS = np.array([[5, 3, 1, 4], [2, 5, 5, 3]])

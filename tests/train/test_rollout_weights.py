@@ -22,7 +22,6 @@ def held(settings, weights="int8", **changes):
     return dataclasses.replace(settings, rollout=dataclasses.replace(settings.rollout, weights=weights), **changes)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(("space", "train_norm"), [("latent", True), ("hybrid", False)])
 def test_ratios_are_one_before_the_first_update(space, train_norm):
     """Two updates a rollout, whose ratios are to what the rollout recorded; of a policy that has moved already."""

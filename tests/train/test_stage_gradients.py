@@ -12,8 +12,6 @@ from tests.train import plain_stages
 from tests.train.made_stages import DEFAULT, OFFICIAL
 from tests.train.plain_stages import Plain
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 CODES = ("latent.inverse", "latent.codebook", "latent.world")
 PROJECTORS = ("latent.projector", "latent.back_projector")
 BACKBONE, POLICY = ("backbone",), ("latent.policy",)

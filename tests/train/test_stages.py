@@ -29,7 +29,6 @@ from lam_jax.train.state import TrainState
 from tests import tiny
 from tests.tiny import Row, make_batch, words
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 LENGTH = 12
 PAIRED = make_batch([Row(words(6), ((1, 4, 4),), 3), Row(words(4, 1), ((1, 2, 2),), 2, seed=1)], LENGTH)
 TEXT = make_batch([Row(words(11, 2), response=4), Row(words(5, 3), response=2)], LENGTH)

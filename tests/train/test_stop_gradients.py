@@ -13,8 +13,6 @@ from lam_jax.train.stages import SFT_LEARN, STAGES, MixedBatch
 from tests.train import made_stages as made
 from tests.train.made_stages import DEFAULT
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 VISION, EMBEDDING, BLOCKS = "backbone.vision", "backbone.embedding", "backbone.blocks"
 NORM, HEAD = "backbone.norm", "backbone.lm_head"
 CODES = ("latent.inverse", "latent.codebook", "latent.world")
