@@ -10,8 +10,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Eight devices on one host, so that sharding is tested everywhere; ordinary tests use the first (measured: no slower).
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-if QUICK_FLAGS not in os.environ["XLA_FLAGS"]:
-    os.environ |= {**QUICK_ENVIRONMENT, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {QUICK_FLAGS}"}
+os.environ |= {**QUICK_ENVIRONMENT, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {QUICK_FLAGS}"}
 # Compiled programs are kept between runs, also those of processes that tests start. The size limit turns on the cache's
 # file lock, which two workers need.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parent.parent / ".jax_cache")
