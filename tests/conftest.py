@@ -63,14 +63,6 @@ def mappings() -> int:
     return maps.read_bytes().count(b"\n") if maps.exists() else 0
 
 
-@pytest.fixture(scope="module")
-def full_compilation():
-    """XLA with all its optimisations: for modules that look at what it makes of a program."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
-
-
 @pytest.fixture
 def key() -> jax.Array:
     """A PRNG key; tests that need several split it."""
