@@ -63,6 +63,14 @@ def mappings() -> int:
     return maps.read_bytes().count(b"\n") if maps.exists() else 0
 
 
+@pytest.fixture(scope="module")
+def full_compilation():
+    """XLA with its optimisations: for modules that hold two programs equal to the last digits."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
 @pytest.fixture
 def key() -> jax.Array:
     """A PRNG key; tests that need several split it."""
