@@ -26,9 +26,10 @@ from tests import tiny
 from tests.tiny import Row, make_batch, words
 from tests.train.made_rl import METHOD, Numbers, config, moved_state, prompts, share_of_even_tokens
 
-pytestmark = pytest.mark.usefixtures("full_compilation")
 
 APART = dataclasses.replace(PLAIN, kept_apart=True)
+EPS = 1e-3
+"""AdamW's. With the usual 1e-8 a gradient that is rounding alone moves its weight by a whole learning rate."""
 
 
 def halves(space, model=tiny.CONFIG, dtype="float32"):
@@ -92,7 +93,7 @@ def test_structs_are_held_as_arrays_are():
 def step_of(space, layout=None, weights="same", dtype="float32", **changes):
     """(step, state); the half that stands still held for stage 6 in `layout`, or as it comes from training."""
     settings = config(space, **changes)
-    settings = dataclasses.replace(settings, rollout=dataclasses.replace(settings.rollout, weights=weights))
+    settings = dataclasses.replace(settings, optimiser=dataclasses.replace(settings.optimiser, eps=EPS), rollout=dataclasses.replace(settings.rollout, weights=weights))
     trainable, frozen = halves(space, dtype=dtype)
     optimiser = make_optimiser(settings.optimiser, settings.steps)
     state, reference = TrainState.create(trainable, optimiser, jax.random.key(0)), trainable
@@ -125,7 +126,7 @@ def assert_equal(one, other, atol=1e-5):
         for name, value in metrics.items():
             assert others[name] == pytest.approx(value, rel=1e-4, abs=atol), name
     for x, y in zip(jax.tree.leaves(one[1]), jax.tree.leaves(other[1]), strict=True):
-        np.testing.assert_allclose(y, x, atol=10 * atol)
+        np.testing.assert_allclose(y, x, atol=atol)
 
 
 @pytest.mark.parametrize(
