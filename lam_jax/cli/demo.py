@@ -65,10 +65,12 @@ class Demo:
 
     def run(self) -> None:
         """Runs the demo."""
+        from lam_jax.hosts.quick_compilation import compile_quickly
         from lam_jax.hosts.start import start_process
         from lam_jax.pipeline import run_recipe
         from lam_jax.recipes.demo import recipe
 
+        compile_quickly()
         start_process()
         run_recipe(
             recipe(

@@ -161,11 +161,14 @@ class TrainCommand:
         if self.flags is None:
             list_recipes(Console())
             return self.code
+        from lam_jax.hosts.quick_compilation import compile_quickly
         from lam_jax.hosts.start import start_process
         from lam_jax.pipeline import run_recipe
 
-        start_process()
         flags = self.flags
+        if flags.quick or self.recipe.name == "demo":
+            compile_quickly()
+        start_process()
         if flags.dry_run:
             _show_plan(self.recipe, flags)
             return 0

@@ -25,8 +25,14 @@ def leave_absent_devices_out() -> None:
     """
     if jax.config.jax_platforms or not has_compilers():  # pyright: ignore[reportAttributeAccessIssue]
         return
-    if not (has_tpu() or has_gpu() or has_plugins()):
+    if runs_on_cpu():
         jax.config.update("jax_platforms", "cpu")
+
+
+def runs_on_cpu() -> bool:
+    """Whether the CPU was chosen, or nothing was and nothing else can be found."""
+    platforms = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
+    return platforms == "cpu" if platforms else not (has_tpu() or has_gpu() or has_plugins())
 
 
 def has_compilers() -> bool:

@@ -6,12 +6,10 @@ nothing else, and a device may wait in collectives of several mesh axes at once.
 collective, and the 8th thread in another, waiting for a device that had none left.
 """
 
-import mmap
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
-import jaxlib
+from lam_jax.parallel.xla_flags import add_flag
 
 SECONDS = 600
 TERMINATE = "xla_cpu_collective_call_terminate_timeout_seconds"
@@ -33,27 +31,7 @@ def patient_environment(environment: Mapping[str, str], several_processes: bool 
     devices = DEVICES.search(flags)
     if devices is None and environment.get("JAX_PLATFORMS") != "cpu":
         return {}
-    found = {"XLA_FLAGS": patient(flags)}
+    found = {"XLA_FLAGS": add_flag(flags, TERMINATE, str(SECONDS))}
     if devices is not None and int(devices[1]) > 1 and THREADS not in environment and not several_processes:
         found[THREADS] = str(THREADS_PER_DEVICE * int(devices[1]))
     return found
-
-
-def patient(flags: str, name: str = TERMINATE) -> str:
-    """XLA_FLAGS that let a device wait for SECONDS; a time-out that they name already stays.
-
-    They have to be in the environment before jax has found its devices. XLA aborts a process whose flags it does not
-    know, so the flag is left out if the installed jaxlib has none of this name.
-    """
-    if name in flags or not _is_known(name):
-        return flags
-    return f"{flags} --{name}={SECONDS}".lstrip()
-
-
-def _is_known(name: str) -> bool:
-    return any(_holds(library, name.encode()) for library in Path(jaxlib.__path__[0]).glob("*.so"))
-
-
-def _holds(file: Path, text: bytes) -> bool:
-    with file.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return content.find(text) >= 0

@@ -30,6 +30,7 @@ def machine(monkeypatch):
 
 
 def test_a_machine_with_a_cpu_alone_uses_it(machine):
+    assert platforms.runs_on_cpu()
     platforms.leave_absent_devices_out()
     assert machine == [("jax_platforms", "cpu")]
 
@@ -39,6 +40,13 @@ def test_with_an_accelerator_jax_looks_for_itself(machine, monkeypatch, found):
     monkeypatch.setattr(platforms, found, lambda: True)
     platforms.leave_absent_devices_out()
     assert machine == []
+    assert not platforms.runs_on_cpu()
+
+
+@pytest.mark.parametrize(("chosen", "expected"), [("cpu", True), ("cuda", False), ("cuda,cpu", False)])
+def test_a_chosen_platform_is_the_one(machine, chosen, expected):
+    platforms.jax.config.jax_platforms = chosen
+    assert platforms.runs_on_cpu() is expected
 
 
 def test_a_choice_and_a_machine_without_compilers_are_left_alone(machine, monkeypatch):
