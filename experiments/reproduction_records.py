@@ -12,6 +12,7 @@ from lam_jax.grid.render import number
 Record = Mapping[str, Any]
 LAST = 5  # logged steps before a budget is spent, whose rewards are averaged
 LEAST_SEEDS = 3
+LEAST_GAIN, LEAST_LEAD = 0.25, 0.1  # nat, score: from where on codes count as used
 POINTS = 21
 COLDEST = 0.01  # below, all samples of a prompt are one
 BUDGETS = {"samples": "samples", "flops": "FLOPs", "seconds": "seconds"}
@@ -174,6 +175,29 @@ def reach_table(found: Results | None) -> str:
         *("best of n, random codes", "oracle codes", "policy after RL", "seeds"),
     )
     return table(heads, rows) if rows else ""
+
+
+def used_rows(found: Results | None) -> list[list[str]]:
+    """Whether an agent's codes say something about the answers and its policy chooses among them; heads first.
+
+    In every seed, of three at least, the gain of the inferred code and the policy's lead over random codes after RL.
+    """
+    rows = [["agent", "gain of the inferred code, nat, by seed", "lead after RL, by seed", "seeds", "verdict"]]
+    for key, records in _groups(found.records if found else (), "seed").items():
+        pairs = {}
+        for record in records:
+            gains = [row["gain_over_backbone"] for row in record.get("reach", ()) if row["after"] == "sft"]
+            leads = [row["lead"] for row in record.get("reach_scores", ()) if row["after"] == "rl" and "lead" in row]
+            if gains and leads:
+                pairs[record["seed"]] = (min(gains), min(leads))
+        if not pairs:
+            continue
+        seeds = sorted(pairs)
+        each = [", ".join(number(pairs[seed][i]) for seed in seeds) for i in range(2)]
+        enough = [gain >= LEAST_GAIN and lead >= LEAST_LEAD for gain, lead in pairs.values()]
+        said = "undecided" if len(seeds) < LEAST_SEEDS else "supported" if all(enough) else "not supported"
+        rows.append([_named(key), *each, str(len(seeds)), said])
+    return rows
 
 
 def _most(curve: Mapping[str, float]) -> float:

@@ -9,6 +9,7 @@ from experiments.reproduction_records import (
     over_common,
     reach_table,
     reward_at,
+    used_rows,
     verdict,
 )
 from lam_jax.grid.arms import read_results
@@ -134,3 +135,26 @@ def test_scores_at_equal_diversity(tmp_path):
     # Both straight and parallel: .6 - .4 where they begin, more by .01 a seed.
     expected = ["0.210 [0.200, 0.220]", "supported", "3 of 3"]
     assert row == ["role_play, id", "hybrid", "grpo", *expected]
+
+
+def test_codes_are_used_where_every_seed_says_so(tmp_path):
+    def found(name, seed, gain, lead):
+        reach = [{"after": "stage4", "gain_over_backbone": 0.0}, {"after": "sft", "gain_over_backbone": gain}]
+        return agent(
+            name, seed, reach=reach, reach_scores=[{"after": "sft", "lead": 0.0}, {"after": "rl", "lead": lead}]
+        )
+
+    cells = [found("repaired", seed, 0.25, 0.1) for seed in range(3)]
+    cells += [found("latent", seed, 0.5 if seed else 0.24, 0.2) for seed in range(3)]
+    cells += [found("hybrid", seed, 0.5, 0.2 if seed else 0.09) for seed in range(3)]
+    cells += [found("lone", seed, 0.5, 0.5) for seed in range(2)]
+    cells += [agent("token", seed, reach=[], reach_scores=[{"after": "rl"}]) for seed in range(3)]
+    heads, *rows = used_rows(made(tmp_path, *cells))
+    assert {row[0].split()[0]: row[-2:] for row in rows} == {
+        "repaired": ["3", "supported"],
+        "latent": ["3", "not supported"],
+        "hybrid": ["3", "not supported"],
+        "lone": ["2", "undecided"],
+    }
+    assert rows[1][1:3] == ["0.240, 0.500, 0.500", "0.200, 0.200, 0.200"]
+    assert used_rows(None) == [heads]
