@@ -28,7 +28,7 @@ SPACE_OF = {"token": "token", "latent": "latent", "repaired": "latent", "hybrid"
 LEARN = Method(sft="learn")
 METHOD_OF = {"token": Method(), "latent": METHODS["paper"], "repaired": LEARN, "hybrid": LEARN}
 # The demo has 70; with fewer than 250 the codes of `learn` do not reach the answers (method.md section 8). Roles and
-# feelings of personalised help are learned late.
+# feelings of personalised help are learned late. The demo's own steps serve its games.
 SFT_STEPS: Mapping[TaskName, int] = {"role_play": 250, "help": 1_000}
 RL_STEPS = 60  # the demo has 12
 # The best by `experiments.tune`: by the mean score of role play's validation prompts at temperatures 1 and .1.
@@ -67,7 +67,7 @@ def arm(
     if agent == "token":
         answers = (*answers, AnswerSet(2, in_every_space(RELEASED_ANSWERS)))
     evaluation = dataclasses.replace(found.evaluation, answers=answers, prompts=96, backbone=None)
-    sft = dataclasses.replace(found.sft, steps=SFT_STEPS[task])
+    sft = dataclasses.replace(found.sft, steps=SFT_STEPS.get(task, found.sft.steps))
     return dataclasses.replace(found, name="reproduce", sft=sft, rl=rl, evaluation=evaluation)
 
 

@@ -150,6 +150,15 @@ CLAIMS = (
         ),
         claimed=None,
     ),
+    Claim(
+        "9. Latent RL beats token RL on a task of few actions outside conversation (the seed's first experiment, and "
+        "its first check)",
+        "A picture game: lead one figure to another, moves in words, a simulated reward "
+        "([environments.md](environments.md)); other sizes, more walls and new positions are out of distribution. "
+        "`python -m experiments.game`, each agent minus the token agent after RL.",
+        "game",
+        _agents(*_LATENT),
+    ),
 )
 REACH = "What the codes reach, and what bounds a policy over them"
 REACH_TEXT = (
@@ -183,7 +192,7 @@ TUNED = "Learning rates of RL, chosen before any test prompt was answered"
 
 def page(results: Path) -> Iterator[str]:
     """The page's parts."""
-    tables = {name: _tables(results / name) for name in ("tune", "reproduce", "ablations")}
+    tables = {name: _tables(results / name) for name in ("tune", "reproduce", "ablations", "game")}
     yield "# Reproduction at small scale"
     yield (
         "The paper's claims, asked on the built-in world with a model of 2.6 million parameters on CPU cores. Other "
