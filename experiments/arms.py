@@ -17,19 +17,18 @@ from typing import Literal
 
 from lam_jax.recipe import AnswerSet, Recipe, in_every_space
 from lam_jax.recipes.demo import AlgorithmName, TaskName, recipe
+from lam_jax.recipes.settings import SMALL_RL
 from lam_jax.recipes.spaces import in_spaces
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.tasks.task import ScoredSplit
 from lam_jax.train.method import METHODS, Method
+from lam_jax.train.spaces import PAPER_SPACES
 
 AgentName = Literal["token", "latent", "repaired", "hybrid"]
 AGENTS: tuple[AgentName, ...] = ("token", "latent", "repaired", "hybrid")
 SPACE_OF = {"token": "token", "latent": "latent", "repaired": "latent", "hybrid": "hybrid"}
 LEARN = Method(sft="learn")
 METHOD_OF = {"token": Method(), "latent": METHODS["paper"], "repaired": LEARN, "hybrid": LEARN}
-# The demo has 70; with fewer than 250 the codes of `learn` do not reach the answers (method.md section 8). Roles and
-# feelings of personalised help are learned late. The demo's own steps serve its games.
-SFT_STEPS: Mapping[TaskName, int] = {"role_play": 250, "help": 1_000}
 RL_STEPS = 60  # the demo has 12
 # The best by `experiments.tune`: by the mean score of role play's validation prompts at temperatures 1 and .1.
 RATES: Mapping[AgentName, float] = {"token": 1e-3, "latent": 1e-3, "repaired": 3e-4, "hybrid": 1e-3}
@@ -55,7 +54,8 @@ def arm(
         algorithm: of RL.
         learning_rate: of RL; None: that of `RATES`.
     """
-    found = recipe(seed, (task,), algorithm, METHOD_OF[agent])
+    found = recipe(seed, (task,), algorithm, METHOD_OF[agent], space=PAPER_SPACES)
+    found = dataclasses.replace(found, rl=dataclasses.replace(found.rl, optimisers=SMALL_RL))
     answers = tuple(AnswerSet(2, in_every_space(SamplingConfig(temperature=t))) for t in TEMPERATURES)
     found = dataclasses.replace(found, evaluation=dataclasses.replace(found.evaluation, answers=answers))
     space = SPACE_OF[agent]
@@ -67,8 +67,7 @@ def arm(
     if agent == "token":
         answers = (*answers, AnswerSet(2, in_every_space(RELEASED_ANSWERS)))
     evaluation = dataclasses.replace(found.evaluation, answers=answers, prompts=96, backbone=None)
-    sft = dataclasses.replace(found.sft, steps=SFT_STEPS.get(task, found.sft.steps))
-    return dataclasses.replace(found, name="reproduce", sft=sft, rl=rl, evaluation=evaluation)
+    return dataclasses.replace(found, name="reproduce", rl=rl, evaluation=evaluation)
 
 
 def tuning(agent: AgentName, seed: int, task: TaskName, learning_rate: float) -> Recipe:

@@ -2,7 +2,7 @@
 
     .venv/bin/python -m experiments.compare_recipes --out runs/recipes
 
-Every readout learns its own latent action space (stages 1 to 4) and fine-tunes on role play by the default recipe; the
+Every readout learns its own latent action space (stages 1 to 4) and fine-tunes on role play by the recipe `joint`;
 other recipes are tried with the default readout. Writes OUT/recipes.json and prints a table: cross-entropy of stage 1
 on held-out rows, codes in use, KL between the next-token distributions under the policy's and under a random code after
 stage 4 and after SFT, and score, distinct answers and fluency of answers sampled at temperature 1. A run that was
@@ -12,6 +12,7 @@ interrupted goes on where it stopped.
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import tyro
 from rich.console import Console
@@ -20,12 +21,14 @@ from rich.table import Table
 from lam_jax.hosts.start import start_process
 from lam_jax.pipeline import evaluate, fine_tune, learn_actions, open_run
 from lam_jax.pipeline.measures import measure_codes, measure_control
+from lam_jax.recipe import Recipe
 from lam_jax.recipes.demo import recipe
 from lam_jax.runs.metrics import read_metrics
 from lam_jax.train.method import Method
 from lam_jax.train.spaces import LATENT
 
 # (readout, recipe): every readout under the default recipe, every recipe under the default readout.
+SFT_STEPS = 70
 PAIRS = (("merged", "joint"), ("delta", "joint"), ("block", "joint"), ("merged", "released"), ("merged", "guided"))
 
 
@@ -37,14 +40,16 @@ class Config:
     seed: int = 0
 
 
+def _recipe(seed: int, readout: str, sft: Any) -> Recipe:
+    found = recipe(seed, ("role_play",), method=Method(sft=sft).with_readout(readout), space=("latent",))
+    return dataclasses.replace(found, sft=dataclasses.replace(found.sft, steps=SFT_STEPS))
+
+
 def compare(config: Config) -> list[dict]:
     rows = []
     for readout, sft in PAIRS:
         # Stages 1 to 4 do not depend on the SFT recipe: they are learned once a readout.
-        shared, own = (
-            recipe(config.seed, ("role_play",), method=Method(sft=name).with_readout(readout))  # pyright: ignore[reportArgumentType]
-            for name in ("released", sft)
-        )
+        shared, own = (_recipe(config.seed, readout, name) for name in ("released", sft))
         with open_run(shared, config.out / readout) as (run, resources):
             agent = learn_actions(run, resources, resources.base_agent())
             probed = run.phase("codes", lambda r=resources, a=agent: (None, measure_codes(r, a))).record

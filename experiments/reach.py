@@ -3,7 +3,7 @@
     .venv/bin/python -m experiments.reach --out runs/reach --gumbel off --sft learn
 
 Stages 1 to 4 are learned once for a setting of the noise and a seed, stage 5 for each SFT recipe and number of its
-steps (default: the demo's). Adds what the probe found to OUT/reach.jsonl and prints it. A run that was interrupted goes
+steps. Adds what the probe found to OUT/reach.jsonl and prints it. A run that was interrupted goes
 on where it stopped.
 """
 
@@ -21,7 +21,7 @@ from lam_jax.pipeline.reach import measure_learned_reach, measure_reach
 from lam_jax.recipe import Recipe
 from lam_jax.recipes.demo import TaskName, recipe
 from lam_jax.train.method import Gumbel, Method, SFTRecipe
-from lam_jax.train.spaces import LATENT
+from lam_jax.train.spaces import LATENT, PAPER_SPACES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,23 +35,23 @@ class Config:
     """Recipe of stage 5."""
     sft_gumbel: Gumbel | None = None
     """Noise of stage 5. Default: as in the stages before."""
-    steps: int | None = None
-    """Of stage 5. Default: the demo's."""
+    steps: int = 70
+    """Of stage 5."""
     task: TaskName = "role_play"
 
     def recipe(self) -> Recipe:
         """Of stage 5 and the probe."""
         method = Method(sft=self.sft, gumbel=self.sft_gumbel or self.gumbel)
-        found = recipe(self.seed, (self.task,), method=method)
-        sft = dataclasses.replace(found.sft, steps=self.steps or found.sft.steps)
-        return dataclasses.replace(found, sft=sft)
+        found = recipe(self.seed, (self.task,), method=method, space=PAPER_SPACES)
+        return dataclasses.replace(found, sft=dataclasses.replace(found.sft, steps=self.steps))
 
 
 def main(config: Config) -> None:
     start_process()
     own = config.recipe()
     # Stages 1 to 4 depend on neither the SFT recipe nor the task.
-    shared = recipe(config.seed, method=Method(sft="released", gumbel=config.gumbel))
+    method = Method(sft="released", gumbel=config.gumbel)
+    shared = recipe(config.seed, ("role_play", "help"), method=method, space=PAPER_SPACES)
     with open_run(shared, config.out / f"codes_{config.gumbel}_{config.seed}", save_every=100) as (run, resources):
         agent = learn_actions(run, resources, resources.base_agent())
         learned = run.phase(REACH, lambda: (None, measure_learned_reach(resources, agent))).record["reach"]

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from lam_jax.recipe import AnswerSet, Recipe, in_every_space
-from lam_jax.recipes import demo, own
+from lam_jax.recipes import own
 from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.train.optimiser import OptimiserConfig
+from tests.two_spaces import BOTH
 
-DEMO = demo.recipe()
+DEMO = BOTH
 ANY = in_every_space(SamplingConfig())
 
 

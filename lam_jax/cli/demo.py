@@ -18,22 +18,23 @@ Algorithm = Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "cispo"]
 class Demo:
     """Runs the whole method on the built-in data set and writes a report.
 
-    A small pretrained vision-language model is loaded, a latent action space is learned from it, task fine-tuning and
-    reinforcement learning run in the latent and in the token action space, and OUT/report.html compares them. A run
-    that was interrupted goes on where it stopped.
+    A small pretrained vision-language model is loaded and a latent action space is learned from it. Task fine-tuning and
+    reinforcement learning run with latent actions, with a latent action and the token under it (hybrid), and with
+    tokens; OUT/report.html compares them. A run that was interrupted goes on where it stopped.
     """
 
     out: Path = Path("runs/demo")
     """Output folder: report, metrics (JSONL and TensorBoard), checkpoints."""
     seed: int = 0
     """Seed of everything random; two runs with one seed on one machine give identical metrics."""
-    task: tuple[Task, ...] = ("role_play", "help")
-    """Tasks to train; maze is a picture game, maze_steps the same turn by turn (docs/environments.md)."""
+    task: tuple[Task, ...] = ("role_play",)
+    """Tasks to train. help has four times the SFT steps of role_play; maze is a picture game, maze_steps the same turn
+    by turn (docs/environments.md)."""
     algorithm: Algorithm | None = None
     """Reinforcement learning algorithm for all tasks. Default: dapo for role_play, grpo for the others."""
     validate_every: int = 0
     """RL steps between two validations; 0: only before the first and after the last step."""
-    space: tuple[SpaceName, ...] = ("latent", "token")
+    space: tuple[SpaceName, ...] = ("latent", "hybrid", "token")
     """Action spaces to train."""
     emission: float = 0.5
     """Temperature at which rollouts of the hybrid space draw the token under a code."""

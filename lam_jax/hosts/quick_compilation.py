@@ -1,8 +1,8 @@
 """Compiling in about half the time, for runs of minutes on a CPU: the demo, and smoke runs of other recipes.
 
-A demo spends a third of its time in XLA. With LLVM's first level of optimisation and, in jax 0.10, XLA's older emitter of
-fusions it compiles .57 times as long; steps take as long or less, but for the token update's, which take 1.3 times as
-long (docs/method.md section 7). Longer runs keep what XLA does by itself. Last digits differ between the two.
+A first demo spends a third of its time in XLA. LLVM's first level of optimisation and, in jax 0.10, XLA's older emitter
+of fusions take less, and some steps then take longer (`python -m benchmarks.compile_time`; design.md). Longer runs keep
+what XLA does by itself. Last digits differ between the two.
 """
 
 import os

@@ -91,7 +91,10 @@ def test_bad_flags_end_with_code_2_and_are_named(args, part, capsys):
     [
         (["--mesh", "4", "4", "4"], "Mesh {'data': 4, 'fsdp': 4, 'tensor': 4} needs 64 devices, but there are "),
         (["--profile", "nope"], "profile: found 'nope', expected a phase that trains: stage1_inverse, "),
-        (["--profile", "scores_rl_token_help"], "sft_latent_help, rl_latent_help, sft_token_help, rl_token_help."),
+        (
+            ["--task", "help", "--profile", "scores_rl_token_help"],
+            "sft_latent_help, rl_latent_help, rl_hybrid_help, sft_token_help, rl_token_help.",
+        ),
     ],
 )
 def test_flags_that_cannot_be_followed_end_before_any_work(flags, part, tmp_path, monkeypatch, capsys):

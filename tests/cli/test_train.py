@@ -102,9 +102,9 @@ def test_every_recipe_can_be_ablated_resized_and_made_quick():
 
 def test_ways_of_stage_five_and_the_noise_are_flags_of_every_recipe():
     recipe, _ = parse("demo", ["--out", "x"])
-    assert (recipe.method.sft, recipe.method.gumbel) == ("joint", "on")
-    recipe, _ = parse("demo", ["--out", "x", "--sft-recipe", "learn", "--gumbel", "annealed", "--without", "cycle"])
-    assert (recipe.method.sft, recipe.method.gumbel, recipe.method.cycle) == ("learn", "annealed", False)
+    assert (recipe.method.sft, recipe.method.gumbel) == ("learn", "on")
+    recipe, _ = parse("demo", ["--out", "x", "--sft-recipe", "guided", "--gumbel", "annealed", "--without", "cycle"])
+    assert (recipe.method.sft, recipe.method.gumbel, recipe.method.cycle) == ("guided", "annealed", False)
     recipe, _ = parse("own", [*OWN, "--sft", "s.json", "--gumbel", "off"])
     assert (recipe.method.sft, recipe.method.gumbel) == ("joint", "off")
 

@@ -2,7 +2,6 @@
 
 from lam_jax.parallel.patience import SECONDS, TERMINATE, THREADS, patient_environment
 
-
 EIGHT = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
 
 

@@ -8,7 +8,7 @@ import pytest
 from lam_jax.pipeline import content
 from lam_jax.pipeline.content import content_of, model_content
 from lam_jax.recipe import Model
-from lam_jax.recipes import demo
+from tests.two_spaces import BOTH
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
 
 
 def test_a_recipe_has_the_content_of_its_model_and_of_each_source():
-    recipe = demo.recipe()
+    recipe = BOTH
     found = content_of(recipe)
     assert found["model"] == model_content(recipe.model.path)
     assert len(found["rows"]) == 4

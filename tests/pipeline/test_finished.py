@@ -12,9 +12,11 @@ from lam_jax.recipes import demo
 from lam_jax.runs.progress import Progress
 from lam_jax.runs.run import Run
 from lam_jax.train.method import Method
+from lam_jax.train.spaces import PAPER_SPACES
 from lam_jax.values import encode
+from tests.two_spaces import HELP
 
-RECIPE = demo.recipe(task=("help",))
+RECIPE = HELP
 
 
 def go_through(folder, phases=None):
@@ -84,7 +86,7 @@ def test_phases_by_name():
         *("sft_token_help", "scores_sft_token_help", "reach_token_help", "rl_token_help", "scores_rl_token_help"),
         "reach_rl_token_help",
     ]
-    guided = demo.recipe(task=("help",), method=Method(sft="guided"))
+    guided = demo.recipe(task=("help",), method=Method(sft="guided"), space=PAPER_SPACES)
     assert "sft_clone_latent_help" in phases_of(guided)
 
 

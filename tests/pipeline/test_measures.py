@@ -9,11 +9,11 @@ from lam_jax.data.schemas import Example
 from lam_jax.errors import NoUsableRewardError
 from lam_jax.evaluation.generate import Answer, Answered
 from lam_jax.pipeline.measures import Evaluator, gain
-from lam_jax.recipes import demo
 from lam_jax.rewards.functions import FunctionReward
 from lam_jax.rewards.verdict import Verdict
 from lam_jax.train.spaces import LATENT
 from tests import tiny
+from tests.two_spaces import BOTH
 
 EXAMPLES = [
     Example(f"r{i}", ({"role": "user", "content": "?"}, {"role": "assistant", "content": "!"})) for i in range(3)
@@ -40,7 +40,7 @@ def evaluator(monkeypatch) -> Evaluator:
         ]
 
     monkeypatch.setattr(Evaluator, "answers", answers)
-    recipe = demo.recipe()
+    recipe = BOTH
     task = dataclasses.replace(recipe.tasks[0], reward=FunctionReward(length))
     resources = SimpleNamespace(
         recipe=recipe,

@@ -7,6 +7,7 @@ from lam_jax.pipeline.plan import phases_of, schedule_of
 from lam_jax.recipes import demo, paper
 from lam_jax.train.method import Method
 from tests.recipes.shipped import REAL
+from tests.two_spaces import BOTH, HELP
 
 STAGES = ("stage1_inverse", "stage2_projector", "stage3_joint", "stage4_cloning", "codes", "reach")
 
@@ -18,7 +19,7 @@ def test_phases_of_the_demo_in_order():
         tasks += [f"rl_latent_{task}", f"scores_rl_latent_{task}", f"reach_rl_latent_{task}"]
         tasks += [f"sft_token_{task}", f"scores_sft_token_{task}", f"reach_token_{task}"]
         tasks += [f"rl_token_{task}", f"scores_rl_token_{task}", f"reach_rl_token_{task}"]
-    assert phases_of(demo.recipe()) == ("data", "base_model", *STAGES, *tasks)
+    assert phases_of(BOTH) == ("data", "base_model", *STAGES, *tasks)
 
 
 def test_other_methods_and_spaces_have_other_phases():
@@ -36,7 +37,7 @@ def test_other_methods_and_spaces_have_other_phases():
 
 def test_tokens_have_no_reach_but_their_scores():
     """The probe of a token agent is scored answers alone, and those of a judged task are not asked for unbidden."""
-    recipe = demo.recipe(task=("help",))
+    recipe = HELP
     for settings, expected in ((ReachSettings(), True), (ReachSettings(prompts=0), False)):
         own = dataclasses.replace(recipe, evaluation=dataclasses.replace(recipe.evaluation, reach=settings))
         assert ("reach_token_help" in phases_of(own)) is expected
@@ -50,11 +51,11 @@ def test_tokens_have_no_reach_but_their_scores():
 
 
 def test_steps_follow_from_the_recipe_and_the_rows():
-    """70 steps of SFT by themselves; three epochs over 100 rows in batches of 8 are 38 steps."""
-    recipe = demo.recipe(task=("help",))
+    """1,000 steps of SFT by themselves; three epochs over 100 rows in batches of 8 are 38 steps."""
+    recipe = HELP
     steps = {phase.name: phase.steps for phase in schedule_of(recipe, lambda source, split: 100)}
     assert [steps[name] for name in STAGES] == [260, 60, 180, 130, None, None]
-    assert (steps["sft_latent_help"], steps["rl_token_help"], steps["scores_rl_token_help"]) == (70, 12, None)
+    assert (steps["sft_latent_help"], steps["rl_token_help"], steps["scores_rl_token_help"]) == (1_000, 12, None)
     sft = dataclasses.replace(recipe.sft, steps=None, epochs=3)
     asked = []
     steps = {
@@ -66,7 +67,7 @@ def test_steps_follow_from_the_recipe_and_the_rows():
 
 
 def test_phases_of_one_kind_differ_in_their_task_alone():
-    kinds = {phase.name: phase.kind for phase in schedule_of(demo.recipe(), lambda source, split: 1)}
+    kinds = {phase.name: phase.kind for phase in schedule_of(BOTH, lambda source, split: 1)}
     for first in ("sft_latent", "sft_token", "rl_latent", "rl_token", "control"):
         assert kinds[f"{first}_help"] == kinds[f"{first}_role_play"]
     assert len({kinds[f"{first}_help"] for first in ("sft_latent", "sft_token", "rl_latent", "rl_token")}) == 4

@@ -25,10 +25,10 @@ from lam_jax.pipeline.reach import (
 )
 from lam_jax.pipeline.resources import Resources
 from lam_jax.recipe import PAIRED, TEXT_ONLY
-from lam_jax.recipes import demo
 from lam_jax.rewards.functions import FunctionReward
 from lam_jax.train.spaces import LATENT, TOKEN
 from tests import tiny
+from tests.two_spaces import BOTH
 
 EXAMPLES = [
     Example(f"r{i}", ({"role": "user", "content": "?"}, {"role": "assistant", "content": "!"})) for i in range(3)
@@ -74,7 +74,7 @@ def measured(monkeypatch):
     monkeypatch.setattr(
         reach, "_look", lambda resources, source, split, agent: (found, [EXAMPLES[0], EXAMPLES[1], None])
     )
-    recipe = demo.recipe()
+    recipe = BOTH
     recipe = dataclasses.replace(
         recipe, evaluation=dataclasses.replace(recipe.evaluation, reach=ReachSettings(prompts=3, samples=2))
     )
@@ -108,7 +108,7 @@ def test_scores_of_codes(measured):
     (policy, random) = calls
     assert (policy[0], random[0]) == (False, True)
     assert policy[1:] == random[1:], "one program draws both"
-    assert policy[1][1] == demo.recipe().rl.sampling["latent"]
+    assert policy[1][1] == BOTH.rl.sampling["latent"]
 
 
 def test_tokens_have_no_codes_to_draw_at_random(measured):
@@ -136,7 +136,7 @@ RECORD = {
 
 
 def test_a_run_whose_codes_move_nothing_says_so(caplog):
-    task = demo.recipe().tasks[0]
+    task = BOTH.tasks[0]
     with caplog.at_level(logging.WARNING, "lam_jax"):
         require_reach(ReachSettings(), task, RECORD)
     (message,) = caplog.messages
@@ -164,14 +164,14 @@ def test_thresholds_are_the_recipes(settings, lines, caplog):
     assert all(words in line for words, line in zip(lines, found))
     stopping = dataclasses.replace(settings, stop=True)
     if not lines:
-        require_reach(stopping, demo.recipe().tasks[0], RECORD)
+        require_reach(stopping, BOTH.tasks[0], RECORD)
         assert not caplog.messages
 
 
 def test_what_was_not_measured_is_not_asked_for():
     assert idle_lines(ReachSettings(), {}) == []
     assert idle_lines(ReachSettings(), {"scores": {"policy": 0.5}}) == []
-    require_reach(None, demo.recipe().tasks[0], RECORD)
+    require_reach(None, BOTH.tasks[0], RECORD)
 
 
 def test_rows_that_nothing_was_trained_on_are_looked_at(monkeypatch):
@@ -186,7 +186,7 @@ def test_rows_that_nothing_was_trained_on_are_looked_at(monkeypatch):
         return Emissions(zeros, zeros, values[:, 0], zeros, values, zeros, values, np.zeros((count, 2), int)), []
 
     monkeypatch.setattr(reach, "_look", look)
-    recipe = demo.recipe()
+    recipe = BOTH
     resources = object.__new__(Resources)
     object.__setattr__(resources, "recipe", recipe)
     record = measure_learned_reach(resources, tiny.agent())
@@ -198,8 +198,8 @@ def test_rows_that_nothing_was_trained_on_are_looked_at(monkeypatch):
 
 def test_rows_are_read_in_order_as_acting_reads_them(monkeypatch):
     """The reading is that of acting, and rows that fill a batch up have no example."""
-    method = dataclasses.replace(demo.recipe().method, acting=Reading("block"))
-    recipe = dataclasses.replace(demo.recipe(), method=method)
+    method = dataclasses.replace(BOTH.method, acting=Reading("block"))
+    recipe = dataclasses.replace(BOTH, method=method)
     resources = object.__new__(Resources)
     for name, value in dict(
         recipe=recipe,

@@ -18,6 +18,8 @@ from lam_jax.rollout.sampling import SamplingConfig
 from lam_jax.runs.checkpoint import save_checkpoint
 from lam_jax.train.method import Method
 from lam_jax.train.optimiser import OptimiserConfig
+from lam_jax.train.spaces import PAPER_SPACES
+from tests.two_spaces import BOTH, HELP, TASKS
 
 CONTENT = {"model": {"w": "a"}, "rows": ["paired", "text", "role_play", "help"], "rewards": {}}
 STAGES = set(STAGE_PHASES)
@@ -38,7 +40,7 @@ def with_content(**changed):
 
 def shared(recipe: Recipe, content=CONTENT, other: Recipe | None = None) -> set[str]:
     """Phases that a recipe shares with the demo's."""
-    first, second = Shares(other or demo.recipe(), CONTENT, None).planned, Shares(recipe, content, None).planned
+    first, second = Shares(other or BOTH, CONTENT, None).planned, Shares(recipe, content, None).planned
     return {name for name, key in second.items() if first.get(name) == key}
 
 
@@ -46,8 +48,8 @@ def flat(examples, answers):
     return [[1.0 for _ in group] for group in answers]
 
 
-BASE = demo.recipe()
-CODED = demo.recipe(space=("latent",))
+BASE = BOTH
+CODED = demo.recipe(task=TASKS, space=("latent",))
 WARM = in_every_space(SamplingConfig(temperature=0.7))
 OF_RL = ("rl", "scores_rl", "reach_rl", "data", "base_model", "control")
 
@@ -62,7 +64,7 @@ def test_stage_6_is_never_shared():
 @pytest.mark.parametrize(
     ("recipe", "expected"),
     [
-        (demo.recipe(algorithm="bnpo"), ALL),
+        (demo.recipe(task=TASKS, algorithm="bnpo", space=PAPER_SPACES), ALL),
         (replaced(BASE, "rl", steps=3, samples=8), ALL),
         (replaced(BASE, "rl", optimisers=in_every_space(OptimiserConfig(1.0))), ALL),
         (dataclasses.replace(BASE, name="other", spaces=("token",)), {n for n in ALL if "_latent_" not in n}),
@@ -105,7 +107,7 @@ def test_of_the_method_only_what_stage_5_alone_reads_is_passed_over(name):
 
 def test_another_task_beside_it_does_not_touch_a_task():
     content = with_content(rows=["paired", "text", "help"])
-    assert shared(demo.recipe(task=("help",)), content) == {n for n in ALL if "role_play" not in n} - {"reach"}
+    assert shared(HELP, content) == {n for n in ALL if "role_play" not in n} - {"reach"}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from lam_jax.latent.agent import Agent
 from lam_jax.nn.weight import path_name
 from lam_jax.pipeline.stages import train_stage
 from lam_jax.recipe import StageSettings
-from lam_jax.recipes import demo
 from lam_jax.runs.progress import Progress
 from lam_jax.runs.run import Run
 from lam_jax.train.method import METHODS
@@ -22,6 +21,7 @@ from lam_jax.train.stages import STAGES, MixedBatch, Step
 from lam_jax.train.state import TrainState
 from tests import tiny
 from tests.tiny import Row, make_batch, words
+from tests.two_spaces import BOTH
 
 # Rows of one length, but not of one number of valid tokens: a mean of means is not the mean.
 ROWS = [Row(words(n, n), ((1, 2, 2),), 2, seed=n) for n in (3, 6, 4, 7)]
@@ -66,7 +66,7 @@ def test_masters_of_frozen_weights_survive_a_phase_bit_for_bit(tmp_path, dtype):
     with Run(tmp_path, {"dtype": dtype}, Progress(enabled=False)) as run:
         settings = StageSettings(4, OptimiserConfig(1e-2), steps=2)
         agent = train_stage(
-            run, demo.recipe(), "stage2", STAGES["projector"], settings, in_dtype(dtype), (Batches(batch), 4), batch
+            run, BOTH, "stage2", STAGES["projector"], settings, in_dtype(dtype), (Batches(batch), 4), batch
         )
     after = named(agent)
     for name, value in before.items():
@@ -153,7 +153,7 @@ def test_the_best_weights_on_validation_go_on_where_that_is_asked_for(tmp_path):
         with Run(tmp_path / weights, {"weights": weights}, Progress(enabled=False)) as run:
             agent = train_stage(
                 run,
-                demo.recipe(),
+                BOTH,
                 "stage2",
                 STAGES["projector"],
                 settings,

@@ -23,6 +23,7 @@ from lam_jax.train.method import Method
 from lam_jax.train.spaces import HYBRID, LATENT, SPACES, SpaceName
 from lam_jax.values import decode, encode
 from tests.train.made_rl import agent_of, apply, collect, config, gradient, make_with, moved_state, named, prompts
+from tests.two_spaces import BOTH
 
 NAMED = ("latent.policy.", "latent.world.", "latent.codebook")
 
@@ -140,7 +141,7 @@ def test_it_starts_from_the_latent_sft_whose_phases_it_shares():
 
 
 def test_a_recipe_gets_the_hybrid_space_beside_the_others_or_alone():
-    plain = demo.recipe()
+    plain = BOTH
     assert plain.spaces == ("latent", "token")
     assert "hybrid" not in plain.rl.sampling
     assert in_spaces(plain, ("token",)) == dataclasses.replace(plain, spaces=("token",))

@@ -26,7 +26,6 @@ from tests import tiny
 from tests.tiny import Row, make_batch, words
 from tests.train.made_rl import METHOD, Numbers, config, moved_state, prompts, share_of_even_tokens
 
-
 APART = dataclasses.replace(PLAIN, kept_apart=True)
 EPS = 1e-3
 """AdamW's. With the usual 1e-8 a gradient that is rounding alone moves its weight by a whole learning rate."""
@@ -93,7 +92,11 @@ def test_structs_are_held_as_arrays_are():
 def step_of(space, layout=None, weights="same", dtype="float32", **changes):
     """(step, state); the half that stands still held for stage 6 in `layout`, or as it comes from training."""
     settings = config(space, **changes)
-    settings = dataclasses.replace(settings, optimiser=dataclasses.replace(settings.optimiser, eps=EPS), rollout=dataclasses.replace(settings.rollout, weights=weights))
+    settings = dataclasses.replace(
+        settings,
+        optimiser=dataclasses.replace(settings.optimiser, eps=EPS),
+        rollout=dataclasses.replace(settings.rollout, weights=weights),
+    )
     trainable, frozen = halves(space, dtype=dtype)
     optimiser = make_optimiser(settings.optimiser, settings.steps)
     state, reference = TrainState.create(trainable, optimiser, jax.random.key(0)), trainable
