@@ -18,7 +18,7 @@ Algorithm = Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "cispo"]
 class Demo:
     """Runs the whole method on the built-in data set and writes a report.
 
-    A small pretrained vision-language model is loaded and a latent action space is learned from it. Task fine-tuning and
+    A small pretrained vision-language model is loaded and a latent action space is learned from it. Fine-tuning and
     reinforcement learning run with latent actions, with a latent action and the token under it (hybrid), and with
     tokens; OUT/report.html compares them. A run that was interrupted goes on where it stopped.
     """
