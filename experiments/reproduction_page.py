@@ -96,14 +96,14 @@ CLAIMS = (
         "each agent minus the token agent after RL, same prompts and seeds.",
         "reproduce",
         _agents(*_LATENT),
-        "At the demo's own settings (70 steps of SFT, 12 of RL, seed 0, `lam-jax train demo --space latent hybrid "
-        "token --task role_play`): see [method.md](method.md), section 8.",
+        "With 70 steps of SFT and 12 of RL (the demo's settings at commit e11da19): see [method.md](method.md), section "
+        "8; with the demo's settings of now: see the README.",
     ),
     Claim(
         "2. Rollouts are more diverse in the latent space",
         "Diversity after RL, each agent minus the token agent at the same temperature, by the same measure; supported "
-        "if it is larger for each of three seeds or more, not supported if it is smaller for each. At the demo's own "
-        "settings [method.md](method.md) section 8 has curves over temperatures, where the latent space was less "
+        "if it is larger for each of three seeds or more, not supported if it is smaller for each. [method.md]"
+        "(method.md) section 8 has curves over temperatures after 70 steps of SFT, where the latent space was less "
         "diverse at each of them.",
         "reproduce",
         _none,
