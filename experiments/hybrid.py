@@ -1,10 +1,10 @@
-"""What keeps the codes of hybrid RL in use, on validation prompts: RL's rate against the temperature of the token.
+"""Temperatures of the token in hybrid RL, on validation prompts, and what the codes are still for after it.
 
     .venv/bin/python -m experiments.hybrid
     .venv/bin/lam-jax table experiments/results/hybrid
 
 Hybrid RL trains the merge too, which can learn to say the right token under any code: then uniformly random codes score
-as the policy's do. Seeds and prompts are those of `experiments.tune`.
+as the policy's do. Seed and prompts are those of `experiments.tune`, which has the learning rates at .5.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ def hybrid(learning_rate: float, emission: float, seed: int = 100) -> Recipe:
     return dataclasses.replace(found, name="hybrid", rl=rl)
 
 
-GRID = Grid("hybrid", {"demo": hybrid}, {"learning_rate": (3e-4, 1e-3), "emission": (0.5, 0.25, 1.0)}, {"seed": 100})
+GRID = Grid("hybrid", {"demo": hybrid}, {"learning_rate": (3e-4,), "emission": (0.5, 0.25, 1.0)}, {"seed": 100})
 
 if __name__ == "__main__":
     main(GRID)
