@@ -195,7 +195,7 @@ TUNED_TEXT = (
     "codes lose their say: the policy's lead over random codes is .05; at 0.0003 it is .17, and .12 in a second run. "
     "The first cells of the comparison had 0.001; they are kept as `hybrid_fast`. Their leads, measured on validation "
     "prompts of their seeds, were .351, .003 and .117, and made us look again; their test scores were known by then. "
-    "`python -m experiments.hybrid` tried the temperature of the token under a code: 0.25 is as good as 0.5, 1 is worse."
+    "`python -m experiments.hybrid` tried the temperature of the token under a code: 0.25 is as good as 0.5, 1 worse."
 )
 
 
