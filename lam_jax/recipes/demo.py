@@ -1,4 +1,4 @@
-"""The demo: the whole method on the built-in world, in about ten minutes on two quiet CPU cores.
+"""The demo: the whole method on the built-in world, in about twelve minutes on two quiet CPU cores.
 
 lam-jax demo --out runs/demo
 """
