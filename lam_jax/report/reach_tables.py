@@ -9,14 +9,15 @@ CORPORA = {"paired": "Image-text rows", "text_only": "Text-only rows"}
 
 def emitted(results: Row) -> list[Row]:
     """Rows of the probe along references, with the names of their rows and of the phase before."""
-    titles = Titles.of(results)
+    titles, rows = Titles.of(results), results.get("reach") or []
     return [
         row
         | {
             "title": CORPORA.get(row["rows"]) or titles.task(row["rows"]),
             "phase": "stage 4" if row["after"] == "stage4" else "SFT",
         }
-        for row in results.get("reach") or []
+        for index, row in enumerate(rows)
+        if row not in rows[:index]  # spaces that share stage 5 have one each
     ]
 
 
@@ -46,7 +47,6 @@ def sentences(results: Row) -> list[str]:
     """What the probe says of each task's codes before RL, in plain sentences."""
     titles, found = Titles.of(results), []
     before = [row for row in results.get("reach_scores") or [] if row.get("after", "sft") == "sft"]
-    scored = {row["task"]: row for row in before if row.get("random") is not None}
     for row in results.get("reach") or []:
         if row["after"] != "sft" or row.get("gain_over_backbone") is None:
             continue
@@ -55,8 +55,13 @@ def sentences(results: Row) -> list[str]:
             f"{number(row['gain_over_backbone'])} nat, and the codes emit {number(row.get('distinct_tokens'), 1)} "
             "different tokens at a position"
         )
-        own = scored.get(row["rows"])
-        if own:
-            text += f"; answers score {number(own.get('policy'))}, under random codes {number(own['random'])}"
+        scored = [each for each in before if each["task"] == row["rows"] and each.get("random") is not None]
+        places = [f" in the {each['space']} space" if len(scored) > 1 else "" for each in scored]
+        if scored:
+            own = " and ".join(
+                f"{number(each.get('policy'))}{place}" for each, place in zip(scored, places, strict=True)
+            )
+            under = " and ".join(dict.fromkeys(number(each["random"]) for each in scored))
+            text += f"; answers score {own}, under random codes {under}"
         found.append(f"{text}.")
-    return found
+    return list(dict.fromkeys(found))
