@@ -9,6 +9,7 @@ from lam_jax.pipeline import run_recipe
 from lam_jax.recipe import Recipe
 from lam_jax.recipes.demo import recipe
 from lam_jax.scenes.builder import SceneSizes
+from lam_jax.train.spaces import PAPER_SPACES
 
 SIZES = SceneSizes(
     paired={"train": 96, "test": 32, "caption_test": 32},
@@ -20,7 +21,7 @@ SIZES = SceneSizes(
 
 def quick_recipe(seed: int) -> Recipe:
     """Same shapes as the demo, so that compiled programs can be shared, but hardly any steps."""
-    whole = recipe(seed, ("help",), "grpo", sizes=SIZES)
+    whole = recipe(seed, ("help",), "grpo", sizes=SIZES, space=PAPER_SPACES)
     short = {
         name: dataclasses.replace(getattr(whole, name), steps=3)
         for name in ("inverse", "projector", "joint", "cloning", "sft")
