@@ -188,9 +188,11 @@ class Run:
         self.stop.__enter__()
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        self.stop.__exit__()
-        self.close()
+    def __exit__(self, kind: Any = None, error: Any = None, trace: Any = None) -> None:
+        try:
+            self.stop.__exit__(kind, error, trace)
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Closes the logs and unlocks the folder."""

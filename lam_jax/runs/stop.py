@@ -14,6 +14,10 @@ NOTICE = b"\nCtrl-C: the run saves at its next step and ends. Press Ctrl-C again
 AT_ONCE = "Ended at once by a second Ctrl-C. Run the same command again: it goes on from the last checkpoint."
 
 
+class _Stopped(BaseException):
+    """What a signal raises at once. No Exception: those are often taken for damage of what was read, or of a reward."""
+
+
 class StopRequest:
     """Whether the run was asked to stop, as a context manager that listens for SIGTERM and Ctrl-C (SIGINT).
 
@@ -41,10 +45,13 @@ class StopRequest:
             self._listen(signal.SIGINT, self._interrupted)
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, kind: Any = None, error: Any = None, trace: Any = None) -> None:
+        """Raises PreemptedError or InterruptedRunError in the place of what a signal raised."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
+        if isinstance(error, _Stopped):
+            raise self.error("between two checkpoints. Run the same command again to go on.") from None
 
     def _listen(self, number: int, handler: Any) -> None:
         self._previous[number] = signal.signal(number, handler)
@@ -52,7 +59,7 @@ class StopRequest:
     def _terminated(self, *_: Any) -> None:
         self._asked = True
         if not self._deferred:
-            raise self.error("between two checkpoints. Run the same command again to go on.")
+            raise _Stopped
 
     def _interrupted(self, *_: Any) -> None:
         self._interrupts += 1

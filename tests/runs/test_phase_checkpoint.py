@@ -196,8 +196,21 @@ def test_sigterm_before_ctrl_c_does_not_make_it_the_second(tmp_path):
 
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, PreemptedError), (signal.SIGINT, InterruptedRunError)])
 def test_a_signal_outside_a_phase_ends_the_run_at_once(number, error):
-    with StopRequest(), pytest.raises(error, match=r"between two checkpoints\. Run the same command again"):
+    with pytest.raises(error, match=r"between two checkpoints\. Run the same command again"), StopRequest():
         os.kill(os.getpid(), number)
+
+
+def test_a_signal_is_not_taken_for_damage_of_what_is_being_read():
+    """Readers of files and calls of rewards catch every Exception, and say what it was that they could not use."""
+
+    def read():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Exception as error:
+            raise ValueError("the file is damaged") from error
+
+    with pytest.raises(PreemptedError, match="Stopped by SIGTERM between two checkpoints"), StopRequest():
+        read()
 
 
 def test_ctrl_c_stays_ignored_where_it_was():
